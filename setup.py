@@ -1,0 +1,75 @@
+"""Python package of gld_ros: the model library and its tools, installable without ROS.
+
+The ROS side (messages, node, launch files) is built by colcon from package.xml and CMakeLists.txt.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+README = ROOT / "README.md"
+INIT = (ROOT / "gld_ros" / "__init__.py").read_text(encoding="utf-8")
+VERSION = re.search(r'^__version__ = "(.+)"$', INIT, re.MULTILINE).group(1)
+
+setup(
+    name="gld_ros",
+    version=VERSION,
+    description="Imagined views, depth and safe point clouds for robots",
+    long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["gld_ros", "gld_ros.*"]),
+    package_data={
+        "gld_ros": [
+            "weights/embedded/*",
+            "weights/embedded/**/*",
+            "selftest/fixtures/*",
+            "selftest/fixtures/**/*",
+            "config/*",
+            "config/**/*",
+            "py.typed",
+        ]
+    },
+    include_package_data=False,
+    zip_safe=False,
+    entry_points={"console_scripts": ["gld-ros = gld_ros.cli.main:main"]},
+    install_requires=[
+        "torch>=2.5,<3",  # the networks; 2.5 brought the attention backends used here
+        "numpy>=1.26,<3",  # arrays at every boundary; 1.26 is what older ROS distributions carry
+        "einops>=0.7,<1",  # reshapes whose axes can be read
+        "safetensors>=0.4.3,<1",  # weights files that cannot carry code
+        "huggingface_hub>=0.24",  # opt-in weight downloads with resume and hashes
+        "opencv-python-headless>=4.8,<6",  # colour conversion, JPEG/PNG, rectification, resizing
+        "pillow>=10",  # reading and writing pictures in data sets and reports
+        "scipy>=1.11,<2",  # spatial trees and statistics of the evaluator
+        "tqdm>=4.66,<5",  # progress bars
+        "PyYAML>=6,<7",  # configuration files
+        "rosbags>=0.10.4,<0.12",  # reads and writes ROS 2 bags without ROS
+    ],
+    extras_require={
+        "train": [
+            "tensorboard>=2.16,<3",  # training curves
+            "matplotlib>=3.8,<4",  # the same curves as a picture
+        ],
+        "eval": [
+            "evo>=1.30,<2",  # trajectory errors (ATE, RPE)
+            "matplotlib>=3.8,<4",  # picture grids with captions
+        ],
+        "test": [
+            "pytest>=8,<10",  # the test runner
+            "pytest-timeout>=2.3,<3",  # a hung DDS test fails instead of stalling the run
+            "hypothesis>=6.100,<7",  # property tests
+            "mcap-ros2-support>=0.5.5,<1",  # an independent reader to check written bags against
+            "ruff>=0.12,<1",  # lint and format
+            "mypy>=1.14,<3",  # type check
+        ],
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
