@@ -1,0 +1,453 @@
+"""A bundle: one folder with everything a pipeline needs, `config.json` and safetensors files.
+
+Owns the folder format: reading, writing, loading modules from it, verifying it. Making one from
+the published checkpoints is `official`, from training is `gld_ros.training`.
+
+    config.json              `BundleConfig`: sizes, sampling defaults, licence, origin, file hashes
+    backbone.safetensors     geometry backbone with its heads
+    rgb_decoder.safetensors  features -> RGB
+    level1.safetensors       denoiser of the boundary level (level0.safetensors where that is 0)
+    cascade.safetensors      denoiser of level 0 given level 1, optional
+    statistics.safetensors   level{n}.mean, level{n}.var (special{n}.* for special tokens)
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gld_ros.decoders.rgb import RgbDecoder, RgbDecoderConfig
+from gld_ros.diffusion.denoiser import Denoiser, DenoiserConfig
+from gld_ros.weights.backbone_kinds import backbone_kind
+from gld_ros.weights.config_json import config_from_json, config_to_json
+from gld_ros.weights.errors import BundleError, WeightsError
+from gld_ros.weights.statistics import LevelStatistics
+from gld_ros.weights.storage import bundles_home
+from gld_ros.weights.tensor_file import (
+    DTYPE_NAMES,
+    PlannedTensor,
+    check_coverage,
+    load_into,
+    module_float32_names,
+    open_tensor_file,
+    read_layout,
+    sha256_of,
+    write_tensor_file,
+)
+
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+STATISTICS = "statistics"
+EMBEDDED_BUNDLES = {"tiny": Path(__file__).parent / "embedded" / "gld-tiny"}
+
+TensorSource = nn.Module | Mapping[str, Tensor] | list[PlannedTensor]
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """Which backbone a bundle uses (`backbone_kinds`) and its sizes."""
+
+    kind: str
+    config: Any
+
+
+@dataclass(frozen=True)
+class DenoiserSpec:
+    """One denoiser: its sizes and the time shift of its sampling grid.
+
+    `time_shift` None means: from the latent size of each run (`gld_ros.diffusion.flow.time_shift`).
+    """
+
+    config: DenoiserConfig
+    time_shift: float | None
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a file of the bundle must be: SHA-256 in hex, size, parameter count, stored dtype."""
+
+    sha256: str
+    size_bytes: int
+    num_tensors: int
+    num_values: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class BundleConfig:
+    """Everything about a bundle except the values of its tensors.
+
+    `denoisers` holds "level1" (or "level0", by `boundary_level`) and optionally "cascade"; it is
+    empty and `rgb_decoder` None in a bundle that carries a backbone alone. `resolutions_hw` are
+    the image sizes (height, width) that the weights were trained for, best one first.
+    """
+
+    name: str
+    backbone: BackboneSpec
+    rgb_decoder: RgbDecoderConfig | None
+    denoisers: Mapping[str, DenoiserSpec]
+    boundary_level: int
+    num_views: int
+    num_euler_points: int
+    guidance_scale: float
+    ray_grid: Literal["official", "centred"]
+    pose_scale: Literal["max", "metric"]
+    resolutions_hw: tuple[tuple[int, int], ...]
+    licence: str
+    origin: str
+    non_commercial: bool
+    random_weights: bool
+    training_notes: str = ""
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.boundary_level not in (0, 1):
+            raise BundleError(f"boundary_level must be 0 or 1, got {self.boundary_level}")
+        allowed = {self.base_denoiser, "cascade"} if self.boundary_level == 1 else {"level0"}
+        wrong = sorted(set(self.denoisers) - allowed)
+        if wrong or (self.denoisers and self.base_denoiser not in self.denoisers):
+            raise BundleError(
+                f"a bundle with boundary_level {self.boundary_level} has the denoisers "
+                f"{sorted(allowed)} (cascade optional), got {sorted(self.denoisers)}"
+            )
+        if self.num_views < 2 or self.num_euler_points < 2:
+            raise BundleError(
+                "num_views and num_euler_points must be at least 2, got "
+                f"{self.num_views} and {self.num_euler_points}"
+            )
+
+    @property
+    def base_denoiser(self) -> str:
+        """Name of the denoiser that starts a run: "level1" or "level0"."""
+        return f"level{self.boundary_level}"
+
+    @property
+    def module_names(self) -> tuple[str, ...]:
+        """The modules that this bundle must carry, in loading order."""
+        decoder = () if self.rgb_decoder is None else ("rgb_decoder",)
+        denoisers = tuple(n for n in (self.base_denoiser, "cascade") if n in self.denoisers)
+        return ("backbone", *denoisers, *decoder)
+
+    def build_module(self, name: str) -> nn.Module:
+        """A module of this config on the device in force; wrap in `torch.device("meta")` to load.
+
+        Raises BundleError for a name that is not in `module_names`.
+        """
+        if name not in self.module_names:
+            raise BundleError(
+                f"bundle {self.name!r} has no module {name!r}; "
+                f"it has {', '.join(self.module_names)}"
+            )
+        if name == "backbone":
+            module: nn.Module = backbone_kind(self.backbone.kind).build(self.backbone.config)
+            return module
+        if name == "rgb_decoder":
+            assert self.rgb_decoder is not None  # module_names lists it only then
+            return RgbDecoder(self.rgb_decoder)
+        return Denoiser(self.denoisers[name].config)
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """Result of verifying one file of a bundle; `problem` is empty when it is as recorded."""
+
+    file: str
+    size_bytes: int
+    problem: str = ""
+
+
+class Bundle:
+    """An opened bundle folder: its config, and modules loaded from it when asked for."""
+
+    def __init__(self, folder: Path, config: BundleConfig) -> None:
+        self.folder = folder
+        self.config = config
+
+    @classmethod
+    def open(cls, path_or_name: str | Path = "tiny") -> "Bundle":
+        """Open a bundle folder, the embedded bundle "tiny", or a fetched bundle by its name.
+
+        Reads only `config.json` and checks that every file is there with its recorded size.
+        Raises BundleError that says what is missing and what to do.
+        """
+        folder = _resolve(path_or_name)
+        config = read_bundle_config(folder)
+        _check_files_present(folder, config)
+        return cls(folder, config)
+
+    def has(self, name: str) -> bool:
+        """Whether this bundle carries module `name` (or "statistics")."""
+        return f"{name}.safetensors" in self.config.files
+
+    def load_module(
+        self,
+        name: str,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Any:
+        """Module `name` in eval mode on `device` in `dtype`, its weights read straight into it.
+
+        The module is built on the meta device, so nothing is initialised at random and the weights
+        are in memory once. Parameters that a module class lists as `float32_parameters` stay
+        float32. Raises BundleError for an unknown name, CoverageError naming any tensor that is
+        missing, unexpected or misshapen, WeightsError for one of a dtype not recorded.
+        """
+        with torch.device("meta"):
+            module = self.config.build_module(name)
+        path = self.folder / f"{name}.safetensors"
+        _check_dtypes(path, self.config.files[path.name].dtype, module_float32_names(module))
+        load_into(module, path, device=device, dtype=dtype)
+        return module
+
+    def statistics(self, level: int, *, special: bool = False) -> LevelStatistics:
+        """Mean and variance of level `level` (of its special tokens if `special`), float32, CPU."""
+        group = f"{'special' if special else 'level'}{level}"
+        with open_tensor_file(self.folder / f"{STATISTICS}.safetensors") as file:
+            names = set(file.keys())
+            if not {f"{group}.mean", f"{group}.var"} <= names:
+                raise BundleError(
+                    f"bundle {self.config.name!r} has no statistics {group!r}; "
+                    f"it has {', '.join(sorted({n.split('.')[0] for n in names}))}"
+                )
+            return LevelStatistics(
+                mean=file.get_tensor(f"{group}.mean").float().reshape(-1),
+                var=file.get_tensor(f"{group}.var").float().reshape(-1),
+            )
+
+    def size_bytes(self) -> dict[str, int]:
+        """Bytes on disk of every file of the folder, `config.json` included."""
+        names = [CONFIG_FILE, *self.config.files]
+        return {name: (self.folder / name).stat().st_size for name in names}
+
+    def parameter_count(self) -> dict[str, int]:
+        """Number of parameters per module."""
+        return {
+            n: self.config.files[f"{n}.safetensors"].num_values for n in self.config.module_names
+        }
+
+
+def read_bundle_config(folder: Path) -> BundleConfig:
+    """Parse and check `config.json` of a bundle folder; raises BundleError that names the field."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise BundleError(f"{folder} is no bundle: it has no {CONFIG_FILE}")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is no valid JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise BundleError(f"{path} must hold a JSON object")
+    version = data.get("format_version")
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"{path} has format_version {version!r}; this version of gld_ros reads {FORMAT_VERSION}"
+        )
+    config = config_from_json(BundleConfig, data, str(path))
+    kind = backbone_kind(config.backbone.kind)
+    sizes = config_from_json(kind.config_class(), config.backbone.config, f"{path}.backbone.config")
+    return replace(config, backbone=replace(config.backbone, config=sizes))
+
+
+def save_bundle(
+    folder: str | Path,
+    config: BundleConfig,
+    modules: Mapping[str, TensorSource],
+    statistics: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype = torch.float32,
+    overwrite: bool = False,
+) -> Bundle:
+    """Write a bundle; the folder appears complete or not at all.
+
+    `modules` maps each of `config.module_names` to a module, its state dict, or a list of
+    `PlannedTensor` that are read one at a time. `statistics` maps "level{n}.mean" and
+    "level{n}.var" ("special{n}.*") to tensors of C values; they are stored in float32. `dtype` is
+    that of the stored parameters. `config.files` is filled here. Everything is written to a
+    hidden folder beside `folder`, flushed, and renamed. Raises BundleError if `folder` exists
+    without `overwrite`, or modules and config do not fit together.
+    """
+    folder = Path(folder)
+    if set(modules) != set(config.module_names):
+        raise BundleError(
+            f"bundle {config.name!r} needs the modules {', '.join(config.module_names)}; "
+            f"given: {', '.join(modules) or 'none'}"
+        )
+    with new_folder(folder, overwrite=overwrite) as partial:
+        records = {
+            f"{name}.safetensors": _write_module(partial, name, config, source, dtype)
+            for name, source in modules.items()
+        }
+        if statistics:
+            records[f"{STATISTICS}.safetensors"] = _write_statistics(partial, statistics)
+        written = replace(config, files=records, format_version=FORMAT_VERSION)
+        text = json.dumps(config_to_json(written), indent=1) + "\n"
+        with (partial / CONFIG_FILE).open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    return Bundle.open(folder)
+
+
+def verify_bundle(folder: str | Path) -> list[FileCheck]:
+    """Check every file of a bundle against `config.json`: size, SHA-256, tensor names and shapes.
+
+    Reads all bytes. Files ending in .safetensors that the config does not know are reported too.
+    Raises BundleError when there is no readable config.
+    """
+    folder = _resolve(folder)
+    config = read_bundle_config(folder)
+    names = {*config.files, *(f"{name}.safetensors" for name in config.module_names)}
+    names |= {path.name for path in folder.glob("*.safetensors")}
+    return [_check_file(folder / name, config) for name in sorted(names)]
+
+
+@contextmanager
+def new_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A hidden folder beside `folder` to write into; takes its place when the block succeeds.
+
+    On an error, or a kill, `folder` is as it was. Raises BundleError if it exists and `overwrite`
+    is not set.
+    """
+    if folder.exists() and not overwrite:
+        raise BundleError(f"{folder} exists; choose another folder or allow overwriting it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        replaced = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
+        if folder.exists():
+            folder.rename(replaced)
+        partial.rename(folder)
+        if replaced.exists():
+            shutil.rmtree(replaced)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _resolve(path_or_name: str | Path) -> Path:
+    name = str(path_or_name)
+    if name in EMBEDDED_BUNDLES:
+        folder = EMBEDDED_BUNDLES[name]
+        if not (folder / CONFIG_FILE).is_file():
+            raise BundleError(
+                f"the embedded bundle {name!r} is not in this installation (expected {folder}); "
+                "reinstall the package or give the folder of another bundle"
+            )
+        return folder
+    folder = Path(path_or_name).expanduser()
+    if folder.is_dir():
+        return folder
+    fetched = bundles_home() / name
+    if os.sep not in name and fetched.is_dir():
+        return fetched
+    raise BundleError(
+        f"no bundle {name!r}: it is no folder, not embedded ({', '.join(EMBEDDED_BUNDLES)}) and "
+        f"not fetched (looked in {bundles_home()}); see `gld-ros weights list`"
+    )
+
+
+def _check_files_present(folder: Path, config: BundleConfig) -> None:
+    for name in config.module_names:
+        if f"{name}.safetensors" not in config.files:
+            raise BundleError(f"{folder / CONFIG_FILE}: files does not list {name}.safetensors")
+    for name, record in config.files.items():
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise BundleError(f"{folder / CONFIG_FILE}: {name!r} is no plain .safetensors name")
+        path = folder / name
+        if not path.is_file():
+            raise BundleError(f"bundle {folder} is incomplete: {name} is missing")
+        size = path.stat().st_size
+        if size != record.size_bytes:
+            raise BundleError(f"{path} has {size} bytes, {record.size_bytes} are recorded")
+
+
+def _check_dtypes(path: Path, recorded: str, float32_names: frozenset[str]) -> None:
+    if recorded not in DTYPE_NAMES:
+        raise BundleError(
+            f"{path.name} is recorded with dtype {recorded!r}; allowed: {', '.join(DTYPE_NAMES)}"
+        )
+    for name, (_, stored) in read_layout(path).items():
+        wanted = torch.float32 if name in float32_names else DTYPE_NAMES[recorded]
+        if stored != wanted:
+            raise WeightsError(f"{path}: {name} is stored as {stored}, recorded is {wanted}")
+
+
+def _write_module(
+    partial: Path, name: str, config: BundleConfig, source: TensorSource, dtype: torch.dtype
+) -> FileRecord:
+    with torch.device("meta"):
+        reference = config.build_module(name)
+    float32_names = module_float32_names(reference)
+    if isinstance(source, list):
+        tensors = source
+    else:
+        state = source.state_dict() if isinstance(source, nn.Module) else source
+        tensors = [
+            PlannedTensor(key, tuple(value.shape), value.dtype, lambda value=value: value)
+            for key, value in state.items()
+        ]
+    tensors = [
+        replace(entry, dtype=torch.float32 if entry.name in float32_names else dtype)
+        for entry in tensors
+    ]
+    expected = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+    found = {entry.name: entry.shape for entry in tensors}
+    check_coverage(expected, found, f"module {name} of bundle {config.name!r}")
+    return _record(partial / f"{name}.safetensors", tensors, dtype)
+
+
+def _write_statistics(partial: Path, statistics: Mapping[str, Tensor]) -> FileRecord:
+    tensors = [
+        PlannedTensor(
+            name,
+            (1, values.numel(), 1, 1),
+            torch.float32,
+            lambda values=values: values.reshape(1, -1, 1, 1),
+        )
+        for name, values in statistics.items()
+    ]
+    return _record(partial / f"{STATISTICS}.safetensors", tensors, torch.float32)
+
+
+def _record(path: Path, tensors: list[PlannedTensor], dtype: torch.dtype) -> FileRecord:
+    written = write_tensor_file(path, tensors)
+    dtype_name = next(name for name, value in DTYPE_NAMES.items() if value == dtype)
+    return FileRecord(
+        written.sha256, written.size_bytes, written.num_tensors, written.num_values, dtype_name
+    )
+
+
+def _check_file(path: Path, config: BundleConfig) -> FileCheck:
+    if not path.is_file():
+        return FileCheck(path.name, 0, "missing")
+    size = path.stat().st_size
+    record = config.files.get(path.name)
+    if record is None:
+        return FileCheck(path.name, size, "not recorded in config.json")
+    if size != record.size_bytes:
+        return FileCheck(path.name, size, f"{record.size_bytes} bytes are recorded")
+    sha256 = sha256_of(path)
+    if sha256 != record.sha256:
+        return FileCheck(path.name, size, f"SHA-256 is {sha256}, recorded is {record.sha256}")
+    name = path.name.removesuffix(".safetensors")
+    try:
+        layout = read_layout(path)
+        if name in config.module_names:
+            with torch.device("meta"):
+                module = config.build_module(name)
+            expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+            check_coverage(expected, {k: shape for k, (shape, _) in layout.items()}, path.name)
+            _check_dtypes(path, record.dtype, module_float32_names(module))
+    except WeightsError as error:
+        return FileCheck(path.name, size, str(error))
+    return FileCheck(path.name, size)

@@ -1,0 +1,212 @@
+"""Safetensors files written one tensor at a time, and module parameters filled from them.
+
+`safetensors.torch.save_file` needs every tensor in memory at once; `write_tensor_file` holds one.
+`load_into` never initialises parameters and leaves nothing unaccounted for. Which files a bundle
+has is not decided here.
+"""
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from gld_ros.weights.errors import CoverageError, WeightsError
+
+DTYPE_NAMES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_CODES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_ALIGNMENT = 64  # bytes; memory-mapped weights then start on a vector register boundary
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor to be written: its name, shape and dtype are known before its values are read."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """What was written: SHA-256 in hex, bytes on disk, number of tensors and of values."""
+
+    sha256: str
+    size_bytes: int
+    num_tensors: int
+    num_values: int
+
+
+def write_tensor_file(path: Path, tensors: Iterable[PlannedTensor]) -> WrittenFile:
+    """Write a safetensors file with one tensor in memory at a time, and flush it to the disk.
+
+    Values are cast to the planned dtype. Raises WeightsError that names the tensor if a value is
+    not finite after the cast (float16 overflows above 65504) or a shape differs from the plan.
+    """
+    planned = sorted(tensors, key=lambda entry: (-entry.dtype.itemsize, entry.name))
+    header = _header(planned)
+    digest = hashlib.sha256()
+    size_bytes = 0
+    with path.open("wb") as file:
+        for chunk in (struct.pack("<Q", len(header)), header):
+            file.write(chunk)
+            digest.update(chunk)
+            size_bytes += len(chunk)
+        for entry in planned:
+            buffer = memoryview(_values(entry, path).view(torch.uint8).numpy())
+            file.write(buffer)
+            digest.update(buffer)
+            size_bytes += len(buffer)
+        file.flush()
+        os.fsync(file.fileno())
+    num_values = sum(_count(entry.shape) for entry in planned)
+    return WrittenFile(digest.hexdigest(), size_bytes, len(planned), num_values)
+
+
+def _header(planned: list[PlannedTensor]) -> bytes:
+    codes = {dtype: code for code, dtype in _CODES.items()}
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for entry in planned:
+        if entry.dtype not in codes:
+            allowed = ", ".join(DTYPE_NAMES)
+            raise WeightsError(f"{entry.name}: cannot store {entry.dtype}; allowed: {allowed}")
+        if entry.name in entries:
+            raise WeightsError(f"{entry.name} would be written twice")
+        end = offset + _count(entry.shape) * entry.dtype.itemsize
+        entries[entry.name] = {
+            "dtype": codes[entry.dtype],
+            "shape": list(entry.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    return text + b" " * (-(len(text) + 8) % _ALIGNMENT)
+
+
+def _values(entry: PlannedTensor, path: Path) -> Tensor:
+    values = entry.read().detach()
+    if tuple(values.shape) != entry.shape:
+        raise WeightsError(f"{entry.name} has shape {tuple(values.shape)}, planned {entry.shape}")
+    stored = values.to(device="cpu", dtype=entry.dtype).contiguous().reshape(-1)
+    if not torch.isfinite(stored).all():
+        raise WeightsError(
+            f"{entry.name} holds values that are not finite as {entry.dtype}; "
+            f"{path.name} is not written (bfloat16 or float32 hold a wider range than float16)"
+        )
+    return stored
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for side in shape:
+        count *= side
+    return count
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file in hex, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_layout(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype | str]]:
+    """Name -> (shape, dtype) of every tensor of a safetensors file, from its header alone.
+
+    A dtype that models do not use is given by its code, a string. Raises WeightsError when the
+    file is missing, cut short or not safetensors.
+    """
+    with open_tensor_file(path) as file:
+        layout: dict[str, tuple[tuple[int, ...], torch.dtype | str]] = {}
+        for name in file.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+            view = file.get_slice(name)
+            code = view.get_dtype()
+            layout[name] = (tuple(view.get_shape()), _CODES.get(code, code))
+    return layout
+
+
+def open_tensor_file(path: Path, device: str = "cpu") -> safe_open:
+    """`safetensors.safe_open`, with WeightsError for a file that is missing or damaged."""
+    if not path.is_file():
+        raise WeightsError(f"{path} does not exist or is not a file")
+    try:
+        return safe_open(path, framework="pt", device=device)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is no readable safetensors file: {error}") from error
+
+
+def check_coverage(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], where: str
+) -> None:
+    """Raise CoverageError unless names and shapes are equal, naming what differs (10 of a kind)."""
+    problems = [f"missing {name} {expected[name]}" for name in sorted(expected.keys() - found)]
+    problems += [f"unexpected {name} {found[name]}" for name in sorted(found.keys() - expected)]
+    problems += [
+        f"misshapen {name}: {found[name]} in the file, {expected[name]} in the model"
+        for name in sorted(expected.keys() & found)
+        if found[name] != expected[name]
+    ]
+    if problems:
+        shown = "\n  ".join(problems[:10])
+        more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise CoverageError(f"{where}: {len(problems)} tensor(s) do not fit\n  {shown}{more}")
+
+
+def load_into(
+    module: nn.Module, path: Path, *, device: str | torch.device, dtype: torch.dtype
+) -> None:
+    """Fill `module`, built on the meta device, from a safetensors file in the running precision.
+
+    Tensors go one by one from the mapped file to `device` and `dtype`; parameters named by
+    `module_float32_names` stay float32. Afterwards the module is in eval mode and needs no
+    gradient. Raises CoverageError for a missing, unexpected or misshapen tensor and WeightsError
+    for a dtype that is no floating point of `DTYPE_NAMES`.
+    """
+    layout = read_layout(path)
+    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    check_coverage(expected, {name: shape for name, (shape, _) in layout.items()}, str(path))
+    for name, (_, stored) in layout.items():
+        if isinstance(stored, str):
+            allowed = ", ".join(_CODES)
+            raise WeightsError(f"{path}: {name} is stored as {stored}; allowed: {allowed}")
+    float32_names = module_float32_names(module)
+    state: dict[str, Tensor] = {}
+    with open_tensor_file(path, str(device)) as file:
+        for name in layout:
+            running = torch.float32 if name in float32_names else dtype
+            state[name] = file.get_tensor(name).to(running)
+    module.load_state_dict(state, strict=True, assign=True)
+    unfilled = [name for name, buffer in module.named_buffers() if buffer.is_meta]
+    if unfilled:
+        raise WeightsError(
+            f"{type(module).__name__} keeps {', '.join(unfilled)} outside its state dict: they "
+            "have no values after loading"
+        )
+    module.requires_grad_(False).eval()
+
+
+def module_float32_names(module: nn.Module) -> frozenset[str]:
+    """Full names of the parameters that stay float32 whatever the running precision.
+
+    A module class asks for it with a class attribute `float32_parameters`, names relative to
+    itself (frequencies that are multiplied by large numbers lose their meaning in bfloat16).
+    """
+    names: set[str] = set()
+    for prefix, part in module.named_modules():
+        for name in getattr(type(part), "float32_parameters", ()):
+            names.add(f"{prefix}.{name}" if prefix else name)
+    return frozenset(names)
