@@ -1,0 +1,1 @@
+"""Decoders from generated features to images."""

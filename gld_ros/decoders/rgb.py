@@ -1,0 +1,175 @@
+"""RGB decoder: a plain vision transformer from the four feature levels of a view to its pixels.
+
+Owns: the network (the decoder half of a masked autoencoder), its configuration and its table of
+patch positions. Leaves to others: making and normalising the features, and clamping the result.
+Views are decoded independently. Module names are those of the published weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+NORM_EPS = 1e-12
+
+
+@dataclass(frozen=True)
+class RgbDecoderConfig:
+    """Size of an RGB decoder.
+
+    in_channels: of a token, four levels together. table_hw: patch grid the position table is
+    stored for; other grids interpolate it. linear_shortcut: add a linear map from tokens straight
+    to pixels, which small models need to learn colours early.
+    """
+
+    in_channels: int
+    width: int = 1152
+    depth: int = 28
+    heads: int = 16
+    mlp: int = 4096
+    table_hw: tuple[int, int] = (36, 36)
+    patch_size: int = 14
+    linear_shortcut: bool = False
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or self.width % 4:
+            raise ValueError(
+                f"width {self.width} must be a multiple of 4 and of the {self.heads} heads"
+            )
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm transformer layer over the tokens (B', 1 + N, width) of one view."""
+
+    def __init__(self, config: RgbDecoderConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.layernorm_before = nn.LayerNorm(width, eps=NORM_EPS)
+        self.layernorm_after = nn.LayerNorm(width, eps=NORM_EPS)
+        # Nested containers spell the published names, e.g. "attention.attention.query".
+        self.attention = nn.ModuleDict(
+            {
+                "attention": nn.ModuleDict(
+                    {name: nn.Linear(width, width) for name in ("query", "key", "value")}
+                ),
+                "output": nn.ModuleDict({"dense": nn.Linear(width, width)}),
+            }
+        )
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, config.mlp)})
+        self.output = nn.ModuleDict({"dense": nn.Linear(config.mlp, width)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.layernorm_before(x)
+        q, k, v = (
+            rearrange(linear(normed), "b n (h d) -> b h n d", h=self.heads)
+            for linear in self.attention["attention"].values()
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        x = x + self.attention["output"]["dense"](rearrange(mixed, "b h n d -> b n (h d)"))
+        hidden = F.gelu(self.intermediate["dense"](self.layernorm_after(x)))
+        return x + self.output["dense"](hidden)
+
+
+def sincos_table(width: int, table_hw: tuple[int, int]) -> Tensor:
+    """Sine-cosine patch positions (1, 1 + N, width) float32; the class token comes first, as zeros.
+
+    First half of the width: column; second half: row; each [sin, cos] of width/4 frequencies.
+    """
+    rows, columns = table_hw
+    frequency = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    row, column = torch.meshgrid(
+        torch.arange(rows, dtype=torch.float64),
+        torch.arange(columns, dtype=torch.float64),
+        indexing="ij",
+    )
+    angles = torch.stack((column, row), dim=-1).reshape(-1, 2, 1) * frequency
+    patches = torch.cat((angles.sin(), angles.cos()), dim=-1).flatten(1)
+    return torch.cat((torch.zeros(1, width), patches.float()))[None]
+
+
+class RgbDecoder(nn.Module):
+    """Feature tokens of single views to RGB images, any patch grid."""
+
+    def __init__(self, config: RgbDecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        pixels = 3 * config.patch_size**2
+        self.decoder_embed = nn.Linear(config.in_channels, config.width)
+        self.trainable_cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.decoder_pos_embed: Tensor
+        self.register_buffer("decoder_pos_embed", sincos_table(config.width, config.table_hw))
+        self.decoder_layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.depth))
+        self.decoder_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.decoder_pred = nn.Linear(config.width, pixels)
+        if config.linear_shortcut:
+            self.shortcut = nn.Linear(config.in_channels, pixels)
+        self._resized_tables: dict[tuple[int, int], tuple[object, Tensor]] = {}
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.trainable_cls_token, std=0.02)
+
+    def forward(self, tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+        """RGB (B', 3, 14h, 14w), nominally in [0, 1] but not clamped.
+
+        tokens: (B', h*w, in_channels), row-major patches, levels concatenated shallow to deep.
+        """
+        pixels = rearrange(
+            self.patch_pixels(tokens, grid_hw),
+            "b (h w) (p q c) -> b c (h p) (w q)",
+            h=grid_hw[0],
+            p=self.config.patch_size,
+            c=3,
+        )
+        mean = pixels.new_tensor(IMAGENET_MEAN)[:, None, None]
+        std = pixels.new_tensor(IMAGENET_STD)[:, None, None]
+        return pixels * std + mean
+
+    def patch_pixels(self, tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+        """ImageNet-normalised pixels (B', N, rows * columns * 3) of every patch."""
+        rows, columns = grid_hw
+        if tokens.ndim != 3 or tokens.shape[1:] != (rows * columns, self.config.in_channels):
+            raise ValueError(
+                f"tokens have shape {tuple(tokens.shape)}; expected "
+                f"(views, {rows} * {columns}, {self.config.in_channels})"
+            )
+        x = self.decoder_embed(tokens)
+        # The float32 class token lifts the residual stream to float32 also under autocast.
+        x = torch.cat((self.trainable_cls_token.expand(len(x), -1, -1), x), dim=1)
+        x = x + self.position_table(grid_hw)
+        for layer in self.decoder_layers:
+            x = layer(x)
+        pixels = self.decoder_pred(self.decoder_norm(x))[:, 1:]
+        if self.config.linear_shortcut:
+            pixels = pixels + self.shortcut(tokens)
+        return pixels
+
+    def position_table(self, grid_hw: tuple[int, int]) -> Tensor:
+        """Positions (1, 1 + h*w, width), bicubically resized to the grid; kept per grid."""
+        table = self.decoder_pos_embed
+        if grid_hw == self.config.table_hw:
+            return table
+        # Loading weights in place, or moving the model, changes the stamp and so drops the entry.
+        version = None if table.is_inference() else table._version
+        stamp = (table.data_ptr(), version, table.dtype, table.device)
+        known_stamp, resized = self._resized_tables.get(grid_hw, (None, table))
+        if known_stamp != stamp:
+            patches = rearrange(
+                table[:, 1:].float(), "b (h w) c -> b c h w", h=self.config.table_hw[0]
+            )
+            patches = F.interpolate(patches, size=grid_hw, mode="bicubic", align_corners=False)
+            patches = rearrange(patches, "b c h w -> b (h w) c").to(table.dtype)
+            resized = torch.cat((table[:, :1], patches), dim=1)
+            self._resized_tables[grid_hw] = (stamp, resized)
+        return resized

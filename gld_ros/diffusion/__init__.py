@@ -1,0 +1,1 @@
+"""Multi-view diffusion in the feature space of a geometric foundation model."""
