@@ -1,0 +1,112 @@
+"""Pinhole intrinsics `K_px` (..., 3, 3): making, checking, moving between grids, projecting.
+
+Pixel (0, 0) is the CENTRE of the first pixel (as in ROS CameraInfo and OpenCV), so an image of
+width W covers [-0.5, W - 0.5). Cropping and resizing pictures is `crop_resize`.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def require_intrinsics(K_px: Tensor, name: str = "intrinsics") -> None:
+    """Raise ValueError unless every `K_px` (..., 3, 3) is a usable pinhole matrix.
+
+    Usable: finite, fx > 0, fy > 0, zero below the diagonal, last row 0 0 1.
+    """
+    if K_px.ndim < 2 or K_px.shape[-2:] != (3, 3):
+        raise ValueError(f"{name} must have shape (..., 3, 3), got {tuple(K_px.shape)}")
+    for index, K in enumerate(K_px.reshape(-1, 3, 3).double()):
+        where = f"{name}[{index}]" if K_px.ndim > 2 else name
+        if not bool(torch.isfinite(K).all()):
+            raise ValueError(f"{where} has values that are not finite: {K.tolist()}")
+        if not (K[0, 0] > 0 and K[1, 1] > 0):
+            raise ValueError(
+                f"{where} is singular: fx and fy must be positive, got "
+                f"{float(K[0, 0])} and {float(K[1, 1])}"
+            )
+        lower = torch.stack([K[1, 0], K[2, 0], K[2, 1], K[2, 2] - 1]).abs().max()
+        if lower > 1e-6:
+            raise ValueError(
+                f"{where} must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]], got {K.tolist()}"
+            )
+
+
+def intrinsics(fx: float, fy: float, cx: float, cy: float) -> Tensor:
+    """`K_px` (3, 3) float64 of focal lengths and principal point in pixels."""
+    return torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]], dtype=torch.float64)
+
+
+def intrinsics_from_fov(fov_x_rad: float, image_hw: tuple[int, int]) -> Tensor:
+    """`K_px` (3, 3) float64 with square pixels and the principal point in the picture's middle."""
+    height, width = image_hw
+    if not 0 < fov_x_rad < math.pi:
+        raise ValueError(f"field of view must lie between 0 and pi radians, got {fov_x_rad}")
+    focal = focal_from_fov(fov_x_rad, width)
+    return intrinsics(focal, focal, (width - 1) / 2, (height - 1) / 2)
+
+
+def focal_from_fov(fov_rad: float, size_px: int) -> float:
+    """Focal length in pixels of a field of view over `size_px` pixels."""
+    return size_px / (2 * math.tan(fov_rad / 2))
+
+
+def fov_from_focal(focal_px: float, size_px: int) -> float:
+    """Field of view in radians over `size_px` pixels around a centred principal point."""
+    return 2 * math.atan(size_px / (2 * focal_px))
+
+
+def crop_intrinsics(K_px: Tensor, left_px: float, top_px: float) -> Tensor:
+    """`K_px` (..., 3, 3) of a picture whose first `left_px` columns and `top_px` rows are gone."""
+    shift = torch.zeros_like(K_px)
+    shift[..., 0, 2] = left_px
+    shift[..., 1, 2] = top_px
+    return K_px - shift
+
+
+def resize_intrinsics(K_px: Tensor, scale_x: float, scale_y: float) -> Tensor:
+    """`K_px` (..., 3, 3) after resizing by new/old size per axis; pixel edges map to pixel edges."""
+    resized = K_px.clone()
+    resized[..., 0, :] *= scale_x
+    resized[..., 1, :] *= scale_y
+    # A pixel's centre lies half a pixel from the edge that stays fixed.
+    resized[..., 0, 2] += 0.5 * scale_x - 0.5
+    resized[..., 1, 2] += 0.5 * scale_y - 0.5
+    return resized
+
+
+def pixel_grid(
+    image_hw: tuple[int, int],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    offset_xy_px: tuple[float, float] = (0.0, 0.0),
+) -> Tensor:
+    """Homogeneous pixel coordinates (H, W, 3): [column + offset x, row + offset y, 1]."""
+    height, width = image_hw
+    x = torch.arange(width, dtype=dtype, device=device) + offset_xy_px[0]
+    y = torch.arange(height, dtype=dtype, device=device) + offset_xy_px[1]
+    return torch.stack(
+        [x.expand(height, width), y[:, None].expand(height, width), x.new_ones(height, width)], -1
+    )
+
+
+def unproject(depth: Tensor, K_px: Tensor) -> Tensor:
+    """Camera-frame points (..., H, W, 3) of z-depth (..., H, W); K_px (..., 3, 3). Unit: depth's."""
+    height, width = depth.shape[-2:]
+    pixels = pixel_grid((height, width), dtype=depth.dtype, device=depth.device)
+    K_inverse = torch.linalg.inv(K_px.double()).to(depth.dtype)
+    directions = pixels.flatten(0, 1) @ K_inverse.transpose(-1, -2)
+    return directions.unflatten(-2, (height, width)) * depth.unsqueeze(-1)
+
+
+def project(points_cam: Tensor, K_px: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels (..., N, 2) and z-depth (..., N) of camera-frame points (..., N, 3).
+
+    Points at z <= 0 are behind the camera; their pixels are NaN.
+    """
+    homogeneous = points_cam @ K_px.to(points_cam.dtype).transpose(-1, -2)
+    z = points_cam[..., 2]
+    divisor = torch.where(z > 0, z, torch.nan).unsqueeze(-1)
+    return homogeneous[..., :2] / divisor, z

@@ -1,0 +1,107 @@
+"""Rays of cameras and cameras of rays: Plücker maps and the deterministic camera fit of GLD.
+
+Depth Anything 3's own randomised routine is `gld_ros.backbones.da3.ray_cameras`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from gld_ros.geometry.intrinsics import pixel_grid
+from gld_ros.geometry.rigid import nearest_rotation, rigid_transform
+
+RayGrid = Literal["official", "centred"]
+
+# (x, y) added to (column, row). The published weights were trained with the first, whose signs
+# differ between the axes; "centred" looks through the centres of the pixels.
+RAY_GRID_OFFSET_PX: dict[str, tuple[float, float]] = {
+    "official": (-0.5, 0.5),
+    "centred": (0.0, 0.0),
+}
+
+
+def ray_directions(
+    T_frame_cam: Tensor, K_px: Tensor, image_hw: tuple[int, int], ray_grid: RayGrid = "official"
+) -> Tensor:
+    """Unit directions (..., H, W, 3) of all pixels in the frame of `T_frame_cam` (..., 4, 4)."""
+    if ray_grid not in RAY_GRID_OFFSET_PX:
+        raise ValueError(f"ray_grid must be one of {sorted(RAY_GRID_OFFSET_PX)}, got {ray_grid!r}")
+    pixels = pixel_grid(
+        image_hw,
+        dtype=T_frame_cam.dtype,
+        device=T_frame_cam.device,
+        offset_xy_px=RAY_GRID_OFFSET_PX[ray_grid],
+    )
+    in_camera = pixels.flatten(0, 1) @ torch.linalg.inv(K_px).transpose(-1, -2)
+    in_frame = in_camera @ T_frame_cam[..., :3, :3].transpose(-1, -2)
+    return normalize(in_frame, dim=-1, eps=1e-12).unflatten(-2, image_hw)
+
+
+def plucker_map(
+    T_frame_cam: Tensor, K_px: Tensor, image_hw: tuple[int, int], ray_grid: RayGrid = "official"
+) -> Tensor:
+    """Plücker coordinates (..., 6, H, W) of all pixels: direction d (unit), moment o x d.
+
+    T_frame_cam (..., 4, 4), K_px (..., 3, 3). The moment has the unit of the translations.
+    Raises ValueError for an unknown `ray_grid`.
+    """
+    directions = ray_directions(T_frame_cam, K_px, image_hw, ray_grid)
+    origins = T_frame_cam[..., None, None, :3, 3].expand_as(directions)
+    moments = torch.linalg.cross(origins, directions)
+    return torch.cat([directions, moments], dim=-1).movedim(-1, -3)
+
+
+@dataclass(frozen=True)
+class RecoveredCameras:
+    """Cameras that explain a predicted ray field; float64, model units.
+
+    `K_px` is fitted on view 0 and is what the official code reports for all views; `K_px_per_view`
+    is the same fit for each view (equal at view 0), for views of different fields of view.
+    """
+
+    T_model_cam: Tensor  # (B, V, 4, 4)
+    K_px: Tensor  # (B, 3, 3)
+    K_px_per_view: Tensor  # (B, V, 3, 3)
+
+
+def cameras_from_rays(
+    ray: Tensor, ray_confidence: Tensor, image_hw: tuple[int, int], *, stride: int = 4
+) -> RecoveredCameras:
+    """Cameras from predicted rays by a confidence-weighted linear fit, all in float64.
+
+    ray (B, V, h', w', 6): direction (unnormalised) and origin; ray_confidence (B, V, h', w');
+    `image_hw` the picture size that K is for. Per view a 3x3 map from grid position to direction is
+    fitted on every `stride`-th row and column; view 0's inverse is K, and the rotations are the
+    polar factors relative to view 0 (which gets the identity). The centre is the weighted mean
+    origin of the whole map. Raises ValueError when the rays do not determine a camera.
+    """
+    height, width = image_hw
+    rows, columns = ray.shape[2:4]
+    ray, weight = ray.double(), ray_confidence.double()
+
+    positions = pixel_grid((rows, columns), dtype=torch.float64, device=ray.device)
+    positions = positions[::stride, ::stride].flatten(0, 1)  # (n, 3)
+    directions = ray[:, :, ::stride, ::stride, :3].flatten(2, 3)  # (B, V, n, 3)
+    w = weight[:, :, ::stride, ::stride].flatten(2, 3).unsqueeze(-1)
+    if not bool(torch.isfinite(directions).all() and torch.isfinite(w).all()):
+        raise ValueError("rays or their confidences are not finite; no camera can be recovered")
+    # Only the orthogonal factor of the design matrix is needed: better conditioned than normal
+    # equations, and batched least squares on CUDA offers nothing more robust.
+    Q, R = torch.linalg.qr(w * positions)
+    H = torch.linalg.solve(R, Q.transpose(-1, -2) @ (w * directions)).transpose(-1, -2)
+
+    determinant = torch.linalg.det(H)
+    if bool((determinant.abs() < 1e-15).any()):
+        raise ValueError("predicted rays of a view lie in one plane; no camera can be recovered")
+    rotation = nearest_rotation(H @ torch.linalg.inv(H[:, :1]))
+    weight_sum = weight.sum((2, 3)) + 1e-12
+    centre = (weight.unsqueeze(-1) * ray[..., 3:]).sum((2, 3)) / weight_sum.unsqueeze(-1)
+
+    K = torch.linalg.inv(rotation.transpose(-1, -2) @ H)
+    K = K / K[..., 2:, 2:]
+    to_image = K.new_tensor([width / columns, height / rows, 1.0]).unsqueeze(-1)
+    K = to_image * K
+    return RecoveredCameras(rigid_transform(rotation, centre), K[:, 0], K)
