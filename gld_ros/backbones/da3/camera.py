@@ -1,0 +1,116 @@
+"""Cameras in and out of DA3: nine-number pose encoding, camera encoder, camera decoder.
+
+Owns the encoding and the two small networks. Making posed input comparable and bringing depth
+back to the units of the input is `pose_alignment.py`; cameras from ray maps are `ray_cameras.py`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gld_ros.backbones.da3.blocks import Block, Mlp, init_linear_layers
+from gld_ros.geometry.rigid import (
+    invert_rigid,
+    matrix_from_quaternion_xyzw,
+    quaternion_xyzw_from_matrix,
+    rigid_transform,
+)
+
+POSE_NUMBERS = 9
+
+
+def pose_encoding(T_cam_world: Tensor, K_px: Tensor, image_hw: tuple[int, int]) -> Tensor:
+    """Encode cameras as [camera centre (3), rotation of cam-to-world xyzw (4), fov y, fov x].
+
+    T_cam_world: (..., 4, 4); K_px: (..., 3, 3) in pixels of the image; returns (..., 9), angles in
+    radians. The principal point is not encoded.
+    """
+    T_world_cam = invert_rigid(T_cam_world)
+    half_size_yx = K_px.new_tensor(image_hw) / 2
+    focal_yx = torch.stack([K_px[..., 1, 1], K_px[..., 0, 0]], dim=-1)
+    return torch.cat(
+        [
+            T_world_cam[..., :3, 3],
+            quaternion_xyzw_from_matrix(T_world_cam[..., :3, :3]),
+            2 * torch.atan(half_size_yx / focal_yx),
+        ],
+        dim=-1,
+    )
+
+
+def cameras_from_pose_encoding(
+    encoding: Tensor, image_hw: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Return T_world_cam (..., 4, 4) and K_px (..., 3, 3) of an encoding (..., 9).
+
+    The quaternion need not have length one; the principal point is the image centre.
+    """
+    translation, quaternion, fov_yx = encoding.split((3, 4, 2), dim=-1)
+    T_world_cam = rigid_transform(matrix_from_quaternion_xyzw(quaternion), translation)
+    half_size_yx = encoding.new_tensor(image_hw) / 2
+    focal_yx = half_size_yx / torch.tan(fov_yx / 2).clamp(min=1e-6)
+    K_px = torch.zeros(*encoding.shape[:-1], 3, 3, dtype=encoding.dtype, device=encoding.device)
+    K_px[..., 0, 0], K_px[..., 1, 1] = focal_yx[..., 1], focal_yx[..., 0]
+    K_px[..., 0, 2], K_px[..., 1, 2] = image_hw[1] / 2, image_hw[0] / 2
+    K_px[..., 2, 2] = 1
+    return T_world_cam, K_px
+
+
+class CameraEncoder(nn.Module):
+    """Known cameras -> one token per view, aware of the other cameras."""
+
+    def __init__(self, dim: int, *, num_heads: int, depth: int, layer_scale_init: float) -> None:
+        super().__init__()
+        self.pose_branch = Mlp(POSE_NUMBERS, dim // 2, dim)
+        self.token_norm = nn.LayerNorm(dim, eps=1e-5)
+        self.trunk = nn.ModuleList(
+            Block(dim, num_heads, norm_eps=1e-5, layer_scale_init=layer_scale_init)
+            for _ in range(depth)
+        )
+        self.trunk_norm = nn.LayerNorm(dim, eps=1e-5)
+        init_linear_layers(self)
+
+    def forward(self, T_cam_world: Tensor, K_px: Tensor, image_hw: tuple[int, int]) -> Tensor:
+        """Encode T_cam_world (B, V, 4, 4) and K_px (B, V, 3, 3) to tokens (B, V, dim), float32."""
+        with torch.autocast(T_cam_world.device.type, enabled=False):
+            encoding = pose_encoding(T_cam_world.float(), K_px.float(), image_hw)
+            tokens = self.token_norm(self.pose_branch(encoding))
+            for block in self.trunk:
+                tokens = block(tokens)
+            return self.trunk_norm(tokens)
+
+
+class CameraDecoder(nn.Module):
+    """Camera token of the last level -> pose encoding."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(
+            nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels), nn.ReLU()
+        )
+        self.fc_t = nn.Linear(channels, 3)
+        self.fc_qvec = nn.Linear(channels, 4)
+        self.fc_fov = nn.Sequential(nn.Linear(channels, 2), nn.ReLU())
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start from small outputs around the identity pose and a field of view of one radian.
+
+        Without these offsets the rotation starts at the singular zero quaternion and half of the
+        field-of-view outputs behind a ReLU that passes them no gradient.
+        """
+        init_linear_layers(self)
+        fov_layer = self.fc_fov[0]
+        if isinstance(fov_layer, nn.Linear):
+            nn.init.ones_(fov_layer.bias)
+        with torch.no_grad():
+            self.fc_qvec.bias[3] = 1.0
+
+    def forward(self, camera_features: Tensor) -> Tensor:
+        """Map un-normalised level-3 camera tokens (B, V, channels) to (B, V, 9), float32."""
+        with torch.autocast(camera_features.device.type, enabled=False):
+            features = self.backbone(camera_features.float())
+            return torch.cat(
+                [self.fc_t(features), self.fc_qvec(features), self.fc_fov(features)], dim=-1
+            )

@@ -1,0 +1,83 @@
+"""What the rest of the library asks of a geometry backbone, whichever family it belongs to.
+
+Owns the protocol and the two data types that cross it. Each family's own extras (camera encoder,
+preprocessing, checkpoint names) stay in its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@dataclass
+class LevelTokens:
+    """One feature level, raw: before any normalisation of features or of the latent space.
+
+    patches: (B, V, N, C), patches in row-major order.
+    special: (B, V, S, C), tokens that stand for no patch. Depth Anything 3 has one (the camera
+        token), VGGT five.
+    """
+
+    patches: Tensor
+    special: Tensor
+
+
+@dataclass
+class Geometry:
+    """Depth and rays of a set of views, float32, in the backbone's own unit of length.
+
+    depth: (B, V, H, W), z-depth.
+    depth_confidence: (B, V, H, W), at least 1.
+    ray: (B, V, h', w', 6) or None; direction (not normalised: depth * direction + origin is the
+        point) and origin, in the frame of view 0.
+    ray_confidence: (B, V, h', w') or None, at least 1.
+    """
+
+    depth: Tensor
+    depth_confidence: Tensor
+    ray: Tensor | None
+    ray_confidence: Tensor | None
+
+
+@runtime_checkable
+class GeometryBackbone(Protocol):
+    """A frozen geometric foundation model whose features are the latent space of the diffusion.
+
+    patch_size: side of one patch in pixels; image sides are multiples of it.
+    channels: channels C of one level.
+    diffused_special_tokens: how many special tokens the diffusion generates along with the
+        patches (0 for Depth Anything 3, 5 for VGGT).
+    """
+
+    patch_size: int
+    channels: int
+    diffused_special_tokens: int
+
+    def encode_levels(
+        self, images: Tensor, levels: Sequence[int], camera_tokens: Tensor | None = None
+    ) -> dict[int, LevelTokens]:
+        """Return the raw tokens of the wanted levels (0..3), running no block beyond the last.
+
+        images: (B, V, 3, H, W), RGB in [0, 1]. View 0 is the reference view.
+        """
+        ...
+
+    def propagate(
+        self, tokens: LevelTokens, level: int, grid_hw: tuple[int, int]
+    ) -> dict[int, LevelTokens]:
+        """Run the remaining blocks on raw tokens of `level`; return raw levels `level`..3."""
+        ...
+
+    def decoder_input(self, tokens: LevelTokens) -> Tensor:
+        """Return what the decoders read of one raw level, (B, V, N, C)."""
+        ...
+
+    def decode_geometry(
+        self, decoder_levels: Sequence[Tensor], image_hw: tuple[int, int]
+    ) -> Geometry:
+        """Decode the four decoder inputs, each (B, V, N, C), to depth and rays in float32."""
+        ...
