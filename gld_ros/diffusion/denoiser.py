@@ -148,6 +148,8 @@ class PatchEmbed(nn.Module):
 class TimeEmbed(nn.Module):
     """Fixed random Fourier features of t followed by a two-layer perceptron: (B,) to (B, width)."""
 
+    float32_parameters = ("W",)  # read by gld_ros.weights
+
     def __init__(self, features: int, width: int) -> None:
         super().__init__()
         self.W: Tensor

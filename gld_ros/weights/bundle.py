@@ -35,8 +35,8 @@ from gld_ros.weights.tensor_file import (
     DTYPE_NAMES,
     PlannedTensor,
     check_coverage,
+    float32_in_storage,
     load_into,
-    module_float32_names,
     open_tensor_file,
     read_layout,
     sha256_of,
@@ -197,14 +197,14 @@ class Bundle:
         """Module `name` in eval mode on `device` in `dtype`, its weights read straight into it.
 
         The module is built on the meta device, so nothing is initialised at random and the weights
-        are in memory once. Parameters that a module class lists as `float32_parameters` stay
-        float32. Raises BundleError for an unknown name, CoverageError naming any tensor that is
-        missing, unexpected or misshapen, WeightsError for one of a dtype not recorded.
+        are in memory once. Parts that a module class declares as float32 stay so
+        (`tensor_file.float32_at_run`). Raises BundleError for an unknown name, CoverageError that
+        names any missing, unexpected or misshapen tensor, WeightsError for a dtype not recorded.
         """
         with torch.device("meta"):
             module = self.config.build_module(name)
         path = self.folder / f"{name}.safetensors"
-        _check_dtypes(path, self.config.files[path.name].dtype, module_float32_names(module))
+        _check_dtypes(path, self.config.files[path.name].dtype, float32_in_storage(module))
         load_into(module, path, device=device, dtype=dtype)
         return module
 
@@ -387,15 +387,12 @@ def _write_module(
 ) -> FileRecord:
     with torch.device("meta"):
         reference = config.build_module(name)
-    float32_names = module_float32_names(reference)
+    float32_names = float32_in_storage(reference)
     if isinstance(source, list):
         tensors = source
     else:
         state = source.state_dict() if isinstance(source, nn.Module) else source
-        tensors = [
-            PlannedTensor(key, tuple(value.shape), value.dtype, lambda value=value: value)
-            for key, value in state.items()
-        ]
+        tensors = [PlannedTensor.of(key, values) for key, values in state.items()]
     tensors = [
         replace(entry, dtype=torch.float32 if entry.name in float32_names else dtype)
         for entry in tensors
@@ -408,12 +405,7 @@ def _write_module(
 
 def _write_statistics(partial: Path, statistics: Mapping[str, Tensor]) -> FileRecord:
     tensors = [
-        PlannedTensor(
-            name,
-            (1, values.numel(), 1, 1),
-            torch.float32,
-            lambda values=values: values.reshape(1, -1, 1, 1),
-        )
+        PlannedTensor.of(name, values.float().reshape(1, -1, 1, 1))
         for name, values in statistics.items()
     ]
     return _record(partial / f"{STATISTICS}.safetensors", tensors, torch.float32)
@@ -447,7 +439,7 @@ def _check_file(path: Path, config: BundleConfig) -> FileCheck:
                 module = config.build_module(name)
             expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
             check_coverage(expected, {k: shape for k, (shape, _) in layout.items()}, path.name)
-            _check_dtypes(path, record.dtype, module_float32_names(module))
+            _check_dtypes(path, record.dtype, float32_in_storage(module))
     except WeightsError as error:
         return FileCheck(path.name, size, str(error))
     return FileCheck(path.name, size)

@@ -37,6 +37,11 @@ class PlannedTensor:
     dtype: torch.dtype
     read: Callable[[], Tensor]
 
+    @classmethod
+    def of(cls, name: str, values: Tensor) -> "PlannedTensor":
+        """A plan for values that are in memory already."""
+        return cls(name, tuple(values.shape), values.dtype, lambda: values)
+
 
 @dataclass(frozen=True)
 class WrittenFile:
@@ -64,10 +69,10 @@ def write_tensor_file(path: Path, tensors: Iterable[PlannedTensor]) -> WrittenFi
             digest.update(chunk)
             size_bytes += len(chunk)
         for entry in planned:
-            buffer = memoryview(_values(entry, path).view(torch.uint8).numpy())
-            file.write(buffer)
-            digest.update(buffer)
-            size_bytes += len(buffer)
+            values = _values(entry, path).view(torch.uint8).numpy()
+            file.write(values.data)
+            digest.update(values.data)
+            size_bytes += values.nbytes
         file.flush()
         os.fsync(file.fileno())
     num_values = sum(_count(entry.shape) for entry in planned)
@@ -171,8 +176,8 @@ def load_into(
 ) -> None:
     """Fill `module`, built on the meta device, from a safetensors file in the running precision.
 
-    Tensors go one by one from the mapped file to `device` and `dtype`; parameters named by
-    `module_float32_names` stay float32. Afterwards the module is in eval mode and needs no
+    Tensors go one by one from the mapped file to `device` and `dtype`, those of `float32_at_run`
+    to float32. Afterwards the module is in eval mode and needs no
     gradient. Raises CoverageError for a missing, unexpected or misshapen tensor and WeightsError
     for a dtype that is no floating point of `DTYPE_NAMES`.
     """
@@ -183,7 +188,7 @@ def load_into(
         if isinstance(stored, str):
             allowed = ", ".join(_CODES)
             raise WeightsError(f"{path}: {name} is stored as {stored}; allowed: {allowed}")
-    float32_names = module_float32_names(module)
+    float32_names = float32_at_run(module)
     state: dict[str, Tensor] = {}
     with open_tensor_file(path, str(device)) as file:
         for name in layout:
@@ -199,14 +204,27 @@ def load_into(
     module.requires_grad_(False).eval()
 
 
-def module_float32_names(module: nn.Module) -> frozenset[str]:
-    """Full names of the parameters that stay float32 whatever the running precision.
+def float32_in_storage(module: nn.Module) -> frozenset[str]:
+    """Full names of the tensors that are stored, and run, in float32 whatever was asked for.
 
-    A module class asks for it with a class attribute `float32_parameters`, names relative to
-    itself (frequencies that are multiplied by large numbers lose their meaning in bfloat16).
+    A module class lists them, relative to itself, in a class attribute `float32_parameters`:
+    frequencies that are multiplied by large numbers lose their meaning in 16 bits.
     """
     names: set[str] = set()
     for prefix, part in module.named_modules():
         for name in getattr(type(part), "float32_parameters", ()):
             names.add(f"{prefix}.{name}" if prefix else name)
+    return frozenset(names)
+
+
+def float32_at_run(module: nn.Module) -> frozenset[str]:
+    """Full names of the tensors that run in float32 whatever the running precision.
+
+    Those of `float32_in_storage`, and everything below a module class with the class attribute
+    `runs_in_float32 = True` (the depth head and the cameras, where the method asks for it).
+    """
+    names = set(float32_in_storage(module))
+    for prefix, part in module.named_modules():
+        if getattr(type(part), "runs_in_float32", False):
+            names |= {f"{prefix}.{name}" if prefix else name for name in part.state_dict()}
     return frozenset(names)

@@ -60,6 +60,8 @@ def cameras_from_pose_encoding(
 class CameraEncoder(nn.Module):
     """Known cameras -> one token per view, aware of the other cameras."""
 
+    runs_in_float32 = True  # read by gld_ros.weights
+
     def __init__(self, dim: int, *, num_heads: int, depth: int, layer_scale_init: float) -> None:
         super().__init__()
         self.pose_branch = Mlp(POSE_NUMBERS, dim // 2, dim)
@@ -83,6 +85,8 @@ class CameraEncoder(nn.Module):
 
 class CameraDecoder(nn.Module):
     """Camera token of the last level -> pose encoding."""
+
+    runs_in_float32 = True  # read by gld_ros.weights
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -87,6 +87,8 @@ class Scratch(nn.Module):
 class DualDptHead(nn.Module):
     """Dense prediction with a shared pyramid, one fusion chain for depth and one for rays."""
 
+    runs_in_float32 = True  # read by gld_ros.weights
+
     def __init__(
         self,
         channels: int,
