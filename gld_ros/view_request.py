@@ -1,0 +1,196 @@
+"""What a caller asks of a view synthesizer, and what it gets: plain data, NumPy only.
+
+Owns the dataclasses that `gld_ros.pipeline` and the robot logic in `gld_ros.mapping` share, and
+their validation. Needs neither torch nor ROS, so that robot logic can be tested without a model.
+Cameras are camera-to-world with OpenCV axes (x right, y down, z forward); pixel centres are
+integers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating[Any]]
+
+RIGID_TOLERANCE = 1e-3  # poses arrive as float32 or as rounded text
+MAX_SEED = 2**63 - 1
+
+Stage = Literal["encoding", "sampling", "decoding"]
+
+
+@dataclass(frozen=True)
+class ViewRequest:
+    """One scene: R real pictures with their cameras, and T cameras to imagine a view for."""
+
+    images: Sequence[NDArray[np.uint8]]  # R pictures (H_i, W_i, 3), RGB
+    K_px_ref: FloatArray  # (R, 3, 3) in pixels of `images`
+    T_world_cam_ref: FloatArray  # (R, 4, 4), metres or any one unit
+    K_px_target: FloatArray  # (T, 3, 3)
+    T_world_cam_target: FloatArray  # (T, 4, 4)
+    target_hw: Sequence[tuple[int, int]]  # size of each imagined view
+    num_steps: int | None = None  # None: what the weights were made for
+    guidance_scale: float | None = None  # None: what the weights were made for
+    seed: int | None = None  # None: the synthesizer picks one and reports it
+    noise: Any = None  # explicit start noise in the synthesizer's own layout
+    samples: int = 1  # independent samples per target; their spread goes to `View.spread`
+
+    def validate(self) -> None:
+        """Raise one ValueError that names the first fault, the value given and what is allowed."""
+        references, targets = len(self.images), len(self.target_hw)
+        if references == 0:
+            raise ValueError("images is empty; at least one reference picture is needed")
+        if targets == 0:
+            raise ValueError("target_hw is empty; at least one target view is needed")
+        for i, image in enumerate(self.images):
+            _require_picture(image, f"images[{i}]")
+        for i, hw in enumerate(self.target_hw):
+            _require_size(hw, f"target_hw[{i}]")
+        _require_cameras(self.K_px_ref, self.T_world_cam_ref, references, "ref", "images")
+        _require_cameras(self.K_px_target, self.T_world_cam_target, targets, "target", "target_hw")
+        if self.num_steps is not None and self.num_steps < 1:
+            raise ValueError(f"num_steps is {self.num_steps}; at least 1 is needed")
+        if self.guidance_scale is not None and not (
+            np.isfinite(self.guidance_scale) and self.guidance_scale >= 0
+        ):
+            raise ValueError(f"guidance_scale is {self.guidance_scale}; finite and >= 0 is needed")
+        if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
+            raise ValueError(f"seed is {self.seed}; 0 to {MAX_SEED} is allowed")
+        if self.samples < 1:
+            raise ValueError(f"samples is {self.samples}; at least 1 is needed")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One finished step of a running synthesis; a synthesis can be abandoned at each of them."""
+
+    stage: Stage
+    step: int  # 1..total_steps within the stage
+    total_steps: int
+
+
+@dataclass(frozen=True)
+class View:
+    """One picture with depth, in the camera that was asked for and in the one the model believes.
+
+    `depth` and the centre of `T_model_cam` share one unknown unit ("model unit") per result.
+    """
+
+    rgb: NDArray[np.float32]  # (H, W, 3) in [0, 1]
+    depth: NDArray[np.float32]  # (H, W) z-depth, model units; NaN where nothing is known
+    confidence: NDArray[np.float32]  # (H, W) depth confidence: 1 is none, more is better; 0: no depth
+    K_px: FloatArray  # (3, 3) as requested
+    T_world_cam: FloatArray  # (4, 4) as requested
+    T_model_cam: FloatArray  # (4, 4) recovered from the model's rays
+    recovered_K_px: FloatArray  # (3, 3) recovered from the model's rays, in pixels of this view
+    ray_confidence_mean: float
+    # (H, W) standard deviation of log-depth over several samples; None for one sample or a real view
+    spread: NDArray[np.float32] | None = None
+
+    def validate(self) -> None:
+        """Raise one ValueError for the first array of wrong shape or type, or broken camera.
+
+        Values of pictures are not judged: NaN from a model is counted by whoever publishes it.
+        """
+        if self.rgb.ndim != 3 or self.rgb.shape[2] != 3:
+            raise ValueError(f"rgb has shape {self.rgb.shape}; (H, W, 3) is needed")
+        hw = self.rgb.shape[:2]
+        for name in ("depth", "confidence", "spread"):
+            array = getattr(self, name)
+            if array is None and name == "spread":
+                continue
+            if array.shape != hw:
+                raise ValueError(f"{name} has shape {array.shape}; {hw} as rgb is needed")
+            _require_float(array, name)
+        _require_float(self.rgb, "rgb")
+        for name in ("K_px", "recovered_K_px"):
+            _require_intrinsics(getattr(self, name), name)
+        for name in ("T_world_cam", "T_model_cam"):
+            _require_pose(getattr(self, name), name)
+        if not np.isfinite(self.ray_confidence_mean):
+            raise ValueError(f"ray_confidence_mean is {self.ray_confidence_mean}; not finite")
+
+
+@dataclass(frozen=True)
+class NovelViews:
+    """Result of one request: its references as the model saw them, and the imagined targets."""
+
+    references: tuple[View, ...]
+    targets: tuple[View, ...]
+    seed: int
+    stage_seconds: dict[str, float]  # steady-clock seconds per `Stage`
+
+    def validate(self) -> None:
+        """Raise one ValueError that names the view and its fault."""
+        for group, views in (("references", self.references), ("targets", self.targets)):
+            for i, view in enumerate(views):
+                try:
+                    view.validate()
+                except ValueError as error:
+                    raise ValueError(f"{group}[{i}]: {error}") from error
+
+
+def _require_picture(image: Any, name: str) -> None:
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"{name} is a {type(image).__name__}; a NumPy array is needed")
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"{name} has shape {image.shape}; (H, W, 3) RGB is needed")
+    _require_size(image.shape[:2], name)
+    if image.dtype != np.uint8:
+        raise ValueError(f"{name} has type {image.dtype}; uint8 is needed")
+
+
+def _require_size(hw: Sequence[int], name: str) -> None:
+    if len(hw) != 2 or min(hw) < 1:
+        raise ValueError(f"{name} is {tuple(hw)}; (height, width) of at least 1 pixel is needed")
+
+
+def _require_float(array: NDArray[Any], name: str) -> None:
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"{name} has type {array.dtype}; floating point is needed")
+
+
+def _require_cameras(
+    K_px: FloatArray, T_world_cam: FloatArray, count: int, suffix: str, counted_by: str
+) -> None:
+    for name, array, shape in (
+        (f"K_px_{suffix}", K_px, (count, 3, 3)),
+        (f"T_world_cam_{suffix}", T_world_cam, (count, 4, 4)),
+    ):
+        if np.shape(array) != shape:
+            raise ValueError(
+                f"{name} has shape {np.shape(array)}; {shape} is needed, one per {counted_by}"
+            )
+    for i in range(count):
+        _require_intrinsics(K_px[i], f"K_px_{suffix}[{i}]")
+        _require_pose(T_world_cam[i], f"T_world_cam_{suffix}[{i}]")
+
+
+def _require_intrinsics(K_px: FloatArray, name: str) -> None:
+    if np.shape(K_px) != (3, 3):
+        raise ValueError(f"{name} has shape {np.shape(K_px)}; (3, 3) is needed")
+    if not np.isfinite(K_px).all():
+        raise ValueError(f"{name} has NaN or infinite entries: {np.asarray(K_px).tolist()}")
+    if K_px[0, 0] <= 0 or K_px[1, 1] <= 0:
+        raise ValueError(f"{name} has focal lengths {K_px[0, 0]}, {K_px[1, 1]}; > 0 is needed")
+    if not np.allclose(K_px[2], (0.0, 0.0, 1.0), atol=1e-6):
+        raise ValueError(f"{name} has last row {np.asarray(K_px[2]).tolist()}; [0, 0, 1] is needed")
+
+
+def _require_pose(T: FloatArray, name: str) -> None:
+    if np.shape(T) != (4, 4):
+        raise ValueError(f"{name} has shape {np.shape(T)}; (4, 4) is needed")
+    if not np.isfinite(T).all():
+        raise ValueError(f"{name} has NaN or infinite entries")
+    R = np.asarray(T[:3, :3], dtype=np.float64)
+    if (
+        np.abs(R @ R.T - np.eye(3)).max() > RIGID_TOLERANCE
+        or np.linalg.det(R) < 0
+        or not np.allclose(T[3], (0.0, 0.0, 0.0, 1.0), atol=RIGID_TOLERANCE)
+    ):
+        raise ValueError(
+            f"{name} is not a rigid motion: rotation {R.tolist()}, "
+            f"last row {np.asarray(T[3]).tolist()}"
+        )
