@@ -30,14 +30,15 @@ _EDGE_TOLERANCE_PX = 1e-3  # of a source pixel; the resampler's own coordinates 
 
 def gld_crop_resize(
     image: NDArray[np.uint8], K_px: FloatArray, target_hw: ImageHw
-) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """The official crop and resize: picture (h, w, 3) uint8 of `target_hw` and its `K_px` float64.
+) -> tuple[NDArray[np.uint8], FloatArray]:
+    """The official crop and resize: picture (h, w, 3) uint8 of `target_hw` and its `K_px`.
 
-    Crops symmetrically about the rounded principal point, resizes to cover the target (Lanczos
-    down, bicubic up), crops the middle. Raises ValueError when the principal point leaves nothing.
+    K keeps its precision (the official code works in float32). Crops symmetrically about the
+    rounded principal point, resizes to cover the target (Lanczos down, bicubic up), crops the
+    middle. Raises ValueError when the principal point leaves nothing.
     """
     target_h, target_w = target_hw
-    K = np.asarray(K_px, dtype=np.float64).copy()
+    K = K_px.copy()
     height, width = image.shape[:2]
     centre_x, centre_y = round(float(K[0, 2])), round(float(K[1, 2]))
     margin_x = min(centre_x, width - centre_x)
@@ -70,9 +71,9 @@ def gld_crop_resize(
 
 def _middle_of(
     K_px: FloatArray, size: NDArray[np.int_], new_size: NDArray[np.int_], scale: float
-) -> NDArray[np.float64]:
+) -> FloatArray:
     """K after scaling a picture of `size` (w, h) and keeping the middle `new_size` of it."""
-    K = K_px.astype(np.float64)
+    K = K_px.copy()
     K[:2, 2] += 0.5
     K[:2] *= scale
     K[:2, 2] -= 0.5 * (size * scale - new_size)
@@ -114,7 +115,7 @@ def choose_model_hw(
     references: Sequence[tuple[FloatArray, ImageHw]],
     targets: Sequence[tuple[FloatArray, ImageHw]],
 ) -> ImageHw:
-    """The candidate whose aspect fits the pictures (K_px, size) best; earlier ones win near-ties."""
+    """The candidate whose aspect fits the pictures (K_px, size) best; earlier ones win ties."""
     windows = [
         [_window(c, n, inside=inside) for c, n in _axes(K_px, image_hw)]
         for inside, pictures in ((True, references), (False, targets))
@@ -145,19 +146,15 @@ def resample_image(
     out = np.full((*to_hw, image.shape[2]), np.nan, dtype=np.float32)
     if len(rows) == 0 or len(columns) == 0:
         return out
-    box = (
-        *_box(columns, scale_x, shift_x, width),
-        *_box(rows, scale_y, shift_y, height),
-    )
+    left, right = _box(columns, scale_x, shift_x, width)
+    top, bottom = _box(rows, scale_y, shift_y, height)
+    box = (left, top, right, bottom)
     source = image.astype(np.float32) / 255 if image.dtype == np.uint8 else image.astype(np.float32)
     part = out[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     for channel in range(image.shape[2]):
         plane = Image.fromarray(np.ascontiguousarray(source[..., channel]))
-        part[..., channel] = plane.resize(
-            (len(columns), len(rows)),
-            Image.Resampling.BICUBIC,
-            box=(box[0], box[2], box[1], box[3]),
-        )
+        resized = plane.resize((len(columns), len(rows)), Image.Resampling.BICUBIC, box=box)
+        part[..., channel] = np.asarray(resized)
     np.clip(part, source.min(), source.max(), out=part)
     return out
 
@@ -215,7 +212,7 @@ def _axes(K_px: FloatArray, image_hw: ImageHw) -> tuple[tuple[float, int], tuple
 
 
 def _window(centre: float, size: int, *, inside: bool) -> tuple[float, float]:
-    """Window (low, high), from the edge, that is symmetric about `centre` where that is sensible."""
+    """Window (low, high) from the edge, symmetric about `centre` where that is sensible."""
     off_centre = abs(centre - size / 2) / size
     if off_centre <= CENTRED_WITHIN or off_centre > 0.5 - BORDER_FRACTION:
         return 0.0, float(size)
@@ -298,7 +295,7 @@ def _bilinear_taps(
 
 
 def _neighbours(
-    position: NDArray[np.float64], size: int
+    position: FloatArray, size: int
 ) -> tuple[NDArray[np.int_], NDArray[np.int_], NDArray[np.float64]]:
     """Lower and upper neighbour of positions on an axis, and the weight of the upper one."""
     position = np.clip(position, 0, size - 1)

@@ -66,7 +66,7 @@ def crop_intrinsics(K_px: Tensor, left_px: float, top_px: float) -> Tensor:
 
 
 def resize_intrinsics(K_px: Tensor, scale_x: float, scale_y: float) -> Tensor:
-    """`K_px` (..., 3, 3) after resizing by new/old size per axis; pixel edges map to pixel edges."""
+    """`K_px` (..., 3, 3) after resizing by new/old size per axis; edges stay edges."""
     resized = K_px.clone()
     resized[..., 0, :] *= scale_x
     resized[..., 1, :] *= scale_y
@@ -93,7 +93,7 @@ def pixel_grid(
 
 
 def unproject(depth: Tensor, K_px: Tensor) -> Tensor:
-    """Camera-frame points (..., H, W, 3) of z-depth (..., H, W); K_px (..., 3, 3). Unit: depth's."""
+    """Camera-frame points (..., H, W, 3), in depth's unit, of z-depth (..., H, W)."""
     height, width = depth.shape[-2:]
     pixels = pixel_grid((height, width), dtype=depth.dtype, device=depth.device)
     K_inverse = torch.linalg.inv(K_px.double()).to(depth.dtype)

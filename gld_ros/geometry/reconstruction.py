@@ -42,9 +42,7 @@ def confidence_threshold(
     return float(min(max(base, float(low)), float(high)))
 
 
-def align_to_known_cameras(
-    T_model_cam: Tensor, T_world_cam: Tensor
-) -> tuple[Similarity, Tensor]:
+def align_to_known_cameras(T_model_cam: Tensor, T_world_cam: Tensor) -> tuple[Similarity, Tensor]:
     """Similarity from model to world by camera centres, and the model cameras moved by it.
 
     Both (V, 4, 4). Raises ValueError when the centres do not determine it (see `umeyama`).

@@ -67,10 +67,12 @@ def matrix_from_quaternion_xyzw(quaternion: Tensor) -> Tensor:
     xx, yy, zz = x * x * two_over_square, y * y * two_over_square, z * z * two_over_square
     xy, xz, yz = x * y * two_over_square, x * z * two_over_square, y * z * two_over_square
     wx, wy, wz = w * x * two_over_square, w * y * two_over_square, w * z * two_over_square
-    return torch.stack(
-        [1 - yy - zz, xy - wz, xz + wy, xy + wz, 1 - xx - zz, yz - wx, xz - wy, yz + wx, 1 - xx - yy],
-        dim=-1,
-    ).unflatten(-1, (3, 3))
+    rows = [
+        torch.stack([1 - yy - zz, xy - wz, xz + wy], dim=-1),
+        torch.stack([xy + wz, 1 - xx - zz, yz - wx], dim=-1),
+        torch.stack([xz - wy, yz + wx, 1 - xx - yy], dim=-1),
+    ]
+    return torch.stack(rows, dim=-2)
 
 
 def rotation_angle_rad(R: Tensor) -> Tensor:
@@ -83,7 +85,7 @@ def rotation_angle_rad(R: Tensor) -> Tensor:
 
 
 def nearest_rotation(M: Tensor) -> Tensor:
-    """The rotations (..., 3, 3) closest to matrices (..., 3, 3): U diag(1, 1, ±1) V^T of the SVD."""
+    """The rotations closest to matrices (..., 3, 3): U diag(1, 1, ±1) V^T of the SVD."""
     U, _, Vh = torch.linalg.svd(M)
     sign = torch.where(torch.linalg.det(U @ Vh) < 0, -1.0, 1.0).to(M.dtype)
     U = torch.cat([U[..., :2], U[..., 2:] * sign[..., None, None]], dim=-1)
