@@ -1,0 +1,42 @@
+# Everything goes through `build`, which is quick when nothing changed. `. ./env.sh` enters the same
+# environment by hand.
+SHELL := /bin/bash
+ENTER := . ./env.sh &&
+PYTEST_ARGS ?=
+BAG ?=
+
+.PHONY: help build test test-slow lint format demo bench clean
+
+help:
+	@echo "make build            environment, ROS interfaces and env.sh"
+	@echo "make test             lint, then the quick tests   (PYTEST_ARGS='-k images')"
+	@echo "make test-slow        the tests that take minutes"
+	@echo "make lint             ruff, format check and mypy"
+	@echo "make format           let ruff rewrite what it can"
+	@echo "make demo [BAG=...]   node and player as processes; products in out/demo"
+	@echo "make bench            the measurements that the documents quote"
+	@echo "make clean            remove build products, keep .venv"
+
+build:
+	@tools/ros/bootstrap.sh
+
+lint: build
+	$(ENTER) ruff check . && ruff format --check . && mypy
+
+format: build
+	$(ENTER) ruff check --fix . && ruff format .
+
+test: lint
+	$(ENTER) GLD_REQUIRE_ROS=1 python -m pytest $(PYTEST_ARGS)
+
+test-slow: build
+	$(ENTER) GLD_REQUIRE_ROS=1 python -m pytest -m slow $(PYTEST_ARGS)
+
+demo: build
+	$(ENTER) gld-ros demo $(if $(BAG),--bag "$(BAG)")
+
+bench: build
+	$(ENTER) set -e; for script in benchmark/*.py; do echo "== $$script"; python "$$script"; done
+
+clean:
+	rm -rf build install log env.sh out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,21 @@
+# Lets message packages from PyPI wheels be used as they are: their exported targets name include
+# folders of the machine that built the wheels, which CMake refuses. Drops folders that do not exist
+# from imported targets; in a distribution there are none, so nothing happens. Needs CMake 3.21.
+function(_gld_drop_missing_includes)
+  get_property(_targets DIRECTORY PROPERTY IMPORTED_TARGETS)
+  foreach(_target IN LISTS _targets)
+    get_target_property(_dirs ${_target} INTERFACE_INCLUDE_DIRECTORIES)
+    if(_dirs)
+      set(_keep "")
+      foreach(_dir IN LISTS _dirs)
+        if(_dir MATCHES "\\$<" OR EXISTS "${_dir}")
+          list(APPEND _keep "${_dir}")
+        endif()
+      endforeach()
+      if(NOT "${_keep}" STREQUAL "${_dirs}")
+        set_target_properties(${_target} PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${_keep}")
+      endif()
+    endif()
+  endforeach()
+endfunction()
+cmake_language(DEFER CALL _gld_drop_missing_includes)
