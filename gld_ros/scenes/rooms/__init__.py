@@ -1,0 +1,32 @@
+"""Procedural rooms: an endless, seeded, ray-traced world of posed RGB-D views to learn from.
+
+generate.py is the front door; domains.py holds the ranges and the id splits.
+"""
+
+from gld_ros.scenes.rooms.domains import (
+    DOMAINS,
+    SPLIT_IDS,
+    RoomDomain,
+    domain_named,
+    split_ids,
+    split_of,
+)
+from gld_ros.scenes.rooms.generate import (
+    render_room_views,
+    render_rooms,
+    room_of,
+    room_surface_distance,
+)
+
+__all__ = [
+    "DOMAINS",
+    "SPLIT_IDS",
+    "RoomDomain",
+    "domain_named",
+    "render_room_views",
+    "render_rooms",
+    "room_of",
+    "room_surface_distance",
+    "split_ids",
+    "split_of",
+]
