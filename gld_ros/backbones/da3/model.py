@@ -28,6 +28,7 @@ from gld_ros.geometry.rigid import invert_rigid, require_rigid
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+PUBLISHED_PROCESS_RES = 504
 
 
 @dataclass
@@ -202,10 +203,12 @@ class DepthAnything3(nn.Module):
         """
         if (T_cam_world is None) != (K_px is None):
             raise ValueError("T_cam_world and K_px go together: give both or neither")
+        if process_res is None:
+            process_res = min(PUBLISHED_PROCESS_RES, self.config.image_size)
         prepared = prepare_images(
             images,
             K_px,
-            process_res=process_res or min(504, self.config.image_size),
+            process_res=process_res,
             method=resize_method,
             patch_size=self.patch_size,
         )

@@ -28,7 +28,8 @@ def rotate(x: Tensor, table: RotaryTable) -> Tensor:
     The first half of the channels turns with y, the second with x; within a half, channel k pairs
     with channel k + d/4.
     """
-    partner = x.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)
+    first, second = x.unflatten(-1, (2, 2, -1)).unbind(-2)
+    partner = torch.stack([second, first], dim=-2).flatten(-3)
     return x * table.cos + partner * table.signed_sin
 
 
