@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-NUM_LEVELS = 4
+from gld_ros.backbones.interface import NUM_LEVELS
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Every parameter of the published checkpoints has its place and shape here, and none is missing."""
+"""Every parameter of the published checkpoints has its place here, and none is left over."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,9 @@ def build_on_meta(config):
     ("name", "config"), [("small", DA3_SMALL), ("base", DA3_BASE), ("large", DA3_LARGE)]
 )
 def test_names_and_shapes_are_the_published_ones(name, config):
-    published = {k: tuple(v) for k, v in json.loads((KEYS / f"da3_{name}.json").read_text()).items()}
+    published = {
+        k: tuple(v) for k, v in json.loads((KEYS / f"da3_{name}.json").read_text()).items()
+    }
     ours = {key: tuple(value.shape) for key, value in build_on_meta(config).state_dict().items()}
     assert {official_key(key): shape for key, shape in ours.items()} == published
     assert {key_from_official(key): shape for key, shape in published.items()} == ours
