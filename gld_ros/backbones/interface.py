@@ -12,6 +12,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+NUM_LEVELS = 4  # feature levels that decoders read, shallow to deep
+
 
 @dataclass
 class LevelTokens:
