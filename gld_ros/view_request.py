@@ -80,13 +80,13 @@ class View:
 
     rgb: NDArray[np.float32]  # (H, W, 3) in [0, 1]
     depth: NDArray[np.float32]  # (H, W) z-depth, model units; NaN where nothing is known
-    confidence: NDArray[np.float32]  # (H, W) depth confidence: 1 is none, more is better; 0: no depth
+    confidence: NDArray[np.float32]  # (H, W) of depth: from 1 (none) upwards; 0 where no depth
     K_px: FloatArray  # (3, 3) as requested
     T_world_cam: FloatArray  # (4, 4) as requested
     T_model_cam: FloatArray  # (4, 4) recovered from the model's rays
     recovered_K_px: FloatArray  # (3, 3) recovered from the model's rays, in pixels of this view
     ray_confidence_mean: float
-    # (H, W) standard deviation of log-depth over several samples; None for one sample or a real view
+    # (H, W) standard deviation of log-depth over the samples; None for one sample or a real view
     spread: NDArray[np.float32] | None = None
 
     def validate(self) -> None:
@@ -105,8 +105,12 @@ class View:
                 raise ValueError(f"{name} has shape {array.shape}; {hw} as rgb is needed")
             _require_float(array, name)
         _require_float(self.rgb, "rgb")
-        for name in ("K_px", "recovered_K_px"):
-            _require_intrinsics(getattr(self, name), name)
+        _require_intrinsics(self.K_px, "K_px")
+        # A fit to rays is not exactly upper triangular.
+        if self.recovered_K_px.shape != (3, 3) or not np.isfinite(self.recovered_K_px).all():
+            raise ValueError(
+                f"recovered_K_px must be finite (3, 3): {self.recovered_K_px.tolist()}"
+            )
         for name in ("T_world_cam", "T_model_cam"):
             _require_pose(getattr(self, name), name)
         if not np.isfinite(self.ray_confidence_mean):
