@@ -1,0 +1,176 @@
+"""Checks of cameras in the denoiser, the denoisers and their sampling: prope, dit_*, sampler."""
+
+import re
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gld_ros.diffusion.conditioning import camera_conditions
+from gld_ros.diffusion.denoiser import Denoiser, DenoiserConditions
+from gld_ros.diffusion.flow import sample_euler, time_grid, time_shift
+from gld_ros.diffusion.guidance import guided_velocity
+from gld_ros.diffusion.prope import PropeTables, camera_matrices, prope_tables, transform
+from gld_ros.selftest.da3.models import Da3Models
+from gld_ros.selftest.da3.tolerances import MODULE_FLOAT32
+from gld_ros.selftest.fixture import Fixture
+from gld_ros.selftest.rows import Row
+
+_CALL = re.compile(r"cond(\d+)\.t([0-9.eE+-]+)\.(?:(forward)|cfg([0-9.]*)(_nocamdrop)?)")
+_RUN = re.compile(r"(l1|cas)\.(?:nocfg|cfg([0-9.]+))\.traj")
+_OFFICIAL_GRID = re.compile(r"t_grid_official_(\d+)")
+_OFFICIAL_CHANNELS, _OFFICIAL_SIDE, _OFFICIAL_VIEWS = 1536, 18, 8
+
+
+def check_prope(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
+    """Camera maps, camera matrices, and features transformed by them."""
+    inputs = {name: models.to_device(values) for name, values in fixture.inputs.items()}
+    T_world_cam, K_px = inputs["c2w"], inputs["K"]
+    image_hw = _size_hw(fixture.inputs["size_hw"])
+    for name in fixture.outputs:
+        if match := re.fullmatch(r"mask_and_plucker_cond(\d+)", name):
+            camera_map, _, _ = camera_conditions(T_world_cam, K_px, image_hw, int(match[1]))
+            yield from fixture.check(name, camera_map.flatten(0, 1), MODULE_FLOAT32)
+    _, viewmats, scale = camera_conditions(T_world_cam, K_px, image_hw, 1)
+    viewmats = _in_world_frame(viewmats, T_world_cam, scale)
+    yield from fixture.check("scale", scale[:, None, None], MODULE_FLOAT32)
+    yield from fixture.check("viewmats", viewmats, MODULE_FLOAT32)
+
+    for size_name in sorted({n.split(".")[0] for n in fixture.outputs if "." in n}):
+        if size_name == "hw":
+            normalised_by = image_hw
+        elif match := re.fullmatch(r"sq(\d+)", size_name):
+            normalised_by = (int(match[1]), int(match[1]))
+        else:
+            continue
+        P, P_kv = camera_matrices(viewmats, K_px, normalised_by)
+        yield from fixture.check(f"{size_name}.P", P, MODULE_FLOAT32)
+        yield from fixture.check(f"{size_name}.P_kv_as_coded", P_kv, MODULE_FLOAT32)
+        feat = inputs["feat"]
+        identity = torch.eye(4, device=models.device).expand_as(viewmats)
+        cameras = {
+            "cond": (viewmats, K_px),
+            "uncond_new": (identity, torch.eye(3, device=models.device).expand_as(K_px)),
+            "uncond_legacy": (identity, K_px),
+        }
+        grid_hw = (image_hw[0] // 14, image_hw[1] // 14)
+        for branch, (view, K) in cameras.items():
+            tables = prope_tables(view, K, normalised_by, grid_hw, feat.shape[-1])
+            for part, values in _transformed(feat, tables).items():
+                yield from fixture.check(f"{size_name}.{branch}.{part}", values, MODULE_FLOAT32)
+
+
+def check_dit_level1(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
+    """Single calls of the level-1 denoiser."""
+    yield from _check_calls(fixture, models, models.level1)
+
+
+def check_dit_cascade(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
+    """Single calls of the cascade denoiser."""
+    yield from _check_calls(fixture, models, models.cascade)
+
+
+def check_sampler(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
+    """Time grids and whole Euler trajectories."""
+    points, shift = models.config["euler_points"], models.config["time_dist_shift"]
+    yield from fixture.check("t_grid", time_grid(points, shift), MODULE_FLOAT32)
+    official = time_shift(_OFFICIAL_CHANNELS, _OFFICIAL_SIDE, _OFFICIAL_SIDE, _OFFICIAL_VIEWS)
+    for name in fixture.outputs:
+        if match := _OFFICIAL_GRID.fullmatch(name):
+            yield from fixture.check(name, time_grid(int(match[1]), official), MODULE_FLOAT32)
+
+    references = int(fixture.inputs["cond_num"])
+    for name, trajectory in fixture.outputs.items():
+        match = _RUN.fullmatch(name)
+        if match is None:
+            continue
+        is_cascade = match[1] == "cas"
+        denoiser = models.cascade if is_cascade else models.level1
+        conditions = _conditions(fixture, models, references, with_source=is_cascade)
+        noise = models.to_device(fixture.inputs["noise_cas" if is_cascade else "noise_l1"])
+        noise = noise.unflatten(0, conditions.reference_latent.shape[:2])
+        grid = time_grid(len(trajectory), shift)
+        with models.precision():
+            velocity = guided_velocity(
+                denoiser, conditions, guidance_scale=float(match[2] or 1.0), times=grid[:-1]
+            )
+            states = [noise, *(step.latent for step in sample_euler(velocity, noise, grid))]
+        computed = torch.stack([state.flatten(0, 1) for state in states])
+        yield from fixture.check(name, computed, models.limits.run)
+
+
+def _check_calls(fixture: Fixture, models: Da3Models, denoiser: Denoiser) -> Iterator[Row]:
+    """Every `cond{R}.t{t}.*` output: the plain call and the fast path for single branches."""
+    noisy = models.to_device(fixture.inputs["noisy"])
+    for name in fixture.outputs:
+        match = _CALL.fullmatch(name)
+        if match is None:
+            continue
+        conditions = _conditions(
+            fixture, models, int(match[1]), with_source=denoiser.config.source_conditioned
+        )
+        scenes = noisy.unflatten(0, conditions.reference_latent.shape[:2])
+        t = float(match[2])
+        with models.precision():
+            if match[3]:
+                times = torch.full((len(scenes),), t, device=models.device)
+                output = denoiser(scenes, times, conditions)
+            else:
+                kept: Literal["kept", "dropped"] = "kept" if match[5] else "dropped"
+                output = guided_velocity(
+                    denoiser,
+                    conditions,
+                    guidance_scale=float(match[4] or models.config["cfg_scale"]),
+                    unconditional_camera_map=kept,
+                )(scenes, t)
+        yield from fixture.check(name, output.flatten(0, 1), models.limits.module)
+
+
+def _conditions(
+    fixture: Fixture, models: Da3Models, num_references: int, *, with_source: bool
+) -> DenoiserConditions:
+    inputs = fixture.inputs
+    T_world_cam, K_px = models.to_device(inputs["c2w"]), models.to_device(inputs["K"])
+    views = T_world_cam.shape[:2]
+    reference = models.to_device(inputs["ref_feat"]).unflatten(0, views).clone()
+    reference[:, num_references:] = 0
+    image_hw = _size_hw(inputs["size_hw"])
+    camera_map, viewmats, _ = camera_conditions(T_world_cam, K_px, image_hw, num_references)
+    return DenoiserConditions(
+        reference_latent=reference,
+        num_references=num_references,
+        camera_map=camera_map,
+        viewmats=viewmats,
+        K_px=K_px,
+        image_hw=image_hw,
+        source=models.to_device(inputs["l1_feat"]).unflatten(0, views) if with_source else None,
+    )
+
+
+def _in_world_frame(viewmats: Tensor, T_world_cam: Tensor, scale: Tensor) -> Tensor:
+    """Scaled world-to-camera matrices of the last view's frame, moved to the frame of the poses.
+
+    The library measures positions from the last view, the references from the poses' origin;
+    attention is the same for both.
+    """
+    T_world_last = T_world_cam[:, -1:].double().clone()
+    T_world_last[..., :3, 3] *= scale.double()[:, None, None]
+    return (viewmats.double() @ torch.linalg.inv(T_world_last)).float()
+
+
+def _transformed(feat: Tensor, tables: PropeTables) -> dict[str, Tensor]:
+    """`feat` (B, heads, V*N, d) as a query, as a key or value, and as an attention output."""
+    views = tables.query.shape[1]
+    per_view = feat.unflatten(2, (views, -1))
+    parts = {
+        "q": transform(per_view, tables.query, tables.cos, tables.sin),
+        "kv": transform(per_view, tables.key_value, tables.cos, tables.sin),
+        "o": transform(per_view, tables.output, tables.cos, -tables.sin),
+    }
+    return {name: values.flatten(2, 3) for name, values in parts.items()}
+
+
+def _size_hw(size: Tensor) -> tuple[int, int]:
+    height, width = (int(side) for side in size)
+    return height, width

@@ -1,0 +1,235 @@
+"""Checks of whole runs and of what surrounds them: e2e, preprocess, recon, stats."""
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gld_ros.backbones.da3.preprocess import resize_for_network
+from gld_ros.backbones.interface import LevelTokens
+from gld_ros.diffusion.conditioning import camera_conditions
+from gld_ros.diffusion.denoiser import Denoiser, DenoiserConditions
+from gld_ros.diffusion.flow import sample_euler, time_grid
+from gld_ros.diffusion.guidance import guided_velocity
+from gld_ros.geometry.crop_resize import gld_crop_resize
+from gld_ros.geometry.rays import cameras_from_rays
+from gld_ros.geometry.reconstruction import (
+    align_to_known_cameras,
+    confidence_threshold,
+    reconstruct,
+)
+from gld_ros.selftest.da3.models import Da3Models
+from gld_ros.selftest.da3.tolerances import (
+    BFLOAT16_REFERENCE,
+    EXACT,
+    MODULE_FLOAT32,
+    OPENCV_IMAGE,
+)
+from gld_ros.selftest.fixture import Fixture
+from gld_ros.selftest.rows import Row, compare
+
+_DA3_RESIZED = re.compile(r"da3_(\w+)_res(\d+)_(K|image_u8)_(\w+)")
+_FIRST = re.compile(r"(colors|gltf_points|world_points)_first(\d+)")
+_STATISTIC = re.compile(r"level(\d+)\.(?:mean|var)")
+_THRESHOLD = re.compile(r"conf_thr_da3_default_(\d+)_(\d+)")
+
+
+def check_e2e(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
+    """Images and cameras through encoding, both denoisers, propagation and all decoders."""
+    limit = models.limits.run
+    inputs = {name: models.to_device(values) for name, values in fixture.inputs.items()}
+    images, references = inputs["images"], int(fixture.inputs["cond_num"])
+    batch, views = images.shape[:2]
+    image_hw = (int(images.shape[-2]), int(images.shape[-1]))
+    backbone = models.gld_backbone
+    grid_hw = (image_hw[0] // backbone.patch_size, image_hw[1] // backbone.patch_size)
+    statistics = {level: models.statistics(level) for level in (0, 1)}
+
+    with models.precision():
+        encoded = backbone.encode_levels(images[:, :references], (0, 1))
+        alone = backbone.encode_levels(images[:, :references].flatten(0, 1).unsqueeze(1), (1,))[1]
+    latents = {}
+    for level, tokens in encoded.items():
+        normalised = statistics[level].normalise(tokens.patches.float(), channel_dim=-1)
+        latents[level] = _to_map(normalised, grid_hw)
+        yield from fixture.check(f"ref_latent_l{level}", latents[level].flatten(0, 1), limit)
+    special = statistics[1].normalise(alone.special[:, 0, 0].float(), channel_dim=-1)
+    yield from fixture.check("ref_cls_l1_single_view", special, limit)
+
+    camera_map, viewmats, _ = camera_conditions(inputs["c2w"], inputs["K"], image_hw, references)
+
+    def conditions(level: int, source: Tensor | None) -> DenoiserConditions:
+        padding = latents[level].new_zeros(batch, views - references, *latents[level].shape[2:])
+        reference_latent = torch.cat([latents[level], padding], dim=1)
+        return DenoiserConditions(
+            reference_latent=reference_latent,
+            num_references=references,
+            camera_map=camera_map,
+            viewmats=viewmats,
+            K_px=inputs["K"],
+            image_hw=image_hw,
+            source=source,
+        )
+
+    shape = (batch, views)
+    z1 = _sampled(
+        models, models.level1, conditions(1, None), inputs["noise_l1"].unflatten(0, shape)
+    )
+    z0 = _sampled(
+        models, models.cascade, conditions(0, z1), inputs["noise_cas"].unflatten(0, shape)
+    )
+    raw = {}
+    for level, z in ((0, z0), (1, z1)):
+        raw[level] = statistics[level].denormalise(z, channel_dim=2)
+        yield from fixture.check(f"feat_l{level}_norm", z.flatten(0, 1), limit)
+        yield from fixture.check(f"feat_l{level}_raw", raw[level].flatten(0, 1), limit)
+
+    first_special = alone.special.unflatten(0, (batch, references))[:, 0].float()
+    tokens = {
+        level: LevelTokens(_to_tokens(features), first_special.expand(-1, views, -1, -1))
+        for level, features in raw.items()
+    }
+    with models.precision():
+        later = backbone.propagate(tokens[1], 1, grid_hw)
+        decoder_levels = [backbone.decoder_input(tokens[0])]
+        decoder_levels += [backbone.decoder_input(later[level]) for level in (1, 2, 3)]
+    for level, features in enumerate(decoder_levels):
+        yield from fixture.check(f"decode_in.level{level}", features, limit)
+
+    joined = torch.cat(decoder_levels, dim=-1).flatten(0, 1)
+    with models.precision():
+        rgb = models.rgb_decoder(joined, grid_hw)
+    yield from fixture.check("rgb", rgb.unflatten(0, shape), limit)
+    if fixture.expects("rgb_mae_bf16_autocast"):
+        with torch.autocast(models.device.type, dtype=torch.bfloat16):
+            rgb = models.rgb_decoder(joined, grid_hw)
+        tolerance = BFLOAT16_REFERENCE if models.dtype == torch.float32 else limit
+        yield from fixture.check("rgb_mae_bf16_autocast", rgb.unflatten(0, shape), tolerance)
+
+    geometry = backbone.decode_geometry(decoder_levels, image_hw)
+    yield from fixture.check("depth", geometry.depth, limit)
+    yield from fixture.check("depth_conf", geometry.depth_confidence, limit)
+    if geometry.ray is None or geometry.ray_confidence is None:
+        return
+    yield from fixture.check("ray", geometry.ray, limit)
+    yield from fixture.check("ray_conf", geometry.ray_confidence, limit)
+    cameras = cameras_from_rays(geometry.ray, geometry.ray_confidence, image_hw)
+    yield from fixture.check("pred_c2w", cameras.T_model_cam.flatten(0, 1), limit)
+    yield from fixture.check("pred_K", cameras.K_px[0], limit)
+
+
+def check_preprocess(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
+    """Pictures and intrinsics through both preparations, those of GLD and of DA3."""
+    numbers = [n.removeprefix("image_u8_") for n in fixture.inputs if n.startswith("image_u8_")]
+    for number in numbers:
+        image = fixture.inputs[f"image_u8_{number}"].numpy()
+        K_px = fixture.inputs[f"K_{number}"].double().numpy()
+        if f"target_wh_{number}" in fixture.inputs:
+            width, height = (int(side) for side in fixture.inputs[f"target_wh_{number}"])
+            picture, K = gld_crop_resize(image, K_px, (height, width))
+            yield from fixture.check(f"image_u8_{number}", _u8(picture), EXACT)
+            yield from fixture.check(f"K_{number}", torch.from_numpy(K), MODULE_FLOAT32)
+    for name in fixture.outputs:
+        match = _DA3_RESIZED.fullmatch(name)
+        if match is None:
+            continue
+        method, resolution, quantity, number = match.groups()
+        picture, resized_K = resize_for_network(
+            fixture.inputs[f"image_u8_{number}"].numpy(),
+            fixture.inputs[f"K_{number}"].double().numpy(),
+            process_res=int(resolution),
+            method=method,  # type: ignore[arg-type]  # any other name is refused by the function
+        )
+        if quantity == "image_u8":
+            yield from fixture.check(name, _u8(picture), OPENCV_IMAGE)
+        elif resized_K is not None:
+            yield from fixture.check(name, torch.from_numpy(resized_K), MODULE_FLOAT32)
+
+
+def check_recon(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
+    """Alignment to known cameras, confidence threshold, points and their export frame."""
+    inputs = fixture.inputs
+    similarity, aligned = align_to_known_cameras(inputs["pred_c2w"], inputs["gt_c2w"])
+    yield from fixture.check("sim3_s", similarity.scale.reshape(1), MODULE_FLOAT32)
+    yield from fixture.check("sim3_R", similarity.R_a_b, MODULE_FLOAT32)
+    yield from fixture.check("sim3_t", similarity.t_a_b, MODULE_FLOAT32)
+    yield from fixture.check("aligned_c2w", aligned, MODULE_FLOAT32)
+    for name in fixture.outputs:
+        if match := _THRESHOLD.fullmatch(name):
+            percentiles = (float(match[1]), float(match[2]))
+            other = confidence_threshold(inputs["depth_conf"], percentiles=percentiles)
+            yield from fixture.check(name, torch.tensor([other]), MODULE_FLOAT32)
+
+    result = reconstruct(
+        inputs["rgb"],
+        inputs["depth"] * similarity.scale.float(),
+        inputs["depth_conf"],
+        inputs["pred_K"],
+        aligned,
+    )
+    yield from fixture.check(
+        "conf_thr", torch.tensor([result.confidence_threshold]), MODULE_FLOAT32
+    )
+    yield from fixture.check("num_points", torch.tensor([len(result.points_world)]), EXACT)
+    yield from fixture.check("gltf_transform", result.T_gltf_world, MODULE_FLOAT32)
+    yield from fixture.check("scene_scale", torch.tensor([result.scene_scale]), MODULE_FLOAT32)
+    points = {
+        "colors": result.colors,
+        "gltf_points": result.points_gltf,
+        "world_points": result.points_world,
+    }
+    for name in fixture.outputs:
+        if match := _FIRST.fullmatch(name):
+            tolerance = EXACT if match[1] == "colors" else MODULE_FLOAT32
+            yield from fixture.check(name, points[match[1]][: int(match[2])], tolerance)
+
+
+def check_stats(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
+    """Normalising by the statistics, and back, against the formula in float64.
+
+    The file holds the statistics themselves and no expected outputs.
+    """
+    for level in sorted({int(m[1]) for m in map(_STATISTIC.fullmatch, fixture.others) if m}):
+        mean = fixture.claim(f"level{level}.mean").double().reshape(-1)
+        var = fixture.claim(f"level{level}.var").double().reshape(-1)
+        raw = mean + torch.linspace(-3, 3, 7, dtype=torch.float64)[:, None] * var.sqrt()
+        reference = (raw - mean) / (var + 1e-5).sqrt()
+        statistics = models.statistics(level)
+        normalised = statistics.normalise(raw.float())
+        restored = statistics.denormalise(reference.float())
+        for name, computed, expected in (
+            ("normalised", normalised, reference),
+            ("restored", restored, raw),
+        ):
+            yield compare(fixture.name, f"level{level}.{name}", computed, expected, MODULE_FLOAT32)
+
+
+def _sampled(
+    models: Da3Models, denoiser: Denoiser, conditions: DenoiserConditions, noise: Tensor
+) -> Tensor:
+    config = models.config
+    grid = time_grid(config["euler_points"], config["time_dist_shift"])
+    latent = noise
+    with models.precision():
+        velocity = guided_velocity(
+            denoiser, conditions, guidance_scale=config["cfg_scale"], times=grid[:-1]
+        )
+        for step in sample_euler(velocity, noise, grid):
+            latent = step.latent
+    return latent
+
+
+def _to_map(tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+    """Tokens (B, V, N, C) as maps (B, V, C, h, w)."""
+    return tokens.unflatten(2, grid_hw).movedim(-1, 2)
+
+
+def _to_tokens(maps: Tensor) -> Tensor:
+    """Maps (B, V, C, h, w) as tokens (B, V, N, C)."""
+    return maps.flatten(3).transpose(2, 3)
+
+
+def _u8(picture: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(picture))

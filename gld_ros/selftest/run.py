@@ -1,0 +1,50 @@
+"""Runs every fixture of a folder: which kind of folder it is decides which checks apply.
+
+Adding a kind (another backbone) is one entry in `FOLDER_KINDS`: a module with
+
+    recognises(folder) -> bool
+    run_folder(folder, device, dtype, progress) -> Iterator[Row]
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gld_ros.selftest.rows import Row
+
+DEFAULT_FOLDER = Path(__file__).parent / "fixtures" / "da3"
+FOLDER_KINDS = ("gld_ros.selftest.da3.folder",)
+
+
+def run_selftest(
+    folder: str | Path | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    progress: Callable[[str], None] | None = None,
+) -> list[Row]:
+    """One row per stored quantity of `folder` (default: the set in the package).
+
+    What cannot be checked (an unknown file, a quantity that no check computes, an error on the
+    way) is a failed row. `progress` is called with the name of each file before it is run.
+    Raises ValueError when the folder is missing or of no known kind.
+    """
+    path = DEFAULT_FOLDER if folder is None else Path(folder)
+    if not path.is_dir():
+        raise ValueError(f"{path} is no folder of fixtures")
+    for kind in map(_kind, FOLDER_KINDS):
+        if kind.recognises(path):
+            # Full float32 in convolutions too: cuDNN rounds their inputs to 10 bits by default.
+            with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+                return list(kind.run_folder(path, torch.device(device), dtype, progress))
+    raise ValueError(
+        f"{path} is no folder of fixtures: it has neither the files of a Depth Anything 3 set "
+        "(config.json, weights_da3.safetensors) nor those of another known kind"
+    )
+
+
+def _kind(module: str) -> Any:
+    return import_module(module)
