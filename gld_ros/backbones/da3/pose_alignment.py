@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gld_ros.geometry.rigid import invert_rigid
+from gld_ros.geometry.rigid import invert_rigid, rigid_transform
 from gld_ros.geometry.similarity import Similarity, umeyama
 
 MIN_POSE_SCALE = 0.1
@@ -19,18 +19,17 @@ ROBUST_SEED = 42
 INLIER_SIGMAS = 2.5
 
 
-def normalise_poses(T_cam_world: Tensor) -> tuple[Tensor, float]:
+def normalise_poses(T_cam_world: Tensor) -> tuple[Tensor, Tensor]:
     """Make view 0 the origin and divide translations by the typical camera distance from it.
 
-    T_cam_world: (V, 4, 4). The divisor, returned too, is the (lower) median distance of all camera
-    centres from view 0, itself included, and at least 0.1.
+    T_cam_world: (..., V, 4, 4). The divisor (...), returned too, is the (lower) median distance of
+    all camera centres from view 0, itself included, and at least 0.1.
     """
-    relative = T_cam_world @ invert_rigid(T_cam_world[0])
-    distances = invert_rigid(relative)[:, :3, 3].norm(dim=-1)
-    scale = max(float(distances.median()), MIN_POSE_SCALE)
-    normalised = relative.clone()
-    normalised[:, :3, 3] /= scale
-    return normalised, scale
+    relative = T_cam_world @ invert_rigid(T_cam_world[..., :1, :, :])
+    distances = invert_rigid(relative)[..., :3, 3].norm(dim=-1)
+    scale = distances.median(dim=-1).values.clamp(min=MIN_POSE_SCALE)
+    translation = relative[..., :3, 3] / scale[..., None, None]
+    return rigid_transform(relative[..., :3, :3], translation), scale
 
 
 def scale_between_trajectories(T_cam_world_given: Tensor, T_cam_world_pred: Tensor) -> float | None:

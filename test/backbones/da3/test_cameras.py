@@ -57,14 +57,16 @@ def test_normalised_poses_start_at_the_first_view_and_have_unit_size():
     normalised, scale = normalise_poses(random_poses(5))
     torch.testing.assert_close(normalised[0], torch.eye(4, dtype=torch.float64))
     centres = invert_rigid(normalised)[:, :3, 3].norm(dim=-1)
-    assert centres.median() == pytest.approx(1)
+    assert centres.median().item() == pytest.approx(1)
     _, doubled = normalise_poses(scaled(random_poses(5), 2))
-    assert doubled == pytest.approx(2 * scale)
+    torch.testing.assert_close(doubled, 2 * scale)
+    batch = torch.stack([random_poses(5), scaled(random_poses(5), 2)])
+    torch.testing.assert_close(normalise_poses(batch)[0], normalised.expand(2, -1, -1, -1))
 
 
 def test_poses_that_coincide_are_not_divided_by_zero():
     normalised, scale = normalise_poses(torch.eye(4).repeat(3, 1, 1))
-    assert scale == pytest.approx(0.1)
+    assert scale.item() == pytest.approx(0.1)
     assert torch.isfinite(normalised).all()
 
 

@@ -74,9 +74,9 @@ def test_a_random_model_trains(micro_config):
     model = DepthAnything3(replace(micro_config, head_output_scale=2))
     images, (T, K) = random_images(2), cameras(2)
     target = 1 + images.mean(2) * 3
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
-    for _ in range(25):
+    for _ in range(12):
         prediction = model(images, T, K)
         loss = (prediction.depth.log() - target.log()).square().mean()
         loss = loss + (prediction.T_cam_world - T).square().mean()
@@ -85,7 +85,7 @@ def test_a_random_model_trains(micro_config):
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.3 * losses[0]
+    assert sum(losses[-3:]) / 3 < 0.5 * losses[0]
 
 
 def test_autocast_stays_near_full_precision(micro):
