@@ -1,0 +1,129 @@
+"""Transformer parts shared by the geometry backbones.
+
+Owns attention, feed-forward, layer scale, the pre-norm block and their initial values. Which
+tokens attend to which, and at what positions, is decided by the caller. Attribute names are those
+of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gld_ros.backbones.rotary import RotaryTable, rotate
+
+
+class PatchEmbed(nn.Module):
+    """Cut images into patches and project each to one token."""
+
+    def __init__(self, embed_dim: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, embed_dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (M, 3, H, W) to (M, N, C), patches in row-major order."""
+        return self.proj(images).flatten(2).mT
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over one sequence per batch entry."""
+
+    def __init__(self, dim: int, num_heads: int, *, qk_norm: bool) -> None:
+        super().__init__()
+        head_dim = dim // num_heads
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.q_norm = nn.LayerNorm(head_dim, eps=1e-5) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(head_dim, eps=1e-5) if qk_norm else nn.Identity()
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, rotary: RotaryTable | None = None) -> Tensor:
+        """Attend within x (G, L, C); rotary holds the positions of the L tokens."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)  # (G, L, heads, d)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        # Under autocast the norms and the rotation may have left q and k wider than v.
+        attended = F.scaled_dot_product_attention(
+            q.to(v.dtype).transpose(1, 2), k.to(v.dtype).transpose(1, 2), v.transpose(1, 2)
+        )
+        return self.proj(attended.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, linear."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(in_dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in_dim) to (..., out_dim)."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwiGlu(nn.Module):
+    """Gated feed-forward with packed gate and value; as costly as an MLP of 4x width."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        hidden_dim = (int(4 * dim * 2 / 3) + 7) // 8 * 8
+        self.w12 = nn.Linear(dim, 2 * hidden_dim)
+        self.w3 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., dim) to (..., dim)."""
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)
+
+
+class LayerScale(nn.Module):
+    """One learned factor per channel on a residual branch."""
+
+    def __init__(self, dim: int, init: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale the last dimension of x."""
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with layer scale on both branches."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        norm_eps: float,
+        layer_scale_init: float,
+        qk_norm: bool = False,
+        ffn: Literal["mlp", "swiglu"] = "mlp",
+        mlp_ratio: float = 4.0,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attn = Attention(dim, num_heads, qk_norm=qk_norm)
+        self.ls1 = LayerScale(dim, layer_scale_init)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = SwiGlu(dim) if ffn == "swiglu" else Mlp(dim, int(mlp_ratio * dim), dim)
+        self.ls2 = LayerScale(dim, layer_scale_init)
+
+    def forward(self, x: Tensor, rotary: RotaryTable | None = None) -> Tensor:
+        """Transform x (G, L, C)."""
+        x = x + self.ls1(self.attn(self.norm1(x), rotary))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+def init_linear_layers(module: nn.Module, std: float = 0.02) -> None:
+    """Give every linear layer truncated-normal weights and zero bias, for training from scratch."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)

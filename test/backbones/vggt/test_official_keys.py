@@ -1,0 +1,29 @@
+"""Every parameter of the published VGGT-1B has its place here, and none is left over."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from gld_ros.backbones.vggt.config import VGGT_1B, VGGT_1B_ALL_HEADS
+from gld_ros.backbones.vggt.model import VggtBackbone
+
+KEYS = Path(__file__).resolve().parents[2] / "data" / "official_keys" / "vggt_1b.json"
+
+
+@pytest.mark.parametrize(
+    ("config", "dropped"),
+    [
+        (VGGT_1B, ("track_head.", "point_head.", "camera_head.")),
+        (VGGT_1B_ALL_HEADS, ("track_head.",)),
+    ],
+    ids=["aggregator and depth head", "all heads"],
+)
+def test_names_and_shapes_are_the_published_ones(config, dropped):
+    published = {key: tuple(shape) for key, shape in json.loads(KEYS.read_text()).items()}
+    wanted = {key: shape for key, shape in published.items() if not key.startswith(dropped)}
+    with torch.device("meta"):
+        model = VggtBackbone(config)
+    ours = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    assert ours == wanted
