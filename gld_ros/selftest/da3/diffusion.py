@@ -9,9 +9,10 @@ from torch import Tensor
 
 from gld_ros.diffusion.conditioning import camera_conditions
 from gld_ros.diffusion.denoiser import Denoiser, DenoiserConditions
-from gld_ros.diffusion.flow import sample_euler, time_grid, time_shift
+from gld_ros.diffusion.flow import time_grid, time_shift
 from gld_ros.diffusion.guidance import guided_velocity
 from gld_ros.diffusion.prope import PropeTables, camera_matrices, prope_tables, transform
+from gld_ros.novel_view_stages import sample, sampling_conditions
 from gld_ros.selftest.da3.models import Da3Models
 from gld_ros.selftest.da3.tolerances import MODULE_FLOAT32
 from gld_ros.selftest.fixture import Fixture
@@ -85,66 +86,62 @@ def check_sampler(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
         match = _RUN.fullmatch(name)
         if match is None:
             continue
-        is_cascade = match[1] == "cas"
-        denoiser = models.cascade if is_cascade else models.level1
-        conditions = _conditions(fixture, models, references, with_source=is_cascade)
-        noise = models.to_device(fixture.inputs["noise_cas" if is_cascade else "noise_l1"])
+        denoiser = models.cascade if match[1] == "cas" else models.level1
+        conditions = _conditions(fixture, models, denoiser, references)
+        noise = models.to_device(fixture.inputs[f"noise_{match[1]}"])
         noise = noise.unflatten(0, conditions.reference_latent.shape[:2])
-        grid = time_grid(len(trajectory), shift)
-        with models.precision():
-            velocity = guided_velocity(
-                denoiser, conditions, guidance_scale=float(match[2] or 1.0), times=grid[:-1]
-            )
-            states = [noise, *(step.latent for step in sample_euler(velocity, noise, grid))]
+        steps = sample(
+            denoiser,
+            conditions,
+            noise,
+            num_steps=len(trajectory) - 1,
+            shift=shift,
+            guidance_scale=float(match[2] or 1.0),
+        )
+        states = [noise, *(step.latent for step in steps)]
         computed = torch.stack([state.flatten(0, 1) for state in states])
         yield from fixture.check(name, computed, models.limits.run)
 
 
 def _check_calls(fixture: Fixture, models: Da3Models, denoiser: Denoiser) -> Iterator[Row]:
-    """Every `cond{R}.t{t}.*` output: the plain call and the fast path for single branches."""
-    noisy = models.to_device(fixture.inputs["noisy"])
+    """Every `cond{R}.t{t}.*` output: the plain call, and guided ones on the fast path."""
+    noisy = models.to_network(fixture.inputs["noisy"])
     for name in fixture.outputs:
         match = _CALL.fullmatch(name)
         if match is None:
             continue
-        conditions = _conditions(
-            fixture, models, int(match[1]), with_source=denoiser.config.source_conditioned
-        )
+        conditions = _conditions(fixture, models, denoiser, int(match[1]))
         scenes = noisy.unflatten(0, conditions.reference_latent.shape[:2])
         t = float(match[2])
-        with models.precision():
-            if match[3]:
-                times = torch.full((len(scenes),), t, device=models.device)
-                output = denoiser(scenes, times, conditions)
-            else:
-                kept: Literal["kept", "dropped"] = "kept" if match[5] else "dropped"
-                output = guided_velocity(
-                    denoiser,
-                    conditions,
-                    guidance_scale=float(match[4] or models.config["cfg_scale"]),
-                    unconditional_camera_map=kept,
-                )(scenes, t)
+        if match[3]:
+            times = torch.full((len(scenes),), t, device=models.device)
+            output = denoiser(scenes, times, conditions)
+        else:
+            kept: Literal["kept", "dropped"] = "kept" if match[5] else "dropped"
+            output = guided_velocity(
+                denoiser,
+                conditions,
+                guidance_scale=float(match[4] or models.config["cfg_scale"]),
+                unconditional_camera_map=kept,
+            )(scenes, t)
         yield from fixture.check(name, output.flatten(0, 1), models.limits.module)
 
 
 def _conditions(
-    fixture: Fixture, models: Da3Models, num_references: int, *, with_source: bool
+    fixture: Fixture, models: Da3Models, denoiser: Denoiser, num_references: int
 ) -> DenoiserConditions:
     inputs = fixture.inputs
     T_world_cam, K_px = models.to_device(inputs["c2w"]), models.to_device(inputs["K"])
     views = T_world_cam.shape[:2]
-    reference = models.to_device(inputs["ref_feat"]).unflatten(0, views).clone()
-    reference[:, num_references:] = 0
-    image_hw = _size_hw(inputs["size_hw"])
-    camera_map, viewmats, _ = camera_conditions(T_world_cam, K_px, image_hw, num_references)
-    return DenoiserConditions(
-        reference_latent=reference,
-        num_references=num_references,
-        camera_map=camera_map,
-        viewmats=viewmats,
-        K_px=K_px,
-        image_hw=image_hw,
-        source=models.to_device(inputs["l1_feat"]).unflatten(0, views) if with_source else None,
+    features = models.to_device(inputs["ref_feat"]).unflatten(0, views)
+    camera_map, viewmats, _ = camera_conditions(
+        T_world_cam, K_px, _size_hw(inputs["size_hw"]), num_references
+    )
+    source = None
+    if denoiser.config.source_conditioned:
+        source = models.to_device(inputs["l1_feat"]).unflatten(0, views)
+    return sampling_conditions(
+        denoiser, features[:, :num_references], camera_map, viewmats, K_px, source
     )
 
 

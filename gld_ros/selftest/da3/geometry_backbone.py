@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from gld_ros.backbones.da3.camera import cameras_from_pose_encoding, pose_encoding
-from gld_ros.backbones.da3.model import IMAGENET_MEAN, IMAGENET_STD
 from gld_ros.backbones.da3.ray_cameras import cameras_from_ray_map
+from gld_ros.backbones.images import IMAGENET_MEAN, IMAGENET_STD
 from gld_ros.backbones.interface import LevelTokens
 from gld_ros.geometry.rays import cameras_from_rays
 from gld_ros.geometry.rigid import invert_rigid
 from gld_ros.selftest.da3.models import Da3Models
-from gld_ros.selftest.da3.tolerances import EXACT, MODULE_FLOAT32, RANDOMISED
+from gld_ros.selftest.da3.tolerances import MODULE_FLOAT32, RANDOMISED
 from gld_ros.selftest.fixture import Fixture
-from gld_ros.selftest.rows import Row
+from gld_ros.selftest.rows import EXACT, Row
 
 # Ending of a `full_*` case -> how the stand-alone model picks its reference view.
 _STRATEGIES = {
@@ -31,21 +31,17 @@ def check_backbone(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
     """Raw levels with view 0 as reference, and the stand-alone model's own levels."""
     tolerance = models.limits.module
     for case, normalised in fixture.inputs.items():
-        images = models.to_device(normalised)
+        images = models.to_network(normalised)
         if fixture.expects(f"{case}.gld_raw."):
-            with models.precision():
-                levels, _ = models.da3.backbone(images)
+            levels, _ = models.da3.backbone(images)
             for level in _LEVELS:
                 raw = torch.cat([levels[level].special, levels[level].patches], dim=2)
                 yield from fixture.check(
                     f"{case}.gld_raw.level{level}", raw.flatten(0, 1), tolerance
                 )
         if fixture.expects(f"{case}.da3_") or fixture.expects(f"{case}.ref_idx"):
-            with models.precision():
-                levels, reference = models.da3.backbone(
-                    images, reference_strategy="saddle_balanced"
-                )
-                patches = [models.da3.decoder_input(levels[level]) for level in _LEVELS]
+            levels, reference = models.da3.backbone(images, reference_strategy="saddle_balanced")
+            patches = [models.da3.decoder_input(levels[level]) for level in _LEVELS]
             for level in _LEVELS:
                 yield from fixture.check(f"{case}.da3_patches.{level}", patches[level], tolerance)
                 yield from fixture.check(
@@ -61,16 +57,14 @@ def check_from_layer(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
     for start in _LEVELS:
         if not fixture.expects(f"from{start}."):
             continue
-        raw = models.to_device(fixture.inputs[f"level{start}"]).unflatten(0, (-1, views))
-        with models.precision():
-            levels = models.da3.propagate(
-                LevelTokens(patches=raw[:, :, 1:], special=raw[:, :, :1]), start, (rows, columns)
-            )
-            decoder_inputs = {m: models.da3.decoder_input(tokens) for m, tokens in levels.items()}
+        raw = models.to_network(fixture.inputs[f"level{start}"]).unflatten(0, (-1, views))
+        levels = models.da3.propagate(
+            LevelTokens(patches=raw[:, :, 1:], special=raw[:, :, :1]), start, (rows, columns)
+        )
         for level, tokens in levels.items():
             name = f"from{start}.level{level}"
             special = tokens.special[:, :, 0].flatten(0, 1)
-            patches = decoder_inputs[level].flatten(0, 1)
+            patches = models.da3.decoder_input(tokens).flatten(0, 1)
             yield from fixture.check(f"{name}.cls_raw", special, models.limits.module)
             yield from fixture.check(f"{name}.patches_norm", patches, models.limits.module)
 
@@ -118,7 +112,7 @@ def check_camera(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
 
     mean = inputs["images"].new_tensor(IMAGENET_MEAN)[:, None, None]
     std = inputs["images"].new_tensor(IMAGENET_STD)[:, None, None]
-    images = inputs["images"] * std + mean
+    images = models.to_network(inputs["images"] * std + mean)
     for case in sorted({name.split(".")[0] for name in fixture.outputs if name[:5] == "full_"}):
         yield from _check_whole_model(fixture, models, case, images, T_cam_world, K_px)
 
@@ -145,13 +139,12 @@ def _check_whole_model(
     K_px: Tensor,
 ) -> Iterator[Row]:
     kind = case.removeprefix("full_")
-    with models.precision():
-        if kind == "posed":
-            prediction = models.da3(images, T_cam_world, K_px)
-        elif kind in _STRATEGIES:
-            prediction = models.da3(images, reference_strategy=_STRATEGIES[kind])
-        else:
-            return
+    if kind == "posed":
+        prediction = models.da3(images, T_cam_world, K_px)
+    elif kind in _STRATEGIES:
+        prediction = models.da3(images, reference_strategy=_STRATEGIES[kind])
+    else:
+        return
     tolerance = models.limits.module
     yield from fixture.check(f"{case}.depth", prediction.depth, tolerance)
     yield from fixture.check(f"{case}.depth_conf", prediction.depth_confidence, tolerance)

@@ -43,15 +43,19 @@ class Da3Models:
         self.limits = Limits.of(dtype)
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
 
-    def precision(self) -> AbstractContextManager[object]:
-        """Context in which networks run: autocast in 16 bits, nothing in float32."""
-        if self.dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
-
     def to_device(self, values: Tensor) -> Tensor:
-        """`values` where the networks run."""
+        """`values` where the networks run, in the precision they have."""
         return values.to(self.device)
+
+    def to_network(self, values: Tensor) -> Tensor:
+        """`values` where the networks run, in their precision: nothing is cast inside them."""
+        return values.to(self.device, self.dtype)
+
+    def bfloat16_autocast(self) -> AbstractContextManager[object]:
+        """The context of references named bf16; weights of 16 bits run as they are."""
+        if self.dtype == torch.float32:
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
 
     @cached_property
     def da3(self) -> DepthAnything3:

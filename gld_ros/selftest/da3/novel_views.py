@@ -8,27 +8,27 @@ import torch
 from torch import Tensor
 
 from gld_ros.backbones.da3.preprocess import resize_for_network
-from gld_ros.backbones.interface import LevelTokens
 from gld_ros.diffusion.conditioning import camera_conditions
-from gld_ros.diffusion.denoiser import Denoiser, DenoiserConditions
-from gld_ros.diffusion.flow import sample_euler, time_grid
-from gld_ros.diffusion.guidance import guided_velocity
+from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.geometry.crop_resize import gld_crop_resize
-from gld_ros.geometry.rays import cameras_from_rays
 from gld_ros.geometry.reconstruction import (
     align_to_known_cameras,
     confidence_threshold,
     reconstruct,
 )
-from gld_ros.selftest.da3.models import Da3Models
-from gld_ros.selftest.da3.tolerances import (
-    BFLOAT16_REFERENCE,
-    EXACT,
-    MODULE_FLOAT32,
-    OPENCV_IMAGE,
+from gld_ros.novel_view_stages import (
+    decode,
+    decode_rgb,
+    decoder_inputs,
+    encode_references,
+    recover_cameras,
+    sample,
+    sampling_conditions,
 )
+from gld_ros.selftest.da3.models import Da3Models
+from gld_ros.selftest.da3.tolerances import MODULE_FLOAT32, OPENCV_IMAGE
 from gld_ros.selftest.fixture import Fixture
-from gld_ros.selftest.rows import Row, compare
+from gld_ros.selftest.rows import EXACT, Row, compare
 
 _DA3_RESIZED = re.compile(r"da3_(\w+)_res(\d+)_(K|image_u8)_(\w+)")
 _FIRST = re.compile(r"(colors|gltf_points|world_points)_first(\d+)")
@@ -40,82 +40,65 @@ def check_e2e(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
     """Images and cameras through encoding, both denoisers, propagation and all decoders."""
     limit = models.limits.run
     inputs = {name: models.to_device(values) for name, values in fixture.inputs.items()}
-    images, references = inputs["images"], int(fixture.inputs["cond_num"])
-    batch, views = images.shape[:2]
+    references = int(fixture.inputs["cond_num"])
+    images = inputs["images"]
+    views = images.shape[:2]
     image_hw = (int(images.shape[-2]), int(images.shape[-1]))
     backbone = models.gld_backbone
-    grid_hw = (image_hw[0] // backbone.patch_size, image_hw[1] // backbone.patch_size)
     statistics = {level: models.statistics(level) for level in (0, 1)}
 
-    with models.precision():
-        encoded = backbone.encode_levels(images[:, :references], (0, 1))
-        alone = backbone.encode_levels(images[:, :references].flatten(0, 1).unsqueeze(1), (1,))[1]
-    latents = {}
-    for level, tokens in encoded.items():
-        normalised = statistics[level].normalise(tokens.patches.float(), channel_dim=-1)
-        latents[level] = _to_map(normalised, grid_hw)
-        yield from fixture.check(f"ref_latent_l{level}", latents[level].flatten(0, 1), limit)
-    special = statistics[1].normalise(alone.special[:, 0, 0].float(), channel_dim=-1)
+    reference_images = models.to_network(images[:, :references])
+    encoded = encode_references(backbone, statistics, reference_images)
+    for level, latent in encoded.latents.items():
+        yield from fixture.check(f"ref_latent_l{level}", latent.flatten(0, 1), limit)
+    alone = [
+        encode_references(backbone, statistics, reference_images[:, i : i + 1]).special[:, 0, 0]
+        for i in range(references)
+    ]
+    special = statistics[1].normalise(torch.stack(alone, dim=1).flatten(0, 1))
     yield from fixture.check("ref_cls_l1_single_view", special, limit)
 
     camera_map, viewmats, _ = camera_conditions(inputs["c2w"], inputs["K"], image_hw, references)
 
-    def conditions(level: int, source: Tensor | None) -> DenoiserConditions:
-        padding = latents[level].new_zeros(batch, views - references, *latents[level].shape[2:])
-        reference_latent = torch.cat([latents[level], padding], dim=1)
-        return DenoiserConditions(
-            reference_latent=reference_latent,
-            num_references=references,
-            camera_map=camera_map,
-            viewmats=viewmats,
-            K_px=inputs["K"],
-            image_hw=image_hw,
-            source=source,
+    def run(denoiser: Denoiser, level: int, noise: Tensor, source: Tensor | None) -> Tensor:
+        conditions = sampling_conditions(
+            denoiser, encoded.latents[level], camera_map, viewmats, inputs["K"], source
         )
+        steps = sample(
+            denoiser,
+            conditions,
+            noise.unflatten(0, views),
+            num_steps=models.config["euler_points"] - 1,
+            shift=models.config["time_dist_shift"],
+            guidance_scale=models.config["cfg_scale"],
+        )
+        return list(steps)[-1].latent
 
-    shape = (batch, views)
-    z1 = _sampled(
-        models, models.level1, conditions(1, None), inputs["noise_l1"].unflatten(0, shape)
-    )
-    z0 = _sampled(
-        models, models.cascade, conditions(0, z1), inputs["noise_cas"].unflatten(0, shape)
-    )
-    raw = {}
+    z1 = run(models.level1, 1, inputs["noise_l1"], None)
+    z0 = run(models.cascade, 0, inputs["noise_cas"], z1)
     for level, z in ((0, z0), (1, z1)):
-        raw[level] = statistics[level].denormalise(z, channel_dim=2)
+        raw = statistics[level].denormalise(z, channel_dim=2)
         yield from fixture.check(f"feat_l{level}_norm", z.flatten(0, 1), limit)
-        yield from fixture.check(f"feat_l{level}_raw", raw[level].flatten(0, 1), limit)
+        yield from fixture.check(f"feat_l{level}_raw", raw.flatten(0, 1), limit)
 
-    first_special = alone.special.unflatten(0, (batch, references))[:, 0].float()
-    tokens = {
-        level: LevelTokens(_to_tokens(features), first_special.expand(-1, views, -1, -1))
-        for level, features in raw.items()
-    }
-    with models.precision():
-        later = backbone.propagate(tokens[1], 1, grid_hw)
-        decoder_levels = [backbone.decoder_input(tokens[0])]
-        decoder_levels += [backbone.decoder_input(later[level]) for level in (1, 2, 3)]
-    for level, features in enumerate(decoder_levels):
+    levels = decoder_inputs(backbone, statistics, {0: z0, 1: z1}, encoded.special)
+    for level, features in enumerate(levels):
         yield from fixture.check(f"decode_in.level{level}", features, limit)
-
-    joined = torch.cat(decoder_levels, dim=-1).flatten(0, 1)
-    with models.precision():
-        rgb = models.rgb_decoder(joined, grid_hw)
-    yield from fixture.check("rgb", rgb.unflatten(0, shape), limit)
+    decoded = decode(backbone, models.rgb_decoder, levels, image_hw)
+    yield from fixture.check("rgb", decoded.rgb, limit)
     if fixture.expects("rgb_mae_bf16_autocast"):
-        with torch.autocast(models.device.type, dtype=torch.bfloat16):
-            rgb = models.rgb_decoder(joined, grid_hw)
-        tolerance = BFLOAT16_REFERENCE if models.dtype == torch.float32 else limit
-        yield from fixture.check("rgb_mae_bf16_autocast", rgb.unflatten(0, shape), tolerance)
+        with models.bfloat16_autocast():
+            rgb = decode_rgb(models.rgb_decoder, levels, image_hw)
+        yield from fixture.check("rgb_mae_bf16_autocast", rgb, models.limits.bfloat16_reference)
 
-    geometry = backbone.decode_geometry(decoder_levels, image_hw)
+    geometry = decoded.geometry
     yield from fixture.check("depth", geometry.depth, limit)
     yield from fixture.check("depth_conf", geometry.depth_confidence, limit)
-    if geometry.ray is None or geometry.ray_confidence is None:
+    cameras = recover_cameras(geometry, image_hw)
+    if geometry.ray is None or geometry.ray_confidence is None or cameras is None:
         return
     yield from fixture.check("ray", geometry.ray, limit)
     yield from fixture.check("ray_conf", geometry.ray_confidence, limit)
-    cameras = cameras_from_rays(geometry.ray, geometry.ray_confidence, image_hw)
     yield from fixture.check("pred_c2w", cameras.T_model_cam.flatten(0, 1), limit)
     yield from fixture.check("pred_K", cameras.K_px[0], limit)
 
@@ -204,31 +187,6 @@ def check_stats(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
             ("restored", restored, raw),
         ):
             yield compare(fixture.name, f"level{level}.{name}", computed, expected, MODULE_FLOAT32)
-
-
-def _sampled(
-    models: Da3Models, denoiser: Denoiser, conditions: DenoiserConditions, noise: Tensor
-) -> Tensor:
-    config = models.config
-    grid = time_grid(config["euler_points"], config["time_dist_shift"])
-    latent = noise
-    with models.precision():
-        velocity = guided_velocity(
-            denoiser, conditions, guidance_scale=config["cfg_scale"], times=grid[:-1]
-        )
-        for step in sample_euler(velocity, noise, grid):
-            latent = step.latent
-    return latent
-
-
-def _to_map(tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-    """Tokens (B, V, N, C) as maps (B, V, C, h, w)."""
-    return tokens.unflatten(2, grid_hw).movedim(-1, 2)
-
-
-def _to_tokens(maps: Tensor) -> Tensor:
-    """Maps (B, V, C, h, w) as tokens (B, V, N, C)."""
-    return maps.flatten(3).transpose(2, 3)
 
 
 def _u8(picture: np.ndarray) -> Tensor:
