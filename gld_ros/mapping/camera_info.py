@@ -1,0 +1,324 @@
+"""From a CameraInfo and a picture size to a pinhole camera and the remap that pictures need.
+
+Owns every judgement about intrinsics: which values are refused and why, region of interest and
+binning (REP-104), whether pictures are rectified already, and the rectification maps. Message
+types stay outside: `CameraInfoValues` mirrors the fields of `sensor_msgs/CameraInfo`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gld_ros.mapping.frames import resized_intrinsics
+
+FloatArray = NDArray[np.floating[Any]]
+Rectification = Literal["auto", "rectify", "input_is_rectified"]
+
+RECTIFICATIONS: tuple[Rectification, ...] = ("auto", "rectify", "input_is_rectified")
+# Lengths of D that OpenCV understands, per model of `sensor_msgs/distortion_models.hpp`.
+DISTORTION_LENGTHS = {
+    "plumb_bob": (4, 5),
+    "rational_polynomial": (8, 12, 14),
+    "equidistant": (4,),
+}
+TRANSPORT_SUFFIXES = ("compressed", "theora", "zstd", "ffmpeg")
+
+# Rectified views are no wider than this (half angle, tangent): beyond, a pinhole picture is mostly
+# stretched border.
+_MAX_TANGENT = np.tan(np.radians(60.0))
+_ZOOMS = np.geomspace(4.0, 0.25, 400)  # rectified focal length over calibrated one, 0.7 % apart
+
+
+class CameraInfoFault(Enum):
+    """Why a camera is refused; the value is the word used in diagnostics."""
+
+    UNCALIBRATED = "uncalibrated"
+    NOT_FINITE = "not_finite"
+    BAD_FOCAL_LENGTH = "bad_focal_length"
+    UNKNOWN_DISTORTION = "unknown_distortion"
+    BAD_DISTORTION = "bad_distortion"
+    BAD_REGION = "bad_region"
+    SIZE_MISMATCH = "size_mismatch"
+
+
+class CameraInfoError(ValueError):
+    """A CameraInfo that cannot be used; `fault` says why in one word, the text in a sentence."""
+
+    def __init__(self, fault: CameraInfoFault, message: str) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
+@dataclass(frozen=True)
+class CameraInfoValues:
+    """The fields of `sensor_msgs/CameraInfo` that matter here; equal values compare equal."""
+
+    width: int
+    height: int
+    distortion_model: str = ""
+    D: tuple[float, ...] = ()
+    K: tuple[float, ...] = (0.0,) * 9
+    R: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    P: tuple[float, ...] = (0.0,) * 12
+    binning_x: int = 0  # 0 is 1
+    binning_y: int = 0
+    roi_x_offset: int = 0
+    roi_y_offset: int = 0
+    roi_height: int = 0  # 0 is the whole picture
+    roi_width: int = 0
+
+    @property
+    def region_hw(self) -> tuple[int, int]:
+        """Height and width of the region of interest, in full-resolution pixels."""
+        return self.roi_height or self.height, self.roi_width or self.width
+
+    @property
+    def binning_xy(self) -> tuple[int, int]:
+        """Full-resolution pixels per picture pixel."""
+        return max(self.binning_x, 1), max(self.binning_y, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class PinholeCamera:
+    """Intrinsics of the pictures that `rectify` returns; its axes are those of the frame_id."""
+
+    K_px: FloatArray  # (3, 3)
+    image_hw: tuple[int, int]  # of the input and of the output
+    remaps: bool  # False: pictures pass through untouched
+    notes: tuple[str, ...]  # decisions worth one log line
+    rectify: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
+
+def pinhole_camera(
+    info: CameraInfoValues,
+    image_hw: tuple[int, int],
+    rectification: Rectification = "auto",
+    topic: str = "",
+) -> PinholeCamera:
+    """The pinhole camera of pictures of `image_hw` that come with `info` on `topic`.
+
+    `rectify` undistorts with K and D and zooms until no output pixel lies outside the input, so a
+    model never sees black borders; `input_is_rectified` takes P; `auto` decides by the topic name
+    (`is_rectified_topic`), because rectified topics share a CameraInfo that still carries D.
+    Raises CameraInfoError when the camera must be refused.
+    """
+    if rectification not in RECTIFICATIONS:
+        raise ValueError(f"rectification is {rectification!r}; allowed are {RECTIFICATIONS}")
+    notes: list[str] = []
+    rectified_input = rectification == "input_is_rectified" or (
+        rectification == "auto" and is_rectified_topic(topic)
+    )
+    if rectified_input:
+        K_full, D = _projection_intrinsics(info, notes), np.zeros(0)
+        notes.append("pictures are taken as rectified: P is used")
+    else:
+        K_full, D = _raw_intrinsics(info), _distortion(info)
+    K_px = _picture_intrinsics(K_full, info, image_hw, notes)
+    if not D.any():
+        if not rectified_input:
+            notes.append("no distortion: K is used and pictures pass through")
+        return PinholeCamera(K_px, image_hw, False, tuple(notes), lambda image: image)
+
+    K_new = _widest_full_view(K_px, D, info.distortion_model, image_hw)
+    map_x, map_y = _rectification_maps(K_px, D, info.distortion_model, K_new, image_hw)
+    notes.append(
+        f"pictures are rectified ({info.distortion_model}): focal length "
+        f"{K_px[0, 0]:.1f} px becomes {K_new[0, 0]:.1f} px"
+    )
+
+    def rectify(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if image.shape[:2] != image_hw:
+            raise ValueError(f"picture has size {image.shape[:2]}; the maps are for {image_hw}")
+        return np.asarray(
+            cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        )
+
+    return PinholeCamera(K_new, image_hw, True, tuple(notes), rectify)
+
+
+def is_rectified_topic(topic: str) -> bool:
+    """Whether the last name of a resolved image topic says `image_rect...`, transport aside."""
+    names = [name for name in topic.split("/") if name]
+    if names and names[-1] in TRANSPORT_SUFFIXES:
+        names.pop()
+    return bool(names) and names[-1].startswith("image_rect")
+
+
+def _require_matrix(values: tuple[float, ...], name: str) -> None:
+    if not np.isfinite(values).all():
+        raise CameraInfoError(
+            CameraInfoFault.NOT_FINITE, f"CameraInfo {name} has NaN or infinity: {list(values)}"
+        )
+
+
+def _require_focal_lengths(K: FloatArray, name: str) -> None:
+    if K[0, 0] <= 0 or K[1, 1] <= 0:
+        raise CameraInfoError(
+            CameraInfoFault.BAD_FOCAL_LENGTH,
+            f"CameraInfo {name} has focal lengths {K[0, 0]}, {K[1, 1]} px; both must be > 0",
+        )
+
+
+def _raw_intrinsics(info: CameraInfoValues) -> FloatArray:
+    _require_matrix(info.K, "K")
+    if not any(info.K):
+        raise CameraInfoError(
+            CameraInfoFault.UNCALIBRATED,
+            "CameraInfo K is all zero: the camera is not calibrated (REP-104); calibrate it or "
+            "give its driver a calibration file",
+        )
+    K = np.array(info.K, dtype=np.float64).reshape(3, 3)
+    _require_focal_lengths(K, "K")
+    return K
+
+
+def _projection_intrinsics(info: CameraInfoValues, notes: list[str]) -> FloatArray:
+    _require_matrix(info.P, "P")
+    if any(info.P):
+        K = np.array(info.P, dtype=np.float64).reshape(3, 4)[:, :3].copy()
+        _require_focal_lengths(K, "P")
+        return K
+    notes.append("P is all zero: K is used in its place")
+    return _raw_intrinsics(info)
+
+
+def _distortion(info: CameraInfoValues) -> FloatArray:
+    _require_matrix(info.D, "D")
+    D = np.array(info.D, dtype=np.float64)
+    if not D.any():
+        return np.zeros(0)
+    lengths = DISTORTION_LENGTHS.get(info.distortion_model)
+    if lengths is None:
+        raise CameraInfoError(
+            CameraInfoFault.UNKNOWN_DISTORTION,
+            f"distortion model {info.distortion_model!r} with D {D.tolist()} is not known; known "
+            f"are {', '.join(DISTORTION_LENGTHS)}. Or publish rectified pictures and set "
+            "cameras.rectification to input_is_rectified",
+        )
+    if D.size not in lengths:
+        raise CameraInfoError(
+            CameraInfoFault.BAD_DISTORTION,
+            f"{info.distortion_model} has {D.size} values in D; allowed are {lengths}",
+        )
+    return D
+
+
+def _picture_intrinsics(
+    K_full: FloatArray, info: CameraInfoValues, image_hw: tuple[int, int], notes: list[str]
+) -> FloatArray:
+    """Apply region of interest, binning (both REP-104) and an integer size ratio to K.
+
+    A binned pixel is the mean of its block, whose centre is the block's centre: half pixels count.
+    """
+    if info.width <= 0 or info.height <= 0:
+        raise CameraInfoError(
+            CameraInfoFault.SIZE_MISMATCH,
+            f"CameraInfo has size {info.width}x{info.height}; the calibrated size is needed",
+        )
+    region_h, region_w = info.region_hw
+    if info.roi_x_offset + region_w > info.width or info.roi_y_offset + region_h > info.height:
+        raise CameraInfoError(
+            CameraInfoFault.BAD_REGION,
+            f"CameraInfo roi {region_w}x{region_h} at ({info.roi_x_offset}, {info.roi_y_offset}) "
+            f"leaves the {info.width}x{info.height} picture",
+        )
+    K = K_full.copy()
+    K[0, 2] -= info.roi_x_offset
+    K[1, 2] -= info.roi_y_offset
+    binning_x, binning_y = info.binning_xy
+    K = resized_intrinsics(K, 1.0 / binning_x, 1.0 / binning_y)
+
+    expected_hw = region_h // binning_y, region_w // binning_x
+    if image_hw == expected_hw:
+        return K
+    ratio_y, ratio_x = (_integer_ratio(image_hw[i], expected_hw[i]) for i in (0, 1))
+    if ratio_x is None or ratio_y is None:
+        raise CameraInfoError(
+            CameraInfoFault.SIZE_MISMATCH,
+            f"pictures are {image_hw[1]}x{image_hw[0]} but CameraInfo describes "
+            f"{expected_hw[1]}x{expected_hw[0]}, and neither is a whole multiple of the other",
+        )
+    notes.append(
+        f"pictures are {image_hw[1]}x{image_hw[0]} and CameraInfo describes "
+        f"{expected_hw[1]}x{expected_hw[0]}: K is scaled by {ratio_x:.4g}, {ratio_y:.4g}"
+    )
+    return resized_intrinsics(K, ratio_x, ratio_y)
+
+
+def _integer_ratio(size: int, expected: int) -> float | None:
+    """`size` / `expected` if one is a whole multiple of the other."""
+    if size <= 0 or expected <= 0 or (size % expected and expected % size):
+        return None
+    return size / expected
+
+
+def _distorted_pixels(
+    K_px: FloatArray, D: FloatArray, model: str, normalised_xy: FloatArray
+) -> FloatArray:
+    """Pixels (N, 2) at which rays (x/z, y/z) (N, 2) appear in the raw picture."""
+    if model == "equidistant":
+        points = np.concatenate([normalised_xy, np.ones((len(normalised_xy), 1))], 1)[:, None]
+        pixels, _ = cv2.fisheye.projectPoints(points, np.zeros(3), np.zeros(3), K_px, D)
+    else:
+        points = np.concatenate([normalised_xy, np.ones((len(normalised_xy), 1))], 1)
+        pixels, _ = cv2.projectPoints(points, np.zeros(3), np.zeros(3), K_px, D)
+    return np.asarray(pixels).reshape(-1, 2)
+
+
+def _widest_full_view(
+    K_px: FloatArray, D: FloatArray, model: str, image_hw: tuple[int, int]
+) -> FloatArray:
+    """Intrinsics of the widest rectified picture of the same size that the raw one fully covers.
+
+    Zooms out from a narrow view and stops before the border leaves the raw picture or stops moving
+    outwards: beyond that, a distortion polynomial folds back and shows wrong pixels.
+    """
+    height, width = image_hw
+    border = _border_pixels(height, width)
+    centre = K_px[:2, 2]
+    rays = np.linalg.solve(K_px, np.concatenate([border, np.ones((len(border), 1))], 1).T)[:2].T
+    best = None
+    reached = np.zeros(len(border))
+    for zoom in _ZOOMS:
+        zoomed = rays / zoom
+        if np.abs(zoomed).max() > _MAX_TANGENT:
+            break
+        pixels = _distorted_pixels(K_px, D, model, zoomed)
+        inside = (pixels >= -0.5).all() and (pixels <= (width - 0.5, height - 0.5)).all()
+        radius = np.linalg.norm(pixels - centre, axis=1)
+        if not inside or (radius <= reached).any():
+            break
+        best, reached = zoom, radius
+    if best is None:
+        raise CameraInfoError(
+            CameraInfoFault.BAD_DISTORTION,
+            f"{model} with D {D.tolist()} leaves no rectified picture of {width}x{height}; check "
+            "the calibration",
+        )
+    K_new = K_px.copy()
+    K_new[:2, :2] *= best
+    return K_new
+
+
+def _border_pixels(height: int, width: int) -> FloatArray:
+    x, y = np.meshgrid(np.arange(width, dtype=float), np.arange(height, dtype=float))
+    on_border = (x == 0) | (x == width - 1) | (y == 0) | (y == height - 1)
+    return np.stack([x[on_border], y[on_border]], axis=1)
+
+
+def _rectification_maps(
+    K_px: FloatArray, D: FloatArray, model: str, K_new: FloatArray, image_hw: tuple[int, int]
+) -> tuple[FloatArray, FloatArray]:
+    size = (image_hw[1], image_hw[0])
+    make_maps = (
+        cv2.fisheye.initUndistortRectifyMap
+        if model == "equidistant"
+        else cv2.initUndistortRectifyMap
+    )
+    map_x, map_y = make_maps(K_px, D, np.eye(3), K_new, size, cv2.CV_32FC1)
+    return np.asarray(map_x), np.asarray(map_y)

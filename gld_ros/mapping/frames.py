@@ -1,0 +1,91 @@
+"""What one camera saw at one moment: a rectified picture with its intrinsics and pose.
+
+Owns the records `CameraFrame` (just arrived), `Keyframe` (worth keeping) and `TargetCamera` (to be
+imagined), and the size at which pixels are kept. They are immutable, arrays included, so that they
+pass between threads without locks.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class CameraFrame:
+    """A rectified picture placed in the fixed frame."""
+
+    camera: str
+    stamp_ns: int  # acquisition time
+    frame_id: str  # optical frame of the real camera
+    image: NDArray[np.uint8]  # (H, W, 3) RGB
+    K_px: FloatArray  # (3, 3) in pixels of `image`
+    T_fixed_cam: FloatArray  # (4, 4), metres
+    epoch: int  # stretch of continuous time; see `epochs`
+    wait_tf_s: float = 0.0  # how long it waited for its pose, steady clock
+
+    def __post_init__(self) -> None:
+        _make_read_only(self, "image", "K_px", "T_fixed_cam")
+
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.image.shape[0], self.image.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Keyframe(CameraFrame):
+    """A frame that the gate accepted; frames of different segments never share a job."""
+
+    segment: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class TargetCamera:
+    """A camera that does not exist, to imagine a view for."""
+
+    T_fixed_cam: FloatArray  # (4, 4), metres, optical axes
+    K_px: FloatArray  # (3, 3)
+    image_hw: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        _make_read_only(self, "T_fixed_cam", "K_px")
+
+
+def _make_read_only(record: object, *names: str) -> None:
+    """Swap array fields for read-only views: a change of shared data fails where it is made."""
+    for name in names:
+        view = getattr(record, name).view()
+        view.setflags(write=False)
+        object.__setattr__(record, name, view)
+
+
+def shrink_to_fit(
+    image: NDArray[np.uint8], K_px: FloatArray, max_hw: tuple[int, int]
+) -> tuple[NDArray[np.uint8], FloatArray]:
+    """The picture at the largest size within `max_hw`, and its `K_px`; never enlarged.
+
+    Averages over areas, so that nothing aliases. Each axis keeps its exact own scale.
+    """
+    height, width = image.shape[:2]
+    scale = min(max_hw[0] / height, max_hw[1] / width)
+    if scale >= 1.0:
+        return image, K_px
+    new_h, new_w = max(1, round(height * scale)), max(1, round(width * scale))
+    small = cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_AREA)
+    return small, resized_intrinsics(K_px, new_w / width, new_h / height)
+
+
+def resized_intrinsics(K_px: FloatArray, scale_x: float, scale_y: float) -> FloatArray:
+    """`K_px` after resizing by new/old size per axis: picture edges stay edges."""
+    K = np.array(K_px, dtype=np.float64)
+    K[0] *= scale_x
+    K[1] *= scale_y
+    # Pixel centres are integers, so an edge lies at -0.5.
+    K[0, 2] += 0.5 * scale_x - 0.5
+    K[1, 2] += 0.5 * scale_y - 0.5
+    return K
