@@ -9,15 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gld_ros.backbones.da3.blocks import Block, Mlp, init_linear_layers
-from gld_ros.geometry.rigid import (
-    invert_rigid,
-    matrix_from_quaternion_xyzw,
-    quaternion_xyzw_from_matrix,
-    rigid_transform,
-)
-
-POSE_NUMBERS = 9
+from gld_ros.backbones.blocks import Block, Mlp, init_linear_layers
+from gld_ros.backbones.pose_encoding import POSE_NUMBERS, decode_transform, encode_transform
+from gld_ros.geometry.rigid import invert_rigid
 
 
 def pose_encoding(T_cam_world: Tensor, K_px: Tensor, image_hw: tuple[int, int]) -> Tensor:
@@ -26,17 +20,7 @@ def pose_encoding(T_cam_world: Tensor, K_px: Tensor, image_hw: tuple[int, int]) 
     T_cam_world: (..., 4, 4); K_px: (..., 3, 3) in pixels of the image; returns (..., 9), angles in
     radians. The principal point is not encoded.
     """
-    T_world_cam = invert_rigid(T_cam_world)
-    half_size_yx = K_px.new_tensor(image_hw) / 2
-    focal_yx = torch.stack([K_px[..., 1, 1], K_px[..., 0, 0]], dim=-1)
-    return torch.cat(
-        [
-            T_world_cam[..., :3, 3],
-            quaternion_xyzw_from_matrix(T_world_cam[..., :3, :3]),
-            2 * torch.atan(half_size_yx / focal_yx),
-        ],
-        dim=-1,
-    )
+    return encode_transform(invert_rigid(T_cam_world), K_px, image_hw)
 
 
 def cameras_from_pose_encoding(
@@ -46,15 +30,7 @@ def cameras_from_pose_encoding(
 
     The quaternion need not have length one; the principal point is the image centre.
     """
-    translation, quaternion, fov_yx = encoding.split((3, 4, 2), dim=-1)
-    T_world_cam = rigid_transform(matrix_from_quaternion_xyzw(quaternion), translation)
-    half_size_yx = encoding.new_tensor(image_hw) / 2
-    focal_yx = half_size_yx / torch.tan(fov_yx / 2).clamp(min=1e-6)
-    K_px = torch.zeros(*encoding.shape[:-1], 3, 3, dtype=encoding.dtype, device=encoding.device)
-    K_px[..., 0, 0], K_px[..., 1, 1] = focal_yx[..., 1], focal_yx[..., 0]
-    K_px[..., 0, 2], K_px[..., 1, 2] = image_hw[1] / 2, image_hw[0] / 2
-    K_px[..., 2, 2] = 1
-    return T_world_cam, K_px
+    return decode_transform(encoding, image_hw)
 
 
 class CameraEncoder(nn.Module):

@@ -1,60 +1,25 @@
 """The dual DPT head: four levels of decoder inputs -> depth, ray map and their confidences.
 
-Owns the convolutional decoder and its coordinate embedding. Turning rays into cameras is
-`ray_cameras.py` (DA3's routine) or `gld_ros.geometry.rays` (GLD's). Parameter names are those of
-the published checkpoints.
+Owns the two chains and their outputs; the pyramid they share is in `gld_ros.backbones.dpt`. Turning
+rays into cameras is `ray_cameras.py` (DA3's routine) or `gld_ros.geometry.rays` (GLD's). Parameter
+names are those of the published checkpoints.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gld_ros.backbones.da3.config import NUM_LEVELS
-from gld_ros.backbones.interface import Geometry
+from gld_ros.backbones.dpt import FusionBlock, PyramidHead, add_coordinates, resize
+from gld_ros.backbones.interface import NUM_LEVELS, Geometry
 
 # Views are independent here; decoding a few at a time bounds the memory of the large maps.
 VIEWS_PER_SLICE = 8
-COORDINATE_STRENGTH = 0.1
 HIDDEN_FEATURES = 32
 RAY_CHANNELS = 6
-
-
-class ResidualConvUnit(nn.Module):
-    """x + conv(relu(conv(relu(x))))."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(features, features, 3, padding=1)
-        self.conv2 = nn.Conv2d(features, features, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Refine a map (M, F, h, w)."""
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
-
-
-class FusionBlock(nn.Module):
-    """Merge a coarse map with a finer lateral one and bring the result to a target size."""
-
-    def __init__(self, features: int, *, lateral: bool) -> None:
-        super().__init__()
-        if lateral:
-            self.resConfUnit1 = ResidualConvUnit(features)
-        self.resConfUnit2 = ResidualConvUnit(features)
-        self.out_conv = nn.Conv2d(features, features, 1)
-
-    def forward(self, top: Tensor, lateral: Tensor | None, size_hw: tuple[int, int]) -> Tensor:
-        """Fuse top and lateral (M, F, h, w), which have one size; returns (M, F, *size_hw)."""
-        if lateral is not None:
-            top = top + self.resConfUnit1(lateral)
-        top = self.resConfUnit2(top)
-        # A 1x1 convolution commutes with interpolation; before it, it costs a quarter.
-        return resize(self.out_conv(top), size_hw)
 
 
 class Scratch(nn.Module):
@@ -84,9 +49,10 @@ class Scratch(nn.Module):
         self.output_conv2_aux = nn.ModuleList(_ray_output(half) for _ in range(NUM_LEVELS))
 
 
-class DualDptHead(nn.Module):
+class DualDptHead(PyramidHead):
     """Dense prediction with a shared pyramid, one fusion chain for depth and one for rays."""
 
+    scratch: Scratch
     runs_in_float32 = True  # read by gld_ros.weights
 
     def __init__(
@@ -98,20 +64,8 @@ class DualDptHead(nn.Module):
         patch_size: int = 14,
         output_scale: int = 1,
     ) -> None:
-        super().__init__()
-        self.patch_size = patch_size
+        super().__init__(channels, out_channels, patch_size)
         self.output_scale = output_scale
-        self.norm = nn.LayerNorm(channels, eps=1e-5)
-        self.projects = nn.ModuleList(nn.Conv2d(channels, c, 1) for c in out_channels)
-        c0, c1, _, c3 = out_channels
-        self.resize_layers = nn.ModuleList(
-            [
-                nn.ConvTranspose2d(c0, c0, kernel_size=4, stride=4),
-                nn.ConvTranspose2d(c1, c1, kernel_size=2, stride=2),
-                nn.Identity(),
-                nn.Conv2d(c3, c3, kernel_size=3, stride=2, padding=1),
-            ]
-        )
         self.scratch = Scratch(features, out_channels)
 
     def forward(self, decoder_levels: Sequence[Tensor], image_hw: tuple[int, int]) -> Geometry:
@@ -119,15 +73,8 @@ class DualDptHead(nn.Module):
 
         With output_scale 1 rays are 8/14 of the image's size, with output_scale 2 they are 4/14.
         """
-        if len(decoder_levels) != NUM_LEVELS:
-            raise ValueError(f"the head reads {NUM_LEVELS} levels, got {len(decoder_levels)}")
-        grid_hw = image_hw[0] // self.patch_size, image_hw[1] // self.patch_size
-        num_scenes, num_views, num_patches, _ = decoder_levels[0].shape
-        if num_patches != grid_hw[0] * grid_hw[1]:
-            raise ValueError(
-                f"{num_patches} patches per view do not make an image of {image_hw[0]}x"
-                f"{image_hw[1]} pixels, which has {grid_hw[0]}x{grid_hw[1]} patches"
-            )
+        grid_hw = self.grid_of(decoder_levels, image_hw)
+        num_scenes, num_views = decoder_levels[0].shape[:2]
         folded = [level.flatten(0, 1) for level in decoder_levels]
         total = num_scenes * num_views
         # Gradients keep every slice's maps alive, so slicing would save nothing there.
@@ -159,33 +106,17 @@ class DualDptHead(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         aspect = image_hw[1] / image_hw[0]
         scratch = self.scratch
-        pyramid = []
-        for stage, tokens in enumerate(levels):
-            x = self.norm(tokens).unflatten(1, grid_hw).permute(0, 3, 1, 2)
-            x = add_coordinates(self.projects[stage](x), aspect)
-            x = self.resize_layers[stage](x)
-            pyramid.append(scratch.get_submodule(f"layer{stage + 1}_rn")(x))
-
+        pyramid = self.pyramid(levels, grid_hw, aspect)
         upsample = 2 // self.output_scale
         fine = upsample * pyramid[0].shape[2], upsample * pyramid[0].shape[3]
-        x = scratch.output_conv1(self._fuse(pyramid, "", fine))
+        x = scratch.output_conv1(self.fuse(pyramid, fine))
         output_hw = image_hw[0] // self.output_scale, image_hw[1] // self.output_scale
         x = add_coordinates(resize(x, output_hw), aspect)
         depth_logits = scratch.output_conv2(x)
 
-        x = scratch.output_conv1_aux[-1](self._fuse(pyramid, "_aux", fine))
+        x = scratch.output_conv1_aux[-1](self.fuse(pyramid, fine, "_aux"))
         ray_logits = scratch.output_conv2_aux[-1](add_coordinates(x, aspect))
         return depth_logits, ray_logits
-
-    def _fuse(self, pyramid: Sequence[Tensor], suffix: str, fine_hw: tuple[int, int]) -> Tensor:
-        """Run one chain from the coarsest map up; the last fusion brings it to size fine_hw."""
-        x = pyramid[-1]
-        for stage in range(NUM_LEVELS, 0, -1):
-            fusion = self.scratch.get_submodule(f"refinenet{stage}{suffix}")
-            lateral = None if stage == NUM_LEVELS else pyramid[stage - 1]
-            size = fine_hw if stage == 1 else tuple(pyramid[stage - 2].shape[-2:])
-            x = fusion(x, lateral, size)
-        return x
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -194,44 +125,6 @@ class ChannelLayerNorm(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each pixel."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-def resize(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation that keeps the corner pixels in place."""
-    if tuple(x.shape[-2:]) == tuple(size_hw):
-        return x
-    return F.interpolate(x, size_hw, mode="bilinear", align_corners=True)
-
-
-def add_coordinates(x: Tensor, aspect: float) -> Tensor:
-    """Add the embedding of an image with this width/height ratio to maps (M, K, h, w)."""
-    return x + coordinate_embedding(x.shape[1], x.shape[2], x.shape[3], aspect, x.device)
-
-
-@lru_cache(maxsize=32)
-def coordinate_embedding(
-    channels: int, rows: int, columns: int, aspect: float, device: torch.device
-) -> Tensor:
-    """Sinusoidal embedding (1, channels, rows, columns) of pixel centres, already weak.
-
-    Coordinates span a rectangle of the image's aspect whose half diagonal is 1. Half of the
-    channels encode x, half y, each as sines then cosines with frequencies falling from 1 to 1/100.
-    """
-    with torch.inference_mode(False):
-        diagonal = (aspect**2 + 1) ** 0.5
-        span_x, span_y = aspect / diagonal, 1 / diagonal
-        quarter = channels // 4
-        frequency = 100.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
-
-        def encode(span: float, count: int) -> Tensor:
-            edge = span * (count - 1) / count
-            angle = torch.linspace(-edge, edge, count, dtype=torch.float64) * frequency[:, None]
-            return torch.cat([angle.sin(), angle.cos()])  # (channels / 2, count)
-
-        along_x = encode(span_x, columns)[:, None, :].expand(-1, rows, -1)
-        along_y = encode(span_y, rows)[:, :, None].expand(-1, -1, columns)
-        embedding = torch.cat([along_x, along_y])[None] * COORDINATE_STRENGTH
-        return embedding.to(device=device, dtype=torch.float32)
 
 
 def _ray_neck(features: int) -> nn.Sequential:

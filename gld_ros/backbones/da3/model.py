@@ -16,18 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from gld_ros.backbones.da3.camera import CameraDecoder, CameraEncoder, cameras_from_pose_encoding
-from gld_ros.backbones.da3.config import NUM_LEVELS, Da3Config
+from gld_ros.backbones.da3.config import Da3Config
 from gld_ros.backbones.da3.dual_dpt import DualDptHead
 from gld_ros.backbones.da3.pose_alignment import normalise_poses, scale_between_trajectories
 from gld_ros.backbones.da3.preprocess import ResizeMethod, prepare_images
 from gld_ros.backbones.da3.reference_view import ReferenceStrategy
 from gld_ros.backbones.da3.vit import Da3Backbone
-from gld_ros.backbones.interface import Geometry, LevelTokens
+from gld_ros.backbones.images import imagenet_normalise, validate_images
+from gld_ros.backbones.interface import NUM_LEVELS, Geometry, LevelTokens
 from gld_ros.geometry.intrinsics import require_intrinsics
 from gld_ros.geometry.rigid import invert_rigid, require_rigid
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 PUBLISHED_PROCESS_RES = 504
 
 
@@ -247,37 +246,6 @@ class DepthAnything3(nn.Module):
             T_cam_world=prediction.T_cam_world[0].cpu().numpy(),
             K_px=prediction.K_px[0].cpu().numpy(),
             depth_scale=None,
-        )
-
-
-def imagenet_normalise(images: Tensor) -> Tensor:
-    """Shift and scale RGB in [0, 1], channels third from last, to ImageNet statistics."""
-    mean = images.new_tensor(IMAGENET_MEAN)[:, None, None]
-    std = images.new_tensor(IMAGENET_STD)[:, None, None]
-    return (images - mean) / std
-
-
-def validate_images(images: Tensor, patch_size: int) -> None:
-    """Raise ValueError unless images are finite (B, V, 3, H, W) in about [0, 1], whole patches."""
-    if images.ndim != 5 or images.shape[2] != 3:
-        raise ValueError(f"images must have shape (B, V, 3, H, W), got {tuple(images.shape)}")
-    if not images.is_floating_point():
-        raise ValueError(f"images must be floating point in [0, 1], got {images.dtype}")
-    if images.shape[0] < 1 or images.shape[1] < 1:
-        raise ValueError(f"images hold no view: shape {tuple(images.shape)}")
-    height, width = images.shape[-2:]
-    if height < patch_size or width < patch_size or height % patch_size or width % patch_size:
-        raise ValueError(
-            f"image height and width must be positive multiples of {patch_size}, got "
-            f"{height}x{width}"
-        )
-    low, high = torch.aminmax(images.detach())
-    if not torch.isfinite(low + high):
-        raise ValueError("images hold NaN or infinite values")
-    # Interpolated and decoded images overshoot [0, 1] a little; 8-bit ranges are mistakes.
-    if low < -1 or high > 2:
-        raise ValueError(
-            f"images must be in [0, 1], got values from {low.item():.3g} to {high.item():.3g}"
         )
 
 

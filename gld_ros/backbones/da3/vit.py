@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gld_ros.backbones.da3.blocks import Block, init_linear_layers
-from gld_ros.backbones.da3.config import NUM_LEVELS, Da3Config
+from gld_ros.backbones.blocks import Block, PatchEmbed, init_linear_layers
+from gld_ros.backbones.da3.config import Da3Config
 from gld_ros.backbones.da3.reference_view import (
     MIN_VIEWS_TO_SELECT,
     ReferenceStrategy,
@@ -23,20 +23,9 @@ from gld_ros.backbones.da3.reference_view import (
     reorder_views,
     select_reference_view,
 )
-from gld_ros.backbones.da3.rope import RotaryTable, global_rotary, local_rotary
-from gld_ros.backbones.interface import LevelTokens
-
-
-class PatchEmbed(nn.Module):
-    """Cut images into patches and project each to one token."""
-
-    def __init__(self, embed_dim: int, patch_size: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, embed_dim, kernel_size=patch_size, stride=patch_size)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map (M, 3, H, W) to (M, N, C), patches in row-major order."""
-        return self.proj(images).flatten(2).mT
+from gld_ros.backbones.da3.rope import global_rotary, local_rotary
+from gld_ros.backbones.interface import NUM_LEVELS, LevelTokens
+from gld_ros.backbones.rotary import RotaryTable
 
 
 class Da3Backbone(nn.Module):

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from gld_ros.backbones.da3.dual_dpt import DualDptHead, coordinate_embedding
+from gld_ros.backbones.da3.dual_dpt import DualDptHead
+from gld_ros.backbones.dpt import coordinate_embedding
 
 
 def random_levels(views, channels=8, patches=6, scenes=1):

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from gld_ros.backbones.da3.camera import cameras_from_pose_encoding, pose_encoding
-from gld_ros.backbones.da3.model import IMAGENET_MEAN, IMAGENET_STD
 from gld_ros.backbones.da3.preprocess import resize_for_network
 from gld_ros.backbones.da3.ray_cameras import cameras_from_ray_map
+from gld_ros.backbones.images import IMAGENET_MEAN, IMAGENET_STD
 from gld_ros.backbones.interface import LevelTokens
 from gld_ros.geometry.rigid import invert_rigid
 

@@ -7,8 +7,9 @@ from gld_ros.backbones.da3.reference_view import (
     reorder_views,
     select_reference_view,
 )
-from gld_ros.backbones.da3.rope import local_rotary, rotate
+from gld_ros.backbones.da3.rope import local_rotary
 from gld_ros.backbones.da3.vit import Da3Backbone, bicubic_resampling
+from gld_ros.backbones.rotary import rotate
 
 LEVELS = range(4)
 
