@@ -26,6 +26,7 @@ MAX_TURN_RATE_RAD_S = 20.0
 # TF jitter over a few milliseconds looks fast; a jump is also this large.
 MIN_JUMP_M = 0.05
 MIN_JUMP_RAD = 0.05
+JUMPS_REMEMBERED = 64  # cameras lag behind each other by far less
 # Below both, TF noise and a standing robot cannot be told apart.
 STILL_SPEED_M_S = 0.01
 STILL_TURN_RATE_RAD_S = 0.01
@@ -95,7 +96,9 @@ class KeyframeGate:
     def __init__(self) -> None:
         self._lock = Lock()
         self._tracks: dict[str, _CameraTrack] = {}
-        self._jumps: list[_PoseJump] = []
+        self._jumps: list[_PoseJump] = []  # the latest ones of this epoch
+        self._forgotten_jumps = 0  # of this epoch
+        self._pose_jumps = 0
         self._rejected: Counter[Rejection] = Counter()
 
     def too_soon(self, camera: str, stamp_ns: int, parameters: GateParameters) -> bool:
@@ -168,6 +171,8 @@ class KeyframeGate:
         with self._lock:
             if camera is None:
                 self._tracks.clear()
+                self._jumps.clear()
+                self._forgotten_jumps = 0
             else:
                 self._tracks.pop(camera, None)
 
@@ -181,14 +186,14 @@ class KeyframeGate:
     def pose_jumps(self) -> int:
         """How many jumps of the fixed frame were seen so far."""
         with self._lock:
-            return len(self._jumps)
+            return self._pose_jumps
 
     def _reject(self, reason: Rejection, stamp_ns: int) -> GateVerdict:
         self._rejected[reason] += 1
         return GateVerdict(False, reason, self._segment(stamp_ns))
 
     def _segment(self, stamp_ns: int) -> int:
-        return sum(jump.until_ns <= stamp_ns for jump in self._jumps)
+        return self._forgotten_jumps + sum(jump.until_ns <= stamp_ns for jump in self._jumps)
 
     def _note_jump(
         self, camera: str, before_ns: int, stamp_ns: int, moved_m: float, turned_rad: float
@@ -207,12 +212,18 @@ class KeyframeGate:
             for jump in known:
                 if before_ns <= jump.after_ns and stamp_ns < jump.until_ns:
                     jump.after_ns = stamp_ns
+                elif before_ns > jump.after_ns and stamp_ns >= jump.until_ns:
+                    jump.until_ns = before_ns
             return ""
         if known:
             known[0].after_ns = max(known[0].after_ns, before_ns)
             known[0].until_ns = min(known[0].until_ns, stamp_ns)
         else:
+            self._pose_jumps += 1
             self._jumps.append(_PoseJump(before_ns, stamp_ns))
+            if len(self._jumps) > JUMPS_REMEMBERED:
+                del self._jumps[0]
+                self._forgotten_jumps += 1
         return (
             f"pose of camera {camera} moved {moved_m:.3g} m and {turned_rad:.3g} rad within "
             f"{seconds:.3g} s; limits are {MAX_SPEED_M_S} m/s and {MAX_TURN_RATE_RAD_S} rad/s"
