@@ -36,6 +36,7 @@ class ViewRequest:
     seed: int | None = None  # None: the synthesizer picks one and reports it
     noise: Any = None  # explicit start noise in the synthesizer's own layout
     samples: int = 1  # independent samples per target; their spread goes to `View.spread`
+    model_hw: tuple[int, int] | None = None  # size the model runs at; None: the best trained one
 
     def validate(self) -> None:
         """Raise one ValueError that names the first fault, the value given and what is allowed."""
@@ -60,6 +61,8 @@ class ViewRequest:
             raise ValueError(f"seed is {self.seed}; 0 to {MAX_SEED} is allowed")
         if self.samples < 1:
             raise ValueError(f"samples is {self.samples}; at least 1 is needed")
+        if self.model_hw is not None:
+            _require_size(self.model_hw, "model_hw")
 
 
 @dataclass(frozen=True)
@@ -75,19 +78,21 @@ class Progress:
 class View:
     """One picture with depth, in the camera that was asked for and in the one the model believes.
 
-    `depth` and the centre of `T_model_cam` share one unknown unit ("model unit") per result.
+    `depth` and the centre of `T_model_cam` share one unknown unit ("model unit") per result. What
+    is recovered from rays is None where the model predicts no rays, or rays that fit no camera.
     """
 
-    rgb: NDArray[np.float32]  # (H, W, 3) in [0, 1]
+    rgb: NDArray[np.float32]  # (H, W, 3) in [0, 1]; NaN where the model does not look
     depth: NDArray[np.float32]  # (H, W) z-depth, model units; NaN where nothing is known
-    confidence: NDArray[np.float32]  # (H, W) of depth: from 1 (none) upwards; 0 where no depth
+    confidence: NDArray[np.float32]  # (H, W) in (0, 1], more is surer; 0 where no depth
     K_px: FloatArray  # (3, 3) as requested
     T_world_cam: FloatArray  # (4, 4) as requested
-    T_model_cam: FloatArray  # (4, 4) recovered from the model's rays
-    recovered_K_px: FloatArray  # (3, 3) recovered from the model's rays, in pixels of this view
-    ray_confidence_mean: float
+    T_model_cam: FloatArray | None  # (4, 4) recovered from the model's rays
+    recovered_K_px: FloatArray | None  # (3, 3) recovered from the rays, in pixels of this view
+    ray_confidence_mean: float | None  # in (0, 1]
     # (H, W) standard deviation of log-depth over the samples; None for one sample or a real view
     spread: NDArray[np.float32] | None = None
+    rgb_spread: NDArray[np.float32] | None = None  # (H, W) likewise of colour, mean over channels
 
     def validate(self) -> None:
         """Raise one ValueError for the first array of wrong shape or type, or broken camera.
@@ -97,9 +102,9 @@ class View:
         if self.rgb.ndim != 3 or self.rgb.shape[2] != 3:
             raise ValueError(f"rgb has shape {self.rgb.shape}; (H, W, 3) is needed")
         hw = self.rgb.shape[:2]
-        for name in ("depth", "confidence", "spread"):
+        for name in ("depth", "confidence", "spread", "rgb_spread"):
             array = getattr(self, name)
-            if array is None and name == "spread":
+            if array is None and name.endswith("spread"):
                 continue
             if array.shape != hw:
                 raise ValueError(f"{name} has shape {array.shape}; {hw} as rgb is needed")
@@ -107,13 +112,13 @@ class View:
         _require_float(self.rgb, "rgb")
         _require_intrinsics(self.K_px, "K_px")
         # A fit to rays is not exactly upper triangular.
-        if self.recovered_K_px.shape != (3, 3) or not np.isfinite(self.recovered_K_px).all():
-            raise ValueError(
-                f"recovered_K_px must be finite (3, 3): {self.recovered_K_px.tolist()}"
-            )
-        for name in ("T_world_cam", "T_model_cam"):
-            _require_pose(getattr(self, name), name)
-        if not np.isfinite(self.ray_confidence_mean):
+        K = self.recovered_K_px
+        if K is not None and (K.shape != (3, 3) or not np.isfinite(K).all()):
+            raise ValueError(f"recovered_K_px must be finite (3, 3): {K.tolist()}")
+        _require_pose(self.T_world_cam, "T_world_cam")
+        if self.T_model_cam is not None:
+            _require_pose(self.T_model_cam, "T_model_cam")
+        if self.ray_confidence_mean is not None and not np.isfinite(self.ray_confidence_mean):
             raise ValueError(f"ray_confidence_mean is {self.ray_confidence_mean}; not finite")
 
 
