@@ -14,7 +14,7 @@ from gld_ros.diffusion.guidance import guided_velocity
 from gld_ros.diffusion.prope import PropeTables, camera_matrices, prope_tables, transform
 from gld_ros.novel_view_stages import sample, sampling_conditions
 from gld_ros.selftest.da3.models import Da3Models
-from gld_ros.selftest.da3.tolerances import MODULE_FLOAT32
+from gld_ros.selftest.da3.tolerances import FLOAT32
 from gld_ros.selftest.fixture import Fixture
 from gld_ros.selftest.rows import Row
 
@@ -32,11 +32,11 @@ def check_prope(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
     for name in fixture.outputs:
         if match := re.fullmatch(r"mask_and_plucker_cond(\d+)", name):
             camera_map, _, _ = camera_conditions(T_world_cam, K_px, image_hw, int(match[1]))
-            yield from fixture.check(name, camera_map.flatten(0, 1), MODULE_FLOAT32)
+            yield from fixture.check(name, camera_map.flatten(0, 1), FLOAT32)
     _, viewmats, scale = camera_conditions(T_world_cam, K_px, image_hw, 1)
     viewmats = _in_world_frame(viewmats, T_world_cam, scale)
-    yield from fixture.check("scale", scale[:, None, None], MODULE_FLOAT32)
-    yield from fixture.check("viewmats", viewmats, MODULE_FLOAT32)
+    yield from fixture.check("scale", scale[:, None, None], FLOAT32)
+    yield from fixture.check("viewmats", viewmats, FLOAT32)
 
     for size_name in sorted({n.split(".")[0] for n in fixture.outputs if "." in n}):
         if size_name == "hw":
@@ -46,8 +46,8 @@ def check_prope(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
         else:
             continue
         P, P_kv = camera_matrices(viewmats, K_px, normalised_by)
-        yield from fixture.check(f"{size_name}.P", P, MODULE_FLOAT32)
-        yield from fixture.check(f"{size_name}.P_kv_as_coded", P_kv, MODULE_FLOAT32)
+        yield from fixture.check(f"{size_name}.P", P, FLOAT32)
+        yield from fixture.check(f"{size_name}.P_kv_as_coded", P_kv, FLOAT32)
         feat = inputs["feat"]
         identity = torch.eye(4, device=models.device).expand_as(viewmats)
         cameras = {
@@ -59,7 +59,7 @@ def check_prope(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
         for branch, (view, K) in cameras.items():
             tables = prope_tables(view, K, normalised_by, grid_hw, feat.shape[-1])
             for part, values in _transformed(feat, tables).items():
-                yield from fixture.check(f"{size_name}.{branch}.{part}", values, MODULE_FLOAT32)
+                yield from fixture.check(f"{size_name}.{branch}.{part}", values, FLOAT32)
 
 
 def check_dit_level1(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
@@ -75,11 +75,11 @@ def check_dit_cascade(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
 def check_sampler(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
     """Time grids and whole Euler trajectories."""
     points, shift = models.config["euler_points"], models.config["time_dist_shift"]
-    yield from fixture.check("t_grid", time_grid(points, shift), MODULE_FLOAT32)
+    yield from fixture.check("t_grid", time_grid(points, shift), FLOAT32)
     official = time_shift(_OFFICIAL_CHANNELS, _OFFICIAL_SIDE, _OFFICIAL_SIDE, _OFFICIAL_VIEWS)
     for name in fixture.outputs:
         if match := _OFFICIAL_GRID.fullmatch(name):
-            yield from fixture.check(name, time_grid(int(match[1]), official), MODULE_FLOAT32)
+            yield from fixture.check(name, time_grid(int(match[1]), official), FLOAT32)
 
     references = int(fixture.inputs["cond_num"])
     for name, trajectory in fixture.outputs.items():

@@ -1,4 +1,7 @@
-"""Checks of the backbone, its heads and its cameras: backbone, from_layer, dualdpt, camera."""
+"""Checks of the backbone, its heads and its cameras: backbone, from_layer, dualdpt, camera.
+
+All of these run in float32, whatever precision is asked for: so does the pipeline.
+"""
 
 from collections.abc import Iterator
 
@@ -12,7 +15,7 @@ from gld_ros.backbones.interface import LevelTokens
 from gld_ros.geometry.rays import cameras_from_rays
 from gld_ros.geometry.rigid import invert_rigid
 from gld_ros.selftest.da3.models import Da3Models
-from gld_ros.selftest.da3.tolerances import MODULE_FLOAT32, RANDOMISED
+from gld_ros.selftest.da3.tolerances import FLOAT32, RANDOMISED
 from gld_ros.selftest.fixture import Fixture
 from gld_ros.selftest.rows import EXACT, Row
 
@@ -29,23 +32,20 @@ _LEVELS = range(4)
 
 def check_backbone(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
     """Raw levels with view 0 as reference, and the stand-alone model's own levels."""
-    tolerance = models.limits.module
     for case, normalised in fixture.inputs.items():
-        images = models.to_network(normalised)
+        images = models.to_device(normalised)
         if fixture.expects(f"{case}.gld_raw."):
             levels, _ = models.da3.backbone(images)
             for level in _LEVELS:
                 raw = torch.cat([levels[level].special, levels[level].patches], dim=2)
-                yield from fixture.check(
-                    f"{case}.gld_raw.level{level}", raw.flatten(0, 1), tolerance
-                )
+                yield from fixture.check(f"{case}.gld_raw.level{level}", raw.flatten(0, 1), FLOAT32)
         if fixture.expects(f"{case}.da3_") or fixture.expects(f"{case}.ref_idx"):
             levels, reference = models.da3.backbone(images, reference_strategy="saddle_balanced")
             patches = [models.da3.decoder_input(levels[level]) for level in _LEVELS]
             for level in _LEVELS:
-                yield from fixture.check(f"{case}.da3_patches.{level}", patches[level], tolerance)
+                yield from fixture.check(f"{case}.da3_patches.{level}", patches[level], FLOAT32)
                 yield from fixture.check(
-                    f"{case}.da3_cls.{level}", levels[level].special[:, :, 0], tolerance
+                    f"{case}.da3_cls.{level}", levels[level].special[:, :, 0], FLOAT32
                 )
             yield from fixture.check(f"{case}.ref_idx", reference, EXACT)
 
@@ -57,7 +57,7 @@ def check_from_layer(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
     for start in _LEVELS:
         if not fixture.expects(f"from{start}."):
             continue
-        raw = models.to_network(fixture.inputs[f"level{start}"]).unflatten(0, (-1, views))
+        raw = models.to_device(fixture.inputs[f"level{start}"]).unflatten(0, (-1, views))
         levels = models.da3.propagate(
             LevelTokens(patches=raw[:, :, 1:], special=raw[:, :, :1]), start, (rows, columns)
         )
@@ -65,8 +65,8 @@ def check_from_layer(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
             name = f"from{start}.level{level}"
             special = tokens.special[:, :, 0].flatten(0, 1)
             patches = models.da3.decoder_input(tokens).flatten(0, 1)
-            yield from fixture.check(f"{name}.cls_raw", special, models.limits.module)
-            yield from fixture.check(f"{name}.patches_norm", patches, models.limits.module)
+            yield from fixture.check(f"{name}.cls_raw", special, FLOAT32)
+            yield from fixture.check(f"{name}.patches_norm", patches, FLOAT32)
 
 
 def check_dualdpt(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
@@ -84,37 +84,35 @@ def check_dualdpt(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
             "ray": geometry.ray,
             "ray_conf": geometry.ray_confidence,
         }
-        # The head always runs in float32, whatever the precision of the rest.
-        tolerance = MODULE_FLOAT32 if models.dtype == torch.float32 else models.limits.module
         for quantity, values in quantities.items():
             if values is not None:
-                yield from fixture.check(prefix + quantity, values, tolerance)
+                yield from fixture.check(prefix + quantity, values, FLOAT32)
 
 
 def check_camera(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
     """Pose encoding, camera encoder and decoder, whole-model runs, cameras from rays."""
-    tolerance = models.limits.module
     inputs = {name: models.to_device(values) for name, values in fixture.inputs.items()}
     image_hw = _size_hw(fixture.inputs["size_hw"])
     T_cam_world, K_px = inputs["w2c"], inputs["K"]
 
     encoding = pose_encoding(T_cam_world, K_px, image_hw)
-    yield from fixture.check("pose_encoding_from_c2w", encoding, MODULE_FLOAT32)
+    yield from fixture.check("pose_encoding_from_c2w", encoding, FLOAT32)
     tokens = models.da3.camera_encoder(T_cam_world, K_px, image_hw)
-    yield from fixture.check("camera_tokens", tokens, tolerance)
+    yield from fixture.check("camera_tokens", tokens, FLOAT32)
 
     decoded = models.da3.camera_decoder(inputs["cls_feat"])
-    yield from fixture.check("pose_enc_decoded", decoded, tolerance)
+    yield from fixture.check("pose_enc_decoded", decoded, FLOAT32)
     T_world_cam, decoded_K = cameras_from_pose_encoding(decoded, image_hw)
-    yield from fixture.check("decoded_c2w_3x4", T_world_cam[..., :3, :], tolerance)
-    yield from fixture.check("decoded_w2c_3x4", invert_rigid(T_world_cam)[..., :3, :], tolerance)
-    yield from fixture.check("decoded_K", decoded_K, tolerance)
+    yield from fixture.check("decoded_c2w_3x4", T_world_cam[..., :3, :], FLOAT32)
+    yield from fixture.check("decoded_w2c_3x4", invert_rigid(T_world_cam)[..., :3, :], FLOAT32)
+    yield from fixture.check("decoded_K", decoded_K, FLOAT32)
 
-    mean = inputs["images"].new_tensor(IMAGENET_MEAN)[:, None, None]
-    std = inputs["images"].new_tensor(IMAGENET_STD)[:, None, None]
-    images = models.to_network(inputs["images"] * std + mean)
-    for case in sorted({name.split(".")[0] for name in fixture.outputs if name[:5] == "full_"}):
-        yield from _check_whole_model(fixture, models, case, images, T_cam_world, K_px)
+    if fixture.expects("full_"):
+        mean = inputs["images"].new_tensor(IMAGENET_MEAN)[:, None, None]
+        std = inputs["images"].new_tensor(IMAGENET_STD)[:, None, None]
+        images = inputs["images"] * std + mean
+        for case in sorted({n.split(".")[0] for n in fixture.outputs if n.startswith("full_")}):
+            yield from _check_whole_model(fixture, models, case, images, T_cam_world, K_px)
 
     if fixture.expects("camray_"):
         fitted = cameras_from_ray_map(inputs["ray"], inputs["ray_conf"], image_hw)
@@ -124,10 +122,8 @@ def check_camera(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
         yield from fixture.check("camray_pp", principal, RANDOMISED)
     if fixture.expects("recover_poses_"):
         recovered = cameras_from_rays(inputs["ray"], inputs["ray_conf"], image_hw)
-        yield from fixture.check(
-            "recover_poses_c2w", recovered.T_model_cam.flatten(0, 1), MODULE_FLOAT32
-        )
-        yield from fixture.check("recover_poses_K", recovered.K_px[0], MODULE_FLOAT32)
+        yield from fixture.check("recover_poses_c2w", recovered.T_model_cam.flatten(0, 1), FLOAT32)
+        yield from fixture.check("recover_poses_K", recovered.K_px[0], FLOAT32)
 
 
 def _check_whole_model(
@@ -145,11 +141,10 @@ def _check_whole_model(
         prediction = models.da3(images, reference_strategy=_STRATEGIES[kind])
     else:
         return
-    tolerance = models.limits.module
-    yield from fixture.check(f"{case}.depth", prediction.depth, tolerance)
-    yield from fixture.check(f"{case}.depth_conf", prediction.depth_confidence, tolerance)
-    yield from fixture.check(f"{case}.extrinsics", prediction.T_cam_world[..., :3, :], tolerance)
-    yield from fixture.check(f"{case}.intrinsics", prediction.K_px, tolerance)
+    yield from fixture.check(f"{case}.depth", prediction.depth, FLOAT32)
+    yield from fixture.check(f"{case}.depth_conf", prediction.depth_confidence, FLOAT32)
+    yield from fixture.check(f"{case}.extrinsics", prediction.T_cam_world[..., :3, :], FLOAT32)
+    yield from fixture.check(f"{case}.intrinsics", prediction.K_px, FLOAT32)
     yield from fixture.check(f"{case}.ref_idx", prediction.reference, EXACT)
 
 

@@ -1,6 +1,7 @@
 """The modules of a Depth Anything 3 fixture folder, built from its config and weight files.
 
-Weights pass through the same naming and filling as published checkpoints do.
+Weights pass through the same naming and filling as published checkpoints do. As in the pipeline,
+the backbone with its heads runs in float32 and the other networks in the precision asked for.
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from gld_ros.backbones.da3.config import Da3Config
 from gld_ros.backbones.da3.model import DepthAnything3
@@ -44,11 +45,11 @@ class Da3Models:
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
 
     def to_device(self, values: Tensor) -> Tensor:
-        """`values` where the networks run, in the precision they have."""
+        """`values` where the networks run."""
         return values.to(self.device)
 
     def to_network(self, values: Tensor) -> Tensor:
-        """`values` where the networks run, in their precision: nothing is cast inside them."""
+        """Input of a denoiser or the RGB decoder, which run in the precision asked for."""
         return values.to(self.device, self.dtype)
 
     def bfloat16_autocast(self) -> AbstractContextManager[object]:
@@ -92,7 +93,7 @@ class Da3Models:
         }
         with torch.device("meta"):
             decoder = RgbDecoder(config)
-        self._fill(decoder, weights, "weights_mae_decoder")
+        self._fill(decoder, weights, "weights_mae_decoder", self.dtype)
         return decoder
 
     @cached_property
@@ -133,7 +134,7 @@ class Da3Models:
         with torch.device("meta"):
             model = DepthAnything3(config)
         ours = {key_from_official(key): values for key, values in weights.items()}
-        self._fill(model, ours, "weights_da3")
+        self._fill(model, ours, "weights_da3", torch.float32)
         return model
 
     def _denoiser(self, sizes_name: str, file: str, *, cascade: bool) -> Denoiser:
@@ -153,14 +154,16 @@ class Da3Models:
         )
         with torch.device("meta"):
             denoiser = Denoiser(config)
-        self._fill(denoiser, self._weights(file), file)
+        self._fill(denoiser, self._weights(file), file, self.dtype)
         return denoiser
 
-    def _fill(self, module: torch.nn.Module, weights: Mapping[str, Tensor], file: str) -> None:
+    def _fill(
+        self, module: nn.Module, weights: Mapping[str, Tensor], file: str, dtype: torch.dtype
+    ) -> None:
         fill_module(
             module,
             weights.items(),
             device=self.device,
-            dtype=self.dtype,
+            dtype=dtype,
             where=str(self.folder / f"{file}.safetensors"),
         )

@@ -26,7 +26,7 @@ from gld_ros.novel_view_stages import (
     sampling_conditions,
 )
 from gld_ros.selftest.da3.models import Da3Models
-from gld_ros.selftest.da3.tolerances import MODULE_FLOAT32, OPENCV_IMAGE
+from gld_ros.selftest.da3.tolerances import FLOAT32, OPENCV_IMAGE
 from gld_ros.selftest.fixture import Fixture
 from gld_ros.selftest.rows import EXACT, Row, compare
 
@@ -47,7 +47,7 @@ def check_e2e(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
     backbone = models.gld_backbone
     statistics = {level: models.statistics(level) for level in (0, 1)}
 
-    reference_images = models.to_network(images[:, :references])
+    reference_images = images[:, :references]
     encoded = encode_references(backbone, statistics, reference_images)
     for level, latent in encoded.latents.items():
         yield from fixture.check(f"ref_latent_l{level}", latent.flatten(0, 1), limit)
@@ -113,7 +113,7 @@ def check_preprocess(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
             width, height = (int(side) for side in fixture.inputs[f"target_wh_{number}"])
             picture, K = gld_crop_resize(image, K_px, (height, width))
             yield from fixture.check(f"image_u8_{number}", _u8(picture), EXACT)
-            yield from fixture.check(f"K_{number}", torch.from_numpy(K), MODULE_FLOAT32)
+            yield from fixture.check(f"K_{number}", torch.from_numpy(K), FLOAT32)
     for name in fixture.outputs:
         match = _DA3_RESIZED.fullmatch(name)
         if match is None:
@@ -128,22 +128,22 @@ def check_preprocess(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
         if quantity == "image_u8":
             yield from fixture.check(name, _u8(picture), OPENCV_IMAGE)
         elif resized_K is not None:
-            yield from fixture.check(name, torch.from_numpy(resized_K), MODULE_FLOAT32)
+            yield from fixture.check(name, torch.from_numpy(resized_K), FLOAT32)
 
 
 def check_recon(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
     """Alignment to known cameras, confidence threshold, points and their export frame."""
     inputs = fixture.inputs
     similarity, aligned = align_to_known_cameras(inputs["pred_c2w"], inputs["gt_c2w"])
-    yield from fixture.check("sim3_s", similarity.scale.reshape(1), MODULE_FLOAT32)
-    yield from fixture.check("sim3_R", similarity.R_a_b, MODULE_FLOAT32)
-    yield from fixture.check("sim3_t", similarity.t_a_b, MODULE_FLOAT32)
-    yield from fixture.check("aligned_c2w", aligned, MODULE_FLOAT32)
+    yield from fixture.check("sim3_s", similarity.scale.reshape(1), FLOAT32)
+    yield from fixture.check("sim3_R", similarity.R_a_b, FLOAT32)
+    yield from fixture.check("sim3_t", similarity.t_a_b, FLOAT32)
+    yield from fixture.check("aligned_c2w", aligned, FLOAT32)
     for name in fixture.outputs:
         if match := _THRESHOLD.fullmatch(name):
             percentiles = (float(match[1]), float(match[2]))
             other = confidence_threshold(inputs["depth_conf"], percentiles=percentiles)
-            yield from fixture.check(name, torch.tensor([other]), MODULE_FLOAT32)
+            yield from fixture.check(name, torch.tensor([other]), FLOAT32)
 
     result = reconstruct(
         inputs["rgb"],
@@ -152,12 +152,10 @@ def check_recon(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
         inputs["pred_K"],
         aligned,
     )
-    yield from fixture.check(
-        "conf_thr", torch.tensor([result.confidence_threshold]), MODULE_FLOAT32
-    )
+    yield from fixture.check("conf_thr", torch.tensor([result.confidence_threshold]), FLOAT32)
     yield from fixture.check("num_points", torch.tensor([len(result.points_world)]), EXACT)
-    yield from fixture.check("gltf_transform", result.T_gltf_world, MODULE_FLOAT32)
-    yield from fixture.check("scene_scale", torch.tensor([result.scene_scale]), MODULE_FLOAT32)
+    yield from fixture.check("gltf_transform", result.T_gltf_world, FLOAT32)
+    yield from fixture.check("scene_scale", torch.tensor([result.scene_scale]), FLOAT32)
     points = {
         "colors": result.colors,
         "gltf_points": result.points_gltf,
@@ -165,7 +163,7 @@ def check_recon(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
     }
     for name in fixture.outputs:
         if match := _FIRST.fullmatch(name):
-            tolerance = EXACT if match[1] == "colors" else MODULE_FLOAT32
+            tolerance = EXACT if match[1] == "colors" else FLOAT32
             yield from fixture.check(name, points[match[1]][: int(match[2])], tolerance)
 
 
@@ -186,7 +184,7 @@ def check_stats(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
             ("normalised", normalised, reference),
             ("restored", restored, raw),
         ):
-            yield compare(fixture.name, f"level{level}.{name}", computed, expected, MODULE_FLOAT32)
+            yield compare(fixture.name, f"level{level}.{name}", computed, expected, FLOAT32)
 
 
 def _u8(picture: np.ndarray) -> Tensor:

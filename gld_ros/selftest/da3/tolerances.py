@@ -12,7 +12,7 @@ import torch
 from gld_ros.selftest.rows import Tolerance
 
 # Geometry and image preparation never run in 16 bits.
-MODULE_FLOAT32 = Tolerance(absolute=1e-5, relative=1e-4)
+FLOAT32 = Tolerance(absolute=1e-5, relative=1e-4)
 # Random sampling of points leaves a residue that depends on the draw.
 RANDOMISED = Tolerance(absolute=5e-3)
 # OpenCV versions differ by one grey level in resizing.
@@ -40,7 +40,7 @@ class Limits:
 
 _LIMITS = {
     torch.float32: Limits(
-        MODULE_FLOAT32,
+        FLOAT32,
         Tolerance(absolute=5e-5, relative=5e-4),
         Tolerance(absolute=2e-2, relative=2e-2),
     ),
