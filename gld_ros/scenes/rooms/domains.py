@@ -116,6 +116,7 @@ WIDE = RoomDomain(
     yaw_change_deg=(0.0, 60.0),
 )
 
+
 # The imagination sets: at least a quarter of every target is hidden from every reference. The
 # camera turns past the edge of the picture, steps around the end of a partition, or orbits a piece
 # of furniture. Surfaces are those of the domain a model was trained on, so that the sets test

@@ -18,7 +18,14 @@ from torch import Tensor
 from gld_ros.scenes.rooms.cameras import pinhole_from_fov, view_parameters
 from gld_ros.scenes.rooms.domains import RoomDomain, domain_named, split_of
 from gld_ros.scenes.rooms.layout import LayoutFailed, Room, draw_room
-from gld_ros.scenes.rooms.raycast import PackedRooms, pack_rooms, render, surface_distance
+from gld_ros.scenes.rooms.raycast import (
+    PackedRooms,
+    cast_rays,
+    image_rays,
+    pack_rooms,
+    render,
+    surface_distance,
+)
 from gld_ros.scenes.visibility import DepthViews, visible_fraction, visible_from
 
 MAX_ATTEMPTS = 200
@@ -63,7 +70,7 @@ def render_rooms(
     fraction = torch.empty(len(ids), num_views, device=device)
     for part in _chunks(len(ids), num_views * image_hw[0] * image_hw[1], device):
         packed = pack_rooms(rooms[part], device)
-        rgb, depth, _ = render(packed, T_world_cam[part], K_px[part], image_hw, antialias)
+        rgb, depth = render(packed, T_world_cam[part], K_px[part], image_hw, antialias)
         images[part], depth_m[part] = rgb, depth
         fraction[part] = _visible_fractions(depth, K_px[part], T_world_cam[part], references)
     return {
@@ -101,9 +108,7 @@ def render_room_views(
     images = torch.empty(len(T_world_cam), 3, *image_hw, device=device)
     depth_m = torch.empty(len(T_world_cam), *image_hw, device=device)
     for part in _chunks(len(T_world_cam), image_hw[0] * image_hw[1], device):
-        rgb, depth, _ = render(
-            packed, T_world_cam[None, part], K_px[None, part], image_hw, antialias
-        )
+        rgb, depth = render(packed, T_world_cam[None, part], K_px[None, part], image_hw, antialias)
         images[part], depth_m[part] = rgb[0], depth[0]
     return {"images": images, "depth_m": depth_m}
 
@@ -162,14 +167,16 @@ def _acceptable(domain: RoomDomain, rooms: Sequence[Room], device: torch.device 
     s = view_parameters(PROBE_VIEWS, len(references), domain.reference_target_split)
     T_world_cam, K_px = _cameras(rooms, s, PROBE_HW, device)
     packed = pack_rooms(rooms, device)
-    _, depth, primitive = render(packed, T_world_cam, K_px, PROBE_HW)
+    origin, direction = image_rays(T_world_cam, K_px, PROBE_HW)
+    hits = cast_rays(packed, origin, direction)
+    depth = hits.depth_m.unflatten(2, PROBE_HW)
     targets = [v for v in range(PROBE_VIEWS) if v not in references]
     fraction = _visible_fractions(depth, K_px, T_world_cam, references)[:, targets]
     low, high = domain.target_visible
     good = ((fraction >= low) & (fraction <= high)).all(dim=1)
     mean_depth = depth.flatten(2).mean(-1)
     good &= ((mean_depth >= domain.mean_depth_m[0]) & (mean_depth <= domain.mean_depth_m[1])).all(1)
-    good &= _objects_seen(packed, primitive) >= domain.objects_seen
+    good &= _objects_seen(packed, hits.primitive.long()) >= domain.objects_seen
     along = np.linspace(0.0, 1.0, 9)
     centres = np.stack([room.path.positions(along) for room in rooms])
     distance = surface_distance(packed, torch.as_tensor(centres, dtype=torch.float32).to(device))
@@ -178,10 +185,9 @@ def _acceptable(domain: RoomDomain, rooms: Sequence[Room], device: torch.device 
 
 def _objects_seen(packed: PackedRooms, primitive: Tensor) -> Tensor:
     """Number of objects that fill a visible share of at least one view, (B,)."""
-    flat = primitive.flatten(2)
-    owner = packed.object_of[:, None].expand(-1, flat.shape[1], -1).gather(2, flat)
-    number = torch.arange(int(packed.object_of.max()) + 1, device=flat.device)
-    share = (owner[..., None] == number).float().mean(2)  # (B, V, objects)
+    owner = packed.object_of[:, None].expand(-1, primitive.shape[1], -1).gather(2, primitive)
+    count = int(packed.object_of.max()) + 1
+    share = torch.stack([(owner == number).float().mean(2) for number in range(count)], dim=-1)
     return (share >= SEEN_PIXEL_SHARE).any(dim=1).sum(dim=1)
 
 

@@ -1,109 +1,151 @@
 """Surface patterns of procedural rooms, limited to the band that a pixel can show.
 
-A pattern is a signal in [-1, 1] of two surface coordinates in metres; it scales the albedo. Edges
-are filtered over the footprint of the pixel, and the whole pattern fades to its mean between four
-and two pixels per period: what lies beyond would be aliasing noise to whoever learns from it.
+A pattern is a signal in [-1, 1] of two surface coordinates in metres; it scales the brightness.
+Edges are filtered over the footprint of the pixel, and the whole pattern fades to its mean between
+four and two pixels per period: what lies beyond would be aliasing noise to whoever learns from it.
 """
 
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gld_ros.scenes.rooms.layout import MATERIAL_COLUMNS, TEXTURES
+from gld_ros.scenes.rooms.layout import TEXTURES
 
 Vec = tuple[Tensor, Tensor, Tensor]
 _TABLE_SIDE = 64
+_STEEPEST = 0.02  # cosine below which a ray grazes no flatter
 
 
-def textured_albedo(
-    albedo: Vec,
-    material_table: Tensor,
-    material_row: Tensor,
-    local: Vec,
-    half: Vec,
-    normal: Vec,
-    direction: Vec,
-    yaw: tuple[Tensor, Tensor],
-    face: Vec,
-    depth_m: Tensor,
-    pixel_angle: Tensor,
-) -> Vec:
-    """Albedo of every hit with its pattern on it; only textured hits are computed.
+@dataclass(frozen=True)
+class SurfacePoints:
+    """Ray hits, all (B, V, N), in the frame of the primitive that was hit; masks are 0 or 1.
 
-    All (B, V, N): local, half and normal in the frame of the primitive, direction in the world,
-    face = (on an x face, on a y face, on a curved side), yaw = (cos, sin) of the primitive;
-    pixel_angle (B, V, 1). material_table (columns, rows) is indexed by material_row.
+    curved is None where no curved surface carries a pattern. pixel_m is the size of a pixel at the
+    depth of the hit, ray the direction it was seen along (any length).
     """
-    column = {name: material_table[k] for k, name in enumerate(MATERIAL_COLUMNS)}
-    where = (column["contrast"].take(material_row) > 0).nonzero(as_tuple=True)
-    if where[0].numel() == 0:
-        return albedo
-    row = material_row[where]
-    texture, period = column["texture"][row], column["period"][row]
-    p, n = [c[where] for c in local], [c[where] for c in normal]
-    on_x, on_y, curved = (c[where] for c in face)
-    cos, sin = (c[where] for c in yaw)
-    ray = [c[where] for c in direction]
-    ray = [cos * ray[0] + sin * ray[1], cos * ray[1] - sin * ray[0], ray[2]]
-    length = torch.sqrt(ray[0] ** 2 + ray[1] ** 2 + ray[2] ** 2)
-    facing = (ray[0] * n[0] + ray[1] * n[1] + ray[2] * n[2]).abs() / length
-    facing = facing.clamp(min=0.02)
 
-    around = half[0][where] * torch.atan2(p[1], p[0])
-    u = torch.where(curved, around, torch.where(on_x, p[1], p[0]))
-    v = torch.where(curved | on_x | on_y, p[2], p[1])
+    local: Vec
+    normal: Vec
+    ray: Vec
+    radius: Tensor
+    on_x: Tensor
+    on_z: Tensor
+    curved: Tensor | None
+    pixel_m: Tensor
+
+
+def pattern_gain(
+    points: SurfacePoints, material: Mapping[str, Tensor], textures: Sequence[str]
+) -> Tensor:
+    """Brightness factor of every hit, mean 1, (B, V, N).
+
+    material holds the columns of layout.MATERIAL_COLUMNS at every hit; textures names the patterns
+    that occur among them.
+    """
+    (px, py, pz), (rx, ry, rz), (nx, ny, nz) = points.local, points.ray, points.normal
+    on_x, on_z = points.on_x, points.on_z
     # How far one pixel reaches along u and v: its width, stretched where the ray grazes.
-    size = depth_m[where] * pixel_angle.expand_as(depth_m)[where]
-    along_u = torch.where(on_x, ray[1], ray[0]) / length
-    along_v = torch.where(on_x | on_y, ray[2], ray[1]) / length
-    reach_u = size * torch.sqrt(1 + (torch.where(curved, 1.0, along_u) / facing) ** 2)
-    reach_v = size * torch.sqrt(1 + (torch.where(curved, 1.0, along_v) / facing) ** 2)
+    facing = (rx * nx).addcmul_(ry, ny).addcmul_(rz, nz).abs_()
+    shortest = _STEEPEST * torch.sqrt((rx * rx).addcmul_(ry, ry).addcmul_(rz, rz))
+    facing = torch.maximum(facing, shortest, out=facing)
+    u, v = torch.lerp(px, py, on_x), torch.lerp(pz, py, on_z)
+    slant_u, slant_v = torch.lerp(rx, ry, on_x), torch.lerp(rz, ry, on_z)
+    if points.curved is not None:
+        around = points.radius * _angle(py, px)
+        u = torch.lerp(u, around, points.curved)
+        slant_u = torch.lerp(slant_u, torch.ones_like(u), points.curved)
+        slant_v = torch.lerp(slant_v, torch.ones_like(u), points.curved)
+    reach_u = slant_u.div_(facing).square_().add_(1.0).sqrt_().mul_(points.pixel_m)
+    reach_v = slant_v.div_(facing).square_().add_(1.0).sqrt_().mul_(points.pixel_m)
+    u, v = u + material["offset_u"], v + material["offset_v"]
+    period = material["period"]
 
-    u, v = u + column["offset_u"][row], v + column["offset_v"][row]
-    signal = torch.zeros_like(u)
-    for code, name in enumerate(TEXTURES):
-        chosen = (texture == code).nonzero(as_tuple=True)[0]
-        if name != "plain" and chosen.numel():
-            signal[chosen] = _PATTERNS[name](
-                u[chosen], v[chosen], reach_u[chosen], reach_v[chosen], period[chosen]
-            )
-    gain = 1.0 + 0.5 * column["contrast"][row] * signal
-    red, green, blue = (c.index_put(where, c[where] * gain) for c in albedo)
-    return red, green, blue
+    signal: Tensor | None = None
+    for name in textures:
+        mine = torch.eq(material["texture"], float(TEXTURES.index(name)), out=torch.empty_like(u))
+        shown = _PATTERNS[name](u, v, reach_u, reach_v, period, mine)
+        signal = shown.mul_(mine) if signal is None else signal.addcmul_(shown, mine)
+    if signal is None:
+        return torch.ones_like(u)
+    return signal.mul_(material["contrast"]).mul_(0.5).add_(1.0)
+
+
+def _angle(y: Tensor, x: Tensor) -> Tensor:
+    """Angle of (x, y) in radians, to 1e-3, the same in every lane of every processor.
+
+    torch.atan2 rounds differently at the end of an array, and a picture must not depend on the
+    batch it was rendered in.
+    """
+    short, long = torch.minimum(x.abs(), y.abs()), torch.maximum(x.abs(), y.abs())
+    slope = short / long.clamp_(min=1e-9)
+    square = slope * slope
+    octant = slope * (1.0 + square * (-0.3276228 + square * (0.1593142 - 0.0464965 * square)))
+    steep, left = (y.abs() > x.abs()).float(), (x < 0).float()
+    angle = torch.lerp(octant, 0.5 * math.pi - octant, steep)
+    return torch.lerp(angle, math.pi - angle, left) * torch.sign(y)
 
 
 def _fade(period: Tensor, reach: Tensor) -> Tensor:
     """1 from four pixels per period on, 0 below two."""
-    return (0.5 * period / reach - 1.0).clamp_(0.0, 1.0)
+    return (0.5 * period).div_(reach).sub_(1.0).clamp_(0.0, 1.0)
 
 
 def _square_wave(x: Tensor, reach: Tensor, period: Tensor) -> Tensor:
     """A square wave in [-1, 1] whose edges are ramps as wide as the pixel's reach."""
     phase = x / period
-    triangle = 1.0 - 4.0 * (phase - phase.floor() - 0.5).abs()
-    return (triangle * (0.5 * period / reach)).clamp_(-1.0, 1.0) * _fade(period, reach)
+    triangle = phase.sub_(phase.floor()).sub_(0.5).abs_().mul_(-4.0).add_(1.0)
+    periods_per_reach = (0.5 * period).div_(reach)
+    fade = (periods_per_reach - 1.0).clamp_(0.0, 1.0)
+    return triangle.mul_(periods_per_reach).clamp_(-1.0, 1.0).mul_(fade)
 
 
-def _checker(u: Tensor, v: Tensor, reach_u: Tensor, reach_v: Tensor, period: Tensor) -> Tensor:
-    return _square_wave(u, reach_u, period) * _square_wave(v, reach_v, period)
+def _checker(
+    u: Tensor, v: Tensor, reach_u: Tensor, reach_v: Tensor, period: Tensor, mine: Tensor
+) -> Tensor:
+    return _square_wave(u, reach_u, period).mul_(_square_wave(v, reach_v, period))
 
 
-def _stripes(u: Tensor, v: Tensor, reach_u: Tensor, reach_v: Tensor, period: Tensor) -> Tensor:
+def _stripes(
+    u: Tensor, v: Tensor, reach_u: Tensor, reach_v: Tensor, period: Tensor, mine: Tensor
+) -> Tensor:
     return _square_wave(u, reach_u, period)
 
 
+def _on_chosen(pattern: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Compute a pattern that looks up tables only for the hits that show it."""
+
+    @functools.wraps(pattern)
+    def chosen_only(
+        u: Tensor, v: Tensor, reach_u: Tensor, reach_v: Tensor, period: Tensor, mine: Tensor
+    ) -> Tensor:
+        chosen = mine.flatten().nonzero()[:, 0]
+        values = pattern(
+            *(c.flatten().index_select(0, chosen) for c in (u, v, reach_u, reach_v, period))
+        )
+        return torch.zeros_like(u).flatten().index_copy_(0, chosen, values).reshape(u.shape)
+
+    return chosen_only
+
+
+@_on_chosen
 def _planks(u: Tensor, v: Tensor, reach_u: Tensor, reach_v: Tensor, period: Tensor) -> Tensor:
-    """Boards a quarter of the period wide along v, each with its own brightness."""
+    """Boards a quarter of the period wide along u, each with its own brightness."""
     width = 0.25 * period
     border = torch.floor(u / width + 0.5)
-    blend = ((u / width - border) * width / reach_u + 0.5).clamp_(0.0, 1.0)
-    left, right = _random_at(border - 1, border * 0), _random_at(border, border * 0)
-    return torch.lerp(left, right, blend) * _fade(2 * width, reach_u)
+    blend = ((u - border * width) / reach_u + 0.5).clamp_(0.0, 1.0)
+    row = torch.zeros_like(border)
+    return torch.lerp(_random_at(border - 1, row), _random_at(border, row), blend).mul_(
+        _fade(2 * width, reach_u)
+    )
 
 
+@_on_chosen
 def _noise(u: Tensor, v: Tensor, reach_u: Tensor, reach_v: Tensor, period: Tensor) -> Tensor:
     """Value noise of three octaves, each faded by its own period."""
     total = torch.zeros_like(u)
@@ -124,7 +166,7 @@ def _random_at(x: Tensor, y: Tensor) -> Tensor:
     """A fixed random number in [-1, 1] of every lattice point."""
     side = _TABLE_SIDE
     index = (x.long() % side) * side + y.long() % side
-    return _random_table(x.device).take(index)
+    return _random_table(x.device).index_select(0, index)
 
 
 @functools.cache
@@ -133,4 +175,9 @@ def _random_table(device: torch.device) -> Tensor:
     return (2 * torch.rand(_TABLE_SIDE**2, generator=generator) - 1).to(device)
 
 
-_PATTERNS = {"checker": _checker, "stripes": _stripes, "planks": _planks, "noise": _noise}
+_PATTERNS: dict[str, Callable[..., Tensor]] = {
+    "checker": _checker,
+    "stripes": _stripes,
+    "planks": _planks,
+    "noise": _noise,
+}
