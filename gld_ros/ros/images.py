@@ -1,0 +1,302 @@
+"""Image messages to and from arrays: which encodings are accepted, and what each byte means.
+
+Works on any object with the fields of sensor_msgs/Image or CompressedImage, whether it came from
+rclpy or out of a bag. Leaves intrinsics and rectification to others.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from types import SimpleNamespace
+from typing import Any, Literal, NoReturn
+
+import cv2
+import numpy as np
+
+from gld_ros.ros.messages import byte_field, message_with_bytes, rclpy_type
+
+
+class ImageError(ValueError):
+    """An image message that cannot be used."""
+
+
+class UnsupportedEncoding(ImageError):
+    """The message is whole, but its encoding is not one of those accepted."""
+
+    def __init__(self, encoding: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(f"encoding {encoding!r} is not supported; allowed: {', '.join(allowed)}")
+        self.encoding = encoding
+        self.allowed = allowed
+
+
+class MalformedImage(ImageError):
+    """The sizes in the message contradict each other, or its content cannot be decoded."""
+
+
+@dataclass(frozen=True)
+class RgbImage:
+    """Colour pixels, (H, W, 3) uint8; `reduced_from_16_bit` tells that low bits were dropped."""
+
+    rgb: np.ndarray
+    reduced_from_16_bit: bool = False
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    """How one encoding lies in memory and how it becomes RGB."""
+
+    bytes_per_pixel: int
+    dtype: str  # little-endian; one letter and size as in numpy
+    channels: int
+    to_rgb: Callable[[np.ndarray], np.ndarray]
+    even_width: bool = False
+
+
+def _with(code: int) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda pixels: cv2.cvtColor(pixels, code)
+
+
+def _bgr(pixels: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+_UYVY = _Encoding(2, "u1", 2, _with(cv2.COLOR_YUV2RGB_UYVY), even_width=True)
+_YUYV = _Encoding(2, "u1", 2, _with(cv2.COLOR_YUV2RGB_YUY2), even_width=True)
+_GRAY = _with(cv2.COLOR_GRAY2RGB)
+
+# ROS names a Bayer pattern by its first two rows, OpenCV by the second and third pixel of the
+# second row and third: rggb is BayerBG there.
+_PACKED: dict[str, _Encoding] = {
+    "rgb8": _Encoding(3, "u1", 3, lambda pixels: pixels),
+    "bgr8": _Encoding(3, "u1", 3, _bgr),
+    "rgba8": _Encoding(4, "u1", 4, _with(cv2.COLOR_RGBA2RGB)),
+    "bgra8": _Encoding(4, "u1", 4, _with(cv2.COLOR_BGRA2RGB)),
+    "mono8": _Encoding(1, "u1", 1, _GRAY),
+    "mono16": _Encoding(2, "u2", 1, _GRAY),
+    "rgb16": _Encoding(6, "u2", 3, lambda pixels: pixels),
+    "bgr16": _Encoding(6, "u2", 3, _bgr),
+    "bayer_rggb8": _Encoding(1, "u1", 1, _with(cv2.COLOR_BayerBG2RGB)),
+    "bayer_bggr8": _Encoding(1, "u1", 1, _with(cv2.COLOR_BayerRG2RGB)),
+    "bayer_gbrg8": _Encoding(1, "u1", 1, _with(cv2.COLOR_BayerGR2RGB)),
+    "bayer_grbg8": _Encoding(1, "u1", 1, _with(cv2.COLOR_BayerGB2RGB)),
+    "yuv422": _UYVY,
+    "uyvy": _UYVY,
+    "yuv422_yuy2": _YUYV,
+    "yuyv": _YUYV,
+}
+COLOUR_ENCODINGS: tuple[str, ...] = (*_PACKED, "nv12")
+DEPTH_ENCODINGS: tuple[str, ...] = ("32FC1", "16UC1", "mono16")
+OUTPUT_ENCODINGS: tuple[str, ...] = ("rgb8", "32FC1", "mono8")
+COMPRESSED_CONTENTS: tuple[str, ...] = ("JPEG", "PNG")
+
+
+def rgb_from_image(message: Any) -> RgbImage:
+    """Return the colours of a sensor_msgs/Image; the pixels may share memory with the message.
+
+    Honours `step`, row padding and `is_bigendian`, drops alpha, and takes the upper eight bits of
+    16-bit colour. Raises UnsupportedEncoding or MalformedImage.
+    """
+    if message.encoding == "nv12":
+        return RgbImage(_rgb_from_nv12(message))
+    if message.encoding not in _PACKED:
+        raise UnsupportedEncoding(message.encoding, COLOUR_ENCODINGS)
+    encoding = _PACKED[message.encoding]
+    if encoding.even_width and message.width % 2:
+        raise MalformedImage(f"{message.encoding} needs an even width, given {message.width}")
+    pixels = _pixels(message, encoding.bytes_per_pixel, encoding.dtype, encoding.channels)
+    if encoding.dtype == "u2":
+        return RgbImage(encoding.to_rgb((pixels >> 8).astype(np.uint8)), reduced_from_16_bit=True)
+    if message.encoding in CV_BRIDGE_ENCODINGS and (bridge := trusted_cv_bridge()) is not None:
+        return RgbImage(bridge.imgmsg_to_cv2(message, "rgb8"))
+    return RgbImage(encoding.to_rgb(pixels))
+
+
+def depth_m_from_image(message: Any) -> np.ndarray:
+    """Return z-depth (H, W) float32 in metres from 32FC1 (metres) or 16UC1 (millimetres, REP-118).
+
+    A millimetre value of 0 means "no measurement" and becomes NaN; 32FC1 keeps its own NaN and
+    infinities (REP-117). Raises UnsupportedEncoding or MalformedImage.
+    """
+    if message.encoding == "32FC1":
+        return _pixels(message, 4, "f4", 1).astype(np.float32)
+    if message.encoding in DEPTH_ENCODINGS:
+        millimetres = _pixels(message, 2, "u2", 1)
+        depth_m = millimetres.astype(np.float32) * np.float32(1e-3)
+        depth_m[millimetres == 0] = np.nan
+        return depth_m
+    raise UnsupportedEncoding(message.encoding, DEPTH_ENCODINGS)
+
+
+def _buffer(message: Any) -> np.ndarray:
+    data = message.data
+    return data if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
+
+
+def _rows(message: Any, row_bytes: int, num_rows: int) -> np.ndarray:
+    """The bytes of the message as (num_rows, step), after all sizes were found to agree."""
+    if message.width <= 0 or message.height <= 0:
+        raise MalformedImage(f"image of {message.width} x {message.height} pixels")
+    if message.step < row_bytes:
+        raise MalformedImage(
+            f"step {message.step} is less than the {row_bytes} bytes of a row of "
+            f"{message.width} {message.encoding} pixels"
+        )
+    if len(message.data) != message.step * num_rows:
+        raise MalformedImage(
+            f"{len(message.data)} bytes of data, but {num_rows} rows of step {message.step} "
+            f"are {message.step * num_rows}"
+        )
+    return _buffer(message).reshape(num_rows, message.step)
+
+
+def _pixels(message: Any, bytes_per_pixel: int, dtype: str, channels: int) -> np.ndarray:
+    """The pixels without padding, in native byte order: (H, W) or (H, W, channels)."""
+    row_bytes = message.width * bytes_per_pixel
+    rows = _rows(message, row_bytes, message.height)
+    order = ">" if message.is_bigendian else "<"
+    pixels = np.ascontiguousarray(rows[:, :row_bytes]).view(order + dtype)
+    pixels = pixels.astype(dtype, copy=False)
+    shape = (message.height, message.width, channels)[: 2 if channels == 1 else 3]
+    return pixels.reshape(shape)
+
+
+def _rgb_from_nv12(message: Any) -> np.ndarray:
+    """Full-resolution luma rows, then half as many rows of interleaved U and V."""
+    if message.width % 2 or message.height % 2:
+        raise MalformedImage(
+            f"nv12 needs an even width and height, given {message.width} x {message.height}"
+        )
+    rows = _rows(message, message.width, message.height * 3 // 2)
+    planes = np.ascontiguousarray(rows[:, : message.width])
+    return cv2.cvtColor(planes, cv2.COLOR_YUV2RGB_NV12)
+
+
+# What cv_bridge converts exactly as this module does; the rest it refuses or reads wrongly.
+CV_BRIDGE_ENCODINGS = frozenset({"bgr8", "rgba8", "bgra8", "mono8"})
+
+
+@cache
+def trusted_cv_bridge() -> Any | None:
+    """Return the distribution's CvBridge, or None where there is none that reads rows rightly.
+
+    A package of that name on PyPI ignores `step` without an error, so a padded picture decides.
+    """
+    try:
+        from cv_bridge import CvBridge
+    except ImportError:
+        return None
+    bridge = CvBridge()
+    padded = np.arange(2 * 8, dtype=np.uint8)
+    probe = SimpleNamespace(
+        height=2, width=2, step=8, encoding="bgr8", is_bigendian=0, data=padded.tobytes()
+    )
+    expected = padded.reshape(2, 8)[:, :6].reshape(2, 2, 3)[..., ::-1]
+    try:
+        seen = bridge.imgmsg_to_cv2(probe, "rgb8")
+    except Exception:  # noqa: BLE001 whatever it raises, a bridge that fails here is not used
+        return None
+    return bridge if np.array_equal(seen, expected) else None
+
+
+def rgb_from_compressed(message: Any) -> RgbImage:
+    """Return the colours of a sensor_msgs/CompressedImage holding JPEG or PNG.
+
+    The content decides, not the `format` text. A picture that was cut off is refused rather than
+    filled with grey; an orientation tag is ignored, since intrinsics refer to the stored rows.
+    Raises UnsupportedEncoding or MalformedImage.
+    """
+    data = _buffer(message)
+    content = data.tobytes()
+    if content.startswith(b"\xff\xd8\xff"):
+        whole, reduced = _jpeg_is_whole(content), False
+    elif content.startswith(b"\x89PNG\r\n\x1a\n"):
+        whole, reduced = b"IEND" in content[-64:], content[24:25] == b"\x10"
+    else:
+        given = f"{message.format} (content starts with {content[:8].hex() or 'nothing'})"
+        raise UnsupportedEncoding(given, COMPRESSED_CONTENTS)
+    if not whole:
+        raise MalformedImage(f"compressed image of {len(content)} bytes is cut off")
+    try:
+        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise MalformedImage(f"compressed image cannot be decoded: {error}") from error
+    if bgr is None:
+        raise MalformedImage(f"compressed image of {len(content)} bytes cannot be decoded")
+    return RgbImage(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), reduced_from_16_bit=reduced)
+
+
+def _jpeg_is_whole(content: bytes) -> bool:
+    """Whether an end marker follows the start of scan (ITU T.81, B.1).
+
+    Segments are skipped by their lengths, so that the end of an embedded preview does not count.
+    """
+    position = 2
+    while position + 4 <= len(content) and content[position] == 0xFF:
+        if content[position + 1] == 0xDA:
+            return content.find(b"\xff\xd9", position) >= 0
+        position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+    return False
+
+
+def image_message(
+    pixels: np.ndarray,
+    encoding: Literal["rgb8", "32FC1", "mono8"],
+    header: Any,
+    message_type: Any = None,
+) -> Any:
+    """Return a sensor_msgs/Image of (H, W, 3) uint8, (H, W) float32 or (H, W) uint8 pixels.
+
+    `message_type` defaults to rclpy's class; the header must be of the same family.
+    Raises UnsupportedEncoding for other encodings, MalformedImage for pixels that do not fit.
+    """
+    expected = {"rgb8": (np.uint8, 3), "32FC1": (np.float32, 2), "mono8": (np.uint8, 2)}
+    if encoding not in expected:
+        raise UnsupportedEncoding(encoding, OUTPUT_ENCODINGS)
+    dtype, dimensions = expected[encoding]
+    right = pixels.dtype == dtype and pixels.ndim == dimensions
+    if not right or (dimensions == 3 and pixels.shape[2] != 3):
+        _refuse_pixels(pixels, encoding)
+    message_type = message_type or rclpy_type("sensor_msgs/msg/Image")
+    height, width = pixels.shape[:2]
+    data = byte_field(message_type, pixels.astype(pixels.dtype.newbyteorder("<"), copy=False))
+    return message_with_bytes(
+        message_type,
+        data,
+        header=header,
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=0,
+        step=width * pixels.itemsize * (3 if dimensions == 3 else 1),
+    )
+
+
+def compressed_message(
+    rgb: np.ndarray,
+    header: Any,
+    message_type: Any = None,
+    *,
+    content: Literal["jpeg", "png"] = "jpeg",
+    jpeg_quality: int = 90,
+) -> Any:
+    """Return a sensor_msgs/CompressedImage of (H, W, 3) uint8 colours. Raises MalformedImage."""
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+        _refuse_pixels(rgb, content)
+    if content not in ("jpeg", "png"):
+        raise UnsupportedEncoding(content, ("jpeg", "png"))
+    message_type = message_type or rclpy_type("sensor_msgs/msg/CompressedImage")
+    settings = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if content == "jpeg" else []
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    done, encoded = cv2.imencode(f".{content}", bgr, settings)
+    if not done:
+        raise MalformedImage(f"{content} cannot hold a picture of shape {rgb.shape}")
+    words = f"rgb8; {content} compressed bgr8"  # the form that image_transport uses
+    data = byte_field(message_type, encoded)
+    return message_with_bytes(message_type, data, header=header, format=words)
+
+
+def _refuse_pixels(pixels: np.ndarray, encoding: str) -> NoReturn:
+    raise MalformedImage(
+        f"{encoding} cannot be made from {pixels.dtype} of shape {pixels.shape}; allowed are "
+        "uint8 (H, W, 3) for colours, float32 (H, W) for 32FC1 and uint8 (H, W) for mono8"
+    )
