@@ -1,6 +1,6 @@
 """Camera inputs of the denoiser: ray maps, scaled view matrices, and their removal for guidance.
 
-Owns: turning poses and intrinsics of one set of views into what ``DenoiserConditions`` holds, and
+Owns: turning poses and intrinsics of one set of views into what `DenoiserConditions` holds, and
 the unconditional version of it. Leaves to others: the network, and everything about latents.
 Cameras are OpenCV (x right, y down, z forward); poses are camera-to-world; K is in pixels.
 """
@@ -11,17 +11,13 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gld_ros.diffusion.denoiser import DenoiserConditions
+from gld_ros.geometry.rays import RayGrid, plucker_map
 
-RayGrid = Literal["official", "centred"]
 PoseScale = Literal["max", "metric"]
 
-# Where the ray of the pixel in column j, row i passes: (j + x, i + y). The published weights were
-# trained with a horizontal offset of -0.5, one pixel away from the pixel centre.
-RAY_OFFSETS: dict[str, tuple[float, float]] = {"official": (-0.5, 0.5), "centred": (0.5, 0.5)}
 MIN_EXTENT = 1e-6
 ROTATION_TOLERANCE = 1e-3
 
@@ -54,8 +50,6 @@ def camera_conditions(
     cameras that are not finite, rigid and invertible.
     """
     _check_cameras(T_world_cam, K_px, image_hw, num_references)
-    if ray_grid not in RAY_OFFSETS:
-        raise ValueError(f"ray_grid is {ray_grid!r}; use one of {sorted(RAY_OFFSETS)}")
     views = T_world_cam.shape[1]
 
     relative = torch.linalg.solve(T_world_cam[:, -1:].double(), T_world_cam.double())
@@ -69,11 +63,12 @@ def camera_conditions(
     viewmats[..., :3, 3] = -(rotation_inverse @ centre[..., None])[..., 0]
     viewmats[..., 3, 3] = 1.0
 
-    direction = _ray_directions(relative[..., :3, :3], K_px, image_hw, RAY_OFFSETS[ray_grid])
-    moment = torch.linalg.cross(centre.float()[..., None, None, :].expand_as(direction), direction)
+    scaled = relative.clone()
+    scaled[..., :3, 3] = centre
+    rays = plucker_map(scaled.float(), K_px, image_hw, ray_grid)
     is_target = (torch.arange(views, device=K_px.device) >= num_references).float()
-    mask = is_target[:, None, None, None].expand(*direction.shape[:-1], 1)
-    camera_map = torch.cat((mask, direction, moment), dim=-1).movedim(-1, 2).contiguous()
+    mask = is_target[:, None, None, None].expand_as(rays[:, :, :1])
+    camera_map = torch.cat((mask, rays), dim=2)
     return camera_map, viewmats.float(), scale.float()
 
 
@@ -135,22 +130,6 @@ def _position_scale(centre: Tensor, pose_scale: PoseScale) -> Tensor:
             "distance. Move the camera between views, or use a model with pose_scale='metric'."
         )
     return 1.0 / (extent + 1e-8)
-
-
-def _ray_directions(
-    rotation: Tensor, K_px: Tensor, image_hw: tuple[int, int], offset: tuple[float, float]
-) -> Tensor:
-    """Unit ray directions (B, V, H, W, 3) float32 in the frame the rotation maps cameras to."""
-    height, width = image_hw
-    y, x = torch.meshgrid(
-        torch.arange(height, device=K_px.device, dtype=torch.float32) + offset[1],
-        torch.arange(width, device=K_px.device, dtype=torch.float32) + offset[0],
-        indexing="ij",
-    )
-    pixel = torch.stack((x, y, torch.ones_like(x)), dim=-1)
-    from_pixel = (rotation @ torch.linalg.inv(K_px.double())).float()
-    direction = torch.einsum("bvij,hwj->bvhwi", from_pixel, pixel)
-    return F.normalize(direction, dim=-1, eps=1e-12)
 
 
 def _check_cameras(

@@ -15,8 +15,8 @@ from gld_ros.geometry.rigid import nearest_rotation, rigid_transform
 
 RayGrid = Literal["official", "centred"]
 
-# (x, y) added to (column, row). The published weights were trained with the first, whose signs
-# differ between the axes; "centred" looks through the centres of the pixels.
+# The ray of a pixel passes (column + x, row + y). The published weights were trained with the
+# first, whose signs differ between the axes; "centred" looks through the centres of the pixels.
 RAY_GRID_OFFSET_PX: dict[str, tuple[float, float]] = {
     "official": (-0.5, 0.5),
     "centred": (0.0, 0.0),
@@ -26,7 +26,10 @@ RAY_GRID_OFFSET_PX: dict[str, tuple[float, float]] = {
 def ray_directions(
     T_frame_cam: Tensor, K_px: Tensor, image_hw: tuple[int, int], ray_grid: RayGrid = "official"
 ) -> Tensor:
-    """Unit directions (..., H, W, 3) of all pixels in the frame of `T_frame_cam` (..., 4, 4)."""
+    """Unit directions (..., H, W, 3) of all pixels in the frame of `T_frame_cam` (..., 4, 4).
+
+    They have the precision of the poses. Raises ValueError for an unknown `ray_grid`.
+    """
     if ray_grid not in RAY_GRID_OFFSET_PX:
         raise ValueError(f"ray_grid must be one of {sorted(RAY_GRID_OFFSET_PX)}, got {ray_grid!r}")
     pixels = pixel_grid(
@@ -35,8 +38,8 @@ def ray_directions(
         device=T_frame_cam.device,
         offset_xy_px=RAY_GRID_OFFSET_PX[ray_grid],
     )
-    in_camera = pixels.flatten(0, 1) @ torch.linalg.inv(K_px).transpose(-1, -2)
-    in_frame = in_camera @ T_frame_cam[..., :3, :3].transpose(-1, -2)
+    from_pixel = T_frame_cam[..., :3, :3].double() @ torch.linalg.inv(K_px.double())
+    in_frame = pixels.flatten(0, 1) @ from_pixel.to(T_frame_cam.dtype).transpose(-1, -2)
     return normalize(in_frame, dim=-1, eps=1e-12).unflatten(-2, image_hw)
 
 
