@@ -174,7 +174,10 @@ build_interfaces() {
 }
 
 write_env() {
-  local distro_setup=""
+  local distro_setup="" profile_variable=FASTDDS_DEFAULT_PROFILES_FILE
+  case "$MODE-${ROS_DISTRO:-}" in # the name that Fast DDS 2 knows
+    distro-humble | distro-iron | distro-jazzy) profile_variable=FASTRTPS_DEFAULT_PROFILES_FILE ;;
+  esac
   if [ "$MODE" = distro ]; then
     distro_setup=$("$PYTHON" -c 'import pathlib, rclpy
 print(pathlib.Path(rclpy.__file__).parents[4] / "setup.sh")')
@@ -202,8 +205,7 @@ export PYTHONPATH='$ROOT/build/source_path'"\${PYTHONPATH:+:\$PYTHONPATH}"
 # One machine by default (always so with ROS from PyPI; GLD_LOCAL_ONLY=0 leaves DDS as it is).
 if [ "\${GLD_LOCAL_ONLY:-0}" = 1 ]; then
   export ROS_AUTOMATIC_DISCOVERY_RANGE=\${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}
-  export FASTDDS_DEFAULT_PROFILES_FILE=\${FASTDDS_DEFAULT_PROFILES_FILE:-'$ROOT/tools/ros/fastdds.xml'}
-  export FASTRTPS_DEFAULT_PROFILES_FILE=\${FASTRTPS_DEFAULT_PROFILES_FILE:-\$FASTDDS_DEFAULT_PROFILES_FILE}
+  export $profile_variable=\${$profile_variable:-'$ROOT/tools/ros/fastdds.xml'}
 fi
 SH
   } >"$ROOT/env.sh.new"

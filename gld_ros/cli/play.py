@@ -1,0 +1,205 @@
+"""`gld-ros play`: a bag on the ROS graph in real time, with /clock, pausing and looping."""
+
+import argparse
+import signal
+import sys
+import threading
+from typing import Any
+
+_DESCRIPTION = """\
+Play a ROS 2 bag (MCAP or SQLite) on the graph, as `ros2 bag play` does where it exists.
+
+Images keep their bytes, /tf_static stays available to late joiners, and with --clock other nodes
+run on bag time (use_sim_time:=true). Playing begins when somebody listens. Space pauses and
+resumes in a terminal; so does the service /gld_player/pause (std_srvs/SetBool).
+
+  gld-ros play recording/ --clock
+  gld-ros play recording/ --clock --rate 0.5 --loop
+  gld-ros play recording/ --topics /camera/image_raw /tf --remap /camera/image_raw:=/front/image
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Declare the arguments of `gld-ros play`."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "play",
+        help="play a bag on the ROS graph",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bag", metavar="BAG", help="folder of the bag, or one .mcap or .db3 file")
+    parser.add_argument("--rate", type=float, default=1.0, help="speed, 1 is real time")
+    parser.add_argument("--loop", action="store_true", help="begin again at the end")
+    parser.add_argument(
+        "--clock",
+        type=float,
+        nargs="?",
+        const=100.0,
+        default=0.0,
+        metavar="HZ",
+        help="publish /clock (100 times a second, or HZ)",
+    )
+    parser.add_argument("--start-paused", action="store_true", help="wait for space or the service")
+    parser.add_argument(
+        "--topics", nargs="+", default=[], metavar="TOPIC", help="play only these topics"
+    )
+    parser.add_argument(
+        "--remap", nargs="+", default=[], metavar="FROM:=TO", help="play topics under other names"
+    )
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="longest wait for subscribers, then play anyway (default: 10)",
+    )
+    parser.add_argument(
+        "--wait-for",
+        nargs="+",
+        default=[],
+        metavar="TOPIC",
+        help="wait until each of these has a subscriber, and fail if it gets none",
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Play; the exit status is 0 at the end of the bag, 1 if a --wait-for topic had no listener."""
+    from gld_ros.ros.bag_reader import BagReader
+    from gld_ros.ros.player import PlayOptions
+
+    options = PlayOptions(
+        rate=args.rate,
+        loop=args.loop,
+        clock_hz=args.clock,
+        start_paused=args.start_paused,
+        topics=tuple(args.topics),
+        remap=dict(_remap_rule(rule) for rule in args.remap),
+        wait_s=args.wait,
+        wait_for=tuple(args.wait_for),
+    )
+    with BagReader(args.bag) as bag:
+        return _play(bag, options)
+
+
+def _remap_rule(rule: str) -> tuple[str, str]:
+    before, separator, after = rule.partition(":=")
+    if not (before and separator and after):
+        raise ValueError(f"remapping {rule!r} is not of the form FROM:=TO")
+    return before, after
+
+
+def _play(bag: Any, options: Any) -> int:
+    import rclpy
+    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+    from rclpy.signals import SignalHandlerOptions
+    from std_srvs.srv import SetBool
+
+    from gld_ros.ros.player import Player
+
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C is a KeyboardInterrupt
+    node = rclpy.create_node("gld_player")
+    player = Player(node, bag, options)
+    signal.signal(signal.SIGTERM, lambda *_: player.stop())
+
+    def pause(request: Any, response: Any) -> Any:
+        if request.data:
+            player.pause()
+        else:
+            player.resume()
+        response.success = True
+        response.message = "paused" if request.data else "playing"
+        return response
+
+    node.create_service(SetBool, "~/pause", pause)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+
+    def spin() -> None:
+        try:
+            executor.spin()
+        except ExternalShutdownException:
+            return
+
+    spinner = threading.Thread(target=spin, daemon=True)
+    spinner.start()
+    try:
+        with _SpaceKey(player):
+            return _play_with_progress(player, bag, options)
+    finally:
+        player.stop()
+        executor.shutdown()
+        spinner.join(timeout=2.0)
+        player.close()
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def _play_with_progress(player: Any, bag: Any, options: Any) -> int:
+    from tqdm import tqdm
+
+    for topic, why in player.report.not_played.items():
+        print(f"not played: {topic} ({why})", file=sys.stderr)
+    if not player.wait_for_subscribers():
+        if options.wait_for:
+            waited = ", ".join(options.wait_for)
+            print(f"no subscriber for {waited} within {options.wait_s:g} s", file=sys.stderr)
+            return 1
+        print(f"nobody subscribed within {options.wait_s:g} s; playing anyway", file=sys.stderr)
+
+    length_s = (bag.end_ns - bag.start_ns) / 1e9
+    with tqdm(
+        total=round(length_s, 2),
+        unit="s",
+        desc=str(bag.path.name),
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s of the bag{postfix}",
+    ) as bar:
+
+        def show(bag_s: float, num_messages: int) -> None:
+            bar.n = min(bag_s, bar.total)
+            state = ", paused" if player.paused else ""
+            bar.set_postfix_str(f"{num_messages} messages{state}", refresh=True)
+
+        report = player.play(show)
+    print(
+        f"played {report.num_messages} messages, {report.num_bytes / 1e6:.1f} MB; late by "
+        f"{report.lateness_percentile_ms(50):.2f} ms (median), "
+        f"{report.lateness_percentile_ms(99):.2f} ms (99 %)"
+    )
+    return 0
+
+
+class _SpaceKey:
+    """Space pauses and resumes while a terminal is attached; restores the terminal at the end."""
+
+    def __init__(self, player: Any) -> None:
+        self._player = player
+        self._done = threading.Event()
+        self._settings: list[Any] | None = None
+
+    def __enter__(self) -> None:
+        if not sys.stdin.isatty():
+            return
+        import termios
+        import tty
+
+        self._settings = termios.tcgetattr(sys.stdin)
+        tty.setcbreak(sys.stdin)
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        import select
+
+        while not self._done.is_set():
+            if select.select([sys.stdin], [], [], 0.1)[0] and sys.stdin.read(1) == " ":
+                if self._player.paused:
+                    self._player.resume()
+                else:
+                    self._player.pause()
+
+    def __exit__(self, *reason: object) -> None:
+        self._done.set()
+        if self._settings is not None:
+            import termios
+
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._settings)
