@@ -74,12 +74,16 @@ def _seen_by(
     """Whether one reference per scene (depth (B, H, W)) sees the points, (B, T, N)."""
     height, width = depth_m.shape[-2:]
     offset = [p - T_world_cam[:, i, 3, None, None] for i, p in enumerate(points)]
-    camera = [sum(T_world_cam[:, k, i, None, None] * offset[k] for k in range(3)) for i in range(3)]
-    z = camera[2]
-    in_front = z > 1e-6  # type: ignore[operator]
-    safe_z = torch.where(in_front, z, 1.0)  # type: ignore[arg-type]
-    u = K_px[:, 0, 0, None, None] * camera[0] / safe_z + K_px[:, 0, 2, None, None]
-    v = K_px[:, 1, 1, None, None] * camera[1] / safe_z + K_px[:, 1, 2, None, None]
+    x, y, z = (
+        T_world_cam[:, 0, i, None, None] * offset[0]
+        + T_world_cam[:, 1, i, None, None] * offset[1]
+        + T_world_cam[:, 2, i, None, None] * offset[2]
+        for i in range(3)
+    )
+    in_front = z > 1e-6
+    safe_z = torch.where(in_front, z, 1.0)
+    u = K_px[:, 0, 0, None, None] * x / safe_z + K_px[:, 0, 2, None, None]
+    v = K_px[:, 1, 1, None, None] * y / safe_z + K_px[:, 1, 2, None, None]
     inside = in_front & (u > -0.5) & (u < width - 0.5) & (v > -0.5) & (v < height - 0.5)
     u0, v0 = u.clamp(0, width - 1).floor(), v.clamp(0, height - 1).floor()
     flat = depth_m.flatten(1)

@@ -1,0 +1,78 @@
+"""A picture of many samples at a glance: colours above depth, captioned with what is visible."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+CAPTION_PX = 15
+GAP_PX = 3
+_INK, _FAINT, _PAPER = (235, 235, 235), (160, 160, 160), (24, 24, 28)
+
+
+def contact_sheet(
+    samples: Mapping[str, Any], *, scale: int = 1, scenes_per_row: int = 1
+) -> NDArray[np.uint8]:
+    """Draw a batched sample dictionary as one RGB picture (H, W, 3).
+
+    Every scene is a block: its views side by side, depth below (near is bright; the same range for
+    all scenes), each captioned with its role and the fraction of its pixels that the references
+    see. `scale` enlarges by whole factors.
+    """
+    images = samples["images"].permute(0, 1, 3, 4, 2).clamp(0, 1).cpu().numpy()
+    depth_m = samples["depth_m"].cpu().numpy() if "depth_m" in samples else None
+    num_scenes, num_views, height, width = images.shape[:4]
+    far_m = float(np.percentile(depth_m[depth_m > 0], 99)) if depth_m is not None else 0.0
+    cell_h, cell_w = height * scale, width * scale
+    rows = 1 if depth_m is None else 2
+    block_h = CAPTION_PX + rows * (cell_h + GAP_PX) + 2 * GAP_PX
+    block_w = num_views * (cell_w + GAP_PX) + 2 * GAP_PX
+    num_rows = -(-num_scenes // scenes_per_row)
+    header = CAPTION_PX + GAP_PX
+    size = (block_w * min(scenes_per_row, num_scenes), header + block_h * num_rows)
+    sheet = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=11)
+    legend = f"{num_scenes} scenes x {num_views} views, {width} x {height} px"
+    if depth_m is not None:
+        legend += f"; depth 0 m (bright) to {far_m:.1f} m (dark)"
+    draw.text((GAP_PX, 2), legend, _FAINT, font)
+    for b in range(num_scenes):
+        left = (b % scenes_per_row) * block_w + GAP_PX
+        top = header + (b // scenes_per_row) * block_h
+        for v in range(num_views):
+            x = left + v * (cell_w + GAP_PX)
+            draw.text((x, top + 1), _caption(samples, b, v), _INK, font)
+            picture = np.round(255 * images[b, v]).astype(np.uint8)
+            y = top + CAPTION_PX
+            sheet.paste(_enlarged(picture, scale), (x, y))
+            if depth_m is not None:
+                shown = _depth_picture(depth_m[b, v], far_m)
+                sheet.paste(_enlarged(shown, scale), (x, y + cell_h + GAP_PX))
+    return np.asarray(sheet)
+
+
+def _caption(samples: Mapping[str, Any], scene: int, view: int) -> str:
+    words = [samples["scene_id"][scene].rpartition("/")[2]] if view == 0 else []
+    if view in samples.get("reference_views", ()):
+        words.append("reference")
+    elif "visible_fraction" in samples:
+        words.append(f"{100 * float(samples['visible_fraction'][scene, view]):.0f} % seen")
+    return "  ".join(words)
+
+
+def _depth_picture(depth_m: NDArray[np.floating], far_m: float) -> NDArray[np.uint8]:
+    near = np.clip(255 * (1 - depth_m / far_m), 0, 255).astype(np.uint8)
+    coloured = cv2.cvtColor(cv2.applyColorMap(near, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+    coloured[depth_m <= 0] = 0
+    return np.asarray(coloured, dtype=np.uint8)
+
+
+def _enlarged(picture: NDArray[np.uint8], scale: int) -> Image.Image:
+    image = Image.fromarray(picture)
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
