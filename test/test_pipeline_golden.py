@@ -162,3 +162,36 @@ def test_rgb_decoder_in_bf16_equals_the_reference(bundle, golden, result):
     inputs = [result[f"decode_in.level{level}"] for level in range(4)]
     rgb = decode_rgb(decoder, inputs, tuple(golden["in.images"].shape[-2:]))
     torch.testing.assert_close(rgb, golden["out.rgb_mae_bf16_autocast"], atol=2e-2, rtol=0)
+
+
+def test_a_batch_of_scenes_equals_its_scenes(bundle, golden):
+    """Two scenes at once, through encoding, sampling and decoding."""
+    images = torch.cat([golden["in.images"], golden["in.images"].flip(-1)])
+    T_world_cam = torch.cat([golden["in.c2w"], golden["in.c2w"].flip(1)])
+    K_px = golden["in.K"].expand(2, -1, -1, -1)
+    noise = torch.stack([golden["in.noise_l1"], golden["in.noise_cas"]])
+    image_hw = tuple(images.shape[-2:])
+    backbone, denoiser, rgb_decoder = (
+        bundle.load_module(name) for name in ("backbone", "level1", "rgb_decoder")
+    )
+    statistics = {1: bundle.statistics(1)}
+
+    def run(scenes):
+        encoded = encode_references(backbone, statistics, images[scenes, :2])
+        camera_map, viewmats, _ = camera_conditions(T_world_cam[scenes], K_px[scenes], image_hw, 2)
+        conditions = sampling_conditions(
+            denoiser, encoded.latents[1], camera_map, viewmats, K_px[scenes]
+        )
+        *_, last = sample(
+            denoiser, conditions, noise[scenes], num_steps=2, shift=None, guidance_scale=1.5
+        )
+        inputs = decoder_inputs(backbone, statistics, {1: last.latent}, encoded.special)
+        return decode(backbone, rgb_decoder, inputs, image_hw)
+
+    together = run(slice(0, 2))
+    for i in range(2):
+        alone = run(slice(i, i + 1))
+        torch.testing.assert_close(together.rgb[i], alone.rgb[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            together.geometry.depth[i], alone.geometry.depth[0], atol=1e-5, rtol=1e-4
+        )
