@@ -68,11 +68,17 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         normed = self.layernorm_before(x)
         q, k, v = (
-            rearrange(linear(normed), "b n (h d) -> b h n d", h=self.heads)
-            for linear in self.attention["attention"].values()
+            rearrange(
+                self.attention.get_submodule(f"attention.{name}")(normed),
+                "b n (h d) -> b h n d",
+                h=self.heads,
+            )
+            for name in ("query", "key", "value")
         )
         mixed = F.scaled_dot_product_attention(q, k, v)
-        x = x + self.attention["output"]["dense"](rearrange(mixed, "b h n d -> b n (h d)"))
+        x = x + self.attention.get_submodule("output.dense")(
+            rearrange(mixed, "b h n d -> b n (h d)")
+        )
         hidden = F.gelu(self.intermediate["dense"](self.layernorm_after(x)))
         return x + self.output["dense"](hidden)
 
@@ -117,7 +123,8 @@ class RgbDecoder(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.trainable_cls_token, std=0.02)
 
     def forward(self, tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:

@@ -1,11 +1,12 @@
 """Flow matching: the time grid, noising, what the network predicts, and Euler integration.
 
 Owns everything about time and noise; knows nothing of networks, cameras or views. Convention:
-``x_t = (1 - t) * clean + t * noise``, so t = 1 is pure noise, and velocity = noise - clean.
+`x_t = (1 - t) * clean + t * noise`, so t = 1 is pure noise, and velocity = noise - clean.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ VelocityFn = Callable[[Tensor, float], Tensor]
 
 
 def time_shift(channels: int, rows: int, columns: int, views: int) -> float:
-    """Shift towards noise for a latent of this many numbers: sqrt(channels*rows*columns*views/4096).
+    """Shift towards noise that suits the size of a latent: sqrt(all its numbers / 4096).
 
     Larger latents keep more signal at equal t and therefore need larger times.
     """
@@ -30,7 +31,7 @@ def time_shift(channels: int, rows: int, columns: int, views: int) -> float:
 
 
 def shift_times(t: Tensor, shift: float) -> Tensor:
-    """Warp times in [0, 1] towards 1: shift * t / (1 + (shift - 1) * t); shift 1 changes nothing."""
+    """Warp times in [0, 1] towards 1: `shift * t / (1 + (shift - 1) * t)`; 1 changes nothing."""
     if not (math.isfinite(shift) and shift > 0):
         raise ValueError(f"time shift is {shift}; expected a positive number")
     return shift * t / (1 + (shift - 1) * t)
@@ -46,12 +47,8 @@ def time_grid(num_points: int, shift: float) -> Tensor:
     return shift_times(1 - torch.linspace(0.0, LAST_TIME, num_points), shift)
 
 
-def sample_training_times(
-    batch: int, shift: float, generator: torch.Generator | None = None
-) -> Tensor:
-    """One time per scene, (batch,) float32 on the generator's device: uniform, then shifted."""
-    device = generator.device if generator is not None else torch.device("cpu")
-    uniform = torch.rand(batch, generator=generator, device=device)
+def training_times(uniform: Tensor, shift: float) -> Tensor:
+    """Times (B,) to train at, one per scene, from uniform random numbers (B,) in [0, 1)."""
     return shift_times(LAST_TIME * uniform, shift)
 
 
@@ -68,19 +65,19 @@ def draw_noise(
 
 
 def add_noise(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """The latent at time t (B,): ``(1 - t) * clean + t * noise``, clean and noise (B, ...)."""
+    """The latent at time t (B,): `(1 - t) * clean + t * noise`, clean and noise (B, ...)."""
     return torch.lerp(clean, noise, _per_scene(t, clean))
 
 
 def velocity_target(clean: Tensor, noise: Tensor) -> Tensor:
-    """What a velocity network learns: ``noise - clean``, independent of t."""
+    """What a velocity network learns: `noise - clean`, independent of t."""
     return noise - clean
 
 
 def to_velocity(output: Tensor, noisy: Tensor, t: Tensor | float, prediction: Prediction) -> Tensor:
     """Velocity from a network output at time t: scalar or (B,), for latents (B, ...).
 
-    A predicted clean latent gives ``(noisy - output) / max(t, 0.02)``.
+    A predicted clean latent gives `(noisy - output) / max(t, 0.02)`.
     """
     if prediction == "velocity":
         return output
@@ -106,10 +103,10 @@ def sample_euler(velocity_fn: VelocityFn, noise: Tensor, grid: Tensor) -> Iterat
     current latent is held. Raises ValueError before the first step for a grid that does not fall.
     """
     times = [float(t) for t in grid]
-    if len(times) < 2 or any(after >= before for before, after in zip(times, times[1:])):
+    if len(times) < 2 or any(after >= before for before, after in itertools.pairwise(times)):
         raise ValueError(f"time grid must have at least 2 decreasing times, got {times}")
     latent = noise
-    for index, (t, t_next) in enumerate(zip(times, times[1:]), start=1):
+    for index, (t, t_next) in enumerate(itertools.pairwise(times), start=1):
         with torch.no_grad():
             latent = latent + (t_next - t) * velocity_fn(latent, t)
         yield SamplingStep(index, len(times) - 1, t_next, latent)

@@ -1,7 +1,7 @@
 """Classifier-free guidance on cameras: one velocity function from a denoiser and its conditions.
 
 Owns: combining the conditional and unconditional branch. Leaves to others: what "unconditional"
-means (``conditioning.unconditional``) and integration (``flow.sample_euler``).
+means (`conditioning.unconditional`) and integration (`flow.sample_euler`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def guided_velocity(
     branches: Literal["together", "in turn"] = "together",
     unconditional_camera_map: Literal["dropped", "kept"] = "dropped",
 ) -> VelocityFn:
-    """Velocity function of one sampling run: ``v_u + scale * (v_c - v_u)``, via the fast path.
+    """Velocity function of one sampling run: `v_u + scale * (v_c - v_u)`, via the fast path.
 
     guidance_scale above 1 enables guidance; 1 or less runs the conditional branch alone. times are
     those of the run if known (they are prepared for). branches "together" evaluates both as one
@@ -57,7 +57,7 @@ def guided_velocity(
 
     def velocity(noisy: Tensor, t: float) -> Tensor:
         copies = 2 if guidance_scale > 1 and branches == "together" else 1
-        outputs = [denoiser.step(noisy.repeat(copies, 1, 1, 1, 1), t, run) for run in constants]
+        outputs = [denoiser.step(torch.cat([noisy] * copies), t, run) for run in constants]
         output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
         if guidance_scale > 1:
             conditional, free = output.chunk(2)

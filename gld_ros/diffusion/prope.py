@@ -1,14 +1,14 @@
 """Projective positional encoding for attention between posed views (PRoPE).
 
-Owns: the per-view camera matrices, the per-patch rotary tables and the attention that uses both.
-Leaves to others: where cameras come from (``conditioning``) and the transformer around it
-(``denoiser``).
+Owns: the per-view camera matrices, the per-patch rotations and the attention that uses both.
+Leaves to others: where cameras come from (`conditioning`) and the transformer around it
+(`denoiser`).
 
-Half of every attention head is read as 4-vectors and multiplied by matrices of the token's camera;
-the other half is rotated by the patch column and row. Queries take ``P^T``, keys and values
-``P_kv``, the output ``P``, with ``P = K M`` (normalised intrinsics times world-to-camera). The
-released GLD weights were trained with ``P_kv = M^-1 K``, not the true inverse ``M^-1 K^-1``, so
-that is what is computed here.
+The first half of every attention head is read as 4-vectors and multiplied by a matrix of the
+token's camera; of the other half, the first part is rotated by the patch column, the second by the
+row. With `P = K M` (normalised intrinsics times world-to-camera), queries take `P^T`, keys and
+values `P_kv`, the output `P`. The released GLD weights were trained with `P_kv = M^-1 K`, not with
+the true inverse `M^-1 K^-1`, so that is what is computed here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 ROTARY_BASE = 100.0
@@ -24,17 +25,20 @@ ROTARY_BASE = 100.0
 
 @dataclass(frozen=True)
 class PropeTables:
-    """Everything PRoPE needs that depends on cameras and patch grid, not on features.
+    """All that PRoPE needs of cameras and patch grid, laid out for few passes over the features.
 
-    The matrices act on row vectors from the right (``g @ matrix``), hence already transposed.
+    The matrices act from the right on the rows of head vectors; outside the 4x4 blocks of the
+    projective half they are the identity. Rotation is `x * cos + (x @ swap) * sin`, where `swap`
+    exchanges the two numbers that turn into each other.
 
-    query, key_value, output: (B, V, 4, 4) float32.
-    cos, sin: (N, 2, d/8) float32; the middle axis is (column, row).
+    query, key_value, output: (B, V, d, d) float32, d the head size.
+    swap: (d, d) float32. cos, sin: (N, heads * d) float32, 1 and 0 over the projective half.
     """
 
     query: Tensor
     key_value: Tensor
     output: Tensor
+    swap: Tensor
     cos: Tensor
     sin: Tensor
 
@@ -74,7 +78,7 @@ def camera_matrices(
 def rotary_angles(
     grid_hw: tuple[int, int], head_dim: int, device: torch.device | None = None
 ) -> Tensor:
-    """Angles (N, 2, head_dim/8) of the row-major patches; axis 1 is (column, row), radians."""
+    """Angles (N, 2, head_dim / 8) in radians of row-major patches; axis 1 is (column, row)."""
     rows, columns = grid_hw
     count = head_dim // 8
     frequency = ROTARY_BASE ** (-torch.arange(count, device=device, dtype=torch.float32) / count)
@@ -92,43 +96,78 @@ def prope_tables(
     K_px: Tensor,
     image_hw: tuple[int, int],
     grid_hw: tuple[int, int],
+    heads: int,
     head_dim: int,
 ) -> PropeTables:
-    """Tables for one set of cameras (B, V) and one patch grid; compute once, use in every block.
+    """Tables for one set of cameras and one patch grid; compute once, use in every block.
 
-    image_hw is the size the intrinsics are normalised by, in pixels.
-    Raises ValueError when head_dim is not a multiple of 8.
+    viewmats (B, V, 4, 4) scaled world-to-camera, K_px (B, V, 3, 3), image_hw the size in pixels
+    that intrinsics are normalised by. Raises ValueError unless head_dim is a multiple of 8.
     """
     if head_dim % 8:
         raise ValueError(f"head size is {head_dim}; PRoPE needs a multiple of 8")
     P, P_kv = camera_matrices(viewmats.float(), K_px.float(), image_hw)
     angles = rotary_angles(grid_hw, head_dim, viewmats.device)
-    return PropeTables(query=P, key_value=P_kv.mT, output=P.mT, cos=angles.cos(), sin=angles.sin())
+    cos, sin = angles.cos(), angles.sin()
+    still = cos.new_ones(len(cos), head_dim // 2)
+    cos = torch.cat((still, torch.stack((cos, cos), dim=-2).flatten(1)), dim=-1)
+    sin = torch.cat((0 * still, torch.stack((sin, -sin), dim=-2).flatten(1)), dim=-1)
+    return PropeTables(
+        query=_over_projective_half(P, head_dim),
+        key_value=_over_projective_half(P_kv.mT, head_dim),
+        output=_over_projective_half(P.mT, head_dim),
+        swap=_swap_matrix(head_dim, viewmats.device),
+        cos=cos.repeat(1, heads),
+        sin=sin.repeat(1, heads),
+    )
 
 
-def transform(x: Tensor, matrix: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply camera matrices and patch rotation to features; pass ``-sin`` to rotate back.
+def _over_projective_half(matrix: Tensor, head_dim: int) -> Tensor:
+    """Matrix (B, V, d, d) that applies a 4x4 to every 4-vector of the first half of a head."""
+    whole = torch.eye(head_dim, device=matrix.device).expand(*matrix.shape[:2], -1, -1).clone()
+    for first in range(0, head_dim // 2, 4):
+        whole[..., first : first + 4, first : first + 4] = matrix
+    return whole
 
-    x: (B, heads, V, N, d). matrix: (B, V, 4, 4), acting on row vectors. Same shape and dtype back.
+
+def _swap_matrix(head_dim: int, device: torch.device) -> Tensor:
+    """Symmetric (d, d) permutation of the rotary half that pairs up what turns together."""
+    count = head_dim // 8
+    half = torch.arange(head_dim // 2, device=device).view(2, 2, count)
+    source = head_dim // 2 + half
+    swap = torch.zeros(head_dim, head_dim, device=device)
+    swap[source.flatten(), source.flip(1).flatten()] = 1.0
+    return swap
+
+
+def transform(
+    x: Tensor, matrix: Tensor, tables: PropeTables, *, rotate_back: bool = False
+) -> Tensor:
+    """Apply a camera matrix of the tables and the patch rotation to features of all heads.
+
+    x (B, V, S + N, heads * d), matrix (B, V, d, d); returns the shape and dtype of x. Special
+    tokens, the S in front of the patches of a view, have no place and are left as they are.
     """
-    batch, heads, views, patches, dim = x.shape
+    num_special = x.shape[2] - len(tables.cos)
+    if num_special:
+        special, patches = x.tensor_split((num_special,), dim=2)
+        patches = transform(patches, matrix, tables, rotate_back=rotate_back)
+        return torch.cat((special, patches), dim=2)
     # float32 also under autocast: bfloat16 keeps three digits of a camera position, too few.
     with torch.autocast(x.device.type, enabled=False):
-        projective, rotary = x.float().split(dim // 2, dim=-1)
-        projective = projective.reshape(batch, heads, views, patches * dim // 8, 4)
-        projective = (projective @ matrix[:, None]).reshape(batch, heads, views, patches, dim // 2)
-        first, second = rotary.unflatten(-1, (2, 2, dim // 8)).unbind(-2)
-        rotated = torch.stack(
-            (first * cos + second * sin, second * cos - first * sin), dim=-2
-        ).flatten(-3)
-        return torch.cat((projective, rotated), dim=-1).to(x.dtype)
+        per_head = x.float().reshape(*x.shape[:2], -1, matrix.shape[-1])
+        projected = (per_head @ matrix).view(x.shape)
+        swapped = (per_head @ tables.swap).view(x.shape)
+        sign = -1 if rotate_back else 1
+        return torch.addcmul(projected * tables.cos, swapped, tables.sin, value=sign).to(x.dtype)
 
 
-def prope_attention(q: Tensor, k: Tensor, v: Tensor, tables: PropeTables) -> Tensor:
-    """Softmax attention of all V*N tokens of a scene; q, k, v and result (B, heads, V, N, d)."""
+def prope_attention(q: Tensor, k: Tensor, v: Tensor, tables: PropeTables, heads: int) -> Tensor:
+    """Softmax attention among all tokens of a scene; q, k, v, result (B, V, S + N, heads * d)."""
     shape = v.shape
-    q = transform(q, tables.query, tables.cos, tables.sin)
-    k = transform(k, tables.key_value, tables.cos, tables.sin)
-    v = transform(v, tables.key_value, tables.cos, tables.sin)
-    mixed = F.scaled_dot_product_attention(q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3))
-    return transform(mixed.view(shape), tables.output, tables.cos, -tables.sin)
+    q, k, v = (
+        rearrange(transform(x, matrix, tables), "b v n (h d) -> b h (v n) d", h=heads)
+        for x, matrix in ((q, tables.query), (k, tables.key_value), (v, tables.key_value))
+    )
+    mixed = rearrange(F.scaled_dot_product_attention(q, k, v), "b h m d -> b m (h d)")
+    return transform(mixed.view(shape), tables.output, tables, rotate_back=True)
