@@ -32,6 +32,10 @@ BACKBONE_KINDS: dict[str, BackboneKind] = {
         config_path="gld_ros.backbones.da3.config:Da3Config",
         module_path="gld_ros.backbones.da3.model:DepthAnything3",
     ),
+    "vggt": BackboneKind(
+        config_path="gld_ros.backbones.vggt.config:VggtConfig",
+        module_path="gld_ros.backbones.vggt.model:VggtBackbone",
+    ),
 }
 
 

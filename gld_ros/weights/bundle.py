@@ -37,6 +37,7 @@ from gld_ros.weights.tensor_file import (
     check_coverage,
     float32_in_storage,
     load_into,
+    module_layout,
     open_tensor_file,
     read_layout,
     sha256_of,
@@ -208,20 +209,28 @@ class Bundle:
         load_into(module, path, device=device, dtype=dtype)
         return module
 
-    def statistics(self, level: int, *, special: bool = False) -> LevelStatistics:
-        """Mean and variance of level `level` (of its special tokens if `special`), float32, CPU."""
-        group = f"{'special' if special else 'level'}{level}"
+    def statistics(self, level: int) -> LevelStatistics:
+        """Mean and variance of level `level`, and of its special tokens if these are diffused.
+
+        Float32, on the CPU. Raises BundleError naming what is not there.
+        """
+        diffuses_special = any(d.config.special_tokens for d in self.config.denoisers.values())
         with open_tensor_file(self.folder / f"{STATISTICS}.safetensors") as file:
-            names = set(file.keys())
-            if not {f"{group}.mean", f"{group}.var"} <= names:
-                raise BundleError(
-                    f"bundle {self.config.name!r} has no statistics {group!r}; "
-                    f"it has {', '.join(sorted({n.split('.')[0] for n in names}))}"
+
+            def read(group: str, special: LevelStatistics | None = None) -> LevelStatistics:
+                names = set(file.keys())
+                if not {f"{group}.mean", f"{group}.var"} <= names:
+                    raise BundleError(
+                        f"bundle {self.config.name!r} has no statistics {group!r}; "
+                        f"it has {', '.join(sorted({n.split('.')[0] for n in names}))}"
+                    )
+                mean, var = (
+                    file.get_tensor(f"{group}.{quantity}").float().reshape(-1)
+                    for quantity in ("mean", "var")
                 )
-            return LevelStatistics(
-                mean=file.get_tensor(f"{group}.mean").float().reshape(-1),
-                var=file.get_tensor(f"{group}.var").float().reshape(-1),
-            )
+                return LevelStatistics(mean, var, special)
+
+            return read(f"level{level}", read(f"special{level}") if diffuses_special else None)
 
     def size_bytes(self) -> dict[str, int]:
         """Bytes on disk of every file of the folder, `config.json` included."""
@@ -397,9 +406,8 @@ def _write_module(
         replace(entry, dtype=torch.float32 if entry.name in float32_names else dtype)
         for entry in tensors
     ]
-    expected = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
     found = {entry.name: entry.shape for entry in tensors}
-    check_coverage(expected, found, f"module {name} of bundle {config.name!r}")
+    check_coverage(module_layout(reference), found, f"module {name} of bundle {config.name!r}")
     return _record(partial / f"{name}.safetensors", tensors, dtype)
 
 
@@ -437,8 +445,8 @@ def _check_file(path: Path, config: BundleConfig) -> FileCheck:
         if name in config.module_names:
             with torch.device("meta"):
                 module = config.build_module(name)
-            expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-            check_coverage(expected, {k: shape for k, (shape, _) in layout.items()}, path.name)
+            found = {key: shape for key, (shape, _) in layout.items()}
+            check_coverage(module_layout(module), found, path.name)
             _check_dtypes(path, record.dtype, float32_in_storage(module))
     except WeightsError as error:
         return FileCheck(path.name, size, str(error))

@@ -32,14 +32,21 @@ from gld_ros.weights.checkpoint_file import read_checkpoint, unwrap
 from gld_ros.weights.errors import CoverageError, WeightsError
 from gld_ros.weights.tensor_file import PlannedTensor
 
-HEAD_FILE = Path("pretrained_models/da3/model.safetensors")
-ENCODER_FILE = Path("depth-anything/DA3-Base/model.safetensors")
-DPT_DECODER_FILE = Path("checkpoints/dpt_decoder.pt")
-MAE_DECODER_FILE = Path("checkpoints/mae_decoder.pt")
-LEVEL1_FILE = Path("checkpoints/da3_level1.pt")
-CASCADE_FILE = Path("checkpoints/da3_cascade.pt")
-STATISTICS_FILES = {n: Path(f"model_stats/normalization_stats_level{n}.pt") for n in (0, 1)}
-
+# Where each file lies below the root; the repository and its documentation differ for two of them.
+OFFICIAL_FILES: dict[str, tuple[str, ...]] = {
+    "encoder": ("depth-anything/DA3-Base/model.safetensors",),
+    "head": ("pretrained_models/da3/model.safetensors",),
+    "dpt_decoder": ("checkpoints/dpt_decoder.pt", "pretrained_models/da3/dpt_decoder.pt"),
+    "mae_decoder": (
+        "checkpoints/mae_decoder.pt",
+        "pretrained_models/mae_decoder.pt",
+        "pretrained_models/da3/mae_decoder.pt",
+    ),
+    "level1": ("checkpoints/da3_level1.pt",),
+    "cascade": ("checkpoints/da3_cascade.pt",),
+    "statistics_level0": ("model_stats/normalization_stats_level0.pt",),
+    "statistics_level1": ("model_stats/normalization_stats_level1.pt",),
+}
 # The taps are not stored in any tensor; these are the published models by number of blocks.
 _TAP_LAYERS = {12: (5, 7, 9, 11), 24: (11, 15, 19, 23), 40: (19, 27, 33, 39)}
 _CASCADE_PROPE_HW = (504, 504)
@@ -76,6 +83,7 @@ def convert_official(
     folder: str | Path,
     *,
     encoder_file: str | Path | None = None,
+    statistics_folder: str | Path | None = None,
     name: str = "gld-da3",
     dtype: torch.dtype = torch.float32,
     sizes: UnstoredSizes = PUBLISHED_SIZES,
@@ -85,22 +93,21 @@ def convert_official(
 ) -> Conversion:
     """Turn the published GLD (DA3) files under `root` into a bundle at `folder`.
 
-    `encoder_file` is the `model.safetensors` of the hub snapshot depth-anything/DA3-Base; by
-    default `root/depth-anything/DA3-Base/model.safetensors`. Layer sizes are read off the tensors.
-    Tensors pass one at a time from the mapped files. `progress(file, done, total)` is called per
-    tensor. Raises WeightsError for a missing or unreadable file, UnsafeCheckpointError for a
-    pickle with code, CoverageError naming any tensor that is missing, unexpected or misshapen.
+    `encoder_file` is the `model.safetensors` of the hub snapshot depth-anything/DA3-Base and
+    `statistics_folder` the `model_stats` folder, if they are not in their place below `root`.
+    Layer sizes are read off the tensors. Tensors pass one at a time from the mapped files.
+    `progress(module, done, total)` is called per tensor. Raises WeightsError for a missing or
+    unreadable file, UnsafeCheckpointError for a pickle with code, CoverageError naming any tensor
+    that is missing, unexpected or misshapen.
     """
-    root = Path(root)
-    encoder = Path(encoder_file) if encoder_file is not None else root / ENCODER_FILE
-    _require_files(root, encoder)
+    paths = _locate(Path(root), encoder_file, statistics_folder)
     notes: list[str] = []
 
-    backbone = _backbone_tensors(root, encoder, notes)
-    rgb_decoder = _rgb_decoder_tensors(root / MAE_DECODER_FILE, notes)
-    level1 = _denoiser_tensors(root / LEVEL1_FILE)
-    cascade = _without_aliases(_denoiser_tensors(root / CASCADE_FILE), root / CASCADE_FILE, notes)
-    statistics = _statistics(root)
+    backbone = _backbone_tensors(paths, notes)
+    rgb_decoder = _rgb_decoder_tensors(paths["mae_decoder"], notes)
+    level1 = _denoiser_tensors(paths["level1"])
+    cascade = _without_aliases(_denoiser_tensors(paths["cascade"]), paths["cascade"], notes)
+    statistics = _statistics(paths)
 
     da3 = infer_da3_config(backbone, camera_heads=sizes.camera_heads)
     level1_config = infer_denoiser_config(level1, heads=sizes.level1_heads)
@@ -183,6 +190,10 @@ def convert_da3_model(
     return Conversion(
         save_bundle(folder, config, modules, {}, dtype=dtype, overwrite=overwrite), ()
     )
+
+
+# Kind of a catalog entry -> what turns its files into a bundle.
+CONVERTERS = {"gld-da3": convert_official, "da3": convert_da3_model}
 
 
 def infer_da3_config(tensors: Mapping[str, Tensor], *, camera_heads: int) -> Da3Config:
@@ -273,15 +284,35 @@ def infer_denoiser_config(
         ) from error
 
 
-def _require_files(root: Path, encoder: Path) -> None:
+def _locate(
+    root: Path, encoder_file: str | Path | None, statistics_folder: str | Path | None
+) -> dict[str, Path]:
+    """Every file of `OFFICIAL_FILES`; WeightsError that lists all that are missing."""
     if not root.is_dir():
         raise WeightsError(f"{root} is no folder")
-    expected = [HEAD_FILE, DPT_DECODER_FILE, MAE_DECODER_FILE, LEVEL1_FILE, CASCADE_FILE]
-    missing = [str(p) for p in (*expected, *STATISTICS_FILES.values()) if not (root / p).is_file()]
-    if not encoder.is_file():
-        missing.append(f"{encoder} (the encoder: model.safetensors of depth-anything/DA3-Base)")
+    candidates = {part: [root / name for name in names] for part, names in OFFICIAL_FILES.items()}
+    if encoder_file is not None:
+        candidates["encoder"] = [Path(encoder_file)]
+    if statistics_folder is not None:
+        for part in ("statistics_level0", "statistics_level1"):
+            candidates[part] = [Path(statistics_folder) / candidates[part][0].name]
+    paths = {
+        part: next((path for path in places if path.is_file()), None)
+        for part, places in candidates.items()
+    }
+    missing = [
+        f"{part}: " + " or ".join(map(str, candidates[part]))
+        for part, path in paths.items()
+        if path is None
+    ]
     if missing:
-        raise WeightsError(f"{root} lacks files of the official layout:\n  " + "\n  ".join(missing))
+        raise WeightsError(
+            f"{root} lacks files of the official layout:\n  "
+            + "\n  ".join(missing)
+            + "\nThe encoder is model.safetensors of depth-anything/DA3-Base on the Hugging Face "
+            "hub; the statistics come with the code repository of GLD"
+        )
+    return {part: path for part, path in paths.items() if path is not None}
 
 
 def _model_tensors(path: Path) -> dict[str, Tensor]:
@@ -295,15 +326,16 @@ def _model_tensors(path: Path) -> dict[str, Tensor]:
     return renamed
 
 
-def _backbone_tensors(root: Path, encoder: Path, notes: list[str]) -> dict[str, Tensor]:
+def _backbone_tensors(paths: Mapping[str, Path], notes: list[str]) -> dict[str, Tensor]:
     """Encoder and camera parts of the hub model, the head of the repository, then the fine-tuned.
 
     Each later source replaces what the earlier one gave for the head.
     """
-    tensors = _model_tensors(encoder)
-    head = {k: v for k, v in _model_tensors(root / HEAD_FILE).items() if k.startswith("head.")}
-    _expect_same_names(tensors, head, "head.", root / HEAD_FILE)
-    path = root / DPT_DECODER_FILE
+    tensors = _model_tensors(paths["encoder"])
+    head_model = _model_tensors(paths["head"])
+    head = {name: values for name, values in head_model.items() if name.startswith("head.")}
+    _expect_same_names(tensors, head, "head.", paths["head"])
+    path = paths["dpt_decoder"]
     content = read_checkpoint(path)
     if "model" not in content:
         raise WeightsError(f'{path} has no entry "model"; it has {", ".join(content)}')
@@ -319,10 +351,10 @@ def _backbone_tensors(root: Path, encoder: Path, notes: list[str]) -> dict[str, 
         raise CoverageError(f'{path}: no name begins with "decoder." or "pred."')
     _expect_known_names(tensors, fine_tuned, path)
     if ignored:
-        notes.append(f"{DPT_DECODER_FILE}: {ignored} tensors outside decoder.* are not used")
+        notes.append(f"{path.name}: {ignored} tensors outside decoder.* are not used")
     kept = sorted(head.keys() - fine_tuned.keys())
     if kept:
-        notes.append(f"{DPT_DECODER_FILE}: {len(kept)} head tensors come from {HEAD_FILE} instead")
+        notes.append(f"{path.name} lacks {len(kept)} head tensors: taken from {paths['head'].name}")
     return tensors | head | fine_tuned
 
 
@@ -358,7 +390,7 @@ def _rgb_decoder_tensors(path: Path, notes: list[str]) -> dict[str, Tensor]:
         raise CoverageError(f'{path}: no name begins with "decoder."')
     if len(kept) < len(tensors):
         count = len(tensors) - len(kept)
-        notes.append(f"{MAE_DECODER_FILE}: {count} tensors outside decoder.* are not used")
+        notes.append(f"{path.name}: {count} tensors outside decoder.* are not used")
     return kept
 
 
@@ -385,10 +417,10 @@ def _without_aliases(tensors: dict[str, Tensor], path: Path, notes: list[str]) -
     return {key: value for key, value in tensors.items() if key not in aliases}
 
 
-def _statistics(root: Path) -> dict[str, Tensor]:
+def _statistics(paths: Mapping[str, Path]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    for level, relative in STATISTICS_FILES.items():
-        path = root / relative
+    for level in (0, 1):
+        path = paths[f"statistics_level{level}"]
         content = read_checkpoint(path)
         for quantity in ("mean", "var"):
             values = content.get(quantity)

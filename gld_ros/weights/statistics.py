@@ -13,10 +13,14 @@ STATISTICS_EPS = 1e-5
 
 @dataclass(frozen=True)
 class LevelStatistics:
-    """Mean and variance of the raw features of one level, float32, shape (C,)."""
+    """Mean and variance of the raw features of one level, float32, shape (C,).
+
+    `special` holds those of its special tokens, where these are diffused along with the patches.
+    """
 
     mean: Tensor
     var: Tensor
+    special: "LevelStatistics | None" = None
 
     def normalise(self, raw: Tensor, channel_dim: int = 1) -> Tensor:
         """Return (raw - mean) / sqrt(var + 1e-5); channels on `channel_dim`, float32 math."""

@@ -176,24 +176,47 @@ def load_into(
 ) -> None:
     """Fill `module`, built on the meta device, from a safetensors file in the running precision.
 
-    Tensors go one by one from the mapped file to `device` and `dtype`, those of `float32_at_run`
-    to float32. Afterwards the module is in eval mode and needs no
-    gradient. Raises CoverageError for a missing, unexpected or misshapen tensor and WeightsError
-    for a dtype that is no floating point of `DTYPE_NAMES`.
+    Tensors go one by one from the mapped file to `device`; see `fill_module`, which also says
+    what raises.
     """
-    layout = read_layout(path)
-    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    check_coverage(expected, {name: shape for name, (shape, _) in layout.items()}, str(path))
-    for name, (_, stored) in layout.items():
-        if isinstance(stored, str):
-            allowed = ", ".join(_CODES)
-            raise WeightsError(f"{path}: {name} is stored as {stored}; allowed: {allowed}")
+    with open_tensor_file(path, str(device)) as file:
+        names = list(file.keys())
+        layout = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+        check_coverage(module_layout(module), layout, str(path))
+        fill_module(
+            module,
+            ((name, file.get_tensor(name)) for name in names),
+            device=device,
+            dtype=dtype,
+            where=str(path),
+        )
+
+
+def fill_module(
+    module: nn.Module,
+    tensors: Iterable[tuple[str, Tensor]],
+    *,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    where: str,
+) -> None:
+    """Make named tensors the parameters of a module on the meta device; nothing is initialised.
+
+    Each goes to `device` and `dtype`, those of `float32_at_run` to float32. Afterwards the module
+    is in eval mode and needs no gradient. `where` names the source in error texts. Raises
+    CoverageError for a missing, unexpected or misshapen tensor and WeightsError for one that is
+    not of a floating-point dtype of `DTYPE_NAMES`.
+    """
     float32_names = float32_at_run(module)
     state: dict[str, Tensor] = {}
-    with open_tensor_file(path, str(device)) as file:
-        for name in layout:
-            running = torch.float32 if name in float32_names else dtype
-            state[name] = file.get_tensor(name).to(running)
+    for name, values in tensors:
+        if values.dtype not in DTYPE_NAMES.values():
+            allowed = ", ".join(DTYPE_NAMES)
+            raise WeightsError(f"{where}: {name} is stored as {values.dtype}; allowed: {allowed}")
+        running = torch.float32 if name in float32_names else dtype
+        state[name] = values.to(device=device, dtype=running)
+    found = {name: tuple(values.shape) for name, values in state.items()}
+    check_coverage(module_layout(module), found, where)
     module.load_state_dict(state, strict=True, assign=True)
     unfilled = [name for name, buffer in module.named_buffers() if buffer.is_meta]
     if unfilled:
@@ -202,6 +225,11 @@ def load_into(
             "have no values after loading"
         )
     module.requires_grad_(False).eval()
+
+
+def module_layout(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of everything a module keeps in its state dict."""
+    return {name: tuple(values.shape) for name, values in module.state_dict().items()}
 
 
 def float32_in_storage(module: nn.Module) -> frozenset[str]:

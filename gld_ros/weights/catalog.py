@@ -1,0 +1,105 @@
+"""What is published and may be fetched: repositories, files, licences, rough sizes.
+
+Facts only; talking to the hub is `hub`, turning files into bundles `official`.
+"""
+
+from dataclasses import dataclass
+
+from gld_ros.weights.errors import WeightsError
+from gld_ros.weights.official import OFFICIAL_FILES
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file of a hub repository: the first of `paths` that is there, stored at `place`."""
+
+    repository: str
+    paths: tuple[str, ...]
+    place: str
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """One entry of the catalog; `kind` says how it is turned into a bundle (`CONVERTERS`)."""
+
+    name: str
+    summary: str
+    kind: str
+    files: tuple[PublishedFile, ...]
+    licences: tuple[str, ...]
+    non_commercial: bool
+    download_gb: float
+
+
+_GLD = "SeonghuJeon/GLD"
+_DA3_BASE = "depth-anything/DA3-Base"
+_FROM_CODE_REPOSITORY = ("statistics_level0", "statistics_level1")
+
+
+def _gld_da3_files() -> tuple[PublishedFile, ...]:
+    files = [PublishedFile(_DA3_BASE, ("model.safetensors",), OFFICIAL_FILES["encoder"][0])]
+    for part, places in OFFICIAL_FILES.items():
+        if part != "encoder" and part not in _FROM_CODE_REPOSITORY:
+            files.append(PublishedFile(_GLD, places, places[0]))
+    return tuple(files)
+
+
+CATALOG: dict[str, PublishedModel] = {
+    model.name: model
+    for model in (
+        PublishedModel(
+            name="gld-da3",
+            summary="Geometric Latent Diffusion on Depth Anything 3 Base (1.8 G parameters)",
+            kind="gld-da3",
+            files=_gld_da3_files(),
+            licences=(
+                f"{_GLD}: Apache-2.0",
+                f"{_DA3_BASE}: Apache-2.0",
+            ),
+            non_commercial=False,
+            download_gb=7.9,
+        ),
+        PublishedModel(
+            name="da3-base",
+            summary="Depth Anything 3 Base alone: depth and cameras, no imagined views",
+            kind="da3",
+            files=(PublishedFile(_DA3_BASE, ("model.safetensors",), "model.safetensors"),),
+            licences=(f"{_DA3_BASE}: Apache-2.0",),
+            non_commercial=False,
+            download_gb=0.6,
+        ),
+        PublishedModel(
+            name="gld-vggt",
+            summary="Geometric Latent Diffusion on VGGT (2.9 G parameters)",
+            kind="gld-vggt",
+            files=(
+                PublishedFile(
+                    "facebook/VGGT-1B",
+                    ("model.safetensors",),
+                    "facebook/VGGT-1B/model.safetensors",
+                ),
+                *(
+                    PublishedFile(_GLD, (path,), path)
+                    for path in (
+                        "pretrained_models/vggt/mae_decoder.pt",
+                        "checkpoints/vggt_level1.pt",
+                        "checkpoints/vggt_cascade.pt",
+                    )
+                ),
+            ),
+            licences=(
+                f"{_GLD}: Apache-2.0",
+                "facebook/VGGT-1B: CC-BY-NC-4.0, which excludes commercial use of the whole",
+            ),
+            non_commercial=True,
+            download_gb=13.2,
+        ),
+    )
+}
+
+
+def published_model(name: str) -> PublishedModel:
+    """The catalog entry called `name`; raises WeightsError with the names that exist."""
+    if name not in CATALOG:
+        raise WeightsError(f"no published model {name!r}; known: {', '.join(CATALOG)}")
+    return CATALOG[name]
