@@ -1,0 +1,70 @@
+"""`gld-ros train`: one command per training job, resumable, on rooms or recorded scenes."""
+
+import argparse
+import sys
+from pathlib import Path
+
+STAGES = {
+    "encoder": "a small geometric encoder from nothing, on scenes with depth",
+    "statistics": "mean and variance of the encoder's features",
+    "decoder": "features to RGB (and the depth head, for missing levels)",
+    "level1": "multi-view diffusion of level-1 features",
+    "cascade": "diffusion of level 0, conditioned on level 1",
+}
+
+_DESCRIPTION = """\
+Train one part of GLD. Jobs build on each other through bundles: each writes RUN/export, a bundle
+with its own part and all earlier ones, which the next job takes as --bundle.
+
+  gld-ros train encoder    --config config/train/tiny/encoder.yaml --model config/train/tiny/model --run runs/encoder
+  gld-ros train statistics --config config/train/tiny/statistics.yaml --bundle runs/encoder/export --run runs/statistics
+  gld-ros train decoder    --config config/train/tiny/decoder.yaml --bundle runs/statistics/export --run runs/decoder
+  gld-ros train level1     --config config/train/tiny/level1.yaml --bundle runs/decoder/export --model config/train/tiny/model --run runs/level1
+
+The same command goes on after a stop, a kill or --max-minutes. To fine-tune, give --bundle any
+bundle, the converted official one included. Several processes: torchrun -m gld_ros.cli.main train ...
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Declare the arguments of `gld-ros train`."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "train",
+        help="train one part of GLD (encoder, statistics, decoder, level1, cascade)",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "stage", choices=list(STAGES), help="; ".join(f"{k}: {v}" for k, v in STAGES.items())
+    )
+    parser.add_argument("--config", type=Path, required=True, help="YAML file of the job")
+    parser.add_argument(
+        "--run", type=Path, required=True, dest="run_folder", help="folder of checkpoints and logs"
+    )
+    parser.add_argument("--bundle", help="bundle to build on or to fine-tune: folder or name")
+    parser.add_argument(
+        "--model", type=Path, help="folder with the config.json of a new model's sizes"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="overrides",
+        help="override a value of the config, e.g. --set optimizer.learning_rate=3e-4",
+    )
+    parser.add_argument(
+        "--max-minutes", type=float, default=float("inf"), help="stop, saved, after this time"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run or resume the job; exit status 0 also when the time limit stopped it, saved."""
+    from gld_ros.training.environment import restart_with_tuned_allocator
+
+    restart_with_tuned_allocator(sys.argv[1:])
+    from gld_ros.training.jobs import run_job
+
+    return run_job(args)

@@ -1,0 +1,94 @@
+"""The bundle that training jobs build up: read frozen parts, make the trained one, write all back.
+
+A plan (`model/config.json`, a bundle config without files) gives sizes for training from nothing;
+an existing bundle gives sizes and weights for the next job or for fine-tuning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from gld_ros.training.config import ConfigError
+from gld_ros.weights.bundle import (
+    Bundle,
+    BundleConfig,
+    TensorSource,
+    read_bundle_config,
+    save_bundle,
+)
+from gld_ros.weights.statistics import LevelStatistics
+
+
+class WorkingBundle:
+    """What a training job knows of the model: the plan of all sizes and the parts that exist."""
+
+    def __init__(self, plan: BundleConfig, present: Bundle | None) -> None:
+        self.plan = plan
+        self.present = present
+
+    @classmethod
+    def open(cls, bundle: str | Path | None, plan_folder: Path | None) -> WorkingBundle:
+        """Open the bundle to continue from, the plan to start from, or both (the plan then wins).
+
+        Raises ConfigError when neither is given.
+        """
+        present = Bundle.open(bundle) if bundle is not None else None
+        if plan_folder is not None:
+            return cls(read_bundle_config(plan_folder), present)
+        if present is None:
+            raise ConfigError(
+                "give --model FOLDER (sizes, to train from nothing) or --bundle (to continue from)"
+            )
+        return cls(present.config, present)
+
+    def trainable(self, name: str, device: torch.device) -> nn.Module:
+        """Return module `name` in float32: the bundle's weights if it has them, else initialised."""
+        if self.present is not None and self.present.has(name):
+            module: nn.Module = self.present.load_module(name, device)
+        else:
+            module = self.plan.build_module(name).to(device)
+        return module.train().requires_grad_(True)
+
+    def frozen(self, name: str, device: torch.device) -> nn.Module:
+        """Return module `name` of the bundle, not to be trained; ConfigError if it is not there."""
+        if self.present is None or not self.present.has(name):
+            raise ConfigError(f"this job needs a bundle that has {name!r}; train that part first")
+        module: nn.Module = self.present.load_module(name, device)
+        return module.requires_grad_(False)
+
+    def statistics(self, level: int) -> LevelStatistics:
+        """Return the statistics of `level`; ConfigError when the bundle has none yet."""
+        if self.present is None or not self.present.has("statistics"):
+            raise ConfigError(
+                "this job needs feature statistics; run `gld-ros train statistics` first"
+            )
+        return self.present.statistics(level)
+
+    def write(
+        self,
+        folder: Path,
+        modules: dict[str, nn.Module] | None = None,
+        statistics: dict[str, Tensor] | None = None,
+    ) -> Bundle:
+        """Write a bundle with the new parts and all other parts that exist, in float32."""
+        parts: dict[str, TensorSource] = {}
+        tables: dict[str, Tensor] = {}
+        if self.present is not None:
+            for name in self.present.config.module_names:
+                parts[name] = load_file(self.present.folder / f"{name}.safetensors")
+            if self.present.has("statistics"):
+                tables = load_file(self.present.folder / "statistics.safetensors")
+        parts |= modules or {}
+        tables |= statistics or {}
+        config = replace(
+            self.plan,
+            rgb_decoder=self.plan.rgb_decoder if "rgb_decoder" in parts else None,
+            denoisers={k: spec for k, spec in self.plan.denoisers.items() if k in parts},
+            files={},
+        )
+        return save_bundle(folder, config, parts, tables, overwrite=True)

@@ -1,0 +1,59 @@
+"""Exponential moving average of trained parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class ParameterAverage:
+    """Running average of the trainable parameters of a module, kept in float32.
+
+    The decay warms up as min(decay, (1 + n) / (10 + n)), so that early averages forget the
+    initialisation quickly.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"EMA decay is {decay}; allowed: 0 <= decay < 1")
+        self.decay = decay
+        self.updates = 0
+        self.shadow: dict[str, Tensor] = {
+            name: p.detach().clone().float()
+            for name, p in module.named_parameters()
+            if p.requires_grad
+        }
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Move the average towards the module's present parameters."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        trained = [(n, p.detach().float()) for n, p in module.named_parameters() if p.requires_grad]
+        torch._foreach_lerp_(
+            [self.shadow[n] for n, _ in trained], [p for _, p in trained], 1 - decay
+        )
+
+    @torch.no_grad()
+    def swap(self, module: nn.Module) -> None:
+        """Exchange averaged and live parameters in place; calling it twice restores both."""
+        for name, parameter in module.named_parameters():
+            if name in self.shadow:
+                live = parameter.detach().clone()
+                parameter.copy_(self.shadow[name])
+                self.shadow[name].copy_(live)
+
+    def state_dict(self) -> dict[str, object]:
+        """Return everything that `load_state_dict` needs."""
+        return {"updates": self.updates, "shadow": self.shadow}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Restore a saved average; raises ValueError when the parameter names differ."""
+        shadow = state["shadow"]
+        if not isinstance(shadow, dict) or shadow.keys() != self.shadow.keys():
+            raise ValueError("the checkpoint's EMA belongs to a model with other parameters")
+        self.updates = int(state["updates"])  # type: ignore[call-overload]
+        for name, value in shadow.items():
+            self.shadow[name].copy_(value)

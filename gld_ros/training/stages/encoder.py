@@ -1,0 +1,184 @@
+"""Stage `encoder`: train a small Depth Anything 3 from nothing, on scenes with true depth.
+
+The targets are DA3's own (z-depth, ray directions and origins, camera encoding), in units of the
+scene's mean point distance. An auxiliary linear read-out of the picture from levels 0 and 1 keeps
+colour and texture in the features; without it neither the RGB decoder nor diffusion could recover
+them. The read-out is thrown away after training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gld_ros.backbones.da3.camera import pose_encoding
+from gld_ros.backbones.da3.model import DepthAnything3
+from gld_ros.geometry.rigid import invert_rigid
+from gld_ros.training.bundle_parts import WorkingBundle
+from gld_ros.training.config import RunConfig
+from gld_ros.training.data import SceneSource
+from gld_ros.training.geometry_targets import (
+    geometry_losses,
+    median_scaled_abs_rel,
+    relative_cameras,
+)
+from gld_ros.training.loop import Stage
+from gld_ros.training.randomness import batch_indices, derived_seed, generator_for
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """Loss weights and draws of the encoder stage."""
+
+    picture_weight: float = 1.0
+    point_weight: float = 1.0
+    ray_weight: float = 1.0
+    gradient_weight: float = 0.5
+    camera_weight: float = 0.1
+    posed_probability: float = 0.5
+    drop_level0_probability: float = 0.5
+    validation_scenes: int = 32
+
+
+class PictureReadout(nn.Module):
+    """Linear map from the tokens of one level to the pixels of their patches."""
+
+    def __init__(self, channels: int, patch_size: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.linear = nn.Linear(channels, 3 * patch_size * patch_size)
+
+    def forward(self, patches: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+        """Turn (B, V, N, C) tokens into (B·V, 3, H, W) pictures."""
+        pixels = self.linear(patches).flatten(0, 1).transpose(1, 2)
+        height, width = (n * self.patch_size for n in grid_hw)
+        return F.fold(pixels, (height, width), self.patch_size, stride=self.patch_size)
+
+
+class EncoderStage(Stage):
+    """Trains every part of a Depth Anything 3 model."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        options: EncoderOptions,
+        bundle: WorkingBundle,
+        source: SceneSource,
+        held_out: SceneSource,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.config, self.options, self.bundle = config, options, bundle
+        self.source, self.held_out, self.device = source, held_out, device
+        self.model: DepthAnything3 = bundle.trainable("backbone", device)
+        patch = self.model.patch_size
+        self.readouts = nn.ModuleList(
+            PictureReadout(self.model.channels, patch) for _ in range(2)
+        ).to(device)
+
+    def batch(self, step: int, samples: range) -> dict[str, Any]:
+        """Draw scenes, one view count, and whether the true cameras are shown to the encoder."""
+        seed = self.config.seed
+        generator = generator_for(seed, step, "encoder views")
+        views = int(torch.randint(1, self.config.data.views + 1, (), generator=generator))
+        indices = batch_indices(seed, step, self.config.batch_size, len(self.source))
+        size_wh = self.source.draw_size(derived_seed(seed, step, "size"))
+        batch = self.source.batch([indices[i] for i in samples], size_wh, self.device)
+        chosen = torch.randperm(batch["images"].shape[1], generator=generator)[:views]
+        for name in ("images", "depth_m", "K_px", "T_world_cam"):
+            batch[name] = batch[name][:, chosen]
+        batch["posed"] = bool(torch.rand((), generator=generator) < self.options.posed_probability)
+        keep = torch.stack(
+            [
+                torch.rand((), generator=generator_for(seed, step, i, "level 0"))
+                >= self.options.drop_level0_probability
+                for i in samples
+            ]
+        )
+        batch["keep_level0"] = keep.float().to(self.device)
+        return batch
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the geometry, camera and picture losses of one batch."""
+        images, options = batch["images"], self.options
+        height, width = images.shape[-2:]
+        grid_hw = (height // self.model.patch_size, width // self.model.patch_size)
+        camera_tokens = None
+        if batch["posed"]:
+            camera_tokens = self._camera_tokens(batch, (height, width))
+        levels = self.model.encode_levels(images, range(4), camera_tokens)
+        inputs = [self.model.decoder_input(levels[i]) for i in range(4)]
+        inputs[0] = inputs[0] * batch["keep_level0"].view(-1, 1, 1, 1)
+        geometry = self.model.decode_geometry(inputs, (height, width))
+        depth_m, K_px, T_world_cam = batch["depth_m"], batch["K_px"], batch["T_world_cam"]
+        losses = geometry_losses(geometry, depth_m, K_px, T_world_cam)
+        T_view0_cam, _ = relative_cameras(depth_m, K_px, T_world_cam)
+        encoding = pose_encoding(T_view0_cam, K_px, (height, width))
+        predicted_encoding = self.model.camera_decoder(levels[3].special[:, :, 0])
+        losses["camera"] = (predicted_encoding - encoding).abs().mean()
+        pictures = images.flatten(0, 1)
+        losses["picture"] = torch.stack(
+            [
+                (readout(levels[i].patches, grid_hw) - pictures).abs().mean()
+                for i, readout in enumerate(self.readouts)
+            ]
+        ).sum()
+        losses["loss"] = (
+            losses["depth"]
+            + options.ray_weight * losses["ray"]
+            + options.point_weight * losses["points"]
+            + options.gradient_weight * losses["gradient"]
+            + options.camera_weight * losses["camera"]
+            + options.picture_weight * losses["picture"]
+        )
+        return losses
+
+    def _camera_tokens(self, batch: dict[str, Any], image_hw: tuple[int, int]) -> Tensor:
+        T_view0_cam, _ = relative_cameras(batch["depth_m"], batch["K_px"], batch["T_world_cam"])
+        tokens: Tensor = self.model.camera_encoder(
+            invert_rigid(T_view0_cam), batch["K_px"], image_hw
+        )
+        return tokens
+
+    def validate(self) -> dict[str, float]:
+        """Return median-scaled depth error, posed and not, and the read-out PSNR of two levels."""
+        sums: dict[str, float] = {}
+        count = min(self.options.validation_scenes, len(self.held_out))
+        size_wh = self.held_out.draw_size(0)
+        for first in range(0, count, 8):
+            indices = list(range(first, min(first + 8, count)))
+            batch = self.held_out.batch(indices, size_wh, self.device)
+            for name, value in self._figures(batch).items():
+                sums[name] = sums.get(name, 0.0) + value * len(indices) / count
+        return sums
+
+    def _figures(self, batch: dict[str, Any]) -> dict[str, float]:
+        images, depth_m = batch["images"], batch["depth_m"]
+        height, width = images.shape[-2:]
+        grid_hw = (height // self.model.patch_size, width // self.model.patch_size)
+        tokens = self._camera_tokens(batch, (height, width))
+        figures: dict[str, float] = {}
+        for name, camera_tokens in (("unposed", None), ("posed", tokens)):
+            levels = self.model.encode_levels(images, range(4), camera_tokens)
+            inputs = [self.model.decoder_input(levels[i]) for i in range(4)]
+            for suffix, first in (
+                ("", inputs[0]),
+                ("_without_level0", torch.zeros_like(inputs[0])),
+            ):
+                geometry = self.model.decode_geometry([first, *inputs[1:]], (height, width))
+                figures[f"abs_rel_{name}{suffix}"] = median_scaled_abs_rel(geometry.depth, depth_m)
+            if name == "unposed":
+                for i, readout in enumerate(self.readouts):
+                    picture = readout(levels[i].patches, grid_hw)
+                    error = (picture - images.flatten(0, 1)).square().mean((1, 2, 3))
+                    figures[f"readout_psnr_level{i}"] = float((-10 * error.log10()).mean())
+        return figures
+
+    def export(self, folder: Path) -> None:
+        """Write the backbone into bundle `folder`."""
+        self.bundle.write(folder, {"backbone": self.model})
