@@ -1,0 +1,245 @@
+"""`gld-ros scenes`: look at procedural rooms, render them to folders, stores and bags."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+_DESCRIPTION = """\
+Procedural rooms: seeded, ray-traced, posed RGB-D views. A scene id always gives the same scene.
+
+  gld-ros scenes preview --domain narrow --out sheet.png           see what a domain looks like
+  gld-ros scenes store runs/rooms --domain narrow --count 16000    scenes for `gld-ros train`
+  gld-ros scenes store runs/site --recordings bags site.mcap --count 4000
+  gld-ros scenes render rooms/ --domain wide --count 10            folders of pictures and cameras
+  gld-ros scenes bag tour/                                         a drive through one room
+
+Domains: narrow (few plain objects, short paths), medium, wide (clutter, textures, shadows),
+look_around and look_around_wide (targets that hide a quarter or more from every reference).
+Ids of the splits train, validation, test and demo never meet.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Declare `gld-ros scenes` and its actions."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "scenes",
+        help="preview and render procedural rooms; prepare recordings for training",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    preview = actions.add_parser("preview", help="write a contact sheet of a domain")
+    _add_scene_arguments(preview, split="test", count=8, views=4, size="168x126")
+    preview.add_argument("--out", type=Path, default=Path("sheet.png"), help="picture to write")
+    preview.add_argument("--scale", type=int, default=1, help="enlarge by this whole factor")
+    preview.add_argument("--columns", type=int, default=2, help="scenes side by side")
+
+    store = actions.add_parser("store", help="write a store of scenes for training")
+    store.add_argument("out", type=Path, help="folder of the store; an unfinished one is completed")
+    _add_scene_arguments(store, split="train", count=1000, views=4, size="112x84")
+    store.add_argument(
+        "--recordings",
+        nargs="+",
+        metavar=("KIND", "PATH"),
+        help="draw samples from recordings instead of rooms: folders, bags, re10k, dl3dv, "
+        "hypersim or tartanair, then where they are",
+    )
+
+    render = actions.add_parser("render", help="write scene folders: pictures, depth, cameras")
+    render.add_argument("out", type=Path, help="folder to write the scene folders into")
+    _add_scene_arguments(render, split="test", count=4, views=8, size="320x240")
+
+    bag = actions.add_parser("bag", help="write a ROS 2 bag of a tour through one room")
+    bag.add_argument("out", type=Path, help="bag folder to write; must not exist")
+    bag.add_argument("--domain", default="narrow", help="see above (default: %(default)s)")
+    bag.add_argument("--id", type=int, help="scene id (default: the first of split demo)")
+    bag.add_argument("--seconds", type=float, default=20.0, help="default: %(default)s")
+    bag.add_argument("--rate", type=float, default=10.0, help="pictures per second")
+    bag.add_argument("--size", type=_size, default=(320, 240), metavar="WxH")
+    bag.add_argument("--no-depth", action="store_true", help="leave the depth topics out")
+    return parser
+
+
+def _add_scene_arguments(
+    parser: argparse.ArgumentParser, *, split: str, count: int, views: int, size: str
+) -> None:
+    parser.add_argument("--domain", default="narrow", help="see above (default: %(default)s)")
+    parser.add_argument("--split", default=split, help="train, validation, test or demo")
+    parser.add_argument("--first", type=int, default=0, help="number of the first scene in it")
+    parser.add_argument("--count", type=int, default=count, help="scenes (default: %(default)s)")
+    parser.add_argument(
+        "--ids", type=_ids, help="these scene ids instead: 2000000003,2000000007 or 0-99"
+    )
+    parser.add_argument("--views", type=int, default=views, help="views per scene")
+    parser.add_argument("--references", type=int, help="of them references (look_around domains)")
+    parser.add_argument("--size", type=_size, default=_size(size), metavar="WxH")
+    parser.add_argument("--antialias", type=int, default=2, help="rays per pixel side at edges")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write WxH, as 320x240") from error
+    if min(width, height) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: width and height need at least 1 pixel")
+    return width, height
+
+
+def _ids(text: str) -> list[int]:
+    ids: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        try:
+            ids += range(int(first), int(last) + 1) if dash else [int(first)]
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(
+                f"{part!r} is no id or range; write as 5,7 or 0-99"
+            ) from error
+    return ids
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the chosen action."""
+    if args.action in ("store", "render"):
+        from gld_ros.training.environment import restart_with_tuned_allocator
+
+        restart_with_tuned_allocator(sys.argv[1:])
+    actions: dict[str, Callable[[argparse.Namespace], int]] = {
+        "preview": _preview,
+        "store": _store,
+        "render": _render,
+        "bag": _bag,
+    }
+    return actions[args.action](args)
+
+
+def _chosen_ids(args: argparse.Namespace) -> Sequence[int]:
+    from gld_ros.scenes.rooms import split_ids
+
+    return args.ids or split_ids(args.split, args.count, args.first)
+
+
+def _rooms(args: argparse.Namespace, ids: Sequence[int]) -> dict[str, Any]:
+    from gld_ros.scenes.rooms import render_rooms
+
+    width, height = args.size
+    return render_rooms(
+        args.domain,
+        ids,
+        args.views,
+        (height, width),
+        num_references=args.references,
+        antialias=args.antialias,
+        device=args.device,
+    )
+
+
+def _preview(args: argparse.Namespace) -> int:
+    from PIL import Image
+
+    from gld_ros.scenes.contact_sheet import contact_sheet
+
+    samples = _rooms(args, _chosen_ids(args))
+    sheet = contact_sheet(samples, scale=args.scale, scenes_per_row=args.columns)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).save(args.out)
+    print(f"{args.out}: {len(samples['scene_id'])} scenes of domain {args.domain}")
+    return 0
+
+
+def _store(args: argparse.Namespace) -> int:
+    from gld_ros.scenes.rooms import domain_named
+    from gld_ros.scenes.store import write_store
+
+    width, height = args.size
+    if args.recordings:
+        draw, source, count = _draws_from_recordings(args)
+    else:
+        ids = _chosen_ids(args)
+        count = len(ids)
+        named = ",".join(map(str, args.ids)) if args.ids else f"{ids[0]}+{count}"
+        source = f"rooms {domain_named(args.domain).name} {named} antialias {args.antialias}"
+
+        def draw(positions: Sequence[int]) -> dict[str, Any]:
+            return _rooms(args, [ids[i] for i in positions])
+
+    write_store(args.out, source, count, args.views, (height, width), draw)
+    print(f"{args.out}: {count} scenes x {args.views} views, {width}x{height}, from {source}")
+    return 0
+
+
+def _draws_from_recordings(
+    args: argparse.Namespace,
+) -> tuple[Callable[[Sequence[int]], dict[str, Any]], str, int]:
+    """What fills a store from recordings: (positions -> batch), a name of the source, a count."""
+    import torch
+
+    from gld_ros.scenes.datasets import open_recordings
+    from gld_ros.scenes.picking import RecordedScenes
+    from gld_ros.scenes.sample import batch_samples
+
+    kind, *paths = args.recordings
+    if not paths:
+        raise ValueError("--recordings needs a kind and at least one path")
+    recordings = [r for path in paths for r in open_recordings(kind, Path(path))]
+    for recording in recordings:
+        for reason, number in recording.dropped.items():
+            print(f"{recording.scene_id}: {number} frames left out: {reason}", file=sys.stderr)
+    width, height = args.size
+    scenes = RecordedScenes(recordings, args.views, (height, width))
+
+    def draw(positions: Sequence[int]) -> dict[str, Any]:
+        batch = batch_samples([scenes.sample(args.first + i) for i in positions])
+        size = batch["images"].shape
+        # A store has every array: no depth is 0 (unknown), no measured visibility is NaN.
+        batch.setdefault("depth_m", torch.zeros(size[0], size[1], *size[3:]))
+        batch.setdefault("visible_fraction", torch.full(size[:2], torch.nan))
+        return batch
+
+    source = f"recordings {kind} {' '.join(Path(p).name for p in paths)} from seed {args.first}"
+    return draw, source, args.count
+
+
+def _render(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from gld_ros.scenes.folders import write_scene_folder
+
+    ids = _chosen_ids(args)
+    for scene_id in tqdm(ids, desc=f"render {args.domain}", unit="scene"):
+        sample = _rooms(args, [scene_id])
+        images = (sample["images"][0].permute(0, 2, 3, 1) * 255).round().byte().cpu().numpy()
+        write_scene_folder(
+            args.out / f"{args.domain}_{scene_id}",
+            list(images),
+            sample["K_px"][0, 0].cpu().numpy(),
+            sample["T_world_cam"][0].cpu().numpy(),
+            list(sample["depth_m"][0].cpu().numpy()),
+            metric=True,
+        )
+    print(f"{args.out}: {len(ids)} scene folders")
+    return 0
+
+
+def _bag(args: argparse.Namespace) -> int:
+    from gld_ros.scenes.rooms import split_ids
+    from gld_ros.scenes.rooms.tour import write_tour_bag
+
+    scene_id = args.id if args.id is not None else split_ids("demo", 1)[0]
+    width, height = args.size
+    frames = write_tour_bag(
+        args.out,
+        args.domain,
+        scene_id,
+        image_hw=(height, width),
+        seconds=args.seconds,
+        rate_hz=args.rate,
+        with_depth=not args.no_depth,
+    )
+    print(f"{args.out}: {frames} pictures of {args.domain}/{scene_id}, {width}x{height}")
+    return 0
