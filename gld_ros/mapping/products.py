@@ -1,0 +1,496 @@
+"""From a synthesis result to arrays that may be published: metric, masked, labelled, or withheld.
+
+Owns the meaning of published depth (REP-117), confidence in [0, 1], and cloud layout, and the rule
+that depth and clouds exist only with a trusted scale. Messages, topics and stamps are the node's;
+the classes of points come from `provenance`, metres per unit from `scale`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gld_ros.mapping.frames import Keyframe, TargetCamera
+from gld_ros.mapping.provenance import (
+    DepthView,
+    Provenance,
+    ProvenanceMap,
+    SeenSurface,
+    classify_view,
+    lowered_by_spread,
+    real_colours,
+    seen_surface,
+    unknown_provenance,
+)
+from gld_ros.mapping.scale import ScaleState
+from gld_ros.view_request import NovelViews, View
+
+FloatArray = NDArray[np.floating[Any]]
+
+MAX_BROKEN_FRACTION = 0.05  # of a view's pixels; a model that says NaN more often is not believed
+
+# One point, little-endian, 24 bytes. `rgb` holds the bits 0x00RRGGBB in what readers call a float.
+CLOUD_DTYPE = np.dtype(
+    {
+        "names": ["x", "y", "z", "rgb", "confidence", "provenance", "view"],
+        "formats": ["<f4", "<f4", "<f4", "<f4", "<f4", "u1", "u1"],
+        "offsets": [0, 4, 8, 12, 16, 20, 21],
+        "itemsize": 24,
+    }
+)
+_COLOUR_OFFSET = 12
+
+
+class Product(Enum):
+    """What can be asked for; work is done only for what is wanted."""
+
+    PREDICTED_COLOR = "predicted/color"
+    PREDICTED_DEPTH = "predicted/depth"
+    PREDICTED_CONFIDENCE = "predicted/confidence"
+    PREDICTED_PROVENANCE = "predicted/provenance"
+    PREDICTED_POINTS = "predicted/points"
+    OBSERVED_DEPTH = "observed/depth"
+    OBSERVED_CONFIDENCE = "observed/confidence"
+    OBSERVED_POINTS = "observed/points"
+    MERGED_POINTS = "merged/points"
+    QUALITY = "quality"  # shares of provenance per view, for `~/views` and diagnostics
+
+
+ALL_PRODUCTS = frozenset(Product) - {Product.MERGED_POINTS}
+_OBSERVED = frozenset(
+    {
+        Product.OBSERVED_DEPTH,
+        Product.OBSERVED_CONFIDENCE,
+        Product.OBSERVED_POINTS,
+        Product.MERGED_POINTS,
+    }
+)
+_NEEDS_PROVENANCE = frozenset(
+    {
+        Product.PREDICTED_PROVENANCE,
+        Product.PREDICTED_POINTS,
+        Product.MERGED_POINTS,
+        Product.QUALITY,
+    }
+)
+
+
+@dataclass(frozen=True)
+class ProductParameters:
+    """Limits and choices, as the parameters `depth.*`, `provenance.*`, `cloud.*`."""
+
+    depth_min_m: float = 0.1
+    depth_max_m: float = 30.0
+    min_confidence: float = 0.3
+    rel_tolerance: float = 0.05
+    real_colours: bool = False  # where a real camera saw the same surface
+    voxel_size_m: float = 0.0  # 0: off
+    stride: int = 1
+    organized_observed: bool = True
+    predicted_provenance: frozenset[Provenance] = frozenset(
+        {Provenance.CORROBORATED, Provenance.HALLUCINATED}
+    )
+    withhold_if_unresolved: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.depth_min_m < self.depth_max_m:
+            raise ValueError(
+                f"depth.min {self.depth_min_m} m and depth.max {self.depth_max_m} m do not "
+                "satisfy 0 <= min < max"
+            )
+        if self.stride < 1:
+            raise ValueError(f"cloud.stride is {self.stride}; at least 1 is needed")
+        if self.voxel_size_m < 0:
+            raise ValueError(f"cloud.voxel_size is {self.voxel_size_m} m; >= 0 is needed")
+
+
+class UnusableOutput(RuntimeError):
+    """A model's output is too broken to publish anything of it."""
+
+
+@dataclass(frozen=True)
+class ViewQuality:
+    """How good one imagined view is; shares are of its pixels with published depth."""
+
+    mean_confidence: float = 0.0
+    corroborated: float = 0.0
+    hallucinated: float = 0.0
+    contradicted: float = 0.0
+    broken: float = 0.0  # share of pixels that the model left NaN or non-positive, now blank
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedView:
+    """One imagined view; arrays that were not wanted, or are withheld, are None."""
+
+    slot: int
+    target: TargetCamera
+    color: NDArray[np.uint8] | None  # (H, W, 3) RGB
+    depth_m: NDArray[np.float32] | None  # (H, W) z-depth, REP-117
+    confidence: NDArray[np.float32] | None  # (H, W) in [0, 1], NaN where depth is NaN
+    provenance: NDArray[np.uint8] | None  # (H, W) of `Provenance`
+    points: NDArray[Any] | None  # (N,) CLOUD_DTYPE in the fixed frame, finite
+    quality: ViewQuality
+
+
+@dataclass(frozen=True, eq=False)
+class ObservedView:
+    """Depth of the newest conditioning picture, in its own optical frame."""
+
+    keyframe: Keyframe
+    K_px: FloatArray  # (3, 3) in pixels of the arrays
+    depth_m: NDArray[np.float32] | None
+    confidence: NDArray[np.float32] | None
+    points: NDArray[Any] | None  # (H, W) with NaN, or (N,) finite
+
+
+@dataclass(frozen=True, eq=False)
+class Products:
+    """Everything that one synthesis result lets out."""
+
+    predicted: tuple[PredictedView, ...]
+    observed: ObservedView | None
+    merged_points: NDArray[Any] | None  # (N,) in the fixed frame
+    scale: ScaleState
+    median_depth_m: float  # of the conditioning views; NaN without a scale
+    withheld: frozenset[Product] = field(default_factory=frozenset)  # wanted, but no scale
+
+
+def make_products(
+    views: NovelViews,
+    keyframes: Sequence[Keyframe],
+    targets: Sequence[TargetCamera],
+    slots: Sequence[int],
+    scale: ScaleState,
+    parameters: ProductParameters,
+    wanted: frozenset[Product] = ALL_PRODUCTS,
+) -> Products:
+    """Publishable arrays of one result.
+
+    `keyframes` are the references of `views` in order, newest first; `targets` and `slots` its
+    targets. Without a metric scale, depth, confidence and clouds are None and provenance is
+    UNKNOWN everywhere; if the user does not want them withheld, the best guess is used.
+    Raises UnusableOutput when the model left more than 5 % of a view without valid numbers.
+    """
+    broken = [broken_fraction(view) for view in (*views.references, *views.targets)]
+    for i, fraction in enumerate(broken):
+        if fraction > MAX_BROKEN_FRACTION:
+            raise UnusableOutput(
+                f"{fraction:.1%} of view {i} ({len(views.references)} references first) have no "
+                f"valid numbers; {MAX_BROKEN_FRACTION:.0%} are tolerated"
+            )
+    metres = scale.metric or (not parameters.withhold_if_unresolved and scale.scale > 0)
+    if not metres:
+        colours_only = tuple(
+            _colour_only(view, target, slot, share, wanted)
+            for view, target, slot, share in zip(
+                views.targets, targets, slots, broken[len(keyframes) :], strict=True
+            )
+        )
+        possible = {Product.PREDICTED_COLOR, Product.PREDICTED_PROVENANCE, Product.QUALITY}
+        return Products(colours_only, None, None, scale, float("nan"), wanted - possible)
+
+    reference_depths = [
+        _confident_depth(view, scale.scale, parameters.min_confidence) for view in views.references
+    ]
+    surfaces: list[SeenSurface] = []
+    if wanted & _NEEDS_PROVENANCE or parameters.real_colours or _has_spread(views):
+        surfaces = [
+            seen_surface(DepthView(depth_m, view.K_px, k.T_fixed_cam), parameters.rel_tolerance)
+            for depth_m, view, k in zip(reference_depths, views.references, keyframes, strict=True)
+        ]
+    predicted = tuple(
+        _predicted_view(view, target, slot, share, keyframes, surfaces, scale, parameters, wanted)
+        for view, target, slot, share in zip(
+            views.targets, targets, slots, broken[len(keyframes) :], strict=True
+        )
+    )
+    observed = None
+    if wanted & _OBSERVED:
+        observed = _observed_view(views.references[0], keyframes[0], scale, parameters, wanted)
+    merged = None
+    if Product.MERGED_POINTS in wanted and observed is not None:
+        merged = _merged_points(predicted, observed, parameters)
+    known = np.concatenate([depth_m[np.isfinite(depth_m)] for depth_m in reference_depths])
+    median_depth_m = float(np.median(known)) if known.size else float("nan")
+    return Products(predicted, observed, merged, scale, median_depth_m)
+
+
+def normalised_confidence(confidence: FloatArray) -> NDArray[np.float32]:
+    """Confidence of the depth decoder (1 upwards; 0: no depth) in [0, 1].
+
+    The decoder computes 1 + exp(x), so 1 - 1/c is the logistic function of its raw output x. It is
+    monotone and needs no range of the data; NaN gives 0.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        normalised = 1.0 - 1.0 / np.maximum(confidence, 1.0)
+    return np.nan_to_num(normalised, nan=0.0, posinf=1.0).astype(np.float32)
+
+
+def broken_fraction(view: View) -> float:
+    """Share of pixels where a model's output is not a number, or its depth not positive.
+
+    Pixels outside what the model covered (confidence 0) are blank by design and do not count.
+    """
+    covered = ~(view.confidence == 0)
+    with np.errstate(invalid="ignore"):
+        sound = np.isfinite(view.depth) & (view.depth > 0) & np.isfinite(view.confidence)
+    sound &= np.isfinite(view.rgb).all(axis=2)
+    count = int(np.count_nonzero(covered))
+    return int(np.count_nonzero(covered & ~sound)) / count if count else 1.0
+
+
+def rep117_depth(
+    depth_m: FloatArray, confidence: FloatArray, parameters: ProductParameters
+) -> NDArray[np.float32]:
+    """Depth (H, W) as REP-117 wants it, given confidence in [0, 1].
+
+    NaN: no valid prediction or below `min_confidence`; +Inf: beyond `depth_max_m`; -Inf: closer
+    than `depth_min_m`.
+    """
+    with np.errstate(invalid="ignore"):
+        valid = (confidence >= parameters.min_confidence) & (depth_m > 0)
+        depth = np.where(valid, depth_m, np.nan).astype(np.float32)
+        depth[depth > parameters.depth_max_m] = np.inf
+        depth[depth < parameters.depth_min_m] = -np.inf
+    return depth
+
+
+def color_image(rgb: FloatArray) -> NDArray[np.uint8]:
+    """Colours (H, W, 3) in [0, 1] as uint8; NaN is black."""
+    scaled = np.nan_to_num(rgb, nan=0.0) * np.float32(255.0) + np.float32(0.5)
+    return np.clip(scaled, 0.0, 255.0).astype(np.uint8)
+
+
+def cloud_from_depth(
+    depth_m: FloatArray,
+    K_px: FloatArray,
+    T_frame_cam: FloatArray,
+    rgb: NDArray[np.uint8],
+    confidence: FloatArray,
+    provenance: NDArray[np.uint8] | Provenance,
+    view: int,
+    *,
+    stride: int = 1,
+    keep: NDArray[np.bool_] | None = None,
+    organized: bool = False,
+) -> NDArray[Any]:
+    """Points of a depth picture in the frame of `T_frame_cam`, as CLOUD_DTYPE.
+
+    Every `stride`-th row and column. Unorganised (N,): finite depth where `keep` holds, row by
+    row. Organised (H', W'): everything else has NaN coordinates.
+    """
+    step = (slice(None, None, stride), slice(None, None, stride))
+    depth = np.asarray(depth_m[step], dtype=np.float32)
+    chosen = np.isfinite(depth)
+    if keep is not None:
+        chosen &= keep[step]
+    grid = np.indices(depth.shape, dtype=np.float32) * np.float32(stride)
+    if organized:
+        flat = slice(None)
+        depth = np.where(chosen, depth, np.float32(np.nan))
+    else:
+        flat = np.flatnonzero(chosen)
+    z = depth.ravel()[flat]
+    v, u = (axis.ravel()[flat] for axis in grid)
+    ray = (T_frame_cam[:3, :3] @ np.linalg.inv(K_px)).astype(np.float32)
+    origin = T_frame_cam[:3, 3].astype(np.float32)
+
+    cloud = np.zeros(z.shape, CLOUD_DTYPE)
+    for i, axis in enumerate("xyz"):
+        cloud[axis] = (ray[i, 0] * u + ray[i, 1] * v + ray[i, 2]) * z + origin[i]
+    colours = rgb[step].reshape(-1, 3)[flat]
+    # Bytes, not floats: a colour whose bits are a signalling NaN would change on its way.
+    cloud_bytes = cloud.view(np.uint8).reshape(-1, CLOUD_DTYPE.itemsize)
+    for i in range(3):
+        cloud_bytes[:, _COLOUR_OFFSET + 2 - i] = colours[:, i]
+    cloud["confidence"] = confidence[step].ravel()[flat]
+    if isinstance(provenance, Provenance):
+        cloud["provenance"] = provenance
+    else:
+        cloud["provenance"] = provenance[step].ravel()[flat]
+    cloud["view"] = view
+    return cloud.reshape(depth.shape) if organized else cloud
+
+
+def voxel_filtered(cloud: NDArray[Any], voxel_size_m: float) -> NDArray[Any]:
+    """One point per cubic voxel: the most confident, the first of equals; input order is kept.
+
+    A real point and not a mean, so that it stays on its surface with its own provenance. 0 is off.
+    """
+    if voxel_size_m <= 0 or cloud.size == 0:
+        return cloud
+    index = np.stack([np.floor(cloud[axis] / voxel_size_m) for axis in "xyz"]).astype(np.int64)
+    index -= index.min(axis=1, keepdims=True)
+    extent = index.max(axis=1) + 1
+    key = (index[0] * extent[1] + index[1]) * extent[2] + index[2]
+    order = np.lexsort((-cloud["confidence"], key))
+    first = np.ones(len(order), bool)
+    first[1:] = key[order[1:]] != key[order[:-1]]
+    return cloud[np.sort(order[first])]
+
+
+def _has_spread(views: NovelViews) -> bool:
+    return any(view.spread is not None for view in views.targets)
+
+
+def _confident_depth(view: View, scale: float, min_confidence: float) -> NDArray[np.float32]:
+    """Metric depth where a reference is sure enough to vote, else NaN."""
+    confident = normalised_confidence(view.confidence) >= min_confidence
+    with np.errstate(invalid="ignore"):
+        valid = confident & np.isfinite(view.depth) & (view.depth > 0)
+    return np.where(valid, view.depth * np.float32(scale), np.float32(np.nan))
+
+
+def _colour_only(
+    view: View, target: TargetCamera, slot: int, broken: float, wanted: frozenset[Product]
+) -> PredictedView:
+    hw = view.depth.shape
+    return PredictedView(
+        slot=slot,
+        target=target,
+        color=color_image(view.rgb) if Product.PREDICTED_COLOR in wanted else None,
+        depth_m=None,
+        confidence=None,
+        provenance=np.zeros(hw, np.uint8) if Product.PREDICTED_PROVENANCE in wanted else None,
+        points=None,
+        quality=ViewQuality(
+            mean_confidence=_mean(normalised_confidence(view.confidence)), broken=broken
+        ),
+    )
+
+
+def _predicted_view(
+    view: View,
+    target: TargetCamera,
+    slot: int,
+    broken: float,
+    keyframes: Sequence[Keyframe],
+    surfaces: Sequence[SeenSurface],
+    scale: ScaleState,
+    parameters: ProductParameters,
+    wanted: frozenset[Product],
+) -> PredictedView:
+    confidence = normalised_confidence(view.confidence)
+    depth_m = rep117_depth(view.depth * np.float32(scale.scale), confidence, parameters)
+    T_fixed_cam = target.T_fixed_cam
+    provenance = unknown_provenance((depth_m.shape[0], depth_m.shape[1]))
+    if surfaces:
+        provenance = classify_view(depth_m, view.K_px, T_fixed_cam, surfaces)
+    if view.spread is not None:
+        confidence = lowered_by_spread(
+            confidence, view.spread, provenance.labels, parameters.rel_tolerance
+        )
+        depth_m[confidence < parameters.min_confidence] = np.nan
+        labels = np.where(np.isnan(depth_m), np.uint8(Provenance.UNKNOWN), provenance.labels)
+        provenance = ProvenanceMap(labels, provenance.witness)
+    confidence[np.isnan(depth_m)] = np.nan
+
+    color = color_image(view.rgb)
+    if parameters.real_colours:
+        color = real_colours(
+            color,
+            depth_m,
+            view.K_px,
+            T_fixed_cam,
+            provenance,
+            [k.image for k in keyframes],
+            [k.K_px for k in keyframes],
+            [k.T_fixed_cam for k in keyframes],
+        )
+    points = None
+    if wanted & {Product.PREDICTED_POINTS, Product.MERGED_POINTS}:
+        allowed = np.isin(np.arange(256), [int(p) for p in parameters.predicted_provenance])
+        points = cloud_from_depth(
+            depth_m,
+            view.K_px,
+            T_fixed_cam,
+            color,
+            confidence,
+            provenance.labels,
+            slot,
+            stride=parameters.stride,
+            keep=allowed[provenance.labels],
+        )
+        points = voxel_filtered(points, parameters.voxel_size_m)
+    return PredictedView(
+        slot=slot,
+        target=target,
+        color=color if Product.PREDICTED_COLOR in wanted else None,
+        depth_m=depth_m if Product.PREDICTED_DEPTH in wanted else None,
+        confidence=confidence if Product.PREDICTED_CONFIDENCE in wanted else None,
+        provenance=provenance.labels if Product.PREDICTED_PROVENANCE in wanted else None,
+        points=points,
+        quality=ViewQuality(
+            mean_confidence=_mean(confidence),
+            corroborated=provenance.fraction(Provenance.CORROBORATED),
+            hallucinated=provenance.fraction(Provenance.HALLUCINATED),
+            contradicted=provenance.fraction(Provenance.CONTRADICTED),
+            broken=broken,
+        ),
+    )
+
+
+def _observed_view(
+    view: View,
+    keyframe: Keyframe,
+    scale: ScaleState,
+    parameters: ProductParameters,
+    wanted: frozenset[Product],
+) -> ObservedView:
+    confidence = normalised_confidence(view.confidence)
+    depth_m = rep117_depth(view.depth * np.float32(scale.scale), confidence, parameters)
+    confidence[np.isnan(depth_m)] = np.nan
+    points = None
+    if wanted & {Product.OBSERVED_POINTS, Product.MERGED_POINTS}:
+        image = keyframe.image
+        if image.shape[:2] != depth_m.shape:
+            size = (depth_m.shape[1], depth_m.shape[0])
+            image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+        points = cloud_from_depth(
+            depth_m,
+            view.K_px,
+            np.eye(4),
+            image,
+            confidence,
+            Provenance.OBSERVED,
+            0,
+            stride=parameters.stride,
+            organized=parameters.organized_observed,
+        )
+        if not parameters.organized_observed:
+            points = voxel_filtered(points, parameters.voxel_size_m)
+    return ObservedView(
+        keyframe=keyframe,
+        K_px=view.K_px,
+        depth_m=depth_m if Product.OBSERVED_DEPTH in wanted else None,
+        confidence=confidence if Product.OBSERVED_CONFIDENCE in wanted else None,
+        points=points,
+    )
+
+
+def _merged_points(
+    predicted: Sequence[PredictedView], observed: ObservedView, parameters: ProductParameters
+) -> NDArray[Any]:
+    """Observed and predicted points together, in the fixed frame."""
+    real = observed.points
+    if real is None:
+        raise ValueError("merged points need observed points")
+    real = real.ravel()
+    real = real[np.isfinite(real["z"])]
+    in_camera = np.stack([real[axis] for axis in "xyz"])
+    T = observed.keyframe.T_fixed_cam.astype(np.float32)
+    in_fixed = T[:3, :3] @ in_camera + T[:3, 3:]
+    for i, axis in enumerate("xyz"):
+        real[axis] = in_fixed[i]
+    clouds = [real, *(view.points for view in predicted if view.points is not None)]
+    return voxel_filtered(np.concatenate(clouds), parameters.voxel_size_m)
+
+
+def _mean(confidence: FloatArray) -> float:
+    known = confidence[np.isfinite(confidence)]
+    return float(known.mean()) if known.size else 0.0
