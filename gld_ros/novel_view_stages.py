@@ -5,8 +5,10 @@
 Owns how backbone, denoisers and RGB decoder are put together. Pictures of any size, files, memory
 and requests are `pipeline`; the networks and the mathematics of sampling are in their folders.
 
-Shapes: B scenes, V views (references first), C latent channels, h x w patches. Networks run in the
-precision of their weights; latents between the stages are float32.
+Shapes: B scenes, V views (references first), C latent channels, N = h x w patches, S special
+tokens. A latent is a map (B, V, C, h, w), or packed (B, V, C, S + N) where special tokens are
+diffused along with the patches. Networks run in the precision of their weights; latents between the
+stages are float32.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 
 from gld_ros.backbones.interface import Geometry, GeometryBackbone, LevelTokens
 from gld_ros.decoders.rgb import RgbDecoder
-from gld_ros.diffusion.denoiser import Denoiser, DenoiserConditions
+from gld_ros.diffusion.denoiser import Denoiser, DenoiserConditions, DenoiserConfig
 from gld_ros.diffusion.flow import SamplingStep, sample_euler, time_grid, time_shift
 from gld_ros.diffusion.guidance import guided_velocity
 from gld_ros.geometry.rays import RecoveredCameras, cameras_from_rays
@@ -33,8 +35,10 @@ from gld_ros.weights.statistics import LevelStatistics
 class EncodedReferences:
     """What the reference pictures contribute: latents, and special tokens for propagation."""
 
-    latents: Mapping[int, Tensor]  # level -> (B, R, C, h, w) normalised, references seen together
-    special: Tensor  # (B, 1, S, C) raw tokens of reference 0 encoded alone, at the boundary level
+    latents: Mapping[int, Tensor]  # level -> normalised latent of the references, seen together
+    # (B, 1, S, C) raw tokens of reference 0 encoded alone, at the boundary level; None where the
+    # latents hold the special tokens themselves
+    special: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -55,16 +59,17 @@ def encode_references(
     """Encode reference images (B, R, 3, H, W), RGB in [0, 1]; view 0 is the model's origin.
 
     Gives the latents of every level in `statistics`. One run over all references yields all
-    levels; one over reference 0 alone yields the tokens that propagation needs.
+    levels; one over reference 0 alone yields the special tokens that propagation needs, unless the
+    diffusion makes those.
     """
-    rows = images.shape[-2] // backbone.patch_size
     together = backbone.encode_levels(images, sorted(statistics))
+    rows = images.shape[-2] // backbone.patch_size
     latents = {
-        level: tokens_to_latent(
-            level_statistics.normalise(together[level].patches.float(), channel_dim=-1), rows
-        )
+        level: tokens_to_latent(together[level], level_statistics, rows)
         for level, level_statistics in statistics.items()
     }
+    if backbone.diffused_special_tokens:
+        return EncodedReferences(latents, None)
     alone = backbone.encode_levels(images[:, :1], [boundary_level])[boundary_level]
     return EncodedReferences(latents, alone.special.float())
 
@@ -77,15 +82,16 @@ def sampling_conditions(
     K_px: Tensor,
     source: Tensor | None = None,
 ) -> DenoiserConditions:
-    """Conditions of one run: latents (B, R, C, h, w) of the references, zeros for the targets.
+    """Conditions of one run: latents of the R references, zeros for the targets.
 
     camera_map (B, V, 7, H, W) and viewmats (B, V, 4, 4) from `camera_conditions`, K_px
-    (B, V, 3, 3); source (B, V, C, h, w) for a cascade. Features are cast to the precision of the
-    denoiser, camera matrices stay float32.
+    (B, V, 3, 3); source is the latent of all V views that a cascade starts from. Features are cast
+    to the precision of the denoiser, camera matrices stay float32.
     """
     dtype = denoiser.final_layer.linear.weight.dtype
     views, references = camera_map.shape[1], reference_latent.shape[1]
-    padded = F.pad(reference_latent, (0, 0, 0, 0, 0, 0, 0, views - references))
+    padding = (0, 0) * (reference_latent.ndim - 2) + (0, views - references)
+    padded = F.pad(reference_latent, padding)
     return DenoiserConditions(
         reference_latent=padded.to(dtype),
         num_references=references,
@@ -107,7 +113,7 @@ def sample(
     guidance_scale: float,
     branches: Literal["together", "in turn"] = "together",
 ) -> Iterator[SamplingStep]:
-    """Denoise all views from `noise` (B, V, C, h, w), yielding after each of `num_steps` steps.
+    """Denoise all views from a latent of `noise`, yielding after each of `num_steps` steps.
 
     The last yielded latent is the result, normalised, float32. `shift` None takes the one of this
     latent's size. Stop iterating to cancel.
@@ -115,13 +121,15 @@ def sample(
     if noise.shape != conditions.reference_latent.shape:
         raise ValueError(
             f"noise has shape {tuple(noise.shape)}; this run needs "
-            f"{tuple(conditions.reference_latent.shape)} (scenes, views, channels, rows, columns)"
+            f"{tuple(conditions.reference_latent.shape)} (scenes, views, channels, then rows and "
+            "columns, or tokens)"
         )
     if not bool(torch.isfinite(noise).all()):
         raise ValueError("noise has values that are not finite")
     if shift is None:
-        _, views, channels, rows, columns = noise.shape
-        shift = time_shift(channels, rows, columns, views)
+        patch = denoiser.config.camera_patch
+        rows, columns = (side // patch for side in conditions.image_hw)
+        shift = time_shift(noise.shape[2], rows, columns, noise.shape[1])
     grid = time_grid(num_steps + 1, shift)
     dtype = conditions.reference_latent.dtype
     velocity = guided_velocity(
@@ -135,22 +143,24 @@ def decoder_inputs(
     backbone: GeometryBackbone,
     statistics: Mapping[int, LevelStatistics],
     latents: Mapping[int, Tensor],
-    special: Tensor,
+    special: Tensor | None,
     boundary_level: int = 1,
+    grid_hw: tuple[int, int] | None = None,
 ) -> list[Tensor]:
     """What the decoders read, levels 0 to 3, each (B, V, N, C).
 
-    `latents` maps levels to normalised (B, V, C, h, w); levels above the boundary are propagated
-    from it with the special tokens (B, 1, S, C) for every view. A level 0 that no cascade made is
-    zeros: models without a cascade are trained so.
+    `latents` maps levels to normalised latents; levels above the boundary are propagated from it
+    with its special tokens, or with `special` (B, 1, S, C) for every view if it has none. `grid_hw`
+    is the patch grid of packed latents; a map has its own. A level 0 that no cascade made is zeros:
+    models without a cascade are trained so.
     """
     boundary = latents[boundary_level]
-    views, grid_hw = boundary.shape[1], (boundary.shape[-2], boundary.shape[-1])
+    if boundary.ndim == 5:
+        grid_hw = (boundary.shape[-2], boundary.shape[-1])
+    if grid_hw is None:
+        raise ValueError("packed latents do not know their patch grid; give grid_hw")
     tokens = {
-        level: LevelTokens(
-            statistics[level].denormalise(latent_to_tokens(latent), channel_dim=-1),
-            special.expand(-1, views, -1, -1),
-        )
+        level: latent_to_tokens(latent, statistics[level], grid_hw, special)
         for level, latent in latents.items()
     }
     tokens |= backbone.propagate(tokens[boundary_level], boundary_level, grid_hw)
@@ -223,14 +233,51 @@ def unit_confidence(raw: Tensor) -> Tensor:
     return torch.nan_to_num(1 - 1 / raw, nan=0.0).clamp(1e-6, 1.0)
 
 
-def tokens_to_latent(tokens: Tensor, rows: int) -> Tensor:
-    """Row-major tokens (B, V, h*w, C) as a map (B, V, C, h, w)."""
-    return rearrange(tokens, "b v (h w) c -> b v c h w", h=rows)
+def latent_shape(config: DenoiserConfig, views: int, grid_hw: tuple[int, int]) -> tuple[int, ...]:
+    """Shape of one scene's latent: (V, C, h, w), or packed (V, C, S + N)."""
+    rows, columns = grid_hw
+    if config.special_tokens:
+        return views, config.channels, config.special_tokens + rows * columns
+    return views, config.channels, rows, columns
 
 
-def latent_to_tokens(latent: Tensor) -> Tensor:
-    """A map (B, V, C, h, w) as row-major tokens (B, V, h*w, C)."""
-    return rearrange(latent, "b v c h w -> b v (h w) c")
+def tokens_to_latent(tokens: LevelTokens, statistics: LevelStatistics, rows: int) -> Tensor:
+    """Normalised float32 latent of raw tokens: a map of `rows` rows, or packed.
+
+    It is packed, special tokens first, if the statistics cover special tokens.
+    """
+    patches = statistics.normalise(tokens.patches.float(), channel_dim=-1)
+    if statistics.special is None:
+        return rearrange(patches, "b v (h w) c -> b v c h w", h=rows)
+    special = statistics.special.normalise(tokens.special.float(), channel_dim=-1)
+    return torch.cat([special, patches], dim=2).mT
+
+
+def latent_to_tokens(
+    latent: Tensor,
+    statistics: LevelStatistics,
+    grid_hw: tuple[int, int],
+    special: Tensor | None = None,
+) -> LevelTokens:
+    """Raw tokens of a normalised latent, a map or packed.
+
+    special: (B, 1, S, C) raw special tokens for every view, used if the latent has none. Raises
+    ValueError when there are none at all, or no statistics for those of the latent.
+    """
+    tokens = latent.flatten(3).mT
+    num_special = tokens.shape[2] - grid_hw[0] * grid_hw[1]
+    patches = statistics.denormalise(tokens[:, :, num_special:], channel_dim=-1)
+    if num_special:
+        if statistics.special is None:
+            raise ValueError(
+                f"the latent has {num_special} tokens beyond its {grid_hw[0]}x{grid_hw[1]} "
+                "patches, but the statistics cover no special tokens"
+            )
+        own = statistics.special.denormalise(tokens[:, :, :num_special], channel_dim=-1)
+        return LevelTokens(patches, own)
+    if special is None:
+        raise ValueError("a latent without special tokens needs those of a reference")
+    return LevelTokens(patches, special.expand(-1, latent.shape[1], -1, -1))
 
 
 def weight_bytes(module: nn.Module) -> int:

@@ -44,6 +44,7 @@ from gld_ros.novel_view_stages import (
     decode,
     decoder_inputs,
     encode_references,
+    latent_shape,
     recover_cameras,
     sample,
     sampling_conditions,
@@ -89,7 +90,7 @@ class _Plan:
     num_steps: int
     guidance_scale: float
     seed: int
-    noises: Mapping[str, Tensor]  # denoiser -> (samples, V, C, h, w)
+    noises: Mapping[str, Tensor]  # denoiser -> (samples, *latent_shape)
 
     @property
     def num_references(self) -> int:
@@ -276,7 +277,12 @@ class NovelViewPipeline:
         for k, sample_latents in enumerate(latents):
             with seconds.of("decoding"):
                 inputs = decoder_inputs(
-                    backbone, self._statistics, sample_latents, encoded.special, level
+                    backbone,
+                    self._statistics,
+                    sample_latents,
+                    encoded.special,
+                    level,
+                    self._grid_hw(plan.image_hw),
                 )
                 decoded.append(decode(backbone, rgb_decoder, inputs, plan.image_hw))
             yield Progress("decoding", k + 1, len(latents) + 1)
@@ -367,10 +373,10 @@ class NovelViewPipeline:
     def _noises(
         self, request: ViewRequest, seed: int, views: int, image_hw: tuple[int, int]
     ) -> dict[str, Tensor]:
-        """Start noise (samples, V, C, h, w) of each denoiser, drawn or as given."""
+        """Start noise (samples, *latent_shape) of each denoiser, drawn or as given."""
         names, samples = self._denoisers, request.samples
-        channels = self.bundle.config.denoisers[names[0]].config.channels
-        shape = (views, channels, *(side // self.patch_size for side in image_hw))
+        config = self.bundle.config.denoisers[names[0]].config
+        shape = latent_shape(config, views, self._grid_hw(image_hw))
         if request.noise is None:
             generators = [
                 torch.Generator().manual_seed((seed + k) % MAX_SEED) for k in range(samples)
@@ -387,6 +393,9 @@ class NovelViewPipeline:
                     f"got shape {tuple(noise.shape)}"
                 )
         return {name: noise.reshape(samples, *shape) for name, noise in noises.items()}
+
+    def _grid_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
+        return image_hw[0] // self.patch_size, image_hw[1] // self.patch_size
 
     def _level_of(self, denoiser: str) -> int:
         return 0 if denoiser == "cascade" else self.bundle.config.boundary_level

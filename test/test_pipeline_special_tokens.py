@@ -1,0 +1,179 @@
+"""The front door with a backbone whose special tokens are diffused and that predicts no rays."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gld_ros.backbones.interface import LevelTokens
+from gld_ros.backbones.vggt.config import VggtConfig
+from gld_ros.decoders.rgb import RgbDecoderConfig
+from gld_ros.diffusion.denoiser import DenoiserConfig
+from gld_ros.novel_view_stages import latent_shape, latent_to_tokens, tokens_to_latent
+from gld_ros.pipeline import NovelViewPipeline, ViewRequest
+from gld_ros.weights.bundle import BackboneSpec, BundleConfig, DenoiserSpec, save_bundle
+from gld_ros.weights.errors import BundleError
+from gld_ros.weights.statistics import LevelStatistics
+
+CHANNELS, SPECIAL = 32, 5
+MODEL_HW, GRID = (28, 42), (2, 3)
+
+
+def bundle_config(*, cascade):
+    denoiser = DenoiserConfig(
+        channels=CHANNELS,
+        hidden=(16, 32),
+        depth=(1, 1),
+        heads=(1, 1),
+        special_tokens=SPECIAL,
+        time_features=8,
+    )
+    denoisers = {"level1": DenoiserSpec(denoiser, None)}
+    if cascade:
+        denoisers["cascade"] = DenoiserSpec(replace(denoiser, source_conditioned=True), None)
+    backbone = VggtConfig(
+        embed_dim=CHANNELS // 2,
+        depth=4,
+        num_heads=2,
+        image_depth=1,
+        image_heads=2,
+        tap_layers=(0, 1, 2, 3),
+        head_features=8,
+        head_out_channels=(4, 4, 8, 8),
+        image_size=28,
+    )
+    return BundleConfig(
+        name="micro-vggt",
+        backbone=BackboneSpec("vggt", backbone),
+        rgb_decoder=RgbDecoderConfig(
+            in_channels=4 * CHANNELS, width=16, depth=1, heads=2, mlp=32, table_hw=(2, 2)
+        ),
+        denoisers=denoisers,
+        boundary_level=1,
+        num_views=4,
+        num_euler_points=3,
+        guidance_scale=1.5,
+        ray_grid="official",
+        pose_scale="max",
+        resolutions_hw=(MODEL_HW,),
+        licence="test",
+        origin="test",
+        non_commercial=True,
+        random_weights=True,
+    )
+
+
+def random_statistics(*, special=True):
+    generator = torch.Generator().manual_seed(3)
+    groups = ("level", "special") if special else ("level",)
+    return {
+        f"{group}{level}.{name}": 0.5 + torch.rand(CHANNELS, generator=generator)
+        for group in groups
+        for level in (0, 1)
+        for name in ("mean", "var")
+    }
+
+
+def save(folder, config, statistics):
+    torch.manual_seed(5)
+    modules = {}
+    for name in config.module_names:
+        module: nn.Module = config.build_module(name)
+        for parameter in module.parameters():
+            if not parameter.abs().max() > 0:
+                nn.init.normal_(parameter, std=0.05)
+        modules[name] = module
+    return save_bundle(folder, config, modules, statistics)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["level 1", "cascade"])
+def bundle(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("special") / "bundle"
+    return save(folder, bundle_config(cascade=request.param), random_statistics())
+
+
+def request(**options):
+    rng = np.random.default_rng(0)
+    K = np.array([[40.0, 0, 20.5], [0, 40, 13.5], [0, 0, 1]])
+    poses = np.tile(np.eye(4), (4, 1, 1))
+    poses[:, 0, 3] = [0, 0.5, 0.2, 0.8]
+    return ViewRequest(
+        images=[rng.integers(0, 256, (*MODEL_HW, 3), dtype=np.uint8) for _ in range(2)],
+        K_px_ref=np.stack([K] * 2),
+        T_world_cam_ref=poses[:2],
+        K_px_target=np.stack([K] * 2),
+        T_world_cam_target=poses[2:],
+        target_hw=[(50, 70), MODEL_HW],
+        **({"seed": 7} | options),
+    )
+
+
+def test_gives_colour_and_depth_without_recovered_cameras(bundle):
+    views = NovelViewPipeline(bundle, device="cpu")(request())
+    assert [view.rgb.shape for view in views.targets] == [(50, 70, 3), (28, 42, 3)]
+    for view in (*views.references, *views.targets):
+        assert np.isfinite(view.rgb).all()
+        assert view.T_model_cam is None
+        assert view.recovered_K_px is None
+        assert view.ray_confidence_mean is None
+    # The first target is larger than what the model sees; there its maps say so.
+    assert np.nanmin(views.targets[1].depth[8:-8, 8:-8]) > 0
+
+
+def test_result_is_a_function_of_the_seed(bundle):
+    pipeline = NovelViewPipeline(bundle, device="cpu")
+    first, again = pipeline(request()), pipeline(request())
+    other = pipeline(request(seed=8))
+    np.testing.assert_array_equal(first.targets[1].rgb, again.targets[1].rgb)
+    assert not np.array_equal(first.targets[1].rgb, other.targets[1].rgb)
+
+
+def test_noise_covers_the_special_tokens(bundle):
+    shape = (4, CHANNELS, SPECIAL + GRID[0] * GRID[1])
+    names = bundle.config.denoisers
+    assert latent_shape(bundle.config.denoisers["level1"].config, 4, GRID) == shape
+    pipeline = NovelViewPipeline(bundle, device="cpu")
+    noise = {name: torch.randn(shape) for name in names}
+    plain = pipeline(request(noise=noise))
+    changed = {name: values.clone() for name, values in noise.items()}
+    changed["level1"][:, :, :SPECIAL] += 1
+    assert not np.array_equal(pipeline(request(noise=changed)).targets[1].rgb, plain.targets[1].rgb)
+    short = {name: values[..., SPECIAL:] for name, values in noise.items()}
+    with pytest.raises(ValueError, match=r"noise\['level1'\]"):
+        pipeline(request(noise=short))
+
+
+def test_a_bundle_without_special_statistics_says_so(tmp_path):
+    config = bundle_config(cascade=False)
+    bundle = save(tmp_path / "bundle", config, random_statistics(special=False))
+    with pytest.raises(BundleError, match="no statistics 'special1'; it has level0, level1"):
+        NovelViewPipeline(bundle, device="cpu")
+
+
+def test_bundle_round_trip_keeps_sizes_and_terms(bundle):
+    again = type(bundle).open(bundle.folder)
+    assert again.config == bundle.config
+    assert again.config.non_commercial
+    assert again.load_module("backbone").config == bundle.config.backbone.config
+
+
+def test_tokens_to_latent_and_back():
+    torch.manual_seed(0)
+    special = LevelStatistics(torch.randn(4), torch.rand(4))
+    statistics = LevelStatistics(torch.randn(4), torch.rand(4), special)
+    tokens = LevelTokens(torch.randn(2, 3, 6, 4), torch.randn(2, 3, SPECIAL, 4))
+    latent = tokens_to_latent(tokens, statistics, GRID[0])
+    assert latent.shape == (2, 3, 4, SPECIAL + 6)
+    back = latent_to_tokens(latent, statistics, GRID)
+    torch.testing.assert_close(back.patches, tokens.patches)
+    torch.testing.assert_close(back.special, tokens.special)
+
+
+def test_a_packed_latent_needs_statistics_of_special_tokens():
+    statistics = LevelStatistics(torch.zeros(4), torch.ones(4))
+    with pytest.raises(ValueError, match="5 tokens beyond its 2x3 patches"):
+        latent_to_tokens(torch.zeros(1, 2, 4, 11), statistics, GRID)
+    with pytest.raises(ValueError, match="needs those of a reference"):
+        latent_to_tokens(torch.zeros(1, 2, 4, *GRID), statistics, GRID)
