@@ -43,6 +43,7 @@ CLOUD_DTYPE = np.dtype(
     }
 )
 _COLOUR_OFFSET = 12
+_BAND_PIXELS = 16384
 
 
 class Product(Enum):
@@ -188,7 +189,7 @@ def make_products(
         colours_only = tuple(
             _colour_only(view, target, slot, share, wanted)
             for view, target, slot, share in zip(
-                views.targets, targets, slots, broken[len(keyframes) :], strict=True
+                views.targets, targets, slots, broken[len(views.references) :], strict=True
             )
         )
         possible = {Product.PREDICTED_COLOR, Product.PREDICTED_PROVENANCE, Product.QUALITY}
@@ -206,7 +207,7 @@ def make_products(
     predicted = tuple(
         _predicted_view(view, target, slot, share, keyframes, surfaces, scale, parameters, wanted)
         for view, target, slot, share in zip(
-            views.targets, targets, slots, broken[len(keyframes) :], strict=True
+            views.targets, targets, slots, broken[len(views.references) :], strict=True
         )
     )
     observed = None
@@ -218,17 +219,6 @@ def make_products(
     known = np.concatenate([depth_m[np.isfinite(depth_m)] for depth_m in reference_depths])
     median_depth_m = float(np.median(known)) if known.size else float("nan")
     return Products(predicted, observed, merged, scale, median_depth_m)
-
-
-def normalised_confidence(confidence: FloatArray) -> NDArray[np.float32]:
-    """Confidence of the depth decoder (1 upwards; 0: no depth) in [0, 1].
-
-    The decoder computes 1 + exp(x), so 1 - 1/c is the logistic function of its raw output x. It is
-    monotone and needs no range of the data; NaN gives 0.
-    """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        normalised = 1.0 - 1.0 / np.maximum(confidence, 1.0)
-    return np.nan_to_num(normalised, nan=0.0, posinf=1.0).astype(np.float32)
 
 
 def broken_fraction(view: View) -> float:
@@ -286,35 +276,50 @@ def cloud_from_depth(
     """
     step = (slice(None, None, stride), slice(None, None, stride))
     depth = np.asarray(depth_m[step], dtype=np.float32)
+    rgb, confidence = rgb[step], confidence[step]
+    labels = provenance if isinstance(provenance, Provenance) else provenance[step]
+    height, width = depth.shape
     chosen = np.isfinite(depth)
     if keep is not None:
         chosen &= keep[step]
-    grid = np.indices(depth.shape, dtype=np.float32) * np.float32(stride)
-    if organized:
-        flat = slice(None)
-        depth = np.where(chosen, depth, np.float32(np.nan))
-    else:
-        flat = np.flatnonzero(chosen)
-    z = depth.ravel()[flat]
-    v, u = (axis.ravel()[flat] for axis in grid)
-    ray = (T_frame_cam[:3, :3] @ np.linalg.inv(K_px)).astype(np.float32)
+    # A point is depth x (a column term + a row term) + the camera's place.
+    ray = T_frame_cam[:3, :3] @ np.linalg.inv(K_px)
+    columns = (ray[:, :1] * (np.arange(width) * stride)).astype(np.float32)
+    rows = (ray[:, 1:2] * (np.arange(height) * stride) + ray[:, 2:]).astype(np.float32)
     origin = T_frame_cam[:3, 3].astype(np.float32)
 
-    cloud = np.zeros(z.shape, CLOUD_DTYPE)
-    for i, axis in enumerate("xyz"):
-        cloud[axis] = (ray[i, 0] * u + ray[i, 1] * v + ray[i, 2]) * z + origin[i]
-    colours = rgb[step].reshape(-1, 3)[flat]
-    # Bytes, not floats: a colour whose bits are a signalling NaN would change on its way.
-    cloud_bytes = cloud.view(np.uint8).reshape(-1, CLOUD_DTYPE.itemsize)
-    for i in range(3):
-        cloud_bytes[:, _COLOUR_OFFSET + 2 - i] = colours[:, i]
-    cloud["confidence"] = confidence[step].ravel()[flat]
-    if isinstance(provenance, Provenance):
-        cloud["provenance"] = provenance
-    else:
-        cloud["provenance"] = provenance[step].ravel()[flat]
+    cloud = np.zeros(height * width if organized else int(np.count_nonzero(chosen)), CLOUD_DTYPE)
     cloud["view"] = view
-    return cloud.reshape(depth.shape) if organized else cloud
+    if isinstance(labels, Provenance):
+        cloud["provenance"] = labels
+    filled = 0
+    # Bands that fit into the processor's cache are several times faster than whole pictures.
+    band_rows = max(1, _BAND_PIXELS // max(1, width))
+    for top in range(0, height, band_rows):
+        band = slice(top, top + band_rows)
+        z = depth[band]
+        if organized:
+            z = np.where(chosen[band], z, np.float32(np.nan))
+            picked: Any = slice(None)
+            count = z.size
+        else:
+            picked = np.flatnonzero(chosen[band])
+            count = picked.size
+            if count == z.size:
+                picked = slice(None)
+        part = cloud[filled : filled + count]
+        filled += count
+        for i, axis in enumerate("xyz"):
+            coordinate = (columns[i] + rows[i, band, None]) * z + origin[i]
+            part[axis] = coordinate.ravel()[picked]
+        part["confidence"] = confidence[band].ravel()[picked]
+        if not isinstance(labels, Provenance):
+            part["provenance"] = labels[band].ravel()[picked]
+        # Bytes, not floats: a colour whose bits are a signalling NaN would change on its way.
+        colours = rgb[band].reshape(-1, 3)[picked]
+        part_bytes = part.view(np.uint8).reshape(-1, CLOUD_DTYPE.itemsize)
+        part_bytes[:, _COLOUR_OFFSET : _COLOUR_OFFSET + 3] = colours[:, ::-1]
+    return cloud.reshape(height, width) if organized else cloud
 
 
 def voxel_filtered(cloud: NDArray[Any], voxel_size_m: float) -> NDArray[Any]:
@@ -340,8 +345,8 @@ def _has_spread(views: NovelViews) -> bool:
 
 def _confident_depth(view: View, scale: float, min_confidence: float) -> NDArray[np.float32]:
     """Metric depth where a reference is sure enough to vote, else NaN."""
-    confident = normalised_confidence(view.confidence) >= min_confidence
     with np.errstate(invalid="ignore"):
+        confident = view.confidence >= min_confidence
         valid = confident & np.isfinite(view.depth) & (view.depth > 0)
     return np.where(valid, view.depth * np.float32(scale), np.float32(np.nan))
 
@@ -358,9 +363,7 @@ def _colour_only(
         confidence=None,
         provenance=np.zeros(hw, np.uint8) if Product.PREDICTED_PROVENANCE in wanted else None,
         points=None,
-        quality=ViewQuality(
-            mean_confidence=_mean(normalised_confidence(view.confidence)), broken=broken
-        ),
+        quality=ViewQuality(mean_confidence=_mean(view.confidence), broken=broken),
     )
 
 
@@ -375,7 +378,7 @@ def _predicted_view(
     parameters: ProductParameters,
     wanted: frozenset[Product],
 ) -> PredictedView:
-    confidence = normalised_confidence(view.confidence)
+    confidence = np.nan_to_num(view.confidence, nan=0.0)
     depth_m = rep117_depth(view.depth * np.float32(scale.scale), confidence, parameters)
     T_fixed_cam = target.T_fixed_cam
     provenance = unknown_provenance((depth_m.shape[0], depth_m.shape[1]))
@@ -442,7 +445,7 @@ def _observed_view(
     parameters: ProductParameters,
     wanted: frozenset[Product],
 ) -> ObservedView:
-    confidence = normalised_confidence(view.confidence)
+    confidence = np.nan_to_num(view.confidence, nan=0.0)
     depth_m = rep117_depth(view.depth * np.float32(scale.scale), confidence, parameters)
     confidence[np.isnan(depth_m)] = np.nan
     points = None

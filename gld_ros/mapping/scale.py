@@ -16,7 +16,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gld_ros.mapping.frames import Keyframe
 from gld_ros.mapping.poses import distance_m, rotation_angle_rad
+from gld_ros.view_request import View
 
 FloatArray = NDArray[np.floating[Any]]
 ScaleMode = Literal["tf_baseline", "depth_topic", "fixed", "none"]
@@ -147,6 +149,26 @@ def measure_from_baselines(
             f"{parameters.max_dispersion:.3f}"
         )
     return ScaleMeasurement(scale, dispersion, len(ratios), max_baseline_m, fault, disagree)
+
+
+def measure_from_views(
+    references: Sequence[View], keyframes: Sequence[Keyframe], parameters: ScaleParameters
+) -> ScaleMeasurement:
+    """`measure_from_baselines` for the references of a result and their keyframes, in order."""
+    recovered = [view.T_model_cam for view in references]
+    known = [T_model_cam for T_model_cam in recovered if T_model_cam is not None]
+    if len(known) < len(recovered):
+        return ScaleMeasurement(
+            math.nan,
+            math.nan,
+            0,
+            0.0,
+            f"the model recovered {len(known)} of {len(recovered)} cameras; baselines need all",
+        )
+    confidence = [
+        1.0 if view.ray_confidence_mean is None else view.ray_confidence_mean for view in references
+    ]
+    return measure_from_baselines([k.T_fixed_cam for k in keyframes], known, confidence, parameters)
 
 
 def measure_from_depth(

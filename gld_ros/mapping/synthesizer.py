@@ -19,7 +19,7 @@ FloatArray = NDArray[np.floating[Any]]
 # (T_world_cam, K_px, (height, width)) -> colours (H, W, 3), uint8 or [0, 1], and z-depth in metres
 Render = Callable[[FloatArray, FloatArray, tuple[int, int]], tuple[NDArray[Any], FloatArray]]
 
-ORACLE_CONFIDENCE = 100.0  # of depth that is true
+ORACLE_CONFIDENCE = 1.0  # of depth that is true
 ORACLE_STEPS = 4
 
 
