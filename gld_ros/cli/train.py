@@ -14,15 +14,21 @@ STAGES = {
 
 _DESCRIPTION = """\
 Train one part of GLD. Jobs build on each other through bundles: each writes RUN/export, a bundle
-with its own part and all earlier ones, which the next job takes as --bundle.
+with its own part and all earlier ones, which the next job takes as --bundle. With C standing for
+config/train/tiny, the small model from nothing:
 
-  gld-ros train encoder    --config config/train/tiny/encoder.yaml --model config/train/tiny/model --run runs/encoder
-  gld-ros train statistics --config config/train/tiny/statistics.yaml --bundle runs/encoder/export --run runs/statistics
-  gld-ros train decoder    --config config/train/tiny/decoder.yaml --bundle runs/statistics/export --run runs/decoder
-  gld-ros train level1     --config config/train/tiny/level1.yaml --bundle runs/decoder/export --model config/train/tiny/model --run runs/level1
+  gld-ros scenes store runs/data/narrow --domain narrow --count 16000
+  gld-ros train encoder    --config C/encoder.yaml    --model C/model              --run runs/encoder
+  gld-ros train statistics --config C/statistics.yaml --bundle runs/encoder/export --run runs/stats
+  gld-ros train decoder    --config C/decoder.yaml    --model C/model \\
+                           --bundle runs/stats/export --run runs/decoder
+  gld-ros train level1     --config C/level1.yaml     --model C/model \\
+                           --bundle runs/decoder/export --run runs/level1
 
 The same command goes on after a stop, a kill or --max-minutes. To fine-tune, give --bundle any
-bundle, the converted official one included. Several processes: torchrun -m gld_ros.cli.main train ...
+bundle, the converted official one included. Several processes:
+
+  torchrun --nproc-per-node 8 -m gld_ros.cli.main train level1 ...
 """
 
 

@@ -47,7 +47,7 @@ class WorkingBundle:
         return cls(present.config, present)
 
     def trainable(self, name: str, device: torch.device) -> nn.Module:
-        """Return module `name` in float32: the bundle's weights if it has them, else initialised."""
+        """Return module `name` in float32: with the bundle's weights, else freshly initialised."""
         if self.present is not None and self.present.has(name):
             module: nn.Module = self.present.load_module(name, device)
         else:

@@ -77,7 +77,8 @@ class RunConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.batch_size % self.accumulation:
             raise ConfigError(
-                f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}"
+                f"batch_size {self.batch_size} is not a multiple of accumulation "
+                f"{self.accumulation}"
             )
 
 

@@ -74,9 +74,9 @@ def draw_curves(rows: list[dict[str, float]], path: Path) -> None:
     )
     for axis in axes.flat[len(names) :]:
         axis.axis("off")
-    for axis, name in zip(axes.flat, names):
+    for axis, name in zip(axes.flat, names, strict=False):
         points = [(row["step"], row[name]) for row in rows if name in row]
-        steps, values = zip(*points)
+        steps, values = zip(*points, strict=True)
         axis.plot(
             steps, values, linewidth=0.8, marker="o" if len(points) < 40 else None, markersize=2
         )

@@ -57,4 +57,4 @@ def mean_over_ranks(
     names = sorted(values)
     packed = torch.tensor([values[n] for n in names], device=device, dtype=torch.float64)
     dist.all_reduce(packed)
-    return dict(zip(names, (packed / ranks.size).tolist()))
+    return dict(zip(names, (packed / ranks.size).tolist(), strict=True))

@@ -122,7 +122,7 @@ def geometry_losses(
 def median_scaled_abs_rel(depth: Tensor, depth_m: Tensor) -> float:
     """Return mean |s·d - d*| / d* with one median scale s per view; (B, V, H, W) each."""
     total, views = 0.0, 0
-    for predicted, true in zip(depth.flatten(0, 1), depth_m.flatten(0, 1)):
+    for predicted, true in zip(depth.flatten(0, 1), depth_m.flatten(0, 1), strict=True):
         valid = true > 0
         if not bool(valid.any()):
             continue

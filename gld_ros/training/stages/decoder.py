@@ -68,7 +68,7 @@ class DecoderStage(Stage):
         self.decoder = bundle.trainable("rgb_decoder", device)
         self.backbone: nn.Module = self.codec.backbone  # type: ignore[assignment]
         if options.geometry_weight > 0:
-            self.backbone.head.requires_grad_(True)  # type: ignore[union-attr]
+            self.backbone.head.requires_grad_(True)
 
     def batch(self, step: int, samples: range) -> dict[str, Any]:
         """Draw scenes, and how their features reach the decoder."""

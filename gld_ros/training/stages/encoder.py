@@ -20,7 +20,7 @@ from gld_ros.backbones.da3.camera import pose_encoding
 from gld_ros.backbones.da3.model import DepthAnything3
 from gld_ros.geometry.rigid import invert_rigid
 from gld_ros.training.bundle_parts import WorkingBundle
-from gld_ros.training.config import RunConfig
+from gld_ros.training.config import ConfigError, RunConfig
 from gld_ros.training.data import SceneSource
 from gld_ros.training.geometry_targets import (
     geometry_losses,
@@ -75,7 +75,13 @@ class EncoderStage(Stage):
         super().__init__()
         self.config, self.options, self.bundle = config, options, bundle
         self.source, self.held_out, self.device = source, held_out, device
-        self.model: DepthAnything3 = bundle.trainable("backbone", device)
+        backbone = bundle.trainable("backbone", device)
+        if not isinstance(backbone, DepthAnything3):
+            raise ConfigError(
+                "the encoder stage trains backbones of kind 'da3'; the model's is "
+                f"{bundle.plan.backbone.kind!r}"
+            )
+        self.model = backbone
         patch = self.model.patch_size
         self.readouts = nn.ModuleList(
             PictureReadout(self.model.channels, patch) for _ in range(2)
