@@ -37,7 +37,6 @@ from gld_ros.geometry.crop_resize import (
     rescale_intrinsics,
 )
 from gld_ros.geometry.rays import RecoveredCameras
-from gld_ros.geometry.rigid import require_rigid
 from gld_ros.novel_view_stages import (
     DecodedViews,
     EncodedReferences,
@@ -309,9 +308,7 @@ class NovelViewPipeline:
                     f"look at is one patch, {self.patch_size}x{self.patch_size}"
                 )
         K = np.concatenate([request.K_px_ref, request.K_px_target]).astype(np.float64)
-        T = np.concatenate([request.T_world_cam_ref, request.T_world_cam_target])
-        T = T.astype(np.float64)
-        require_rigid(torch.from_numpy(T), "T_world_cam")
+        T = np.concatenate([request.T_world_cam_ref, request.T_world_cam_target]).astype(np.float64)
 
         image_hw = self._model_hw(request, K, view_hw)
         model_K = np.stack(

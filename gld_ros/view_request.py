@@ -186,6 +186,8 @@ def _require_intrinsics(K_px: FloatArray, name: str) -> None:
         raise ValueError(f"{name} has focal lengths {K_px[0, 0]}, {K_px[1, 1]}; > 0 is needed")
     if not np.allclose(K_px[2], (0.0, 0.0, 1.0), atol=1e-6):
         raise ValueError(f"{name} has last row {np.asarray(K_px[2]).tolist()}; [0, 0, 1] is needed")
+    if abs(K_px[1, 0]) > 1e-6:
+        raise ValueError(f"{name} has {K_px[1, 0]} left of fy; rectified pictures have 0 there")
 
 
 def _require_pose(T: FloatArray, name: str) -> None:

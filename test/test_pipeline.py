@@ -388,6 +388,7 @@ def _bad_requests():
         "T_world_cam_ref has shape",
     )
     yield "singular K", _with(good, "K_px_ref", (1, 0, 0), 0), r"K_px_ref\[1\]"
+    yield "K upside down", _with(good, "K_px_ref", (0, 1, 0), 50), r"K_px_ref\[0\] has 50"
     yield "NaN K", _with(good, "K_px_target", (0, 0, 2), np.nan), r"K_px_target\[0\]"
     yield "scaled pose", _with(good, "T_world_cam_target", (1, 0, 0), 2), r"T_world_cam_target\[1\]"
     yield "NaN pose", _with(good, "T_world_cam_ref", (0, 0, 3), np.nan), r"T_world_cam_ref\[0\]"
