@@ -137,7 +137,7 @@ class RmsNorm(nn.Module):
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Features (B, V, N, width) shifted and scaled by a condition; scale 0 changes nothing."""
-    return x * (1 + scale) + shift
+    return torch.addcmul(shift, x, 1 + scale)
 
 
 class PatchEmbed(nn.Module):
@@ -216,8 +216,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, modulation: Tensor, tables: PropeTables) -> Tensor:
         """Tokens (B, V, S + N, width) to the same; modulation broadcasts against 6 * width."""
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
-        x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1), tables)
-        return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
+        x = torch.addcmul(x, gate1, self.attn(modulate(self.norm1(x), shift1, scale1), tables))
+        return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
 
 class FinalLayer(nn.Module):

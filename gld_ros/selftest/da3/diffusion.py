@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from gld_ros.diffusion.conditioning import camera_conditions
@@ -57,7 +58,7 @@ def check_prope(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
         }
         grid_hw = (image_hw[0] // 14, image_hw[1] // 14)
         for branch, (view, K) in cameras.items():
-            tables = prope_tables(view, K, normalised_by, grid_hw, feat.shape[-1])
+            tables = prope_tables(view, K, normalised_by, grid_hw, feat.shape[1], feat.shape[-1])
             for part, values in _transformed(feat, tables).items():
                 yield from fixture.check(f"{size_name}.{branch}.{part}", values, FLOAT32)
 
@@ -159,13 +160,16 @@ def _in_world_frame(viewmats: Tensor, T_world_cam: Tensor, scale: Tensor) -> Ten
 def _transformed(feat: Tensor, tables: PropeTables) -> dict[str, Tensor]:
     """`feat` (B, heads, V*N, d) as a query, as a key or value, and as an attention output."""
     views = tables.query.shape[1]
-    per_view = feat.unflatten(2, (views, -1))
+    per_view = rearrange(feat, "b h (v n) d -> b v n (h d)", v=views)
     parts = {
-        "q": transform(per_view, tables.query, tables.cos, tables.sin),
-        "kv": transform(per_view, tables.key_value, tables.cos, tables.sin),
-        "o": transform(per_view, tables.output, tables.cos, -tables.sin),
+        "q": transform(per_view, tables.query, tables),
+        "kv": transform(per_view, tables.key_value, tables),
+        "o": transform(per_view, tables.output, tables, rotate_back=True),
     }
-    return {name: values.flatten(2, 3) for name, values in parts.items()}
+    return {
+        name: rearrange(values, "b v n (h d) -> b h (v n) d", h=feat.shape[1])
+        for name, values in parts.items()
+    }
 
 
 def _size_hw(size: Tensor) -> tuple[int, int]:
