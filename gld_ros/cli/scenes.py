@@ -55,7 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     bag = actions.add_parser("bag", help="write a ROS 2 bag of a tour through one room")
     bag.add_argument("out", type=Path, help="bag folder to write; must not exist")
     bag.add_argument("--domain", default="narrow", help="see above (default: %(default)s)")
-    bag.add_argument("--id", type=int, help="scene id (default: the first of split demo)")
+    bag.add_argument("--id", type=int, help="scene id (default: a held-out demo room)")
     bag.add_argument("--seconds", type=float, default=20.0, help="default: %(default)s")
     bag.add_argument("--rate", type=float, default=10.0, help="pictures per second")
     bag.add_argument("--size", type=_size, default=(320, 240), metavar="WxH")
@@ -227,10 +227,9 @@ def _render(args: argparse.Namespace) -> int:
 
 
 def _bag(args: argparse.Namespace) -> int:
-    from gld_ros.scenes.rooms import split_ids
-    from gld_ros.scenes.rooms.tour import write_tour_bag
+    from gld_ros.scenes.tour_bag import first_room_with_tour, write_tour_bag
 
-    scene_id = args.id if args.id is not None else split_ids("demo", 1)[0]
+    scene_id = args.id if args.id is not None else first_room_with_tour(args.domain)
     width, height = args.size
     frames = write_tour_bag(
         args.out,
