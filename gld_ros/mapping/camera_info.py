@@ -114,10 +114,11 @@ def pinhole_camera(
         rectification == "auto" and is_rectified_topic(topic)
     )
     if rectified_input:
-        K_full, D = _projection_intrinsics(info, notes), np.zeros(0)
+        K_full = _projection_intrinsics(info, notes)
         notes.append("pictures are taken as rectified: P is used")
     else:
-        K_full, D = _raw_intrinsics(info), _distortion(info)
+        K_full = _raw_intrinsics(info)
+    D = np.zeros(0) if rectified_input else _distortion(info)
     K_px = _picture_intrinsics(K_full, info, image_hw, notes)
     if not D.any():
         if not rectified_input:

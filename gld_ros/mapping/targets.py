@@ -56,7 +56,7 @@ def poses_as_targets(
 
     Raises InvalidTarget naming the first pose that is not finite or has no unit quaternion.
     """
-    targets = []
+    targets: list[FloatArray] = []
     for i, (position_m, xyzw) in enumerate(poses):
         try:
             T_frame_target = pose_from_quaternion(position_m, xyzw)

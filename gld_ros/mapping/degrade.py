@@ -1,0 +1,79 @@
+"""What a job gives up when the device runs out of memory, step by step, and when it climbs back.
+
+Owns the ladder: one level down per failed allocation, one up after 20 clean jobs. Applying a level
+is `worker`'s, refusing automatic jobs at the last one is the node's.
+"""
+
+from dataclasses import dataclass
+
+CLEAN_JOBS_TO_RECOVER = 20
+DEGRADED_CONDITIONING_VIEWS = 2
+
+
+@dataclass(frozen=True)
+class MemoryLimits:
+    """What one level allows; levels add up."""
+
+    level: int
+    description: str
+    targets_per_run: int | None = None  # None: all of a job at once
+    chunk_decoder: bool = False
+    max_conditioning_views: int | None = None  # None: as many as the job has
+    smallest_bucket: bool = False
+    automatic_paused: bool = False
+
+
+LADDER = (
+    MemoryLimits(0, "nothing is limited"),
+    MemoryLimits(1, "one target per run", 1),
+    MemoryLimits(2, "and a chunked decoder", 1, True),
+    MemoryLimits(3, "and two conditioning views", 1, True, DEGRADED_CONDITIONING_VIEWS),
+    MemoryLimits(4, "and the smallest bucket", 1, True, DEGRADED_CONDITIONING_VIEWS, True),
+    MemoryLimits(
+        5,
+        "and automatic jobs paused, goals only",
+        1,
+        True,
+        DEGRADED_CONDITIONING_VIEWS,
+        True,
+        True,
+    ),
+)
+
+
+class DegradeLadder:
+    """The current level. Not locked: it belongs to the worker."""
+
+    def __init__(self) -> None:
+        self._level = 0
+        self._clean_jobs = 0
+        self.out_of_memory_count = 0
+
+    @property
+    def limits(self) -> MemoryLimits:
+        """What the current level allows."""
+        return LADDER[self._level]
+
+    def out_of_memory(self) -> bool:
+        """Take one level down; False if there is none left."""
+        self.out_of_memory_count += 1
+        self._clean_jobs = 0
+        if self._level == len(LADDER) - 1:
+            return False
+        self._level += 1
+        return True
+
+    def job_was_clean(self) -> bool:
+        """Count a job without allocation failure; True when that climbs one level back."""
+        if self._level == 0:
+            return False
+        self._clean_jobs += 1
+        if self._clean_jobs < CLEAN_JOBS_TO_RECOVER:
+            return False
+        self._clean_jobs = 0
+        self._level -= 1
+        return True
+
+    def reset(self) -> None:
+        """Back to the top: the model or its device was set up anew."""
+        self._level = self._clean_jobs = 0
