@@ -75,14 +75,18 @@ class RosGraph:
         rclpy.init(context=self.context)
         self.executor = MultiThreadedExecutor(num_threads=4, context=self.context)
         self._nodes = []
+        self._closing = threading.Event()
         self._spinner = threading.Thread(target=self._spin, daemon=True)
         self._spinner.start()
 
     def _spin(self) -> None:
+        from rclpy._rclpy_pybind11 import InvalidHandle
         from rclpy.executors import ExternalShutdownException
 
-        with contextlib.suppress(ExternalShutdownException):
-            self.executor.spin()
+        while not self._closing.is_set():
+            # rclpy raises InvalidHandle where another thread destroys what it is waiting for.
+            with contextlib.suppress(InvalidHandle, ExternalShutdownException):
+                self.executor.spin_once(timeout_sec=0.1)
 
     def node(self, name: str, **options):
         """Return a new rclpy node that is already spinning."""
@@ -105,11 +109,13 @@ class RosGraph:
             time.sleep(0.005)
 
     def close(self) -> None:
+        self._closing.set()
+        self.executor.wake()
+        self._spinner.join(timeout=5.0)
         self.executor.shutdown(timeout_sec=5.0)
         for node in self._nodes:
             node.destroy_node()
         self.context.try_shutdown()
-        self._spinner.join(timeout=5.0)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ this package. Leaves the meaning of pixels to `images` and playing on the graph 
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -221,13 +222,14 @@ def _typestore_for(connections: Collection[Connection]) -> Typestore:
         elif connection.msgdef.format is MessageDefinitionFormat.IDL:
             for part in text.split("=" * 80 + "\n"):
                 types.update(get_types_from_idl(part.partition("\n")[2]) if part else {})
-    for source in (own_types(), get_typestore(Stores.ROS2_KILTED).fielddefs):
-        types.update({name: fields for name, fields in source.items() if name not in types})
+    if any(connection.msgtype not in types for connection in connections):
+        types = {**get_typestore(Stores.ROS2_KILTED).fielddefs, **own_types(), **types}
     typestore = get_typestore(Stores.EMPTY)
     typestore.register(types)
     return typestore
 
 
+@cache
 def own_types() -> dict[str, Any]:
     """The message types of this package, parsed from their .msg files, as the bag library wants."""
     types: dict[str, Any] = {}

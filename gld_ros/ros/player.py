@@ -20,6 +20,7 @@ from gld_ros.ros.messages import rclpy_type
 CLOCK_TOPIC = "/clock"
 _TF_TOPICS = ("/tf", "/tf_static")
 _SETTLE_S = 0.5  # no new subscriber for this long: discovery has come to rest
+_LINGER_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,16 @@ class Player:
             self.report.num_rounds += 1
             if not self._options.loop:
                 break
+        self._let_last_messages_arrive()
         return self.report
+
+    def _let_last_messages_arrive(self) -> None:
+        """Without this, removing the publishers takes back what is still on its way."""
+        from rclpy.duration import Duration
+
+        for publisher in self._publishers.values():
+            publisher.wait_for_all_acked(Duration(seconds=1.0))
+        time.sleep(_LINGER_S)  # best-effort readers acknowledge nothing
 
     def _play_once(self, progress: Callable[[float, int], None] | None) -> None:
         start_ns = self._bag.start_ns
