@@ -16,6 +16,17 @@ FloatArray = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, eq=False)
+class SensorDepth:
+    """Depth of a sensor in the optical frame of the camera it comes with."""
+
+    depth_m: FloatArray  # (H, W) z-depth; NaN or 0: none
+    K_px: FloatArray  # (3, 3)
+
+    def __post_init__(self) -> None:
+        _make_read_only(self, "depth_m", "K_px")
+
+
+@dataclass(frozen=True, eq=False)
 class CameraFrame:
     """A rectified picture placed in the fixed frame."""
 
@@ -27,6 +38,7 @@ class CameraFrame:
     T_fixed_cam: FloatArray  # (4, 4), metres
     epoch: int  # stretch of continuous time; see `epochs`
     wait_tf_s: float = 0.0  # how long it waited for its pose, steady clock
+    sensor_depth: SensorDepth | None = None  # only where scale is measured with it
 
     def __post_init__(self) -> None:
         _make_read_only(self, "image", "K_px", "T_fixed_cam")

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from threading import Lock
-from typing import Any
 
 import numpy as np
 
 from gld_ros.mapping.frames import Keyframe, TargetCamera
+from gld_ros.mapping.products import Product, ProductParameters, Products
+from gld_ros.mapping.scale import ScaleParameters
 from gld_ros.view_request import NovelViews, Progress, ViewRequest
 
 NS_PER_S = 1_000_000_000
@@ -94,6 +95,14 @@ class CancelToken:
             return self._reason
 
 
+@dataclass(frozen=True)
+class JobParameters:
+    """What postprocessing needs to know, as it was when the job was made."""
+
+    products: ProductParameters = field(default_factory=ProductParameters)
+    scale: ScaleParameters = field(default_factory=ScaleParameters)
+
+
 @dataclass(frozen=True, eq=False)
 class JobRequest:
     """Everything a job needs, frozen when it was made: later changes do not reach it."""
@@ -104,7 +113,8 @@ class JobRequest:
     epoch: int
     keyframes: tuple[Keyframe, ...]  # newest first: the first is the anchor
     targets: tuple[TargetCamera, ...]
-    parameters: Any = None  # the node's snapshot; opaque here
+    parameters: JobParameters = field(default_factory=JobParameters)
+    always_wanted: frozenset[Product] = frozenset()  # whether or not anybody subscribed
     num_steps: int | None = None
     guidance_scale: float | None = None
     seed: int | None = None  # None: derived from the job id
@@ -162,7 +172,7 @@ class SynthesisRun:
     views: NovelViews
     slots: tuple[int, ...]
     keyframes: tuple[Keyframe, ...]  # the references that were used
-    products: Any = None  # what the postprocessing made of it
+    products: Products | None = None  # None until they are made
 
 
 @dataclass(frozen=True, eq=False)

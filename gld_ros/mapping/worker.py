@@ -28,7 +28,7 @@ from gld_ros.mapping.jobs import (
     cancelled_result,
     outdated,
 )
-from gld_ros.mapping.products import UnusableOutput
+from gld_ros.mapping.products import Products, UnusableOutput
 from gld_ros.mapping.synthesizer import (
     DeviceFault,
     MemoryLimited,
@@ -39,8 +39,8 @@ from gld_ros.view_request import NovelViews
 
 logger = logging.getLogger(__name__)
 
-# Makes publishable products of a run, on the worker's thread; see `products.make_products`.
-Postprocess = Callable[[JobRequest, SynthesisRun], object]
+# Makes publishable products of a run, on the worker's thread; see `postprocess`.
+Postprocess = Callable[[JobRequest, SynthesisRun], Products]
 OnResult = Callable[[JobResult], None]
 OnProgress = Callable[[JobRequest, JobProgress], None]
 
