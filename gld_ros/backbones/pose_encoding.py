@@ -44,10 +44,12 @@ def decode_transform(encoding: Tensor, image_hw: tuple[int, int]) -> tuple[Tenso
     """
     translation, quaternion, fov_yx = encoding.split((3, 4, 2), dim=-1)
     T = rigid_transform(matrix_from_quaternion_xyzw(quaternion), translation)
-    half_size_yx = encoding.new_tensor(image_hw) / 2
-    focal_yx = half_size_yx / torch.tan(fov_yx / 2).clamp(min=MIN_HALF_ANGLE_TAN)
+    focal_y, focal_x = (
+        side / 2 / torch.tan(fov / 2).clamp(min=MIN_HALF_ANGLE_TAN)
+        for side, fov in zip(image_hw, fov_yx.unbind(-1), strict=True)
+    )
     K_px = torch.zeros(*encoding.shape[:-1], 3, 3, dtype=encoding.dtype, device=encoding.device)
-    K_px[..., 0, 0], K_px[..., 1, 1] = focal_yx[..., 1], focal_yx[..., 0]
+    K_px[..., 0, 0], K_px[..., 1, 1] = focal_x, focal_y
     K_px[..., 0, 2], K_px[..., 1, 2] = image_hw[1] / 2, image_hw[0] / 2
     K_px[..., 2, 2] = 1
     return T, K_px

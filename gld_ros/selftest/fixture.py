@@ -8,10 +8,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from gld_ros.selftest.rows import Row, Tolerance, compare, failed
+
+# What a computation on wrong or unusual fixture contents can raise; the row says it.
+ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass
@@ -57,3 +70,15 @@ class Fixture:
         """Failed rows for every expected output, and every other tensor, that was not checked."""
         for name in sorted((self.outputs.keys() | self.others.keys()) - self._checked):
             yield failed(self.name, name, reason)
+
+
+def checked_rows(fixture: Fixture, rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows of a fixture's check; an error on the way, and what is left unchecked, fail."""
+    reason = "not covered by any check"
+    try:
+        yield from rows
+    except ERRORS as error:
+        first_lines = "; ".join(line.strip() for line in str(error).splitlines()[:3])
+        reason = f"{type(error).__name__}: {first_lines}"
+        yield failed(fixture.name, "-", reason)
+    yield from fixture.unchecked(reason)

@@ -16,7 +16,7 @@ import torch
 from gld_ros.selftest.rows import Row
 
 DEFAULT_FOLDER = Path(__file__).parent / "fixtures" / "da3"
-FOLDER_KINDS = ("gld_ros.selftest.da3.folder",)
+FOLDER_KINDS = ("gld_ros.selftest.da3.folder", "gld_ros.selftest.vggt.folder")
 
 
 def run_selftest(
@@ -42,7 +42,8 @@ def run_selftest(
                 return list(kind.run_folder(path, torch.device(device), dtype, progress))
     raise ValueError(
         f"{path} is no folder of fixtures: it has neither the files of a Depth Anything 3 set "
-        "(config.json, weights_da3.safetensors) nor those of another known kind"
+        "(config.json, weights_da3.safetensors) nor any VGGT fixture (safetensors files with their "
+        "sizes in the metadata)"
     )
 
 

@@ -20,7 +20,7 @@ from gld_ros.selftest.da3.geometry_backbone import (
 from gld_ros.selftest.da3.models import WEIGHT_FILES, Da3Models
 from gld_ros.selftest.da3.novel_views import check_e2e, check_preprocess, check_recon, check_stats
 from gld_ros.selftest.da3.rgb_decoder import check_mae
-from gld_ros.selftest.fixture import Fixture
+from gld_ros.selftest.fixture import ERRORS, Fixture, checked_rows
 from gld_ros.selftest.rows import Row, failed
 
 Check = Callable[[Fixture, Da3Models], Iterator[Row]]
@@ -41,16 +41,6 @@ CHECKS: dict[str, Check] = {
     "stats": check_stats,
 }
 _OTHER_FILES = {"README.md", "config.json"}
-# What a computation on wrong or unusual fixture contents can raise; the row says it.
-_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 def recognises(folder: Path) -> bool:
@@ -85,14 +75,7 @@ def run_folder(
 def _run_fixture(path: Path, models: Da3Models) -> Iterator[Row]:
     try:
         fixture = Fixture.read(path)
-    except _ERRORS as error:
+    except ERRORS as error:
         yield failed(path.stem, "-", f"unreadable: {error}")
         return
-    reason = "not covered by any check"
-    try:
-        yield from CHECKS[path.stem](fixture, models)
-    except _ERRORS as error:
-        first_line = str(error).split("\n")[0]
-        reason = f"{type(error).__name__}: {first_line}"
-        yield failed(path.stem, "-", reason)
-    yield from fixture.unchecked(reason)
+    yield from checked_rows(fixture, CHECKS[path.stem](fixture, models))
