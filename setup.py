@@ -21,17 +21,18 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["gld_ros", "gld_ros.*"]),
+    # The message definitions travel along, since bags are written without ROS, too.
+    packages=[*find_packages(include=["gld_ros", "gld_ros.*"]), "gld_ros.interface_files"],
+    package_dir={"gld_ros.interface_files": "msg"},
     package_data={
+        "gld_ros.interface_files": ["*.msg"],
         "gld_ros": [
             "weights/embedded/*",
             "weights/embedded/**/*",
             "selftest/fixtures/*",
             "selftest/fixtures/**/*",
-            "config/*",
-            "config/**/*",
             "py.typed",
-        ]
+        ],
     },
     include_package_data=False,
     zip_safe=False,
@@ -63,6 +64,7 @@ setup(
             "pytest-timeout>=2.3,<3",  # a hung DDS test fails instead of stalling the run
             "hypothesis>=6.100,<7",  # property tests
             "mcap-ros2-support>=0.5.5,<1",  # an independent reader to check written bags against
+            "rosbags-image>=0.10,<0.11",  # an independent decoder to check images against
             "ruff>=0.12,<1",  # lint and format
             "mypy>=1.14,<3",  # type check
         ],

@@ -88,6 +88,7 @@ COLOUR_ENCODINGS: tuple[str, ...] = (*_PACKED, "nv12")
 DEPTH_ENCODINGS: tuple[str, ...] = ("32FC1", "16UC1", "mono16")
 OUTPUT_ENCODINGS: tuple[str, ...] = ("rgb8", "32FC1", "mono8")
 COMPRESSED_CONTENTS: tuple[str, ...] = ("JPEG", "PNG")
+MAX_PIXELS = 100_000_000  # a few bytes can claim a picture that fills the memory
 
 
 def rgb_from_image(message: Any) -> RgbImage:
@@ -208,14 +209,18 @@ def rgb_from_compressed(message: Any) -> RgbImage:
     data = _buffer(message)
     content = data.tobytes()
     if content.startswith(b"\xff\xd8\xff"):
-        whole, reduced = _jpeg_is_whole(content), False
+        (width, height), whole = _jpeg_size_and_end(content)
+        reduced = False
     elif content.startswith(b"\x89PNG\r\n\x1a\n"):
+        width, height = (int.from_bytes(content[i : i + 4], "big") for i in (16, 20))
         whole, reduced = b"IEND" in content[-64:], content[24:25] == b"\x10"
     else:
         given = f"{message.format} (content starts with {content[:8].hex() or 'nothing'})"
         raise UnsupportedEncoding(given, COMPRESSED_CONTENTS)
     if not whole:
         raise MalformedImage(f"compressed image of {len(content)} bytes is cut off")
+    if width * height > MAX_PIXELS:
+        raise MalformedImage(f"compressed image claims {width} x {height} pixels")
     try:
         bgr = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
@@ -225,17 +230,23 @@ def rgb_from_compressed(message: Any) -> RgbImage:
     return RgbImage(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), reduced_from_16_bit=reduced)
 
 
-def _jpeg_is_whole(content: bytes) -> bool:
-    """Whether an end marker follows the start of scan (ITU T.81, B.1).
+def _jpeg_size_and_end(content: bytes) -> tuple[tuple[int, int], bool]:
+    """(width, height), and whether an end marker follows the start of scan (ITU T.81, B.1).
 
     Segments are skipped by their lengths, so that the end of an embedded preview does not count.
     """
-    position = 2
+    size, position = (0, 0), 2
     while position + 4 <= len(content) and content[position] == 0xFF:
-        if content[position + 1] == 0xDA:
-            return content.find(b"\xff\xd9", position) >= 0
+        marker = content[position + 1]
+        if marker == 0xDA:
+            return size, content.find(b"\xff\xd9", position) >= 0
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header
+            height, width = (
+                int.from_bytes(content[i : i + 2], "big") for i in (position + 5, position + 7)
+            )
+            size = (width, height)
         position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
-    return False
+    return size, False
 
 
 def image_message(
