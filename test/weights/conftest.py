@@ -12,7 +12,13 @@ from gld_ros.backbones.da3.model import DepthAnything3
 from gld_ros.backbones.da3.official_keys import official_key
 from gld_ros.decoders.rgb import RgbDecoder, RgbDecoderConfig
 from gld_ros.diffusion.denoiser import Denoiser, DenoiserConfig
-from gld_ros.weights.bundle import BackboneSpec, BundleConfig, DenoiserSpec
+from gld_ros.weights.bundle import (
+    BackboneSpec,
+    Bundle,
+    BundleConfig,
+    DenoiserSpec,
+    save_bundle,
+)
 from gld_ros.weights.official import UnstoredSizes
 
 DA3 = Da3Config(
@@ -51,7 +57,7 @@ def micro_sizes() -> UnstoredSizes:
     return SIZES
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def micro_config() -> BundleConfig:
     return BundleConfig(
         name="micro",
@@ -73,13 +79,14 @@ def micro_config() -> BundleConfig:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def micro_modules(micro_config):
+    """Modules by name; shared between tests, so not to be changed."""
     torch.manual_seed(0)
     return {name: micro_config.build_module(name) for name in micro_config.module_names}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def micro_statistics():
     generator = torch.Generator().manual_seed(1)
     return {
@@ -87,6 +94,19 @@ def micro_statistics():
         for level in (0, 1)
         for quantity in ("mean", "var")
     }
+
+
+@pytest.fixture(scope="session")
+def micro_bundle(tmp_path_factory, micro_config, micro_modules, micro_statistics) -> Path:
+    """A complete float32 bundle; read only (see `saved`)."""
+    folder = tmp_path_factory.mktemp("bundles") / "micro"
+    return save_bundle(folder, micro_config, micro_modules, micro_statistics).folder
+
+
+@pytest.fixture
+def saved(micro_bundle, tmp_path) -> Bundle:
+    """A copy of the bundle that a test may spoil."""
+    return Bundle.open(shutil.copytree(micro_bundle, tmp_path / "micro"))
 
 
 def random_state(module, seed):

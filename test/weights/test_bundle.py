@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,11 +11,6 @@ from safetensors.torch import load_file, save_file
 from gld_ros.weights import bundle as bundle_module
 from gld_ros.weights.bundle import Bundle, save_bundle, verify_bundle
 from gld_ros.weights.errors import BundleError, CoverageError, WeightsError
-
-
-@pytest.fixture
-def saved(tmp_path, micro_config, micro_modules, micro_statistics):
-    return save_bundle(tmp_path / "micro", micro_config, micro_modules, micro_statistics)
 
 
 def edit_config(bundle, edit):
@@ -94,12 +90,11 @@ def test_loading_initialises_nothing_at_random(saved, monkeypatch):
 def test_a_value_too_large_for_half_precision_is_named(
     tmp_path, micro_config, micro_modules, micro_statistics
 ):
-    with torch.no_grad():
-        micro_modules["level1"].s_projector.bias[0] = 1e6
+    level1 = dict(micro_modules["level1"].state_dict())
+    level1["s_projector.bias"] = torch.full((32,), 1e6)
+    modules = micro_modules | {"level1": level1}
     with pytest.raises(WeightsError, match=r"s_projector\.bias.*float16"):
-        save_bundle(
-            tmp_path / "half", micro_config, micro_modules, micro_statistics, dtype=torch.float16
-        )
+        save_bundle(tmp_path / "half", micro_config, modules, micro_statistics, dtype=torch.float16)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -210,9 +205,9 @@ def test_a_failing_save_leaves_nothing_and_keeps_what_was_there(
 def test_modules_must_be_those_of_the_config(
     tmp_path, micro_config, micro_modules, micro_statistics
 ):
-    del micro_modules["cascade"]
+    modules = {name: module for name, module in micro_modules.items() if name != "cascade"}
     with pytest.raises(BundleError, match="needs the modules backbone, level1, cascade"):
-        save_bundle(tmp_path / "b", micro_config, micro_modules, micro_statistics)
+        save_bundle(tmp_path / "b", micro_config, modules, micro_statistics)
 
 
 def test_unknown_bundles_say_where_was_looked(tmp_path, monkeypatch):
@@ -223,11 +218,9 @@ def test_unknown_bundles_say_where_was_looked(tmp_path, monkeypatch):
         Bundle.open(tmp_path)
 
 
-def test_fetched_bundles_are_found_by_name(
-    tmp_path, monkeypatch, micro_config, micro_modules, micro_statistics
-):
+def test_fetched_bundles_are_found_by_name(tmp_path, monkeypatch, micro_bundle):
     monkeypatch.setenv("GLD_ROS_DATA", str(tmp_path))
-    save_bundle(tmp_path / "bundles" / "mine", micro_config, micro_modules, micro_statistics)
+    shutil.copytree(micro_bundle, tmp_path / "bundles" / "mine")
     assert Bundle.open("mine").config.name == "micro"
 
 
