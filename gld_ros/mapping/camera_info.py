@@ -31,7 +31,8 @@ TRANSPORT_SUFFIXES = ("compressed", "theora", "zstd", "ffmpeg")
 # Rectified views are no wider than this (half angle, tangent): beyond, a pinhole picture is mostly
 # stretched border.
 _MAX_TANGENT = np.tan(np.radians(60.0))
-_ZOOMS = np.geomspace(4.0, 0.25, 400)  # rectified focal length over calibrated one, 0.7 % apart
+_ZOOMS = np.geomspace(64.0, 0.25, 800)  # rectified focal length over calibrated one, 0.7 % apart
+_MAX_ZOOM = 4.0  # a calibration that leaves less than this of the picture is wrong
 
 
 class CameraInfoFault(Enum):
@@ -295,7 +296,7 @@ def _widest_full_view(
         if not inside or (radius <= reached).any():
             break
         best, reached = zoom, radius
-    if best is None:
+    if best is None or best > _MAX_ZOOM:
         raise CameraInfoError(
             CameraInfoFault.BAD_DISTORTION,
             f"{model} with D {D.tolist()} leaves no rectified picture of {width}x{height}; check "
