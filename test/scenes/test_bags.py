@@ -1,0 +1,217 @@
+"""Bags as recordings: pictures, intrinsics, depth and interpolated poses; faults are counted."""
+
+import math
+
+import numpy as np
+import pytest
+from bag_writing import (
+    STEP_NS,
+    camera_info,
+    drive,
+    image,
+    jpeg,
+    message,
+    transform,
+    write_bag,
+)
+from rosbags.rosbag2 import StoragePlugin
+
+from gld_ros.scenes.bags import open_bag
+from gld_ros.scenes.recording import RecordingError
+
+
+@pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+def test_poses_are_interpolated_to_the_stamps_of_the_pictures(tmp_path, storage):
+    (recording,) = open_bag(write_bag(tmp_path / "bag", drive(), storage))
+    assert len(recording) == 4
+    assert recording.dropped == {}
+    for i in range(4):
+        frame = recording.load(i)
+        assert frame.stamp_ns == (i + 1) * STEP_NS
+        np.testing.assert_allclose(frame.T_world_cam[:3, 3], [0.1 * (i + 1), 0, 1], atol=1e-9)
+        assert frame.rgb[0, 0].tolist() == [10 * i, 100, 200]
+        assert frame.K_px[0, 0] == 20.0
+
+
+def test_rotation_is_interpolated_along_the_arc(tmp_path):
+    stream = [entry for entry in drive(num_frames=1) if entry[0] != "/tf"]
+    half = math.pi / 4  # 90 degrees about z, asked for at two thirds
+    for stamp, xyzw in ((0, (0, 0, 0, 1)), (150_000_000, (0, 0, math.sin(half), math.cos(half)))):
+        stream.append(("/tf", stamp, transform(stamp, "map", "base", xyzw=xyzw)))
+    (recording,) = open_bag(write_bag(tmp_path / "bag", stream))
+    R = recording.T_world_cam[0, :3, :3]
+    assert math.degrees(math.atan2(R[1, 0], R[0, 0])) == pytest.approx(60.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("encoding", ["bgr8", "rgba8", "bgra8", "mono8"])
+def test_other_encodings_and_row_padding_become_rgb(tmp_path, encoding):
+    def picture(stamp, rgb):
+        alpha = np.full_like(rgb[..., :1], 7)
+        pixels = {
+            "bgr8": rgb[..., ::-1],
+            "rgba8": np.concatenate((rgb, alpha), -1),
+            "bgra8": np.concatenate((rgb[..., ::-1], alpha), -1),
+            "mono8": rgb[..., :1],
+        }[encoding]
+        return image(stamp, pixels, encoding, padding=5)
+
+    (recording,) = open_bag(write_bag(tmp_path / "bag", drive(picture=picture)))
+    expected = [20, 20, 20] if encoding == "mono8" else [20, 100, 200]
+    assert recording.load(2).rgb[3, 5].tolist() == expected
+
+
+def test_compressed_pictures_are_read(tmp_path):
+    (recording,) = open_bag(write_bag(tmp_path / "bag", drive(picture=jpeg)))
+    assert recording.load(1).rgb[0, 0].tolist() == [10, 100, 200]
+
+
+@pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
+def test_depth_of_the_same_stamp_comes_along_in_metres(tmp_path, encoding):
+    stream = drive()
+    for i in range(3):  # the last picture has none
+        depth = np.full((12, 16), 1.5 + i, dtype=np.float32)
+        depth[0, 0] = 0 if encoding == "16UC1" else np.nan
+        pixels = (depth * 1000).astype(np.uint16) if encoding == "16UC1" else depth
+        stamp = (i + 1) * STEP_NS
+        stream.append(("/camera/depth/image_raw", stamp, image(stamp, pixels, encoding)))
+    (recording,) = open_bag(write_bag(tmp_path / "bag", sorted(stream, key=lambda e: e[1])))
+    depth = recording.load(2).depth_m
+    assert depth[0, 0] == 0
+    assert depth[5, 5] == pytest.approx(3.5)
+    assert recording.load(3).depth_m is None
+
+
+def test_distorted_pictures_are_rectified_and_lose_their_depth(tmp_path):
+    stream = drive(hw=(48, 64), d=(-0.1, 0.01, 0.0, 0.0, 0.0))
+    depth = np.ones((48, 64), dtype=np.float32)
+    stream.append(("/camera/depth/image_raw", STEP_NS, image(STEP_NS, depth, "32FC1")))
+    (recording,) = open_bag(write_bag(tmp_path / "bag", stream))
+    frame = recording.load(0)
+    assert frame.depth_m is None
+    assert frame.K_px[0, 0] != 20.0
+
+
+def test_two_cameras_are_two_recordings(tmp_path):
+    stream = drive()
+    for i in range(4):
+        stamp = (i + 1) * STEP_NS
+        pixels = np.zeros((12, 16, 3), np.uint8)
+        stream.append(("/rear/image_raw", stamp, image(stamp, pixels, "rgb8")))
+        stream.append(("/rear/camera_info", stamp, camera_info(stamp, (12, 16))))
+    recordings = open_bag(write_bag(tmp_path / "bag", stream))
+    assert [r.scene_id for r in recordings] == ["bag/camera/image_raw", "bag/rear/image_raw"]
+
+
+def test_pictures_outside_the_transforms_are_left_out_and_counted(tmp_path):
+    stream = [e for e in drive(num_frames=6) if e[0] != "/tf" or e[1] < 4 * STEP_NS]
+    (recording,) = open_bag(write_bag(tmp_path / "bag", stream))
+    assert len(recording) == 3
+    assert recording.dropped == {"no transform map -> base at the stamp": 3}
+
+
+def test_transforms_far_apart_are_not_interpolated_between(tmp_path):
+    stream = [e for e in drive(num_frames=1) if e[0] != "/tf"]
+    for stamp in (0, 1_500_000_000):
+        stream.append(("/tf", stamp, transform(stamp, "map", "base")))
+    with pytest.raises(RecordingError, match="no transform map -> base at the stamp: 1"):
+        open_bag(write_bag(tmp_path / "bag", stream))
+
+
+def test_unusable_transforms_are_no_transforms(tmp_path):
+    stream = [e for e in drive(num_frames=1) if e[0] != "/tf"]
+    for stamp, xyz, xyzw in (
+        (0, (math.nan, 0, 0), (0, 0, 0, 1)),
+        (2 * STEP_NS, (0, 0, 0), (0, 0, 0, 0)),
+    ):
+        stream.append(("/tf", stamp, transform(stamp, "map", "base", xyz, xyzw)))
+    (recording,) = open_bag(write_bag(tmp_path / "bag", stream))
+    # `base` is then the root of what remains.
+    np.testing.assert_allclose(recording.T_world_cam[0, :3, 3], [0, 0, 1])
+
+
+def test_a_fixed_frame_can_be_chosen_and_must_exist(tmp_path):
+    bag = write_bag(tmp_path / "bag", drive())
+    (recording,) = open_bag(bag, fixed_frame="base")
+    np.testing.assert_allclose(recording.T_world_cam[2, :3, 3], [0, 0, 1])
+    with pytest.raises(RecordingError, match="no transform from camera up to odom: 4"):
+        open_bag(bag, fixed_frame="odom")
+
+
+def test_circular_transforms_are_named(tmp_path):
+    stream = [e for e in drive(num_frames=1) if e[0] != "/tf"]
+    stream.append(("/tf_static", STEP_NS, transform(STEP_NS, "camera", "base")))
+    with pytest.raises(RecordingError, match="run in a circle"):
+        open_bag(write_bag(tmp_path / "bag", stream))
+
+
+@pytest.mark.parametrize(
+    ("stream", "message"),
+    [
+        (drive(info=False), "no CameraInfo beside /camera/image_raw: 4"),
+        (drive(tf=False), "no transform of frame 'camera': 4"),
+        (
+            drive(picture=lambda stamp, rgb: image(stamp, rgb, "nonsense8")),
+            "encoding 'nonsense8' is not read: 4",
+        ),
+        ([e for e in drive() if "image" not in e[0]], "has no colour pictures"),
+    ],
+    ids=["info", "tf", "encoding", "pictures"],
+)
+def test_a_bag_without_a_usable_picture_says_why(tmp_path, stream, message):
+    with pytest.raises(RecordingError, match=message):
+        open_bag(write_bag(tmp_path / "bag", stream))
+
+
+def test_broken_pictures_are_named_when_loaded(tmp_path):
+    def short(stamp, rgb):
+        made = image(stamp, rgb, "rgb8")
+        made.data = made.data[:-1]
+        return made
+
+    (recording,) = open_bag(write_bag(tmp_path / "short", drive(picture=short)))
+    with pytest.raises(RecordingError, match="do not hold a 16x12 picture of rgb8"):
+        recording.load(0)
+
+    def garbage(stamp, rgb):
+        made = jpeg(stamp, rgb)
+        made.data = np.arange(30, dtype=np.uint8)
+        return made
+
+    (recording,) = open_bag(write_bag(tmp_path / "garbage", drive(picture=garbage)))
+    with pytest.raises(RecordingError, match="cannot be decoded"):
+        recording.load(0)
+
+
+def test_uncalibrated_cameras_are_named_when_loaded(tmp_path):
+    stream = drive()
+    for _, _, content in stream:
+        if hasattr(content, "k"):
+            content.k = np.zeros(9)
+    (recording,) = open_bag(write_bag(tmp_path / "bag", stream))
+    with pytest.raises(RecordingError, match="at 100000000 ns"):
+        recording.load(0)
+
+
+def test_what_is_no_bag_is_named(tmp_path):
+    with pytest.raises(RecordingError, match="does not exist"):
+        open_bag(tmp_path / "absent")
+    (tmp_path / "x.mcap").write_bytes(b"not a bag at all")
+    with pytest.raises(RecordingError, match="no readable ROS 2 bag"):
+        open_bag(tmp_path / "x.mcap")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RecordingError, match="no readable ROS 2 bag"):
+        open_bag(tmp_path / "empty")
+
+
+def test_a_cut_off_bag_is_named(tmp_path):
+    bag = write_bag(tmp_path / "bag", drive())
+    (data,) = bag.glob("*.mcap")
+    data.write_bytes(data.read_bytes()[:-200])
+    with pytest.raises(RecordingError, match="no readable ROS 2 bag"):
+        open_bag(bag)
+
+
+def test_messages_of_other_kinds_do_not_matter(tmp_path):
+    stream = drive()
+    stream.append(("/chatter", STEP_NS, message("std_msgs/String", data="hello")))
+    assert len(open_bag(write_bag(tmp_path / "bag", stream))[0]) == 4
