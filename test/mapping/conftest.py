@@ -59,8 +59,8 @@ class BoxRoom:
         )
         return np.minimum(to_walls, to_pillar)
 
-    def sees(self, T_world_cam, K_px, image_hw, points):
-        """Ray-traced truth (N,): inside the picture, and nothing in between."""
+    def sees(self, T_world_cam, K_px, image_hw, points, rel_tolerance=1e-6):
+        """Ray-traced truth (N,): inside the picture, and nothing in between beyond tolerance."""
         cam = transform_points(invert_rigid(T_world_cam), points) @ K_px.T
         with np.errstate(divide="ignore", invalid="ignore"):
             u, v = cam[:, 0] / cam[:, 2], cam[:, 1] / cam[:, 2]
@@ -68,7 +68,7 @@ class BoxRoom:
         inside = (cam[:, 2] > 0) & (u >= -0.5) & (u < width - 0.5)
         inside &= (v >= -0.5) & (v < height - 0.5)
         reached = self.distance(T_world_cam[:3, 3], points - T_world_cam[:3, 3])
-        return inside & (reached > 1 - 1e-6)
+        return inside & (reached * (1 + rel_tolerance) >= 1)
 
 
 def level_camera(x, y, z=1.2, yaw=0.0):
