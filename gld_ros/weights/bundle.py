@@ -323,24 +323,36 @@ def verify_bundle(folder: str | Path) -> list[FileCheck]:
 def new_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     """A hidden folder beside `folder` to write into; takes its place when the block succeeds.
 
-    On an error, or a kill, `folder` is as it was. Raises BundleError if it exists and `overwrite`
-    is not set.
+    On an error `folder` is as it was. After a kill it is as it was, or, for one that is replaced,
+    comes back with `restore_folder`. Raises BundleError if it exists and `overwrite` is not set.
     """
+    restore_folder(folder)
     if folder.exists() and not overwrite:
         raise BundleError(f"{folder} exists; choose another folder or allow overwriting it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+    replaced = _replaced(folder)
     try:
         yield partial
         partial.chmod(0o755)
-        replaced = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
         if folder.exists():
             folder.rename(replaced)
         partial.rename(folder)
-        if replaced.exists():
-            shutil.rmtree(replaced)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        restore_folder(folder)
+
+
+def restore_folder(folder: Path) -> None:
+    """Bring back a folder whose replacement was stopped between taking it away and the new one."""
+    replaced = _replaced(folder)
+    if replaced.is_dir() and not folder.exists():
+        replaced.rename(folder)
+
+
+def _replaced(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.replaced")
 
 
 def _resolve(path_or_name: str | Path) -> Path:
@@ -354,6 +366,7 @@ def _resolve(path_or_name: str | Path) -> Path:
             )
         return folder
     folder = Path(path_or_name).expanduser()
+    restore_folder(folder)
     if folder.is_dir():
         return folder
     fetched = bundles_home() / name

@@ -244,3 +244,10 @@ def test_statistics_normalise_and_restore(saved):
     )
     with pytest.raises(ValueError, match="31 channels on axis 1"):
         statistics.normalise(raw[:, :31])
+
+
+def test_a_replacement_killed_half_way_brings_the_old_bundle_back(saved):
+    taken_away = saved.folder.with_name(f".{saved.folder.name}.replaced")
+    saved.folder.rename(taken_away)
+    assert Bundle.open(saved.folder).config == saved.config
+    assert not taken_away.exists()

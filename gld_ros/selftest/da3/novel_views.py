@@ -52,7 +52,7 @@ def check_e2e(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
     for level, latent in encoded.latents.items():
         yield from fixture.check(f"ref_latent_l{level}", latent.flatten(0, 1), limit)
     alone = [
-        encode_references(backbone, statistics, reference_images[:, i : i + 1]).special[:, 0, 0]
+        backbone.encode_levels(reference_images[:, i : i + 1], [1])[1].special[:, 0, 0]
         for i in range(references)
     ]
     special = statistics[1].normalise(torch.stack(alone, dim=1).flatten(0, 1))
