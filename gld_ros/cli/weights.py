@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gld_ros.weights.catalog import PublishedModel
-    from gld_ros.weights.official import Conversion, UnstoredSizes
+    from gld_ros.weights.published_files import Conversion, UnstoredSizes
 
 _DESCRIPTION = """\
 A bundle is a folder with config.json and safetensors files. "tiny" is inside the package; others
@@ -15,11 +15,15 @@ are fetched or converted, and never without being asked for.
 """
 
 _CONVERT = """\
-Turns the published files into a bundle. ROOT is laid out as the GLD repository:
+Turns the published files into a bundle. ROOT is laid out as the GLD repository. With DA3:
   pretrained_models/da3/model.safetensors        checkpoints/da3_level1.pt, da3_cascade.pt
   checkpoints/dpt_decoder.pt, mae_decoder.pt     model_stats/normalization_stats_level{0,1}.pt
   depth-anything/DA3-Base/model.safetensors      (or --encoder)
-ROOT may also be one Depth Anything 3 model.safetensors: the bundle then holds the backbone alone.
+With VGGT (not for commercial use):
+  pretrained_models/vggt/mae_decoder.pt          checkpoints/vggt_level1.pt, vggt_cascade.pt
+  facebook/VGGT-1B/model.safetensors             (or --encoder)
+  model_stats/vggt/normalization_stats_level{0,1}.pt, special_stats_level{0,1}.pt
+ROOT may also be one model.safetensors of DA3 or VGGT: the bundle then holds the backbone alone.
 Every tensor must find its place and every parameter its tensor, or nothing is written.
 """
 
@@ -33,6 +37,13 @@ give that folder with --statistics.
 """
 
 _DTYPES = ("float32", "bfloat16", "float16")
+# Keyword of a converter -> the option that sets it.
+_FLAGS = {
+    "encoder_file": "--encoder",
+    "statistics_folder": "--statistics",
+    "variant": "--variant",
+    "special_statistics": "--special-statistics",
+}
 
 
 def add_parser(
@@ -64,7 +75,12 @@ def add_parser(
     convert.add_argument("folder", metavar="FOLDER", type=Path, help="bundle to write")
     convert.add_argument("--name", help="name of the bundle (default: that of FOLDER)")
     convert.add_argument(
-        "--encoder", type=Path, help="model.safetensors of depth-anything/DA3-Base"
+        "--kind",
+        choices=("gld-da3", "gld-vggt", "da3", "vggt"),
+        help="what ROOT holds (default: found out; needed where there are files of both)",
+    )
+    convert.add_argument(
+        "--encoder", type=Path, help="model.safetensors of depth-anything/DA3-Base or VGGT-1B"
     )
     convert.add_argument(
         "--heads",
@@ -110,6 +126,18 @@ def run(args: argparse.Namespace) -> int:
 def _add_conversion_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--statistics", type=Path, metavar="DIR", help="folder model_stats, if it is elsewhere"
+    )
+    parser.add_argument(
+        "--variant",
+        choices=("full", "reference"),
+        help="gld-vggt only: run all head blocks of the cascade file (full, the default), or the "
+        "first two as the released evaluation does (reference)",
+    )
+    parser.add_argument(
+        "--special-statistics",
+        choices=("own", "level1"),
+        help="gld-vggt only: normalise level-0 special tokens by their own statistics or by those "
+        "of level 1 (default: own for full, level1 for reference, as released)",
     )
     parser.add_argument(
         "--dtype", choices=_DTYPES, default="float32", help="stored precision (default: float32)"
@@ -161,28 +189,28 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
+    from gld_ros.weights.converters import recognise
+
     name = args.name or args.folder.resolve().name
-    kind = "da3" if args.root.is_file() else "gld-da3"
+    kind = args.kind or recognise(args.root)
     conversion = _to_bundle(args, kind, args.root, args.folder, name, args.encoder, args.heads)
+    if conversion.bundle.config.non_commercial:
+        print(f"NON-COMMERCIAL weights: {conversion.bundle.config.licence}")
     _print_conversion(conversion)
     return 0
 
 
 def _fetch(args: argparse.Namespace) -> int:
     from gld_ros.weights.catalog import published_model
+    from gld_ros.weights.converters import CONVERTERS
     from gld_ros.weights.errors import WeightsError
     from gld_ros.weights.hub import HuggingFaceHub, fetch_model
-    from gld_ros.weights.official import CONVERTERS
     from gld_ros.weights.storage import bundles_home, downloads_home
 
     model = published_model(args.name)
     folder = args.to or bundles_home() / model.name
     if folder.exists() and not args.overwrite and not args.download_only:
         raise WeightsError(f"{folder} exists already; --overwrite replaces it")
-    if model.kind not in CONVERTERS and not args.download_only:
-        raise WeightsError(
-            f"this version of gld_ros cannot convert {model.name}; --download-only fetches it"
-        )
     _show_licences(model)
     if model.non_commercial and not args.accept_licence:
         raise WeightsError(
@@ -195,8 +223,8 @@ def _fetch(args: argparse.Namespace) -> int:
         fetch_model(model, source, HuggingFaceHub(), lambda line: print(line, flush=True))
     if args.download_only:
         return 0
-    if model.kind == "da3":
-        source = source / model.files[0].place if source.is_dir() else source
+    if not CONVERTERS[model.kind].whole and source.is_dir():
+        source = source / model.files[0].place
     conversion = _to_bundle(args, model.kind, source, folder, model.name, None, [])
     _print_conversion(conversion)
     if args.from_folder is None:
@@ -225,10 +253,21 @@ def _to_bundle(
 ) -> "Conversion":
     from tqdm import tqdm
 
-    from gld_ros.weights.official import convert_da3_model, convert_official
+    from gld_ros.weights.converters import CONVERTERS
     from gld_ros.weights.tensor_file import DTYPE_NAMES
 
-    dtype, sizes = DTYPE_NAMES[args.dtype], _sizes(heads)
+    converter = CONVERTERS[kind]
+    given = {
+        "encoder_file": encoder,
+        "statistics_folder": args.statistics,
+        "variant": args.variant,
+        "special_statistics": args.special_statistics,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    unusable = sorted(options.keys() - set(converter.options))
+    if unusable:
+        flags = ", ".join(_FLAGS[option] for option in unusable)
+        raise ValueError(f"{flags}: not an option of {kind} files")
     with tqdm(unit="tensor", disable=None) as bar:
 
         def show(module: str, done: int, total: int) -> None:
@@ -236,32 +275,21 @@ def _to_bundle(
             bar.set_description(module, refresh=False)
             bar.update(done - bar.n)
 
-        if kind == "da3":
-            return convert_da3_model(
-                source,
-                folder,
-                name=name,
-                dtype=dtype,
-                sizes=sizes,
-                overwrite=args.overwrite,
-                progress=show,
-            )
-        return convert_official(
+        return converter.convert(
             source,
             folder,
-            encoder_file=encoder,
-            statistics_folder=args.statistics,
             name=name,
-            dtype=dtype,
-            sizes=sizes,
+            dtype=DTYPE_NAMES[args.dtype],
+            sizes=_sizes(heads),
             overwrite=args.overwrite,
             progress=show,
+            **options,
         )
 
 
 def _sizes(heads: list[str]) -> "UnstoredSizes":
     """The head counts given as PART=N, over those of the published files."""
-    from gld_ros.weights.official import UnstoredSizes
+    from gld_ros.weights.published_files import UnstoredSizes
 
     given: dict[str, list[int]] = {}
     for entry in heads:

@@ -3,10 +3,12 @@
 Facts only; talking to the hub is `hub`, turning files into bundles `official`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gld_ros.weights.errors import WeightsError
 from gld_ros.weights.official import OFFICIAL_FILES
+from gld_ros.weights.official_vggt import VGGT_FILES
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """One entry of the catalog; `kind` says how it is turned into a bundle (`CONVERTERS`)."""
+    """One entry of the catalog; `kind` names what turns it into a bundle (`converters`)."""
 
     name: str
     summary: str
@@ -33,15 +35,16 @@ class PublishedModel:
 
 _GLD = "SeonghuJeon/GLD"
 _DA3_BASE = "depth-anything/DA3-Base"
-_FROM_CODE_REPOSITORY = ("statistics_level0", "statistics_level1")
+_VGGT_1B = "facebook/VGGT-1B"
 
 
-def _gld_da3_files() -> tuple[PublishedFile, ...]:
-    files = [PublishedFile(_DA3_BASE, ("model.safetensors",), OFFICIAL_FILES["encoder"][0])]
-    for part, places in OFFICIAL_FILES.items():
-        if part != "encoder" and part not in _FROM_CODE_REPOSITORY:
-            files.append(PublishedFile(_GLD, places, places[0]))
-    return tuple(files)
+def _gld_files(encoder: str, files: Mapping[str, tuple[str, ...]]) -> tuple[PublishedFile, ...]:
+    """The files of a layout that are on the hub; statistics are in the code repository."""
+    published = [PublishedFile(encoder, ("model.safetensors",), files["encoder"][0])]
+    for part, places in files.items():
+        if part != "encoder" and not part.startswith("statistics_"):
+            published.append(PublishedFile(_GLD, places, places[0]))
+    return tuple(published)
 
 
 CATALOG: dict[str, PublishedModel] = {
@@ -51,7 +54,7 @@ CATALOG: dict[str, PublishedModel] = {
             name="gld-da3",
             summary="Geometric Latent Diffusion on Depth Anything 3 Base (1.8 G parameters)",
             kind="gld-da3",
-            files=_gld_da3_files(),
+            files=_gld_files(_DA3_BASE, OFFICIAL_FILES),
             licences=(
                 f"{_GLD}: Apache-2.0",
                 f"{_DA3_BASE}: Apache-2.0",
@@ -72,27 +75,22 @@ CATALOG: dict[str, PublishedModel] = {
             name="gld-vggt",
             summary="Geometric Latent Diffusion on VGGT (2.9 G parameters)",
             kind="gld-vggt",
-            files=(
-                PublishedFile(
-                    "facebook/VGGT-1B",
-                    ("model.safetensors",),
-                    "facebook/VGGT-1B/model.safetensors",
-                ),
-                *(
-                    PublishedFile(_GLD, (path,), path)
-                    for path in (
-                        "pretrained_models/vggt/mae_decoder.pt",
-                        "checkpoints/vggt_level1.pt",
-                        "checkpoints/vggt_cascade.pt",
-                    )
-                ),
-            ),
+            files=_gld_files(_VGGT_1B, VGGT_FILES),
             licences=(
                 f"{_GLD}: Apache-2.0",
-                "facebook/VGGT-1B: CC-BY-NC-4.0, which excludes commercial use of the whole",
+                f"{_VGGT_1B}: CC-BY-NC-4.0, which excludes commercial use of the whole",
             ),
             non_commercial=True,
             download_gb=13.2,
+        ),
+        PublishedModel(
+            name="vggt-1b",
+            summary="VGGT alone: depth, points and cameras, no imagined views",
+            kind="vggt",
+            files=(PublishedFile(_VGGT_1B, ("model.safetensors",), "model.safetensors"),),
+            licences=(f"{_VGGT_1B}: CC-BY-NC-4.0, which excludes commercial use",),
+            non_commercial=True,
+            download_gb=5.0,
         ),
     )
 }

@@ -1,15 +1,14 @@
 """The published GLD files (Depth Anything 3 backbone) turned into a bundle, nothing left over.
 
-Owns the official folder layout, the containers, the tensor names and how sizes are read off the
-tensors. Reading the files safely is `checkpoint_file`, the bundle format is `bundle`. Every tensor
+Owns the folder layout of this family and the sizes of its backbone. What it shares with VGGT is
+`published_files`, reading files safely `checkpoint_file`, the bundle format `bundle`. Every tensor
 is accounted for in both directions: the official loader skips what does not fit and keeps random
 values there, this one names it and stops.
 """
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -17,20 +16,25 @@ from torch import Tensor
 
 from gld_ros.backbones.da3.config import Da3Config
 from gld_ros.backbones.da3.official_keys import key_from_official
-from gld_ros.decoders.rgb import RgbDecoderConfig
-from gld_ros.diffusion.denoiser import DenoiserConfig
 from gld_ros.diffusion.flow import time_shift
-from gld_ros.weights.bundle import (
-    BackboneSpec,
-    Bundle,
-    BundleConfig,
-    DenoiserSpec,
-    TensorSource,
-    save_bundle,
-)
+from gld_ros.weights.bundle import BackboneSpec, BundleConfig, DenoiserSpec, save_bundle
 from gld_ros.weights.checkpoint_file import read_checkpoint, unwrap
 from gld_ros.weights.errors import CoverageError, WeightsError
-from gld_ros.weights.tensor_file import PlannedTensor
+from gld_ros.weights.published_files import (
+    PUBLISHED_SIZES,
+    Conversion,
+    Progress,
+    UnstoredSizes,
+    count_indexed,
+    denoiser_tensors,
+    infer_denoiser_config,
+    infer_rgb_decoder_config,
+    level_statistics,
+    locate_files,
+    rgb_decoder_tensors,
+    shape_of,
+    with_progress,
+)
 
 # Where each file lies below the root; the repository and its documentation differ for two of them.
 OFFICIAL_FILES: dict[str, tuple[str, ...]] = {
@@ -47,35 +51,15 @@ OFFICIAL_FILES: dict[str, tuple[str, ...]] = {
     "statistics_level0": ("model_stats/normalization_stats_level0.pt",),
     "statistics_level1": ("model_stats/normalization_stats_level1.pt",),
 }
+_WHERE_FROM = (
+    "The encoder is model.safetensors of depth-anything/DA3-Base on the Hugging Face hub; the "
+    "statistics come with the code repository of GLD"
+)
 # The taps are not stored in any tensor; these are the published models by number of blocks.
 _TAP_LAYERS = {12: (5, 7, 9, 11), 24: (11, 15, 19, 23), 40: (19, 27, 33, 39)}
-_CASCADE_PROPE_HW = (504, 504)
 # The evaluation that made the published figures shifts time for 252-pixel latents and 8 views,
 # whatever the image size.
 _SHIFT_GRID, _NUM_VIEWS = 18, 8
-
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class UnstoredSizes:
-    """Sizes that leave no trace in the tensors; the defaults are those of the published files."""
-
-    camera_heads: int = 16
-    rgb_decoder_heads: int = 16
-    level1_heads: tuple[int, int] = (16, 16)
-    cascade_heads: tuple[int, int] = (16, 16)
-
-
-PUBLISHED_SIZES = UnstoredSizes()
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """What a conversion made: the bundle, and what it left out and why, in words."""
-
-    bundle: Bundle
-    notes: tuple[str, ...]
 
 
 def convert_official(
@@ -100,14 +84,24 @@ def convert_official(
     unreadable file, UnsafeCheckpointError for a pickle with code, CoverageError naming any tensor
     that is missing, unexpected or misshapen.
     """
-    paths = _locate(Path(root), encoder_file, statistics_folder)
+    given = {} if encoder_file is None else {"encoder": Path(encoder_file)}
+    if statistics_folder is not None:
+        given |= {
+            part: Path(statistics_folder) / Path(OFFICIAL_FILES[part][0]).name
+            for part in ("statistics_level0", "statistics_level1")
+        }
+    paths = locate_files(Path(root), OFFICIAL_FILES, given, _WHERE_FROM)
     notes: list[str] = []
 
     backbone = _backbone_tensors(paths, notes)
-    rgb_decoder = _rgb_decoder_tensors(paths["mae_decoder"], notes)
-    level1 = _denoiser_tensors(paths["level1"])
-    cascade = _without_aliases(_denoiser_tensors(paths["cascade"]), paths["cascade"], notes)
-    statistics = _statistics(paths)
+    rgb_decoder = rgb_decoder_tensors(paths["mae_decoder"], notes)
+    level1 = denoiser_tensors(paths["level1"])
+    cascade = _without_aliases(denoiser_tensors(paths["cascade"]), paths["cascade"], notes)
+    statistics = {
+        name: values
+        for level in (0, 1)
+        for name, values in level_statistics(paths[f"statistics_level{level}"], level).items()
+    }
 
     da3 = infer_da3_config(backbone, camera_heads=sizes.camera_heads)
     level1_config = infer_denoiser_config(level1, heads=sizes.level1_heads)
@@ -143,7 +137,7 @@ def convert_official(
     bundle = save_bundle(
         folder,
         config,
-        _with_progress(modules, progress),
+        with_progress(modules, progress),
         statistics,
         dtype=dtype,
         overwrite=overwrite,
@@ -186,20 +180,16 @@ def convert_da3_model(
         random_weights=False,
         training_notes="Published weights, converted without training.",
     )
-    modules = _with_progress({"backbone": tensors}, progress)
+    modules = with_progress({"backbone": tensors}, progress)
     return Conversion(
         save_bundle(folder, config, modules, {}, dtype=dtype, overwrite=overwrite), ()
     )
 
 
-# Kind of a catalog entry -> what turns its files into a bundle.
-CONVERTERS = {"gld-da3": convert_official, "da3": convert_da3_model}
-
-
 def infer_da3_config(tensors: Mapping[str, Tensor], *, camera_heads: int) -> Da3Config:
     """Sizes of a DA3 model from its tensors under our names; WeightsError if they fit no model."""
-    embed_dim = _shape(tensors, "backbone.cls_token")[-1]
-    depth = _count_indexed(tensors, "backbone.blocks.")
+    embed_dim = shape_of(tensors, "backbone.cls_token")[-1]
+    depth = count_indexed(tensors, "backbone.blocks.")
     normalised = [i for i in range(depth) if f"backbone.blocks.{i}.attn.q_norm.weight" in tensors]
     if not normalised or depth not in _TAP_LAYERS:
         raise WeightsError(
@@ -207,10 +197,10 @@ def infer_da3_config(tensors: Mapping[str, Tensor], *, camera_heads: int) -> Da3
             f"known any-view models have {', '.join(map(str, _TAP_LAYERS))} blocks"
         )
     first = normalised[0]
-    head_dim = _shape(tensors, f"backbone.blocks.{first}.attn.q_norm.weight")[0]
-    patch_size = _shape(tensors, "backbone.patch_embed.proj.weight")[-1]
-    table_side = math.isqrt(_shape(tensors, "backbone.pos_embed")[1] - 1)
-    stages = [_shape(tensors, f"head.projects.{stage}.weight")[0] for stage in range(4)]
+    head_dim = shape_of(tensors, f"backbone.blocks.{first}.attn.q_norm.weight")[0]
+    patch_size = shape_of(tensors, "backbone.patch_embed.proj.weight")[-1]
+    table_side = math.isqrt(shape_of(tensors, "backbone.pos_embed")[1] - 1)
+    stages = [shape_of(tensors, f"head.projects.{stage}.weight")[0] for stage in range(4)]
     try:
         return Da3Config(
             embed_dim=embed_dim,
@@ -221,98 +211,15 @@ def infer_da3_config(tensors: Mapping[str, Tensor], *, camera_heads: int) -> Da3
             qknorm_start=first,
             rope_start=first,
             tap_layers=_TAP_LAYERS[depth],
-            head_features=_shape(tensors, "head.scratch.layer1_rn.weight")[0],
+            head_features=shape_of(tensors, "head.scratch.layer1_rn.weight")[0],
             head_out_channels=(stages[0], stages[1], stages[2], stages[3]),
             camera_heads=camera_heads,
-            camera_depth=_count_indexed(tensors, "camera_encoder.trunk."),
+            camera_depth=count_indexed(tensors, "camera_encoder.trunk."),
             patch_size=patch_size,
             ffn="swiglu" if "backbone.blocks.0.mlp.w12.weight" in tensors else "mlp",
         )
     except ValueError as error:
         raise WeightsError(f"the backbone's tensors describe no valid model: {error}") from error
-
-
-def infer_rgb_decoder_config(tensors: Mapping[str, Tensor], *, heads: int) -> RgbDecoderConfig:
-    """Sizes of an RGB decoder from its tensors; the position table is taken to be square."""
-    width, in_channels = _shape(tensors, "decoder_embed.weight")
-    side = math.isqrt(_shape(tensors, "decoder_pos_embed")[1] - 1)
-    return RgbDecoderConfig(
-        in_channels=in_channels,
-        width=width,
-        depth=_count_indexed(tensors, "decoder_layers."),
-        heads=heads,
-        mlp=_shape(tensors, "decoder_layers.0.intermediate.dense.weight")[0],
-        table_hw=(side, side),
-        patch_size=math.isqrt(_shape(tensors, "decoder_pred.weight")[0] // 3),
-    )
-
-
-def infer_denoiser_config(
-    tensors: Mapping[str, Tensor], *, heads: tuple[int, int], cascade: bool = False
-) -> DenoiserConfig:
-    """Sizes of a denoiser from its tensors: encoder blocks are those of the encoder's width."""
-    width = _shape(tensors, "t_embedder.mlp.2.weight")[0]
-    channels, head_width = _shape(tensors, "final_layer.linear.weight")
-    if width == head_width:
-        raise WeightsError(
-            f"encoder and head of this denoiser are both {width} wide, so the tensors do not tell "
-            "where one ends; the published files have different widths"
-        )
-    blocks = _count_indexed(tensors, "blocks.")
-    widths = [_shape(tensors, f"blocks.{i}.norm1.weight")[0] for i in range(blocks)]
-    encoder_depth = widths.count(width)
-    if widths != [width] * encoder_depth + [head_width] * (blocks - encoder_depth):
-        raise WeightsError(
-            f"the blocks of this denoiser are {widths} wide; expected {width} for the encoder, "
-            f"then {head_width} for the head"
-        )
-    try:
-        return DenoiserConfig(
-            channels=channels,
-            hidden=(width, head_width),
-            depth=(encoder_depth, blocks - encoder_depth),
-            heads=heads,
-            separate_embedders="x_embedder_ref.proj.weight" in tensors,
-            source_conditioned=cascade,
-            prope_image_hw=_CASCADE_PROPE_HW if cascade else None,
-            time_features=_shape(tensors, "t_embedder.W")[0],
-            camera_patch=_shape(tensors, "camera_embedder.proj.weight")[-1],
-        )
-    except ValueError as error:
-        raise WeightsError(
-            f"{error}. The number of heads is not stored in the tensors; state it"
-        ) from error
-
-
-def _locate(
-    root: Path, encoder_file: str | Path | None, statistics_folder: str | Path | None
-) -> dict[str, Path]:
-    """Every file of `OFFICIAL_FILES`; WeightsError that lists all that are missing."""
-    if not root.is_dir():
-        raise WeightsError(f"{root} is no folder")
-    candidates = {part: [root / name for name in names] for part, names in OFFICIAL_FILES.items()}
-    if encoder_file is not None:
-        candidates["encoder"] = [Path(encoder_file)]
-    if statistics_folder is not None:
-        for part in ("statistics_level0", "statistics_level1"):
-            candidates[part] = [Path(statistics_folder) / candidates[part][0].name]
-    paths = {
-        part: next((path for path in places if path.is_file()), None)
-        for part, places in candidates.items()
-    }
-    missing = [
-        f"{part}: " + " or ".join(map(str, candidates[part]))
-        for part, path in paths.items()
-        if path is None
-    ]
-    if missing:
-        raise WeightsError(
-            f"{root} lacks files of the official layout:\n  "
-            + "\n  ".join(missing)
-            + "\nThe encoder is model.safetensors of depth-anything/DA3-Base on the Hugging Face "
-            "hub; the statistics come with the code repository of GLD"
-        )
-    return {part: path for part, path in paths.items() if path is not None}
 
 
 def _model_tensors(path: Path) -> dict[str, Tensor]:
@@ -383,22 +290,6 @@ def _expect_known_names(
         raise CoverageError(f"{path}: misshapen tensor(s) {'; '.join(misshapen[:10])}")
 
 
-def _rgb_decoder_tensors(path: Path, notes: list[str]) -> dict[str, Tensor]:
-    tensors = unwrap(read_checkpoint(path), ("ema", "model"), path)
-    kept = {k.replace("decoder.", ""): v for k, v in tensors.items() if k.startswith("decoder.")}
-    if not kept:
-        raise CoverageError(f'{path}: no name begins with "decoder."')
-    if len(kept) < len(tensors):
-        count = len(tensors) - len(kept)
-        notes.append(f"{path.name}: {count} tensors outside decoder.* are not used")
-    return kept
-
-
-def _denoiser_tensors(path: Path) -> dict[str, Tensor]:
-    tensors = unwrap(read_checkpoint(path), ("ema", "model"), path)
-    return {key.replace("module.", ""): value for key, value in tensors.items()}
-
-
 def _without_aliases(tensors: dict[str, Tensor], path: Path, notes: list[str]) -> dict[str, Tensor]:
     """Drop `s_embedder_ref/_tgt.*`, `x_embedder_ref/_tgt.*` where they repeat the shared embedder.
 
@@ -415,57 +306,3 @@ def _without_aliases(tensors: dict[str, Tensor], path: Path, notes: list[str]) -
     if aliases:
         notes.append(f"{path.name}: {len(aliases)} copies of the shared embedders are left out")
     return {key: value for key, value in tensors.items() if key not in aliases}
-
-
-def _statistics(paths: Mapping[str, Path]) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for level in (0, 1):
-        path = paths[f"statistics_level{level}"]
-        content = read_checkpoint(path)
-        for quantity in ("mean", "var"):
-            values = content.get(quantity)
-            if not isinstance(values, Tensor):
-                raise CoverageError(f"{path}: missing tensor {quantity}; it has {sorted(content)}")
-            tensors[f"level{level}.{quantity}"] = values
-        if content.get("level", level) != level:
-            raise WeightsError(f"{path} is of level {content['level']}, expected {level}")
-    return tensors
-
-
-def _with_progress(
-    modules: Mapping[str, Mapping[str, Tensor]], progress: Progress | None
-) -> dict[str, TensorSource]:
-    total = sum(len(tensors) for tensors in modules.values())
-    done = 0
-
-    def plan(module: str, name: str, values: Tensor) -> PlannedTensor:
-        def read() -> Tensor:
-            nonlocal done
-            done += 1
-            if progress is not None:
-                progress(module, done, total)
-            return values
-
-        return PlannedTensor(name, tuple(values.shape), values.dtype, read)
-
-    return {
-        module: [plan(module, name, values) for name, values in tensors.items()]
-        for module, tensors in modules.items()
-    }
-
-
-def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
-    if name not in tensors:
-        raise CoverageError(f"missing {name}, which sizes are read from")
-    return tuple(tensors[name].shape)
-
-
-def _count_indexed(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """Number of consecutive indices 0, 1, ... that follow `prefix` in the names."""
-    indices = {
-        int(key.removeprefix(prefix).split(".", 1)[0]) for key in tensors if key.startswith(prefix)
-    }
-    count = 0
-    while count in indices:
-        count += 1
-    return count
