@@ -188,6 +188,7 @@ class JobResult:
     degrade_level: int = 0
     cancelled_by: CancelReason | None = None
     device_lost: bool = False  # the process must end (exit code 70)
+    sampling_steps: int = 0  # of one run
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,12 @@ class PendingImages(Generic[Payload]):
             return {reason: self._dropped[reason] for reason in TfFailure}
 
     @property
+    def placed(self) -> int:
+        """How many images got a pose so far."""
+        with self._lock:
+            return self._placed
+
+    @property
     def mean_wait_s(self) -> float:
         """Mean steady time that placed images waited; 0 before the first."""
         with self._lock:

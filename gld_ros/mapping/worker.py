@@ -307,6 +307,7 @@ class SynthesisWorker:
             runs=tuple(runs),
             times=clock.times(),
             degrade_level=limits.level,
+            sampling_steps=clock.sampling_steps,
         )
 
     def _run_all(

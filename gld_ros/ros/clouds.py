@@ -9,7 +9,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from gld_ros.ros.messages import message_with_bytes, rclpy_type, writable_byte_field
+from gld_ros.ros.messages import (
+    byte_field,
+    message_with_bytes,
+    rclpy_type,
+    writable_byte_field,
+)
 
 # One point in 24 bytes, little-endian. rgb is 0x00RRGGBB; its field is declared FLOAT32 by the
 # convention of RViz and PCL, and must never pass through a float.
@@ -138,6 +143,35 @@ def cloud_message(
     return message_with_bytes(
         message_type,
         data,
+        header=header,
+        height=height,
+        width=width,
+        fields=[
+            field_type(name=name, offset=offset, datatype=datatype, count=1)
+            for name, offset, datatype in _FIELDS
+        ],
+        is_bigendian=False,
+        point_step=24,
+        row_step=24 * width,
+        is_dense=not organised,
+    )
+
+
+def structured_cloud_message(points: np.ndarray, header: Any, types: Any = rclpy_type) -> Any:
+    """Return a PointCloud2 of points that are laid out as POINT_DTYPE already, without a copy.
+
+    (N,) makes an unorganised, dense cloud of finite points, (H, W) an organised one where NaN means
+    "no point here". `types` maps full message names to classes. Raises MalformedCloud.
+    """
+    if points.dtype.itemsize != 24 or points.dtype.names != POINT_DTYPE.names:
+        raise MalformedCloud(f"points have layout {points.dtype}; allowed is {POINT_DTYPE}")
+    organised = points.ndim == 2
+    height, width = points.shape if organised else (1, len(points))
+    message_type = types("sensor_msgs/msg/PointCloud2")
+    field_type = types("sensor_msgs/msg/PointField")
+    return message_with_bytes(
+        message_type,
+        byte_field(message_type, points),
         header=header,
         height=height,
         width=width,

@@ -1,0 +1,48 @@
+"""The process of `gld_node`: spin until told to stop, end cleanly, exit code 70 for a respawn."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+
+from gld_ros.ros.node import GldNode
+
+EXECUTOR_THREADS = 6  # sensors, TF, timers, services, and two goals that wait
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the node; returns 0, or 70 when the device was lost and a respawn is needed."""
+    rclpy.init(args=arguments, signal_handler_options=rclpy.SignalHandlerOptions.NO)
+    node = GldNode()
+    executor = MultiThreadedExecutor(num_threads=EXECUTOR_THREADS)
+    executor.add_node(node)
+    stopping = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        if stopping:
+            os._exit(128 + number)
+        stopping = True
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        while rclpy.ok() and not stopping and not node.exit_code:
+            executor.spin_once(timeout_sec=0.2)
+    except ExternalShutdownException:
+        pass
+    finally:
+        node.close()
+        executor.shutdown(timeout_sec=1.0)
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return node.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""From parameters to a loaded synthesizer: bundle, device, precision, self-test.
+
+Owns what configure says when the model cannot be had. Imports torch only when called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gld_ros.mapping.synthesizer import ViewSynthesizer
+from gld_ros.mapping.worker import Fault
+from gld_ros.mapping.worker import fault_of as named_fault
+from gld_ros.ros.parameters.snapshot import Snapshot
+from gld_ros.view_request import ViewRequest
+
+
+class ModelUnavailable(RuntimeError):
+    """The model that the parameters ask for cannot be loaded; the text says why in one line."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A synthesizer, and what diagnostics say about it."""
+
+    synthesizer: ViewSynthesizer
+    description: dict[str, str]
+    model_hw: tuple[int, int] | None
+    fault_of: Callable[[BaseException], Fault]
+    random_weights: bool = False
+    release: Callable[[], None] = lambda: None
+
+
+ModelFactory = Callable[[Snapshot], LoadedModel]
+
+
+def load_model(parameters: Snapshot) -> LoadedModel:
+    """Load the bundle of `model.bundle`; raises ModelUnavailable with what is wrong."""
+    from gld_ros.pipeline import NovelViewPipeline
+    from gld_ros.weights.bundle import Bundle, verify_bundle
+
+    name = parameters["model.bundle"]
+    try:
+        bundle = Bundle.open(name)
+        broken = [check for check in verify_bundle(bundle.folder) if check.problem]
+        if broken:
+            raise ModelUnavailable(
+                "; ".join(f"{bundle.folder / c.file}: {c.problem}" for c in broken)
+            )
+        kind = bundle.config.backbone.kind
+        if kind != parameters["model.backend"]:
+            raise ModelUnavailable(
+                f"model.bundle {name!r} has backend {kind!r}, but model.backend is "
+                f"{parameters['model.backend']!r}"
+            )
+        pipeline = NovelViewPipeline(
+            bundle, device=parameters["device"], dtype=parameters["model.precision"]
+        )
+    except ModelUnavailable:
+        raise
+    except (ValueError, OSError, RuntimeError) as error:
+        raise ModelUnavailable(f"model.bundle {name!r}: {error}") from error
+    self_test = "skipped"
+    if parameters["model.self_test"]:
+        self_test = _try_once(pipeline, bundle.config.resolutions_hw[0])
+    description = {
+        "backend": kind,
+        "bundle": bundle.config.name,
+        "precision": str(pipeline.dtype).removeprefix("torch."),
+        "device": str(pipeline.device),
+        "weights_sha256": bundle.config.files["backbone.safetensors"].sha256[:16],
+        "weights": "RANDOM" if bundle.config.random_weights else bundle.config.origin,
+        "self_test": self_test,
+    }
+    return LoadedModel(
+        pipeline,
+        description,
+        bundle.config.resolutions_hw[0],
+        torch_fault_of,
+        bundle.config.random_weights,
+        pipeline.release,
+    )
+
+
+def torch_fault_of(error: BaseException) -> Fault:
+    """Tell allocation failures and lost devices of torch from other errors."""
+    import torch
+
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return Fault.OUT_OF_MEMORY
+    text = str(error)
+    if isinstance(error, RuntimeError) and "not enough memory" in text:
+        return Fault.OUT_OF_MEMORY
+    if isinstance(error, RuntimeError) and "CUDA error" in text:
+        return Fault.DEVICE_LOST
+    return named_fault(error)
+
+
+def _try_once(synthesizer: ViewSynthesizer, image_hw: tuple[int, int]) -> str:
+    """Imagine one view of noise in one step; raises ModelUnavailable unless all is finite."""
+    height, width = image_hw
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(2)]
+    K_px = np.array([[width, 0.0, width / 2], [0.0, width, height / 2], [0.0, 0.0, 1.0]])
+    poses = np.tile(np.eye(4), (3, 1, 1))
+    poses[:, 0, 3] = (0.0, 0.3, 0.15)
+    request = ViewRequest(
+        images,
+        np.stack([K_px, K_px]),
+        poses[:2],
+        K_px[None],
+        poses[2:],
+        [image_hw],
+        num_steps=1,
+        seed=0,
+    )
+    steps = synthesizer.run(request)
+    views: Any = None
+    while views is None:
+        try:
+            next(steps)
+        except StopIteration as finished:
+            views = finished.value
+    finite = all(np.isfinite(v.rgb).all() and np.isfinite(v.depth).all() for v in views.targets)
+    if not finite:
+        raise ModelUnavailable(
+            "the loaded model computes NaN or infinity; run `gld-ros selftest` on this device"
+        )
+    return "passed"

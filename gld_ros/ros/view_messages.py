@@ -1,0 +1,275 @@
+"""Messages of one finished job: images, depth, clouds, camera infos and the records of its views.
+
+Owns which product goes on which topic, and every header. Builds rclpy messages for the node and the
+bag library's for the offline runner, from the same lines: `types` maps a full name such as
+"sensor_msgs/msg/Image" to the class to fill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gld_ros.mapping.frames import Keyframe
+from gld_ros.mapping.guard import GuardVerdict
+from gld_ros.mapping.jobs import JobRequest, StageTimes
+from gld_ros.mapping.poses import quaternion_xyzw
+from gld_ros.mapping.products import ObservedView, PredictedView, Product, Products
+from gld_ros.mapping.scale import ScaleState
+from gld_ros.ros.clock import ns_to_stamp
+from gld_ros.ros.clouds import structured_cloud_message
+from gld_ros.ros.images import compressed_message, image_message
+from gld_ros.ros.messages import is_rclpy_type
+
+Types = Callable[[str], Any]
+
+# Topic below the node's name -> message type, and the product that must be made for it.
+TOPICS: dict[str, tuple[str, Product | None]] = {
+    "predicted/color/image": ("sensor_msgs/msg/Image", Product.PREDICTED_COLOR),
+    "predicted/color/image/compressed": (
+        "sensor_msgs/msg/CompressedImage",
+        Product.PREDICTED_COLOR,
+    ),
+    "predicted/color/camera_info": ("sensor_msgs/msg/CameraInfo", None),
+    "predicted/depth/image": ("sensor_msgs/msg/Image", Product.PREDICTED_DEPTH),
+    "predicted/depth/camera_info": ("sensor_msgs/msg/CameraInfo", None),
+    "predicted/confidence/image": ("sensor_msgs/msg/Image", Product.PREDICTED_CONFIDENCE),
+    "predicted/provenance/image": ("sensor_msgs/msg/Image", Product.PREDICTED_PROVENANCE),
+    "predicted/points": ("sensor_msgs/msg/PointCloud2", Product.PREDICTED_POINTS),
+    "observed/depth/image": ("sensor_msgs/msg/Image", Product.OBSERVED_DEPTH),
+    "observed/depth/camera_info": ("sensor_msgs/msg/CameraInfo", None),
+    "observed/confidence/image": ("sensor_msgs/msg/Image", Product.OBSERVED_CONFIDENCE),
+    "observed/points": ("sensor_msgs/msg/PointCloud2", Product.OBSERVED_POINTS),
+    "merged/points": ("sensor_msgs/msg/PointCloud2", Product.MERGED_POINTS),
+    "views": ("gld_ros/msg/SynthesizedViewArray", Product.QUALITY),
+    "keyframes": ("geometry_msgs/msg/PoseArray", None),
+}
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Names of the frames that products are stamped with."""
+
+    fixed: str
+    view_prefix: str
+
+    def view(self, slot: int) -> str:
+        """Return the optical frame of the imagined view in `slot`."""
+        return f"{self.view_prefix}_{slot}_optical"
+
+
+def product_messages(
+    products: Products, request: JobRequest, frames: Frames, types: Types, wanted: frozenset[str]
+) -> Iterator[tuple[str, Any]]:
+    """Yield (topic, message) of all wanted pixels and points of one run, views in slot order."""
+    stamp_ns = request.anchor.stamp_ns
+    for view in products.predicted:
+        yield from _predicted_messages(view, stamp_ns, frames, types, wanted)
+    if products.observed is not None:
+        yield from _observed_messages(products.observed, types, wanted)
+    if products.merged_points is not None and "merged/points" in wanted:
+        header = make_header(stamp_ns, frames.fixed, types)
+        yield "merged/points", structured_cloud_message(products.merged_points, header, types)
+
+
+def _predicted_messages(
+    view: PredictedView, stamp_ns: int, frames: Frames, types: Types, wanted: frozenset[str]
+) -> Iterator[tuple[str, Any]]:
+    header = make_header(stamp_ns, frames.view(view.slot), types)
+    image_type = types("sensor_msgs/msg/Image")
+    info = camera_info_message(view.target.K_px, view.target.image_hw, header, types)
+    if view.color is not None:
+        if "predicted/color/image" in wanted:
+            yield "predicted/color/image", image_message(view.color, "rgb8", header, image_type)
+        if "predicted/color/image/compressed" in wanted:
+            kind = types("sensor_msgs/msg/CompressedImage")
+            yield (
+                "predicted/color/image/compressed",
+                compressed_message(view.color, header, kind),
+            )
+        yield "predicted/color/camera_info", info
+    if view.depth_m is not None:
+        yield "predicted/depth/image", image_message(view.depth_m, "32FC1", header, image_type)
+        yield "predicted/depth/camera_info", info
+    if view.confidence is not None:
+        message = image_message(view.confidence, "32FC1", header, image_type)
+        yield "predicted/confidence/image", message
+    if view.provenance is not None:
+        message = image_message(view.provenance, "mono8", header, image_type)
+        yield "predicted/provenance/image", message
+    if view.points is not None and "predicted/points" in wanted:
+        in_fixed = make_header(stamp_ns, frames.fixed, types)
+        yield "predicted/points", structured_cloud_message(view.points, in_fixed, types)
+
+
+def _observed_messages(
+    view: ObservedView, types: Types, wanted: frozenset[str]
+) -> Iterator[tuple[str, Any]]:
+    header = make_header(view.keyframe.stamp_ns, view.keyframe.frame_id, types)
+    image_type = types("sensor_msgs/msg/Image")
+    if view.depth_m is not None:
+        yield "observed/depth/image", image_message(view.depth_m, "32FC1", header, image_type)
+        hw = (view.depth_m.shape[0], view.depth_m.shape[1])
+        info = camera_info_message(view.K_px, hw, header, types)
+        yield "observed/depth/camera_info", info
+    if view.confidence is not None:
+        message = image_message(view.confidence, "32FC1", header, image_type)
+        yield "observed/confidence/image", message
+    if view.points is not None and "observed/points" in wanted:
+        yield "observed/points", structured_cloud_message(view.points, header, types)
+
+
+def views_message(
+    request: JobRequest,
+    runs_products: Sequence[Products],
+    verdicts: Sequence[GuardVerdict],
+    seed: int,
+    scale: ScaleState,
+    times: StageTimes,
+    frames: Frames,
+    types: Types,
+) -> Any:
+    """Return the SynthesizedViewArray that closes a job; verdicts belong to `request.targets`."""
+    views = [
+        _view_record(view, verdicts[view.slot], request, seed, frames, types)
+        for products in runs_products
+        for view in products.predicted
+    ]
+    return types("gld_ros/msg/SynthesizedViewArray")(
+        header=make_header(request.anchor.stamp_ns, frames.fixed, types),
+        job_id=request.job_id,
+        epoch=request.epoch,
+        policy=request.policy,
+        views=views,
+        scale=scale_message(scale, types),
+        times=times_message(times, types),
+    )
+
+
+def _view_record(
+    view: PredictedView,
+    verdict: GuardVerdict,
+    request: JobRequest,
+    seed: int,
+    frames: Frames,
+    types: Types,
+) -> Any:
+    stamp_ns = request.anchor.stamp_ns
+    header = make_header(stamp_ns, frames.view(view.slot), types)
+    in_fixed = make_header(stamp_ns, frames.fixed, types)
+    time_type = types("builtin_interfaces/msg/Time")
+    return types("gld_ros/msg/SynthesizedView")(
+        header=header,
+        slot=view.slot,
+        pose=types("geometry_msgs/msg/PoseStamped")(
+            header=in_fixed, pose=pose_message(view.target.T_fixed_cam, types)
+        ),
+        camera_info=camera_info_message(view.target.K_px, view.target.image_hw, header, types),
+        anchor_stamp=ns_to_stamp(stamp_ns, time_type),
+        anchor_camera=request.anchor.camera,
+        conditioning_stamps=[ns_to_stamp(k.stamp_ns, time_type) for k in request.keyframes],
+        conditioning_cameras=[k.camera for k in request.keyframes],
+        mean_confidence=view.quality.mean_confidence,
+        overlap=verdict.overlap,
+        corroborated_fraction=view.quality.corroborated,
+        hallucinated_fraction=view.quality.hallucinated,
+        contradicted_fraction=view.quality.contradicted,
+        seed=seed & 0xFFFFFFFF,
+    )
+
+
+def keyframes_message(keyframes: Sequence[Keyframe], frames: Frames, types: Types) -> Any:
+    """Return the PoseArray of a job's conditioning cameras (optical axes), newest first."""
+    return types("geometry_msgs/msg/PoseArray")(
+        header=make_header(keyframes[0].stamp_ns, frames.fixed, types),
+        poses=[pose_message(k.T_fixed_cam, types) for k in keyframes],
+    )
+
+
+def scale_message(scale: ScaleState, types: Types) -> Any:
+    """Return the ScaleEstimate of a scale state."""
+    return types("gld_ros/msg/ScaleEstimate")(
+        source=int(scale.source),
+        metric=scale.metric,
+        scale=scale.scale,
+        relative_dispersion=scale.relative_dispersion,
+        num_pairs=scale.num_pairs,
+        max_baseline=scale.max_baseline_m,
+    )
+
+
+def times_message(times: StageTimes, types: Types) -> Any:
+    """Return the StageTimes message of stage durations in seconds."""
+    return types("gld_ros/msg/StageTimes")(
+        wait_tf=times.wait_tf,
+        queue=times.queue,
+        encode=times.encode,
+        sample=times.sample,
+        decode=times.decode,
+        postprocess=times.postprocess,
+        publish=times.publish,
+        total=times.total,
+    )
+
+
+def make_header(stamp_ns: int, frame_id: str, types: Types) -> Any:
+    """Return a std_msgs/Header."""
+    stamp = ns_to_stamp(stamp_ns, types("builtin_interfaces/msg/Time"))
+    return types("std_msgs/msg/Header")(stamp=stamp, frame_id=frame_id)
+
+
+def pose_message(T_frame_pose: NDArray[Any], types: Types) -> Any:
+    """Return a geometry_msgs/Pose of a rigid 4x4 matrix."""
+    x, y, z = (float(v) for v in T_frame_pose[:3, 3])
+    qx, qy, qz, qw = (float(v) for v in quaternion_xyzw(T_frame_pose[:3, :3]))
+    return types("geometry_msgs/msg/Pose")(
+        position=types("geometry_msgs/msg/Point")(x=x, y=y, z=z),
+        orientation=types("geometry_msgs/msg/Quaternion")(x=qx, y=qy, z=qz, w=qw),
+    )
+
+
+def transform_message(
+    T_parent_child: NDArray[Any], parent: str, child: str, stamp_ns: int, types: Types
+) -> Any:
+    """Return a geometry_msgs/TransformStamped of a rigid 4x4 matrix."""
+    x, y, z = (float(v) for v in T_parent_child[:3, 3])
+    qx, qy, qz, qw = (float(v) for v in quaternion_xyzw(T_parent_child[:3, :3]))
+    return types("geometry_msgs/msg/TransformStamped")(
+        header=make_header(stamp_ns, parent, types),
+        child_frame_id=child,
+        transform=types("geometry_msgs/msg/Transform")(
+            translation=types("geometry_msgs/msg/Vector3")(x=x, y=y, z=z),
+            rotation=types("geometry_msgs/msg/Quaternion")(x=qx, y=qy, z=qz, w=qw),
+        ),
+    )
+
+
+def camera_info_message(
+    K_px: NDArray[Any], image_hw: tuple[int, int], header: Any, types: Types
+) -> Any:
+    """Return the CameraInfo of a pinhole picture without distortion (REP-104)."""
+    kind = types("sensor_msgs/msg/CameraInfo")
+
+    def doubles(values: Any) -> Any:
+        flat = np.asarray(values, dtype=np.float64).reshape(-1)
+        return flat.tolist() if is_rclpy_type(kind) else flat
+
+    return kind(
+        header=header,
+        height=image_hw[0],
+        width=image_hw[1],
+        distortion_model="plumb_bob",
+        d=doubles(np.zeros(5)),
+        k=doubles(K_px),
+        r=doubles(np.eye(3)),
+        p=doubles(np.concatenate([np.asarray(K_px), np.zeros((3, 1))], axis=1)),
+        binning_x=0,
+        binning_y=0,
+        roi=types("sensor_msgs/msg/RegionOfInterest")(
+            x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
+        ),
+    )
