@@ -351,7 +351,20 @@ def voxel_filtered(cloud: NDArray[Any], voxel_size_m: float) -> NDArray[Any]:
     order = np.lexsort((-cloud["confidence"], key))
     first = np.ones(len(order), bool)
     first[1:] = key[order[1:]] != key[order[:-1]]
-    return cloud[np.sort(order[first])]
+    return _points_at(cloud, np.sort(order[first]))
+
+
+def _words(cloud: NDArray[Any]) -> NDArray[np.uint32]:
+    """The six words (N, 6) of each point, to copy points with their padding.
+
+    NumPy copies field by field and leaves padding random; the same input must give the same bytes.
+    """
+    return cloud.reshape(-1).view("<u4").reshape(-1, _CLOUD_WORDS)
+
+
+def _points_at(cloud: NDArray[Any], chosen: NDArray[Any]) -> NDArray[Any]:
+    """Points (N,) of a cloud by index or mask."""
+    return _words(cloud)[chosen].view(CLOUD_DTYPE).reshape(-1)
 
 
 def _has_spread(views: NovelViews) -> bool:
@@ -498,15 +511,15 @@ def _merged_points(
     real = observed.points
     if real is None:
         raise ValueError("merged points need observed points")
-    real = real.ravel()
-    real = real[np.isfinite(real["z"])]
+    real = _points_at(real, np.isfinite(real["z"].ravel()))
     in_camera = np.stack([real[axis] for axis in "xyz"])
     T = observed.keyframe.T_fixed_cam.astype(np.float32)
     in_fixed = T[:3, :3] @ in_camera + T[:3, 3:]
     for i, axis in enumerate("xyz"):
         real[axis] = in_fixed[i]
     clouds = [real, *(view.points for view in predicted if view.points is not None)]
-    return voxel_filtered(np.concatenate(clouds), parameters.voxel_size_m)
+    merged = np.concatenate([_words(cloud) for cloud in clouds]).view(CLOUD_DTYPE).reshape(-1)
+    return voxel_filtered(merged, parameters.voxel_size_m)
 
 
 def _mean(confidence: FloatArray) -> float:
