@@ -17,6 +17,7 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from gld_ros.action import SynthesizeViews
 from gld_ros.mapping.camera_info import CameraInfoError, pinhole_camera
 from gld_ros.mapping.jobs import ErrorCode, JobProgress, JobRequest, JobResult, Outcome
+from gld_ros.mapping.poses import PoseConvention
 from gld_ros.mapping.products import Product
 from gld_ros.mapping.targets import InvalidTarget, poses_as_targets
 from gld_ros.ros.clock import NS_PER_S, stamp_to_ns
@@ -230,7 +231,7 @@ class GoalServer:
     def _targets(self, goal: Any) -> list[Any]:
         header = goal.targets.header
         T_fixed_frame = self._source.lookup_fixed(header.frame_id, stamp_to_ns(header.stamp))
-        convention = (
+        convention: PoseConvention = (
             "optical" if goal.pose_convention == SynthesizeViews.Goal.CONVENTION_OPTICAL else "body"
         )
         poses = [
@@ -273,13 +274,12 @@ class GoalServer:
                 header = make_header(
                     result.request.anchor.stamp_ns, frames.view(view.slot), rclpy_type
                 )
-                for pixels, encoding, field in (
-                    (view.color, "rgb8", answer.images),
-                    (view.depth_m, "32FC1", answer.depths),
-                    (view.confidence, "32FC1", answer.confidences),
-                ):
-                    if pixels is not None:
-                        field.append(image_message(pixels, encoding, header))
+                if view.color is not None:
+                    answer.images.append(image_message(view.color, "rgb8", header))
+                if view.depth_m is not None:
+                    answer.depths.append(image_message(view.depth_m, "32FC1", header))
+                if view.confidence is not None:
+                    answer.confidences.append(image_message(view.confidence, "32FC1", header))
         return answer
 
 

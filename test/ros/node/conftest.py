@@ -1,0 +1,215 @@
+"""A node with an oracle for a model, and a camera that drives through a room."""
+
+import time
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+
+class Rig:
+    """One gld_node, and a second node that plays camera driver, TF and consumer."""
+
+    HW = (84, 112)
+    SCENE = 2_000_000_001
+
+    def __init__(self, ros_graph, synthesizer, parameters, camera_names=("camera",)):
+        from rclpy.parameter import Parameter
+
+        from gld_ros.mapping.worker import fault_of
+        from gld_ros.ros.model import LoadedModel
+        from gld_ros.ros.node import GldNode
+
+        self.graph = ros_graph
+        self.released = 0
+
+        def factory(snapshot):
+            return LoadedModel(
+                synthesizer,
+                {"backend": "oracle", "self_test": "passed"},
+                self.HW,
+                fault_of,
+                release=self._release,
+            )
+
+        values = {
+            "camera_names": list(camera_names),
+            "keyframes.min_interval": 0.0,
+            "keyframes.max_angular_velocity": 100.0,
+            "keyframes.min_translation": 0.05,
+            "depth.min_confidence": 0.0,
+            "diagnostics.period": 0.2,
+            "policy.rate": 10.0,
+            **parameters,
+        }
+        self.node = GldNode(
+            factory,
+            context=ros_graph.context,
+            parameter_overrides=[Parameter(k, value=v) for k, v in values.items()],
+        )
+        ros_graph.add(self.node)
+        self.peer = ros_graph.node("peer")
+        self.received = defaultdict(list)
+        self._publishers = {}
+        self.K_px = np.array([[80.0, 0.0, 55.5], [0.0, 80.0, 41.5], [0.0, 0.0, 1.0]])
+        self.stamps = []
+
+    def _release(self):
+        self.released += 1
+
+    def listen(self, topic, type_name, qos=10):
+        from gld_ros.ros.messages import rclpy_type
+
+        self.peer.create_subscription(
+            rclpy_type(type_name), topic, self.received[topic].append, qos
+        )
+
+    def publisher(self, topic, type_name, qos=10):
+        from gld_ros.ros.messages import rclpy_type
+
+        if topic not in self._publishers:
+            self._publishers[topic] = self.peer.create_publisher(rclpy_type(type_name), topic, qos)
+        return self._publishers[topic]
+
+    def activate(self):
+        from rclpy.lifecycle import TransitionCallbackReturn as Result
+
+        assert self.node.trigger_configure() == Result.SUCCESS
+        assert self.node.trigger_activate() == Result.SUCCESS
+        for camera in self.node._parts.intake.cameras.values():
+            kind = "CompressedImage" if camera.compressed else "Image"
+            image = self.publisher(camera.topic, f"sensor_msgs/msg/{kind}")
+            info = self.publisher(f"{camera.name}/camera_info", "sensor_msgs/msg/CameraInfo")
+            self.graph.wait_for(lambda p=image: p.get_subscription_count() > 0, "image matched")
+            self.graph.wait_for(lambda p=info: p.get_subscription_count() > 0, "info matched")
+        tf = self.publisher("/tf", "tf2_msgs/msg/TFMessage", 100)
+        self.graph.wait_for(lambda: tf.get_subscription_count() > 0, "TF matched")
+
+    # A drive along x, looking into the room.
+    def T_fixed_cam(self, x_m):
+        T = np.eye(4)
+        T[:3, :3] = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
+        T[:3, 3] = (x_m, 0.0, 1.2)
+        return T
+
+    def now_ns(self):
+        return self.node.now_ns
+
+    def send_tf(self, T, stamp_ns, parent="odom", child="camera_optical"):
+        from gld_ros.ros.messages import rclpy_type
+        from gld_ros.ros.view_messages import transform_message
+
+        message = transform_message(T, parent, child, stamp_ns, rclpy_type)
+        self.publisher("/tf", "tf2_msgs/msg/TFMessage", 100).publish(
+            rclpy_type("tf2_msgs/msg/TFMessage")(transforms=[message])
+        )
+
+    def send_info(self, camera="camera", stamp_ns=None, K_px=None, hw=None, **changes):
+        from gld_ros.ros.messages import rclpy_type
+        from gld_ros.ros.view_messages import camera_info_message, make_header
+
+        header = make_header(stamp_ns or self.now_ns(), "camera_optical", rclpy_type)
+        message = camera_info_message(
+            self.K_px if K_px is None else K_px, hw or self.HW, header, rclpy_type
+        )
+        for name, value in changes.items():
+            setattr(message, name, value)
+        self.publisher(f"{camera}/camera_info", "sensor_msgs/msg/CameraInfo").publish(message)
+
+    def image(self, rgb, stamp_ns, frame_id="camera_optical"):
+        from gld_ros.ros.images import image_message
+        from gld_ros.ros.messages import rclpy_type
+        from gld_ros.ros.view_messages import make_header
+
+        return image_message(rgb, "rgb8", make_header(stamp_ns, frame_id, rclpy_type))
+
+    def send_image(self, message, camera="camera"):
+        topic = self.node._parts.intake.cameras[camera].topic
+        kind = "CompressedImage" if topic.endswith("/compressed") else "Image"
+        self.publisher(topic, f"sensor_msgs/msg/{kind}").publish(message)
+
+    def send_frame(self, x_m, camera="camera", tf=True, rgb=None):
+        """Publish TF, CameraInfo and image of one pose, and wait until the image has arrived."""
+        stamp_ns = self.now_ns()
+        self.stamps.append(stamp_ns)
+        if tf:
+            self.send_tf(self.T_fixed_cam(x_m), stamp_ns)
+        self.send_info(camera, stamp_ns)
+        state = self.node._parts.intake.cameras[camera]
+        self.graph.wait_for(lambda: state.info is not None, "CameraInfo arrived")
+        before = state.received
+        if rgb is None:
+            rgb = np.full((*self.HW, 3), 100, np.uint8)
+        self.send_image(self.image(rgb, stamp_ns), camera)
+        self.graph.wait_for(lambda: state.received > before, "image arrived")
+        return stamp_ns
+
+    def drive(self, positions_m=(0.0, 0.2, 0.4), **options):
+        store = self.node._parts.store
+        for x_m in positions_m:
+            before = len(store)
+            self.send_frame(x_m, **options)
+            self.graph.wait_for(lambda b=before: len(store) > b, "a keyframe")
+
+    def goal(self, T_targets, **fields):
+        """Return (goal handle future's handle, result) of an optical goal in the fixed frame."""
+        client, goal = self.make_goal(T_targets, **fields)
+        future = client.send_goal_async(goal, feedback_callback=self.received["feedback"].append)
+        self.graph.wait_for(future.done, "goal answered")
+        handle = future.result()
+        result = handle.get_result_async()
+        return handle, result
+
+    def finished_goal(self, T_targets, timeout_s=20.0, **fields):
+        _, result = self.goal(T_targets, **fields)
+        self.graph.wait_for(result.done, "goal finished", timeout_s)
+        return result.result().status, result.result().result
+
+    def make_goal(self, T_targets, frame_id="odom", **fields):
+        from rclpy.action import ActionClient
+
+        from gld_ros.action import SynthesizeViews
+        from gld_ros.ros.messages import rclpy_type
+        from gld_ros.ros.view_messages import pose_message
+
+        if not hasattr(self, "_client"):
+            self._client = ActionClient(self.peer, SynthesizeViews, "/gld/synthesize_views")
+            assert self._client.wait_for_server(timeout_sec=10.0)
+        goal = SynthesizeViews.Goal()
+        goal.pose_convention = SynthesizeViews.Goal.CONVENTION_OPTICAL
+        goal.targets.header.frame_id = frame_id
+        goal.targets.poses = [pose_message(np.asarray(T), rclpy_type) for T in T_targets]
+        for name, value in fields.items():
+            setattr(goal, name, value)
+        return self._client, goal
+
+    def counter(self, name):
+        return self.node.faults.lines[name]
+
+    def close(self):
+        self.node.close()
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def plain_oracle():
+    """An oracle that sees a wall 3 m ahead, everywhere grey."""
+    from gld_ros.mapping.synthesizer import OracleSynthesizer
+
+    def render(T_world_cam, K_px, hw):
+        return np.full((*hw, 3), 128, np.uint8), np.full(hw, 3.0, np.float32)
+
+    return OracleSynthesizer(render)
+
+
+@pytest.fixture
+def make_rig(ros_graph):
+    rigs = []
+
+    def make(synthesizer, parameters=None, **options):
+        rigs.append(Rig(ros_graph, synthesizer, parameters or {}, **options))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.close()
