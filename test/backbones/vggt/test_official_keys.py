@@ -8,6 +8,7 @@ import torch
 
 from gld_ros.backbones.vggt.config import VGGT_1B, VGGT_1B_ALL_HEADS
 from gld_ros.backbones.vggt.model import VggtBackbone
+from gld_ros.decoders.rgb import RgbDecoder, RgbDecoderConfig
 
 KEYS = Path(__file__).resolve().parents[2] / "data" / "official_keys" / "vggt_1b.json"
 
@@ -27,3 +28,12 @@ def test_names_and_shapes_are_the_published_ones(config, dropped):
         model = VggtBackbone(config)
     ours = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     assert ours == wanted
+
+
+def test_the_rgb_decoder_differs_from_that_of_da3_in_its_input_alone():
+    published = json.loads(KEYS.with_name("mae_decoder.json").read_text())
+    expected = {key.removeprefix("decoder."): tuple(shape) for key, shape in published.items()}
+    expected["decoder_embed.weight"] = (1152, 4 * VGGT_1B.channels)
+    with torch.device("meta"):
+        decoder = RgbDecoder(RgbDecoderConfig(in_channels=4 * VGGT_1B.channels))
+    assert {key: tuple(value.shape) for key, value in decoder.state_dict().items()} == expected
