@@ -111,7 +111,7 @@ install_packages() {
   exec 9>"$VENV/.gld_ros-lock"
   flock 9 # two runs at once would install over each other
 
-  wanted=$({ echo "$MODE ${ROS_DISTRO:-}"; "$VENV/bin/python" -V
+  wanted=$({ echo "$MODE ${ROS_DISTRO:-}"; "$VENV/bin/python" -V; modern_cmake || echo "pip's cmake"
     cat "$ROOT/setup.py" "$ROOT/tools/requirements.lock" "$ROOT/tools/ros/requirements-ros.txt"
   } | sum)
   if same "$stamp" "$wanted"; then return; fi
