@@ -59,7 +59,7 @@ def test_a_good_request_and_result_pass():
         ({"K_px_target": K_PX[None] * np.nan}, r"K_px_target\[0\] has NaN"),
         ({"K_px_target": K_PX[None] * 2}, "last row"),
         ({"T_world_cam_ref": mirrored()}, r"T_world_cam_ref\[1\] is not a rigid motion"),
-        ({"T_world_cam_target": np.eye(4)[None] * np.inf}, "NaN or infinite"),
+        ({"T_world_cam_target": np.full((1, 4, 4), np.inf)}, "NaN or infinite"),
         ({"target_hw": [(0, 16)]}, r"target_hw\[0\] is \(0, 16\)"),
         ({"num_steps": 0}, "num_steps is 0"),
         ({"guidance_scale": float("nan")}, "guidance_scale is nan"),

@@ -308,9 +308,11 @@ def cloud_from_depth(
                 picked = slice(None)
         if count == 0:
             continue
-        xyz = [
-            ((columns[i] + rows[i, band, None]) * z + origin[i]).ravel()[picked] for i in range(3)
-        ]
+        with np.errstate(invalid="ignore"):  # infinite depth that is not picked
+            xyz = [
+                ((columns[i] + rows[i, band, None]) * z + origin[i]).ravel()[picked]
+                for i in range(3)
+            ]
         colour = _packed_rgb(rgb[band].reshape(-1, 3)[picked])
         if isinstance(labels, Provenance):
             label = np.full(count, labels, "<u4")
