@@ -8,7 +8,6 @@ that says where the scenes come from and how many are complete.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -157,4 +156,4 @@ def write_store(
 def _write_description(folder: Path, description: StoreDescription) -> None:
     partial = folder / f".{DESCRIPTION_FILE}.partial"
     partial.write_text(json.dumps(asdict(description), indent=1))
-    os.replace(partial, folder / DESCRIPTION_FILE)
+    partial.replace(folder / DESCRIPTION_FILE)
