@@ -1,0 +1,63 @@
+"""The bootstrap refuses, in words, what would end in a broken environment; and changes nothing."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tools" / "ros" / "bootstrap.sh"
+
+
+def bootstrap(tmp_path, **environment):
+    clean = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "GLD_ROS_VENV": str(tmp_path / "v")}
+    return subprocess.run(
+        ["/bin/bash", SCRIPT], env=clean | environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"PYTHONPATH": "/opt/ros/jazzy/lib"}, "must not mix"),
+        ({"LD_LIBRARY_PATH": "/opt/ros/jazzy/lib", "GLD_ROS_MODE": "pip"}, "must not mix"),
+        ({"GLD_ROS_MODE": "docker"}, "allowed are pip and distro"),
+        ({"GLD_ROS_MODE": "distro"}, "source your distribution first"),
+        ({"GLD_PYTHON": "python2.7"}, "GLD_PYTHON names another"),
+    ],
+)
+def test_refusals_say_what_to_do(tmp_path, environment, words):
+    done = bootstrap(tmp_path, **environment)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert not (tmp_path / "v").exists()
+
+
+def test_a_distribution_without_rclpy_is_named(tmp_path):
+    done = bootstrap(tmp_path, ROS_DISTRO="humble", GLD_PYTHON="/usr/bin/python3")
+    assert done.returncode == 2
+    assert "ros-humble-rclpy" in done.stderr
+
+
+def test_everything_missing_is_listed_at_once(tmp_path):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("bash", "env", "dirname", "uname", "sed", "sort", "head", "python3"):
+        (tools / name).symlink_to(shutil.which(name))
+    done = bootstrap(tmp_path, PATH=str(tools))
+    assert done.returncode == 2
+    assert "g++ (apt: g++)" in done.stderr
+    assert "make (apt: make)" in done.stderr
+
+
+def test_locked_ros_packages_are_projects_of_that_name():
+    # The wheels drop egg-info of names that nobody owns on PyPI (rclpy, sensor_msgs, ...).
+    text = (ROOT / "tools" / "ros" / "requirements-ros.txt").read_text()
+    names = [line.split("=")[0].split(">")[0] for line in text.splitlines() if line[:1].isalpha()]
+    others = {"catkin-pkg", "empy", "lark-parser", "setuptools"}
+    assert all(name.startswith(("ros-", "colcon-")) or name in others for name in names)
+    library = (ROOT / "tools" / "requirements.lock").read_text().splitlines()
+    assert not [line for line in library if line.startswith(("ros-", "rclpy", "sensor_msgs"))]
+    assert all("==" in line for line in library if line[:1].isalpha())
