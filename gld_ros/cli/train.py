@@ -10,20 +10,22 @@ STAGES = {
     "decoder": "features to RGB (and the depth head, for missing levels)",
     "level1": "multi-view diffusion of level-1 features",
     "cascade": "diffusion of level 0, conditioned on level 1",
+    "vae": "the autoencoder that GLD is compared with",
+    "level1-vae": "the same diffusion on that autoencoder's latents",
 }
 
 _DESCRIPTION = """\
 Train one part of GLD. Jobs build on each other through bundles: each writes RUN/export, a bundle
-with its own part and all earlier ones, which the next job takes as --bundle. With C standing for
-config/train/tiny, the small model from nothing:
+with its own part and all earlier ones, which the next job takes as --bundle. The small model from
+nothing, with C standing for config/train/tiny:
 
-  gld-ros scenes store runs/data/narrow --domain narrow --count 16000
-  gld-ros train encoder    --config C/encoder.yaml    --model C/model              --run runs/encoder
+  gld-ros scenes store runs/data/narrow --domain narrow --count 16000      (see docs/training.md)
+  gld-ros train encoder --config C/encoder.yaml --model C/model --run runs/encoder
   gld-ros train statistics --config C/statistics.yaml --bundle runs/encoder/export --run runs/stats
-  gld-ros train decoder    --config C/decoder.yaml    --model C/model \\
-                           --bundle runs/stats/export --run runs/decoder
-  gld-ros train level1     --config C/level1.yaml     --model C/model \\
-                           --bundle runs/decoder/export --run runs/level1
+  gld-ros train decoder --config C/decoder.yaml --model C/model --bundle runs/stats/export \\
+                        --run runs/decoder
+  gld-ros train level1 --config C/level1.yaml --model C/model --bundle runs/decoder/export \\
+                       --run runs/level1
 
 The same command goes on after a stop, a kill or --max-minutes. To fine-tune, give --bundle any
 bundle, the converted official one included. Several processes:
@@ -36,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     """Declare the arguments of `gld-ros train`."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "train",
-        help="train one part of GLD (encoder, statistics, decoder, level1, cascade)",
+        help=f"train one part of GLD ({', '.join(STAGES)})",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -6,6 +6,7 @@ an existing bundle gives sizes and weights for the next job or for fine-tuning.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,12 +68,14 @@ class WorkingBundle:
             raise ConfigError(
                 "this job needs feature statistics; run `gld-ros train statistics` first"
             )
-        return self.present.statistics(level)
+        # The plan says whether special tokens are diffused; the bundle may have no denoiser yet.
+        planned = replace(self.present.config, denoisers=self.plan.denoisers)
+        return Bundle(self.present.folder, planned).statistics(level)
 
     def write(
         self,
         folder: Path,
-        modules: dict[str, nn.Module] | None = None,
+        modules: Mapping[str, TensorSource] | None = None,
         statistics: dict[str, Tensor] | None = None,
     ) -> Bundle:
         """Write a bundle with the new parts and all other parts that exist, in float32."""
@@ -83,7 +86,7 @@ class WorkingBundle:
                 parts[name] = load_file(self.present.folder / f"{name}.safetensors")
             if self.present.has("statistics"):
                 tables = load_file(self.present.folder / "statistics.safetensors")
-        parts |= modules or {}
+        parts.update(modules or {})
         tables |= statistics or {}
         config = replace(
             self.plan,

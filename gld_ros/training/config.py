@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,22 @@ from gld_ros.weights.errors import BundleError
 
 T = TypeVar("T")
 
+PART_KINDS = ("rooms", "folders", "re10k", "dl3dv", "hypersim", "tartanair", "bags")
+
 
 class ConfigError(ValueError):
     """A configuration file with an unknown, missing or mistyped value."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 3e-4 is a number, as people expect; YAML 1.1 asks for 3.0e-4."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,23 +47,78 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class PartConfig:
+    """One ingredient of a mix of data.
+
+    `draws` scenes of every epoch come from it; 0 means each stored scene, or as many samples as a
+    recording has frames. `held_out_paths` may stay empty: then it is not validated on.
+    """
+
+    kind: str
+    paths: tuple[str, ...]
+    held_out_paths: tuple[str, ...] = ()
+    draws: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the kind."""
+        if self.kind not in PART_KINDS:
+            raise ConfigError(
+                f"data kind {self.kind!r} is unknown; use one of {', '.join(PART_KINDS)} or mix"
+            )
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Where scenes come from.
 
-    `kind` is rooms (procedural, from a rendered store), folders, re10k, dl3dv, hypersim,
-    tartanair or bags. `sizes_wh` lists the picture sizes; a batch has one size, drawn with
-    `size_weights` (equal when empty).
+    `kind` is rooms (stores written by `gld-ros scenes store`), folders, re10k, dl3dv, hypersim,
+    tartanair or bags, found at `paths`; or mix, with one entry of `parts` per ingredient.
+    `sizes_wh` lists the picture sizes; a batch has one size, drawn with `size_weights` (empty:
+    the first half of the list counts double). Recorded cameras farther from the origin than
+    `max_camera_distance` are drawn again. `workers` threads read recordings.
     """
 
     kind: str
     sizes_wh: tuple[tuple[int, int], ...]
     size_weights: tuple[float, ...] = ()
-    domain: str = "narrow"
-    scenes: int = 0
     views: int = 4
     paths: tuple[str, ...] = ()
     held_out_paths: tuple[str, ...] = ()
+    draws: int = 0
+    parts: tuple[PartConfig, ...] = ()
     max_camera_distance: float = 100.0
+    workers: int = 4
+
+    def __post_init__(self) -> None:
+        """Check sizes, weights and that paths or parts are given as the kind wants."""
+        if not self.sizes_wh:
+            raise ConfigError("data.sizes_wh is empty; give at least one [width, height]")
+        for size in self.sizes_wh:
+            if min(size) < 14 or size[0] % 14 or size[1] % 14:
+                raise ConfigError(
+                    f"data.sizes_wh has {list(size)}; both sides must be multiples of 14 pixels"
+                )
+        weights = self.size_weights
+        if weights and (len(weights) != len(self.sizes_wh) or min(weights) < 0 or not sum(weights)):
+            raise ConfigError(
+                f"data.size_weights is {list(weights)}; it needs one non-negative weight for each "
+                f"of the {len(self.sizes_wh)} sizes, not all zero"
+            )
+        for name, lowest in (("views", 1), ("workers", 1), ("draws", 0)):
+            if getattr(self, name) < lowest:
+                raise ConfigError(f"data.{name} is {getattr(self, name)}; it must be >= {lowest}")
+        if (self.kind == "mix") != bool(self.parts):
+            raise ConfigError("data.parts belongs to kind mix, and a mix needs at least one part")
+        if self.kind == "mix" and (self.paths or self.held_out_paths or self.draws):
+            raise ConfigError("data: in a mix, paths, held_out_paths and draws belong to the parts")
+        _ = self.ingredients
+
+    @property
+    def ingredients(self) -> tuple[PartConfig, ...]:
+        """The parts of a mix, or the one part that this configuration is."""
+        if self.kind == "mix":
+            return self.parts
+        return (PartConfig(self.kind, self.paths, self.held_out_paths, self.draws),)
 
 
 @dataclass(frozen=True)
@@ -72,6 +141,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Check the values that no stage can work with."""
+        if self.distributed not in ("ddp", "fsdp"):
+            raise ConfigError(f"distributed is {self.distributed!r}; use ddp or fsdp")
         for name in ("steps", "batch_size", "accumulation"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -99,11 +170,13 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises ConfigError for an unreadable file, bad YAML or bad values.
     """
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(), _Loader)
     except OSError as error:
         raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping of settings")
     for override in overrides:
         name, separator, text = override.partition("=")
         if not separator:
@@ -112,5 +185,10 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         *parents, leaf = name.split(".")
         for parent in parents:
             target = target.setdefault(parent, {})
-        target[leaf] = yaml.safe_load(text)
+            if not isinstance(target, dict):
+                raise ConfigError(f"override {override!r}: {parent!r} is no section")
+        try:
+            target[leaf] = yaml.load(text, _Loader)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
     return parse(RunConfig, values, path.name)

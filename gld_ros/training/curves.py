@@ -7,21 +7,27 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
+from gld_ros.training.checkpoint import write_atomically
+
 
 class RunLog:
-    """Append-only log of scalars; entries after `first_step` of an earlier try are dropped."""
+    """Append-only log of scalars per number of steps done.
 
-    def __init__(self, folder: Path, *, enabled: bool, first_step: int) -> None:
+    Entries beyond `last_step`, left by a try that was killed after its checkpoint, are dropped.
+    """
+
+    def __init__(self, folder: Path, *, enabled: bool, last_step: int) -> None:
         self.enabled = enabled
         self.folder = folder
         if not enabled:
             return
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
-        self.rows = [row for row in read_metrics(path) if row["step"] < first_step]
-        path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        self.rows = [row for row in read_metrics(path) if row["step"] <= last_step]
+        text = "".join(json.dumps(row) + "\n" for row in self.rows)
+        write_atomically(path, lambda temporary: temporary.write_text(text))
         self._file = path.open("a", buffering=1)
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
 
     def add(self, step: int, seconds: float, values: dict[str, float]) -> None:
         """Append scalars of `step`."""
@@ -39,9 +45,8 @@ class RunLog:
             draw_curves(self.rows, self.folder / "curves.png")
 
     def close(self) -> None:
-        """Flush everything and draw the curves once more."""
+        """Flush everything."""
         if self.enabled:
-            self.draw()
             self._file.close()
             self._events.close()
 

@@ -15,6 +15,7 @@ class Ranks:
 
     rank: int
     size: int
+    local: int = 0  # number among the processes of this machine
 
     @property
     def is_first(self) -> bool:
@@ -36,7 +37,7 @@ def join_ranks(device: torch.device) -> Ranks:
         return Ranks(0, 1)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Ranks(dist.get_rank(), dist.get_world_size())
+    return Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def all_ranks_agree(value: bool, ranks: Ranks, device: torch.device) -> bool:

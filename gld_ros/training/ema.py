@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 class ParameterAverage:
@@ -33,7 +32,7 @@ class ParameterAverage:
         self.updates += 1
         trained = [(n, p.detach().float()) for n, p in module.named_parameters() if p.requires_grad]
         torch._foreach_lerp_(
-            [self.shadow[n] for n, _ in trained], [p for _, p in trained], 1 - decay
+            [_local(self.shadow[n]) for n, _ in trained], [_local(p) for _, p in trained], 1 - decay
         )
 
     @torch.no_grad()
@@ -45,15 +44,7 @@ class ParameterAverage:
                 parameter.copy_(self.shadow[name])
                 self.shadow[name].copy_(live)
 
-    def state_dict(self) -> dict[str, object]:
-        """Return everything that `load_state_dict` needs."""
-        return {"updates": self.updates, "shadow": self.shadow}
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Restore a saved average; raises ValueError when the parameter names differ."""
-        shadow = state["shadow"]
-        if not isinstance(shadow, dict) or shadow.keys() != self.shadow.keys():
-            raise ValueError("the checkpoint's EMA belongs to a model with other parameters")
-        self.updates = int(state["updates"])  # type: ignore[call-overload]
-        for name, value in shadow.items():
-            self.shadow[name].copy_(value)
+def _local(value: Tensor) -> Tensor:
+    """Return this process's part of a sharded tensor, and any other tensor as it is."""
+    return value.to_local() if isinstance(value, DTensor) else value

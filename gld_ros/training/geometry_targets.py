@@ -29,7 +29,8 @@ class GeometryTargets:
 def relative_cameras(depth_m: Tensor, K_px: Tensor, T_world_cam: Tensor) -> tuple[Tensor, Tensor]:
     """Return poses (B, V, 4, 4) relative to view 0 in scene units, and that unit in metres (B,).
 
-    The unit is the mean distance from camera 0 of all points with a known depth.
+    The unit is the mean distance from camera 0 of all points with a known depth; one metre for a
+    scene without any.
     """
     height, width = depth_m.shape[-2:]
     T_view0_cam = invert_rigid(T_world_cam[:, :1]) @ T_world_cam
@@ -39,8 +40,9 @@ def relative_cameras(depth_m: Tensor, K_px: Tensor, T_world_cam: Tensor) -> tupl
     points = rays * depth_m[..., None] + centres[:, :, None, None]
     # A reduction over three numbers: many times faster written out than as a vector norm.
     length = points.square().sum(-1).sqrt()
-    distance = (length * valid).sum((1, 2, 3)) / valid.sum((1, 2, 3)).clamp_min(1)
-    unit_m = distance.clamp_min(1e-3)
+    known = valid.sum((1, 2, 3))
+    distance = (length * valid).sum((1, 2, 3)) / known.clamp_min(1)
+    unit_m = torch.where(known > 0, distance.clamp_min(1e-3), 1.0)
     T_scaled = T_view0_cam.clone()
     T_scaled[..., :3, 3] = centres / unit_m[:, None, None]
     return T_scaled, unit_m
@@ -95,8 +97,9 @@ def geometry_losses(
 ) -> dict[str, Tensor]:
     """Return the losses `depth`, `ray`, `points` and `gradient` of predicted dense geometry.
 
-    `depth_m` is (B, V, H, W) with 0 where unknown. Raises ValueError for a backbone that predicts
-    no rays.
+    `depth_m` is (B, V, H, W) with 0 where unknown; scenes without any depth count in no loss,
+    because their unit of length is unknown too. Raises ValueError for a backbone that predicts no
+    rays.
     """
     ray, ray_confidence = geometry.ray, geometry.ray_confidence
     if ray is None or ray_confidence is None:
@@ -108,11 +111,12 @@ def geometry_losses(
     points = ray[..., :3] * depth_at_rays[..., None] + ray[..., 3:]
     true_points = targets.ray[..., :3] * targets.ray_depth[..., None] + targets.ray[..., 3:]
     depth_valid = (targets.depth > 0).float()
+    scene_valid = depth_valid.amax((1, 2, 3)).view(-1, 1, 1, 1)
     ray_error = (ray - targets.ray).abs().mean(-1)
     depth_error = (geometry.depth - targets.depth).abs()
     return {
         "depth": confident_l1(depth_error, geometry.depth_confidence, depth_valid),
-        "ray": confident_l1(ray_error, ray_confidence, torch.ones_like(ray_error)),
+        "ray": confident_l1(ray_error, ray_confidence, scene_valid.expand_as(ray_error)),
         "points": ((points - true_points).abs().mean(-1) * ray_valid).sum()
         / ray_valid.sum().clamp_min(1),
         "gradient": log_depth_gradient(geometry.depth, targets.depth, depth_valid),

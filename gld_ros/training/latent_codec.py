@@ -1,7 +1,7 @@
 """Pictures to the latents that diffusion learns, and back: one interface, two codecs.
 
-`FeatureCodec` is GLD's: normalised level-1 features of the frozen geometry backbone.
-The VAE baseline's codec lives with its stage.
+`FeatureCodec` is GLD's: normalised features of the frozen geometry backbone. The convolutional
+codec that GLD is compared with is in `vae.py`.
 """
 
 from __future__ import annotations
@@ -9,81 +9,84 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
-from gld_ros.backbones.interface import GeometryBackbone, LevelTokens
+from gld_ros.backbones.interface import GeometryBackbone
+from gld_ros.decoders.rgb import RgbDecoder
+from gld_ros.novel_view_stages import decode_rgb, decoder_inputs, tokens_to_latent
 from gld_ros.training.bundle_parts import WorkingBundle
-from gld_ros.weights.statistics import LevelStatistics
 
 
 class LatentCodec(Protocol):
-    """Maps posed pictures (B, V, 3, H, W) in [0, 1] to latents (B, V, C, h, w) and back."""
+    """Maps pictures (B, V, 3, H, W) in [0, 1] to latents (B, V, C, ...) and back."""
 
-    channels: int
+    @property
+    def can_decode(self) -> bool:
+        """Whether `decode` works."""
+        ...
 
     def encode(self, images: Tensor) -> Tensor:
         """Encode the given views jointly."""
         ...
 
-    def decode(self, latents: Tensor, images: Tensor, references: int) -> Tensor:
-        """Return pictures (B, V, 3, H, W); only the `references` first `images` are read."""
+    def decode(self, latents: Tensor, images: Tensor, source: Tensor | None = None) -> Tensor:
+        """Return pictures (B, V, 3, H, W); of `images` only the first reference is read."""
         ...
 
 
 class FeatureCodec:
     """Features of one level of a frozen geometry backbone, normalised per channel.
 
-    `decode` propagates level 1 to levels 2 and 3 and needs the RGB decoder; level 0 is zero, as in
-    a bundle without a cascade.
+    Latents are maps (B, V, C, h, w), or packed with special tokens where the backbone's are
+    diffused. `decode` propagates the boundary level to the later ones and needs the RGB decoder.
+    For a cascade (level 0 above boundary 1) it takes the boundary level from `source`; without
+    one, levels below the boundary are zero, as in a bundle without a cascade.
     """
 
-    def __init__(self, bundle: WorkingBundle, device: torch.device, level: int = 1) -> None:
+    def __init__(self, bundle: WorkingBundle, device: torch.device, level: int) -> None:
         self.backbone: GeometryBackbone = bundle.frozen("backbone", device)  # type: ignore[assignment]
-        self.level = level
-        self.statistics = bundle.statistics(level)
-        self.rgb_decoder: nn.Module | None = None
+        self.level, self.boundary_level = level, bundle.plan.boundary_level
+        self.statistics = {
+            wanted: bundle.statistics(wanted) for wanted in {level, self.boundary_level}
+        }
+        self.rgb_decoder: RgbDecoder | None = None
         if bundle.present is not None and bundle.present.has("rgb_decoder"):
-            self.rgb_decoder = bundle.frozen("rgb_decoder", device)
-        self.channels = self.backbone.channels
+            self.rgb_decoder = bundle.frozen("rgb_decoder", device)  # type: ignore[assignment]
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether the bundle has an RGB decoder."""
+        return self.rgb_decoder is not None
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Return normalised features (B, V, C, h, w) of views encoded together."""
-        patch = self.backbone.patch_size
-        rows = images.shape[-2] // patch
-        patches = self.backbone.encode_levels(images, [self.level])[self.level].patches
-        normalised = self.statistics.normalise(patches, channel_dim=-1)
-        return rearrange(normalised, "b v (h w) c -> b v c h w", h=rows)
+        """Return normalised features of views encoded together."""
+        rows = images.shape[-2] // self.backbone.patch_size
+        tokens = self.backbone.encode_levels(images, [self.level])[self.level]
+        return tokens_to_latent(tokens, self.statistics[self.level], rows)
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, images: Tensor, references: int) -> Tensor:
-        """Return pictures; the class token comes from the first reference encoded alone."""
+    def decode(self, latents: Tensor, images: Tensor, source: Tensor | None = None) -> Tensor:
+        """Return pictures, not clamped; raises ValueError without an RGB decoder."""
         if self.rgb_decoder is None:
             raise ValueError("this bundle has no RGB decoder yet")
-        inputs = decoder_inputs_from_level1(self.backbone, self.statistics, latents, images[:, :1])
-        grid_hw = (latents.shape[-2], latents.shape[-1])
-        tokens = torch.cat(inputs, -1).flatten(0, 1)
-        pictures: Tensor = self.rgb_decoder(tokens, grid_hw)
-        return pictures.unflatten(0, latents.shape[:2])
+        by_level = {self.level: latents}
+        if source is not None:
+            by_level[self.boundary_level] = source
+        inputs = self.decoder_inputs(by_level, images)
+        image_hw = (images.shape[-2], images.shape[-1])
+        return decode_rgb(self.rgb_decoder, inputs, image_hw)
 
+    @torch.no_grad()
+    def decoder_inputs(self, latents: dict[int, Tensor], images: Tensor) -> list[Tensor]:
+        """Return the decoders' four inputs (B, V, N, C) from normalised latents by level.
 
-def decoder_inputs_from_level1(
-    backbone: GeometryBackbone,
-    statistics: LevelStatistics,
-    latents: Tensor,
-    first_reference: Tensor,
-) -> list[Tensor]:
-    """Return the decoders' four inputs (B, V, N, C) from normalised level-1 latents.
-
-    Level 0 is zero, as in a bundle without a cascade.
-
-    `first_reference` (B, 1, 3, H, W) gives, encoded alone, the class token for every view.
-    """
-    grid_hw = (latents.shape[-2], latents.shape[-1])
-    patches = statistics.denormalise(rearrange(latents, "b v c h w -> b v (h w) c"), channel_dim=-1)
-    special = backbone.encode_levels(first_reference, [1])[1].special
-    tokens = LevelTokens(patches, special.expand(-1, patches.shape[1], -1, -1))
-    later = backbone.propagate(tokens, 1, grid_hw)
-    inputs = [backbone.decoder_input(later[level]) for level in (1, 2, 3)]
-    return [torch.zeros_like(inputs[0]), *inputs]
+        The special tokens of later levels start from the first view encoded alone, unless the
+        latents hold them.
+        """
+        boundary, patch = self.boundary_level, self.backbone.patch_size
+        special = None
+        if not self.backbone.diffused_special_tokens:
+            special = self.backbone.encode_levels(images[:, :1], [boundary])[boundary].special
+        grid_hw = (images.shape[-2] // patch, images.shape[-1] // patch)
+        return decoder_inputs(self.backbone, self.statistics, latents, special, boundary, grid_hw)

@@ -5,6 +5,8 @@ Images are (N, 3, H, W) in [0, 1]; geometry is in the scene's normalised units.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,6 +45,43 @@ def gradient_difference(a: Tensor, b: Tensor, levels: int = 3) -> Tensor:
         vertical = difference[..., 1:, :] - difference[..., :-1, :]
         total = total + horizontal.abs().mean() + vertical.abs().mean()
     return total / levels
+
+
+@dataclass(frozen=True)
+class PictureLossWeights:
+    """Weights of the losses that compare pictures without any pretrained network."""
+
+    l1: float = 1.0
+    ssim: float = 0.3
+    gradient: float = 0.5
+
+
+def picture_losses(decoded: Tensor, pictures: Tensor) -> dict[str, Tensor]:
+    """Return `l1`, `ssim` (dissimilarity) and `gradient` of (N, 3, H, W) pictures."""
+    return {
+        "l1": (decoded - pictures).abs().mean(),
+        "ssim": structural_dissimilarity(decoded, pictures),
+        "gradient": gradient_difference(decoded, pictures),
+    }
+
+
+def weighted_picture_loss(losses: dict[str, Tensor], weights: PictureLossWeights) -> Tensor:
+    """Return the weighted sum of `picture_losses`."""
+    return (
+        weights.l1 * losses["l1"]
+        + weights.ssim * losses["ssim"]
+        + weights.gradient * losses["gradient"]
+    )
+
+
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_weight: Tensor) -> Tensor:
+    """Return |d reconstruction / d W| / (|d adversarial / d W| + 1e-6), at most 1e4, detached.
+
+    W is the decoder's last weight: both losses then pull on the decoder with like strength.
+    """
+    wanted = torch.autograd.grad(reconstruction, last_weight, retain_graph=True)[0].norm()
+    given = torch.autograd.grad(adversarial, last_weight, retain_graph=True)[0].norm()
+    return (wanted / (given + 1e-6)).clamp(0.0, 1e4).detach()
 
 
 def confident_l1(error: Tensor, confidence: Tensor, valid: Tensor, alpha: float = 0.1) -> Tensor:

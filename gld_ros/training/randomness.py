@@ -40,21 +40,3 @@ def normal_per_sample(shape: tuple[int, ...], generators: list[torch.Generator])
 def uniform_per_sample(generators: list[torch.Generator]) -> Tensor:
     """Draw one uniform number in [0, 1) per sample."""
     return torch.stack([torch.rand((), generator=g) for g in generators])
-
-
-def epoch_order(seed: int, epoch: int, length: int) -> Tensor:
-    """Return the seeded permutation of an epoch."""
-    return torch.randperm(length, generator=generator_for(seed, epoch, "epoch order"))
-
-
-def batch_indices(seed: int, step: int, batch_size: int, length: int) -> list[int]:
-    """Return the dataset indices of the global batch of `step`; epochs follow without a gap."""
-    first = step * batch_size
-    orders: dict[int, Tensor] = {}
-    indices = []
-    for position in range(first, first + batch_size):
-        epoch, offset = divmod(position, length)
-        if epoch not in orders:
-            orders[epoch] = epoch_order(seed, epoch, length)
-        indices.append(int(orders[epoch][offset]))
-    return indices

@@ -1,8 +1,8 @@
 """Stage `decoder`: features to RGB, with level dropout, and the geometry head for missing levels.
 
-Decoders must work from what diffusion gives them: without a cascade that is level 1 (with some
-noise), what the backbone propagates from it, and zeros for level 0. A share of the batches is
-therefore exactly that; the rest are true features with random levels dropped.
+Decoders must work from what diffusion gives them: without a cascade that is the boundary level
+(with some noise), what the backbone propagates from it, and zeros for level 0. A share of the
+batches is therefore exactly that; the rest are true features with random levels dropped.
 """
 
 from __future__ import annotations
@@ -14,16 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gld_ros.training.adversary import Adversary, AdversaryOptions
 from gld_ros.training.bundle_parts import WorkingBundle
-from gld_ros.training.config import RunConfig
-from gld_ros.training.data import SceneSource
+from gld_ros.training.config import ConfigError, RunConfig
+from gld_ros.training.data import ScenePool
 from gld_ros.training.geometry_targets import geometry_losses, median_scaled_abs_rel
-from gld_ros.training.latent_codec import FeatureCodec, decoder_inputs_from_level1
+from gld_ros.training.latent_codec import FeatureCodec
 from gld_ros.training.loop import Stage
-from gld_ros.training.losses import gradient_difference, structural_dissimilarity
+from gld_ros.training.losses import (
+    PictureLossWeights,
+    adaptive_weight,
+    picture_losses,
+    weighted_picture_loss,
+)
+from gld_ros.training.perceptual import open_perceptual
 from gld_ros.training.randomness import (
-    batch_indices,
-    derived_seed,
     generator_for,
     normal_per_sample,
     sample_generators,
@@ -34,9 +39,11 @@ from gld_ros.training.randomness import (
 class DecoderOptions:
     """Loss weights, level dropout and the noise that prepares for imperfect latents.
 
-    `propagated_probability` is the share of batches decoded from (noisy) level 1 alone;
+    `propagated_probability` is the share of batches decoded from the (noisy) boundary level alone;
     `noise_tau` the spread of its noise level |N(0, tau^2)|; `level_dropout` the probability of
-    dropping each level in the other batches (never all four).
+    dropping each level in the other batches (never all four). `perceptual` names a pretrained
+    network to compare pictures in (see `perceptual.py`), `adversary` adds a discriminator; both
+    are off by default, as small models have neither the weights nor the time for them.
     """
 
     l1_weight: float = 1.0
@@ -46,6 +53,9 @@ class DecoderOptions:
     level_dropout: float = 0.15
     noise_tau: float = 0.2
     geometry_weight: float = 0.0
+    perceptual: str = "none"
+    perceptual_weight: float = 1.0
+    adversary: AdversaryOptions | None = None
     validation_scenes: int = 32
 
 
@@ -57,29 +67,43 @@ class DecoderStage(Stage):
         config: RunConfig,
         options: DecoderOptions,
         bundle: WorkingBundle,
-        source: SceneSource,
-        held_out: SceneSource,
+        source: ScenePool,
+        held_out: ScenePool | None,
         device: torch.device,
     ) -> None:
         super().__init__()
+        if bundle.plan.rgb_decoder is None:
+            raise ConfigError(
+                "the model plan has no rgb_decoder; give one with --model FOLDER (config.json)"
+            )
         self.config, self.options, self.bundle = config, options, bundle
         self.source, self.held_out, self.device = source, held_out, device
-        self.codec = FeatureCodec(bundle, device)
+        self.codec = FeatureCodec(bundle, device, bundle.plan.boundary_level)
         self.decoder = bundle.trainable("rgb_decoder", device)
         self.backbone: nn.Module = self.codec.backbone  # type: ignore[assignment]
         if options.geometry_weight > 0:
             self.backbone.head.requires_grad_(True)
+        self.picture_weights = PictureLossWeights(
+            options.l1_weight, options.ssim_weight, options.gradient_weight
+        )
+        self.perceptual = open_perceptual(options.perceptual, device)
+        # Kept out of the module tree: it has its own optimiser, and is neither averaged nor left
+        # behind.
+        self._adversary: list[Adversary] = []
+        if options.adversary is not None:
+            self._adversary.append(
+                Adversary(options.adversary, self.codec.backbone, config.seed, device)
+            )
 
     def batch(self, step: int, samples: range) -> dict[str, Any]:
         """Draw scenes, and how their features reach the decoder."""
         seed, options = self.config.seed, self.options
-        indices = batch_indices(seed, step, self.config.batch_size, len(self.source))
-        size_wh = self.source.draw_size(derived_seed(seed, step, "size"))
-        batch = self.source.batch([indices[i] for i in samples], size_wh, self.device)
+        scenes = self.source.training_batch(
+            seed, step, self.config.batch_size, samples, self.device
+        )
         generator = generator_for(seed, step, "decoder mode")
-        order = torch.randperm(batch["images"].shape[1], generator=generator)
-        for name in ("images", "depth_m", "K_px", "T_world_cam"):
-            batch[name] = batch[name][:, order]
+        order = torch.randperm(scenes["images"].shape[1], generator=generator)
+        batch: dict[str, Any] = {name: value[:, order] for name, value in scenes.items()}
         propagated = bool(torch.rand((), generator=generator) < options.propagated_probability)
         generators = sample_generators(seed, step, samples, "decoder")
         with torch.no_grad():
@@ -88,17 +112,14 @@ class DecoderStage(Stage):
                 if propagated
                 else self._with_dropout(batch["images"], generators)
             )
-        return batch
+        return {**batch, "step": step}
 
     def _propagated(self, images: Tensor, generators: list[torch.Generator]) -> list[Tensor]:
         latents = self.codec.encode(images)
-        sigma = (
-            normal_per_sample((1, 1, 1, 1), generators).abs().to(latents) * self.options.noise_tau
-        )
+        ones = (1,) * (latents.ndim - 1)
+        sigma = normal_per_sample(ones, generators).abs().to(latents) * self.options.noise_tau
         noise = normal_per_sample(tuple(latents.shape[1:]), generators).to(latents)
-        return decoder_inputs_from_level1(
-            self.codec.backbone, self.codec.statistics, latents + sigma * noise, images[:, :1]
-        )
+        return self.codec.decoder_inputs({self.codec.level: latents + sigma * noise}, images)
 
     def _with_dropout(self, images: Tensor, generators: list[torch.Generator]) -> list[Tensor]:
         levels = self.codec.backbone.encode_levels(images, range(4))
@@ -112,27 +133,33 @@ class DecoderStage(Stage):
         ]
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Return the picture losses and, when wanted, the geometry losses."""
+        """Return the picture losses and, when wanted, perceptual, geometry and adversarial ones."""
         options, images, inputs = self.options, batch["images"], batch["inputs"]
         pictures = images.flatten(0, 1)
-        decoded = self._decode(inputs, images)
-        losses = {
-            "l1": (decoded - pictures).abs().mean(),
-            "ssim": structural_dissimilarity(decoded.float(), pictures),
-            "gradient": gradient_difference(decoded, pictures),
-        }
-        losses["loss"] = (
-            options.l1_weight * losses["l1"]
-            + options.ssim_weight * losses["ssim"]
-            + options.gradient_weight * losses["gradient"]
-        )
+        decoded = self._decode(inputs, images).float()
+        losses = picture_losses(decoded, pictures)
+        total = weighted_picture_loss(losses, self.picture_weights)
+        if self.perceptual is not None:
+            losses["perceptual"] = self.perceptual(decoded, pictures)
+            total = total + options.perceptual_weight * losses["perceptual"]
+        for adversary in self._adversary:
+            if self.training and adversary.generator_active(batch["step"]):
+                fooling = adversary.generator_loss(decoded, batch["step"])
+                weight = adaptive_weight(total, fooling, self._last_weight())
+                losses |= {"adversarial": fooling, "adversarial_weight": weight}
+                total = total + adversary.options.weight * weight * fooling
         if options.geometry_weight > 0:
             geometry = self.codec.backbone.decode_geometry(inputs, images.shape[-2:])
             terms = geometry_losses(geometry, batch["depth_m"], batch["K_px"], batch["T_world_cam"])
-            total = terms["depth"] + terms["ray"] + terms["points"] + 0.5 * terms["gradient"]
             losses |= {f"geometry_{name}": value for name, value in terms.items()}
-            losses["loss"] = losses["loss"] + options.geometry_weight * total
+            total = total + options.geometry_weight * (
+                terms["depth"] + terms["ray"] + terms["points"] + 0.5 * terms["gradient"]
+            )
+        losses["loss"] = total
         return losses
+
+    def _last_weight(self) -> Tensor:
+        return self.decoder.get_parameter("decoder_pred.weight")
 
     def _decode(self, inputs: list[Tensor], images: Tensor) -> Tensor:
         patch = self.codec.backbone.patch_size
@@ -140,37 +167,65 @@ class DecoderStage(Stage):
         decoded: Tensor = self.decoder(torch.cat(inputs, -1).flatten(0, 1), grid_hw)
         return decoded
 
+    def after_step(self, step: int, batch: dict[str, Any]) -> dict[str, float]:
+        """Train the discriminator, if there is one, on pictures decoded once more."""
+        figures: dict[str, float] = {}
+        for adversary in self._adversary:
+            if adversary.discriminator_active(step):
+                self.decoder.eval()
+                with torch.no_grad():
+                    decoded = self._decode(batch["inputs"], batch["images"]).float()
+                figures |= adversary.train_step(batch["images"].flatten(0, 1), decoded, step)
+        return figures
+
+    def extra_state(self) -> dict[str, Any]:
+        """Return the discriminator's state."""
+        return {"adversary": [adversary.state_dict() for adversary in self._adversary]}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore the discriminator."""
+        for adversary, saved in zip(self._adversary, state.get("adversary", []), strict=False):
+            adversary.load_state_dict(saved)
+
     def validate(self) -> dict[str, float]:
-        """Return PSNR and depth error on held-out rooms: all true levels, and level 1 alone."""
+        """Return PSNR and depth error, from all true levels and from the boundary level alone."""
         sums: dict[str, float] = {}
+        if self.held_out is None:
+            return sums
         count = min(self.options.validation_scenes, len(self.held_out))
-        size_wh = self.held_out.draw_size(0)
         for first in range(0, count, 8):
             indices = list(range(first, min(first + 8, count)))
-            batch = self.held_out.batch(indices, size_wh, self.device)
+            batch = self.held_out.held_out_batch(indices, self.device)
             images = batch["images"]
             levels = self.codec.backbone.encode_levels(images, range(4))
             true = [self.codec.backbone.decoder_input(levels[i]) for i in range(4)]
             latents = self.codec.encode(images)
-            propagated = decoder_inputs_from_level1(
-                self.codec.backbone, self.codec.statistics, latents, images[:, :1]
-            )
+            propagated = self.codec.decoder_inputs({self.codec.level: latents}, images)
+            image_hw = (images.shape[-2], images.shape[-1])
             for name, inputs in (("all_levels", true), ("level1_propagated", propagated)):
                 decoded = self._decode(inputs, images).clamp(0, 1)
                 error = (decoded - images.flatten(0, 1)).square().mean((1, 2, 3))
-                geometry = self.codec.backbone.decode_geometry(inputs, images.shape[-2:])
-                share = len(indices) / count
-                figures = {
-                    f"psnr_{name}": float((-10 * error.log10()).mean()),
-                    f"abs_rel_{name}": median_scaled_abs_rel(geometry.depth, batch["depth_m"]),
-                }
+                figures = {f"psnr_{name}": float((-10 * error.log10()).mean())}
+                if self.held_out.has_depth:
+                    geometry = self.codec.backbone.decode_geometry(inputs, image_hw)
+                    figures[f"abs_rel_{name}"] = median_scaled_abs_rel(
+                        geometry.depth, batch["depth_m"]
+                    )
                 for key, value in figures.items():
-                    sums[key] = sums.get(key, 0.0) + value * share
+                    sums[key] = sums.get(key, 0.0) + value * len(indices) / count
         return sums
 
-    def export(self, folder: Path) -> None:
-        """Write the RGB decoder, and the backbone with its fine-tuned head, into the bundle."""
+    def trained_modules(self) -> dict[str, nn.Module]:
+        """Return the RGB decoder, and the backbone when its head was tuned."""
         modules: dict[str, nn.Module] = {"rgb_decoder": self.decoder}
         if self.options.geometry_weight > 0:
             modules["backbone"] = self.backbone
-        self.bundle.write(folder, modules)
+        return modules
+
+    def export(self, folder: Path, tensors: dict[str, dict[str, Tensor]]) -> None:
+        """Write a bundle with the trained modules."""
+        self.bundle.write(folder, tensors)
+
+    def data_counters(self) -> dict[str, float]:
+        """Return how many samples the data could not give."""
+        return {name: float(count) for name, count in self.source.skipped.items()}

@@ -21,14 +21,14 @@ from gld_ros.backbones.da3.model import DepthAnything3
 from gld_ros.geometry.rigid import invert_rigid
 from gld_ros.training.bundle_parts import WorkingBundle
 from gld_ros.training.config import ConfigError, RunConfig
-from gld_ros.training.data import SceneSource
+from gld_ros.training.data import ScenePool
 from gld_ros.training.geometry_targets import (
     geometry_losses,
     median_scaled_abs_rel,
     relative_cameras,
 )
 from gld_ros.training.loop import Stage
-from gld_ros.training.randomness import batch_indices, derived_seed, generator_for
+from gld_ros.training.randomness import generator_for
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,18 @@ class EncoderStage(Stage):
         config: RunConfig,
         options: EncoderOptions,
         bundle: WorkingBundle,
-        source: SceneSource,
-        held_out: SceneSource,
+        source: ScenePool,
+        held_out: ScenePool | None,
         device: torch.device,
     ) -> None:
         super().__init__()
         self.config, self.options, self.bundle = config, options, bundle
         self.source, self.held_out, self.device = source, held_out, device
+        if not all(pool.has_depth for pool in (source, held_out) if pool is not None):
+            raise ConfigError(
+                "the encoder learns from true depth, but some of data.paths have none; leave them "
+                "out here (decoder and diffusion stages need no depth)"
+            )
         backbone = bundle.trainable("backbone", device)
         if not isinstance(backbone, DepthAnything3):
             raise ConfigError(
@@ -92,12 +97,11 @@ class EncoderStage(Stage):
         seed = self.config.seed
         generator = generator_for(seed, step, "encoder views")
         views = int(torch.randint(1, self.config.data.views + 1, (), generator=generator))
-        indices = batch_indices(seed, step, self.config.batch_size, len(self.source))
-        size_wh = self.source.draw_size(derived_seed(seed, step, "size"))
-        batch = self.source.batch([indices[i] for i in samples], size_wh, self.device)
-        chosen = torch.randperm(batch["images"].shape[1], generator=generator)[:views]
-        for name in ("images", "depth_m", "K_px", "T_world_cam"):
-            batch[name] = batch[name][:, chosen]
+        scenes = self.source.training_batch(
+            seed, step, self.config.batch_size, samples, self.device
+        )
+        chosen = torch.randperm(scenes["images"].shape[1], generator=generator)[:views]
+        batch: dict[str, Any] = {name: value[:, chosen] for name, value in scenes.items()}
         batch["posed"] = bool(torch.rand((), generator=generator) < self.options.posed_probability)
         keep = torch.stack(
             [
@@ -154,11 +158,12 @@ class EncoderStage(Stage):
     def validate(self) -> dict[str, float]:
         """Return median-scaled depth error, posed and not, and the read-out PSNR of two levels."""
         sums: dict[str, float] = {}
+        if self.held_out is None:
+            return sums
         count = min(self.options.validation_scenes, len(self.held_out))
-        size_wh = self.held_out.draw_size(0)
         for first in range(0, count, 8):
             indices = list(range(first, min(first + 8, count)))
-            batch = self.held_out.batch(indices, size_wh, self.device)
+            batch = self.held_out.held_out_batch(indices, self.device)
             for name, value in self._figures(batch).items():
                 sums[name] = sums.get(name, 0.0) + value * len(indices) / count
         return sums
@@ -185,6 +190,14 @@ class EncoderStage(Stage):
                     figures[f"readout_psnr_level{i}"] = float((-10 * error.log10()).mean())
         return figures
 
-    def export(self, folder: Path) -> None:
-        """Write the backbone into bundle `folder`."""
-        self.bundle.write(folder, {"backbone": self.model})
+    def trained_modules(self) -> dict[str, nn.Module]:
+        """Return the backbone; the read-outs are thrown away."""
+        return {"backbone": self.model}
+
+    def export(self, folder: Path, tensors: dict[str, dict[str, Tensor]]) -> None:
+        """Write a bundle with the backbone."""
+        self.bundle.write(folder, tensors)
+
+    def data_counters(self) -> dict[str, float]:
+        """Return how many samples the data could not give."""
+        return {name: float(count) for name, count in self.source.skipped.items()}

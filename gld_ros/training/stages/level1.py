@@ -1,4 +1,4 @@
-"""Stages `level1` and `cascade`: multi-view diffusion of features (training recipe of GLD).
+"""Stages `level1`, `cascade` and `level1-vae`: multi-view diffusion of latents.
 
 All views are noised, references included; the loss runs over all views. Targets of the flow are
 features of all views encoded together, the condition features of the references encoded alone.
@@ -6,32 +6,40 @@ features of all views encoded together, the condition features of the references
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gld_ros.diffusion.conditioning import camera_conditions, unconditional
+from gld_ros.diffusion.conditioning import (
+    CoincidentCamerasError,
+    camera_conditions,
+    unconditional,
+)
 from gld_ros.diffusion.denoiser import Denoiser, DenoiserConditions
 from gld_ros.diffusion.flow import LAST_TIME, add_noise, shift_times, velocity_target
 from gld_ros.diffusion.flow import time_shift as latent_time_shift
-from gld_ros.training.bundle_parts import WorkingBundle
+from gld_ros.novel_view_stages import sample
 from gld_ros.training.config import ConfigError, RunConfig
-from gld_ros.training.data import SceneSource
+from gld_ros.training.data import BadBatch, ScenePool
 from gld_ros.training.latent_codec import LatentCodec
 from gld_ros.training.loop import Stage
 from gld_ros.training.randomness import (
-    batch_indices,
-    derived_seed,
+    generator_for,
     normal_per_sample,
     sample_generators,
     uniform_per_sample,
 )
 from gld_ros.training.view_order import draw_reference_count, draw_view_order, evenly_spaced
+from gld_ros.weights.bundle import BundleConfig
 
 MIN_LOSS_TIME = 0.3  # predicted clean latents are weighted by 1 / max(t, this)^2
+
+
+Exporter = Callable[[Path, Mapping[str, Mapping[str, Tensor]]], object]
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,8 @@ class DiffusionOptions:
     """Draws of a diffusion stage.
 
     `reference_weights[i]` is the weight of i + 1 references. `source_noise_tau` (cascade only)
-    spreads noise on the level-1 side input, |N(0, tau^2)| per batch.
+    spreads noise on the level-1 side input, |N(0, tau^2)| per batch. Validation shows the one-step
+    prediction and, with `validation_euler_points` of 2 or more, samples along that grid.
     """
 
     reference_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
@@ -48,10 +57,25 @@ class DiffusionOptions:
     source_noise_tau: float = 0.0
     validation_scenes: int = 32
     validation_references: int = 2
+    validation_euler_points: int = 0
+
+
+@dataclass(frozen=True)
+class DiffusionModel:
+    """The denoiser that a stage trains, under the name it is exported by.
+
+    `plan` tells how cameras are presented; `time_shift` None: from the size of each latent.
+    """
+
+    name: str
+    denoiser: Denoiser
+    time_shift: float | None
+    plan: BundleConfig
+    export: Exporter
 
 
 class DiffusionStage(Stage):
-    """Trains the denoiser `name` of a bundle on latents of `codec`.
+    """Trains a denoiser on latents of `codec`.
 
     `source_codec` gives the side input of a cascade (level 1), None otherwise.
     """
@@ -60,34 +84,42 @@ class DiffusionStage(Stage):
         self,
         config: RunConfig,
         options: DiffusionOptions,
-        bundle: WorkingBundle,
-        name: str,
+        model: DiffusionModel,
         codec: LatentCodec,
         source_codec: LatentCodec | None,
-        source: SceneSource,
-        held_out: SceneSource,
+        source: ScenePool,
+        held_out: ScenePool | None,
         device: torch.device,
     ) -> None:
         super().__init__()
-        if name not in bundle.plan.denoisers:
-            raise ConfigError(f"the model plan has no denoiser {name!r}")
-        if len(options.reference_weights) >= config.data.views:
+        for count, what in (
+            (len(options.reference_weights), "reference_weights allow"),
+            (options.validation_references, "validation_references is"),
+        ):
+            if not 1 <= count < config.data.views:
+                raise ConfigError(
+                    f"{what} {count}, but a scene has {config.data.views} views; at least one must "
+                    "be a reference and one a target"
+                )
+        if min(options.reference_weights) < 0 or sum(options.reference_weights) <= 0:
             raise ConfigError(
-                f"reference_weights allow {len(options.reference_weights)} references, but a scene "
-                f"has only {config.data.views} views; at least one must be a target"
+                f"reference_weights is {list(options.reference_weights)}; weights must not be "
+                "negative, nor all zero"
             )
-        self.config, self.options, self.bundle, self.name = config, options, bundle, name
+        if config.distributed == "fsdp" and options.validation_euler_points:
+            raise ConfigError("validation_euler_points must be 0 with distributed: fsdp")
+        self.config, self.options, self.model = config, options, model
         self.codec, self.source_codec = codec, source_codec
         self.source, self.held_out, self.device = source, held_out, device
-        self.denoiser: Denoiser = bundle.trainable(name, device)  # type: ignore[assignment]
+        self.denoiser = model.denoiser
 
     def batch(self, step: int, samples: range) -> dict[str, Any]:
         """Draw scenes, references, noise, times and dropped cameras; encode without gradients."""
         seed, options = self.config.seed, self.options
         references = draw_reference_count(seed, step, options.reference_weights)
-        indices = batch_indices(seed, step, self.config.batch_size, len(self.source))
-        size_wh = self.source.draw_size(derived_seed(seed, step, "size"))
-        scenes = self.source.batch([indices[i] for i in samples], size_wh, self.device)
+        scenes = self.source.training_batch(
+            seed, step, self.config.batch_size, samples, self.device
+        )
         generators = sample_generators(seed, step, samples, "diffusion")
         views = scenes["images"].shape[1]
         orders = torch.tensor(
@@ -96,34 +128,29 @@ class DiffusionStage(Stage):
                 for g in generators
             ]
         )
-        scenes = reorder_views(scenes, orders)
-        batch = self._encode(scenes, references)
+        batch = self._encode(reorder_views(scenes, orders), references)
         latents = batch["latents"]
-        uniform = uniform_per_sample(generators)
-        shift = self._time_shift(latents)
-        batch["t"] = shift_times(LAST_TIME * uniform, shift).to(self.device)
+        times = shift_times(LAST_TIME * uniform_per_sample(generators), self._time_shift(scenes))
+        batch["t"] = times.to(self.device)
         batch["noise"] = normal_per_sample(tuple(latents.shape[1:]), generators).to(self.device)
         drop = uniform_per_sample(generators) < options.camera_drop
-        batch["conditions"] = unconditional(batch["conditions"], scenes=drop)
-        if self.source_codec is not None:
-            source = batch["conditions"].source
-            sigma = options.source_noise_tau * abs(
-                float(
-                    torch.randn(
-                        (), generator=torch.Generator().manual_seed(derived_seed(seed, step, "tau"))
-                    )
-                )
-            )
-            noise = normal_per_sample(tuple(source.shape[1:]), generators).to(self.device)
-            batch["conditions"].source.copy_((source + sigma * noise) / (1 + sigma**2) ** 0.5)
+        conditions = unconditional(batch["conditions"], scenes=drop)
+        if conditions.source is not None:
+            drawn = torch.randn((), generator=generator_for(seed, step, "source noise"))
+            sigma = options.source_noise_tau * abs(float(drawn))
+            noise = normal_per_sample(tuple(latents.shape[1:]), generators).to(self.device)
+            noisy_source = (conditions.source + sigma * noise) / (1 + sigma**2) ** 0.5
+            conditions = replace(conditions, source=noisy_source)
+        batch["conditions"] = conditions
         return batch
 
-    def _time_shift(self, latents: Tensor) -> float:
-        planned = self.bundle.plan.denoisers[self.name].time_shift
-        if planned is not None:
-            return planned
-        _, views, channels, rows, columns = latents.shape
-        return latent_time_shift(channels, rows, columns, views)
+    def _time_shift(self, scenes: dict[str, Any]) -> float:
+        if self.model.time_shift is not None:
+            return self.model.time_shift
+        views, height, width = (scenes["images"].shape[i] for i in (1, 3, 4))
+        patch = self.denoiser.config.camera_patch
+        channels = self.denoiser.config.channels
+        return latent_time_shift(channels, height // patch, width // patch, views)
 
     @torch.no_grad()
     def _encode(self, scenes: dict[str, Any], references: int) -> dict[str, Any]:
@@ -142,14 +169,17 @@ class DiffusionStage(Stage):
         self, scenes: dict[str, Any], condition: Tensor, references: int, source: Tensor | None
     ) -> DenoiserConditions:
         image_hw = (scenes["images"].shape[-2], scenes["images"].shape[-1])
-        camera_map, viewmats, _ = camera_conditions(
-            scenes["T_world_cam"],
-            scenes["K_px"],
-            image_hw,
-            references,
-            ray_grid=self.bundle.plan.ray_grid,
-            pose_scale=self.bundle.plan.pose_scale,
-        )
+        try:
+            camera_map, viewmats, _ = camera_conditions(
+                scenes["T_world_cam"],
+                scenes["K_px"],
+                image_hw,
+                references,
+                ray_grid=self.model.plan.ray_grid,
+                pose_scale=self.model.plan.pose_scale,
+            )
+        except CoincidentCamerasError as error:
+            raise BadBatch(str(error)) from error
         return DenoiserConditions(
             condition, references, camera_map, viewmats, scenes["K_px"], image_hw, source
         )
@@ -161,7 +191,7 @@ class DiffusionStage(Stage):
         output = self.denoiser(noisy, t, batch["conditions"])
         if self.denoiser.config.prediction == "clean":
             weight = t.clamp_min(MIN_LOSS_TIME).square().reciprocal()
-            error = (output - latents).square() * weight.view(-1, 1, 1, 1, 1)
+            error = (output - latents).square() * weight.view(-1, *(1,) * (latents.ndim - 1))
         else:
             error = (output - velocity_target(latents, noise)).square()
         references = batch["references"]
@@ -179,59 +209,90 @@ class DiffusionStage(Stage):
         """
         references = self.options.validation_references
         sums: dict[str, float] = {}
-        count = min(self.options.validation_scenes, len(self.held_out)) // 8 * 8
-        if count == 0:
-            return {}
-        size_wh = self.held_out.draw_size(0)
+        count = (
+            0 if self.held_out is None else min(self.options.validation_scenes, len(self.held_out))
+        )
         for first in range(0, count, 8):
-            scenes = self.held_out.batch(list(range(first, first + 8)), size_wh, self.device)
+            assert self.held_out is not None  # count would be 0
+            indices = range(first, min(first + 8, count))
+            scenes = self.held_out.held_out_batch(indices, self.device)
             views = scenes["images"].shape[1]
             chosen = evenly_spaced(views, references)
             order = chosen + [v for v in range(views) if v not in chosen]
-            scenes = reorder_views(scenes, torch.tensor([order] * 8))
-            batch = self._encode(scenes, references)
-            noise = normal_per_sample(
-                tuple(batch["latents"].shape[1:]),
-                sample_generators(0, first, range(8), "validation"),
-            ).to(self.device)
-            for name, T_world_cam in (
-                ("", scenes["T_world_cam"]),
-                ("_shuffled", with_other_motion(scenes["T_world_cam"], references)),
-            ):
-                conditions = self._conditions(
-                    scenes | {"T_world_cam": T_world_cam},
-                    batch["conditions"].reference_latent,
-                    references,
-                    batch["conditions"].source,
-                )
-                figures = self._one_step(scenes, batch["latents"], noise, conditions, references)
-                for key, value in figures.items():
-                    sums[key + name] = sums.get(key + name, 0.0) + value * 8 / count
+            scenes = reorder_views(scenes, torch.tensor([order] * len(indices)))
+            for name, value in self._figures(scenes, first, references).items():
+                sums[name] = sums.get(name, 0.0) + value * len(indices) / count
         return sums
 
-    def _one_step(
+    def _figures(self, scenes: dict[str, Any], first: int, references: int) -> dict[str, float]:
+        batch = self._encode(scenes, references)
+        latents, true = batch["latents"], batch["conditions"]
+        generators = sample_generators(0, first, range(len(latents)), "validation")
+        noise = normal_per_sample(tuple(latents.shape[1:]), generators).to(self.device)
+        other_cameras = with_other_motion(scenes["T_world_cam"], references)
+        shuffled = self._conditions(
+            {**scenes, "T_world_cam": other_cameras},
+            true.reference_latent,
+            references,
+            true.source,
+        )
+        figures = self._errors(scenes, latents, self._one_step(noise, true), true)
+        wrong = self._errors(scenes, latents, self._one_step(noise, shuffled), shuffled)
+        figures |= {f"{name}_shuffled": value for name, value in wrong.items()}
+        if self.options.validation_euler_points >= 2:
+            steps = sample(
+                self.denoiser,
+                true,
+                noise,
+                num_steps=self.options.validation_euler_points - 1,
+                shift=self._time_shift(scenes),
+                guidance_scale=1.0,
+            )
+            *_, last = steps
+            sampled = self._errors(scenes, latents, last.latent, true)
+            figures |= {f"{name}_sampled": value for name, value in sampled.items()}
+        return figures
+
+    def _one_step(self, noise: Tensor, conditions: DenoiserConditions) -> Tensor:
+        t = torch.ones(len(noise), device=self.device)
+        output: Tensor = self.denoiser(noise, t, conditions)
+        return output if self.denoiser.config.prediction == "clean" else noise - output
+
+    def _errors(
         self,
         scenes: dict[str, Any],
         latents: Tensor,
-        noise: Tensor,
+        generated: Tensor,
         conditions: DenoiserConditions,
-        references: int,
     ) -> dict[str, float]:
-        t = torch.ones(len(latents), device=self.device)
-        output = self.denoiser(noise, t, conditions)
-        clean = output if self.denoiser.config.prediction == "clean" else noise - output
-        figures = {
-            "latent_error": float((clean - latents)[:, references:].square().mean()),
-        }
-        if getattr(self.codec, "rgb_decoder", None) is not None:
-            pictures = self.codec.decode(clean, scenes["images"], references).clamp(0, 1)
-            error = (pictures - scenes["images"])[:, references:].square().mean((2, 3, 4))
+        """Return latent error and PSNR of the targets."""
+        targets = slice(conditions.num_references, None)
+        figures = {"latent_error": float((generated - latents)[:, targets].square().mean())}
+        if self.codec.can_decode:
+            pictures = self.codec.decode(generated, scenes["images"], conditions.source)
+            error = (pictures.clamp(0, 1) - scenes["images"])[:, targets].square().mean((2, 3, 4))
             figures["psnr"] = float((-10 * error.log10()).mean())
         return figures
 
-    def export(self, folder: Path) -> None:
-        """Write the denoiser into bundle `folder`."""
-        self.bundle.write(folder, {self.name: self.denoiser})
+    def trained_modules(self) -> dict[str, nn.Module]:
+        """Return the denoiser under its name."""
+        return {self.model.name: self.denoiser}
+
+    def sharding_units(self) -> list[nn.Module]:
+        """Return modulations, blocks and the whole denoiser.
+
+        The modulation of a block is called from outside of it, so it must be a unit of its own.
+        """
+        blocks = [*self.denoiser.encoder_blocks, *self.denoiser.head_blocks]
+        return [*(block.adaLN_modulation for block in blocks), *blocks, self.denoiser]
+
+    def export(self, folder: Path, tensors: dict[str, dict[str, Tensor]]) -> None:
+        """Write the denoiser beside what it needs."""
+        self.model.export(folder, tensors)
+
+    def data_counters(self) -> dict[str, float]:
+        """Return how many samples the data could not give."""
+        return {name: float(count) for name, count in self.source.skipped.items()}
 
 
 def reorder_views(scenes: dict[str, Any], orders: Tensor) -> dict[str, Any]:
