@@ -1,0 +1,97 @@
+"""Launch files, parameter files and snippets that the package ships."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gld_ros.ros.parameters.files import load_snapshot
+from gld_ros.ros.parameters.table import BY_NAME
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "config").glob("profile_*.yaml")), ids=lambda p: p.name
+)
+def test_profile_loads_and_changes_something(path):
+    assert load_snapshot(path).values != load_snapshot().values
+
+
+def test_planner_snippet_loads():
+    snapshot = load_snapshot(ROOT / "config" / "nav2_planner.yaml")
+    assert len(snapshot.products.predicted_provenance) == 1
+
+
+def test_doubles_keep_their_decimal_point():
+    for path in (ROOT / "config").glob("*.yaml"):
+        for section in yaml.safe_load(path.read_text()).values():
+            for name, value in (section.get("ros__parameters") or {}).items():
+                if name in BY_NAME and BY_NAME[name].type == "double":
+                    assert isinstance(value, float), f"{path.name}: {name}"
+
+
+def test_nav2_may_mark_but_never_clear():
+    document = yaml.safe_load((ROOT / "config" / "nav2_costmap.yaml").read_text())
+    layer = document["local_costmap"]["local_costmap"]["ros__parameters"]["imagined_layer"]
+    source = layer["imagined"]
+    assert source["marking"] is True
+    assert source["clearing"] is False
+    assert source["expected_update_rate"] == 0.0
+
+
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda p: p.name)
+def test_launch_file_documents_every_argument_it_uses(path):
+    tree = ast.parse(path.read_text())
+    declared = next(
+        ast.literal_eval(ast.unparse(_without_calls(node.value)))
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "ARGUMENTS"
+    )
+    names = [name for name, _, _ in declared]
+    assert len(names) == len(set(names))
+    assert all(meaning.endswith(".") for _, _, meaning in declared)
+    used = {
+        node.slice.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Subscript)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "argument"
+    }
+    assert used == set(names)
+
+
+def _without_calls(node):
+    """Replace computed defaults by a text, so that the table can be read without ROS."""
+
+    class Plain(ast.NodeTransformer):
+        def visit_Call(self, call):
+            return ast.Constant("computed")
+
+    return Plain().visit(node)
+
+
+def test_bag_launch_passes_only_arguments_that_the_node_launch_has():
+    node_launch = (ROOT / "launch" / "gld.launch.py").read_text()
+    bag_launch = ast.parse((ROOT / "launch" / "gld_bag.launch.py").read_text())
+    passed = next(
+        [key.value for key in node.func.value.keys]
+        for node in ast.walk(bag_launch)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "items"
+    )
+    assert all(f'"{name}"' in node_launch for name in passed)
+
+
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda p: p.name)
+def test_launch_file_runs_where_launch_exists(path):
+    launch = pytest.importorskip("launch", reason="a ROS 2 distribution brings launch")
+    if not hasattr(launch, "LaunchDescription"):
+        pytest.skip("the module named launch here is not ROS 2's")
+    from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+    source = PythonLaunchDescriptionSource(str(path))
+    assert source.get_launch_description(launch.LaunchContext()).entities
