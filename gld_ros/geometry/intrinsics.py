@@ -17,20 +17,24 @@ def require_intrinsics(K_px: Tensor, name: str = "intrinsics") -> None:
     """
     if K_px.ndim < 2 or K_px.shape[-2:] != (3, 3):
         raise ValueError(f"{name} must have shape (..., 3, 3), got {tuple(K_px.shape)}")
-    for index, K in enumerate(K_px.reshape(-1, 3, 3).double()):
-        where = f"{name}[{index}]" if K_px.ndim > 2 else name
-        if not bool(torch.isfinite(K).all()):
-            raise ValueError(f"{where} has values that are not finite: {K.tolist()}")
-        if not (K[0, 0] > 0 and K[1, 1] > 0):
-            raise ValueError(
-                f"{where} is singular: fx and fy must be positive, got "
-                f"{float(K[0, 0])} and {float(K[1, 1])}"
-            )
-        lower = torch.stack([K[1, 0], K[2, 0], K[2, 1], K[2, 2] - 1]).abs().max()
-        if lower > 1e-6:
-            raise ValueError(
-                f"{where} must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]], got {K.tolist()}"
-            )
+    matrices = K_px.detach().double().reshape(-1, 3, 3)
+    finite = torch.isfinite(matrices).all(-1).all(-1)
+    focal = (matrices[:, 0, 0] > 0) & (matrices[:, 1, 1] > 0)
+    last_row = matrices.new_tensor([0.0, 0.0, 1.0])
+    upper = (matrices[:, 1, 0].abs() <= 1e-6) & ((matrices[:, 2] - last_row).abs().amax(-1) <= 1e-6)
+    usable = (finite & focal & upper).tolist()
+    if all(usable):
+        return
+    index = usable.index(False)
+    where = f"{name}[{index}]" if K_px.ndim > 2 else name
+    K = matrices[index].tolist()
+    if not bool(finite[index]):
+        raise ValueError(f"{where} has values that are not finite: {K}")
+    if not bool(focal[index]):
+        raise ValueError(
+            f"{where} is singular: fx and fy must be positive, got {K[0][0]} and {K[1][1]}"
+        )
+    raise ValueError(f"{where} must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]], got {K}")
 
 
 def intrinsics(fx: float, fy: float, cx: float, cy: float) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from gld_ros.geometry.intrinsics import pixel_grid
 from gld_ros.geometry.rigid import nearest_rotation, rigid_transform
@@ -23,38 +22,32 @@ RAY_GRID_OFFSET_PX: dict[str, tuple[float, float]] = {
 }
 
 
-def ray_directions(
-    T_frame_cam: Tensor, K_px: Tensor, image_hw: tuple[int, int], ray_grid: RayGrid = "official"
-) -> Tensor:
-    """Unit directions (..., H, W, 3) of all pixels in the frame of `T_frame_cam` (..., 4, 4).
-
-    They have the precision of the poses. Raises ValueError for an unknown `ray_grid`.
-    """
-    if ray_grid not in RAY_GRID_OFFSET_PX:
-        raise ValueError(f"ray_grid must be one of {sorted(RAY_GRID_OFFSET_PX)}, got {ray_grid!r}")
-    pixels = pixel_grid(
-        image_hw,
-        dtype=T_frame_cam.dtype,
-        device=T_frame_cam.device,
-        offset_xy_px=RAY_GRID_OFFSET_PX[ray_grid],
-    )
-    from_pixel = T_frame_cam[..., :3, :3].double() @ torch.linalg.inv(K_px.double())
-    in_frame = pixels.flatten(0, 1) @ from_pixel.to(T_frame_cam.dtype).transpose(-1, -2)
-    return normalize(in_frame, dim=-1, eps=1e-12).unflatten(-2, image_hw)
-
-
 def plucker_map(
     T_frame_cam: Tensor, K_px: Tensor, image_hw: tuple[int, int], ray_grid: RayGrid = "official"
 ) -> Tensor:
     """Plücker coordinates (..., 6, H, W) of all pixels: direction d (unit), moment o x d.
 
-    T_frame_cam (..., 4, 4), K_px (..., 3, 3). The moment has the unit of the translations.
-    Raises ValueError for an unknown `ray_grid`.
+    T_frame_cam (..., 4, 4), K_px (..., 3, 3). The moment has the unit of the translations; both
+    have the precision of the poses. Raises ValueError for an unknown `ray_grid`.
     """
-    directions = ray_directions(T_frame_cam, K_px, image_hw, ray_grid)
-    origins = T_frame_cam[..., None, None, :3, 3].expand_as(directions)
-    moments = torch.linalg.cross(origins, directions)
-    return torch.cat([directions, moments], dim=-1).movedim(-1, -3)
+    if ray_grid not in RAY_GRID_OFFSET_PX:
+        raise ValueError(f"ray_grid must be one of {sorted(RAY_GRID_OFFSET_PX)}, got {ray_grid!r}")
+    offset_x, offset_y = RAY_GRID_OFFSET_PX[ray_grid]
+    x = torch.arange(image_hw[1], device=T_frame_cam.device) + offset_x
+    y = torch.arange(image_hw[0], device=T_frame_cam.device) + offset_y
+    pose = T_frame_cam.double()
+    ray_from_pixel = pose[..., :3, :3] @ torch.linalg.inv(K_px.double())
+    # Both halves are linear in the pixel until the division by the length of the ray.
+    origin = pose[..., :3, 3:].expand_as(ray_from_pixel)
+    moment_from_pixel = torch.linalg.cross(origin, ray_from_pixel, dim=-2)
+    from_pixel = torch.cat([ray_from_pixel, moment_from_pixel], dim=-2)[..., None]
+    by_column = from_pixel[..., 0, :] * x
+    by_row = from_pixel[..., 1, :] * y + from_pixel[..., 2, :]
+    dtype = T_frame_cam.dtype
+    rays = by_column.to(dtype)[..., None, :] + by_row.to(dtype)[..., None]
+    # Not torch.linalg.vector_norm, which is slow over an outer axis on the CPU.
+    length = rays[..., :3, :, :].square().sum(-3, keepdim=True).sqrt()
+    return rays / length
 
 
 @dataclass(frozen=True)

@@ -110,8 +110,9 @@ def require_rigid(T: Tensor, name: str = "pose") -> None:
     """Raise ValueError that names the first matrix of `T` (..., 4, 4) that is no rigid motion."""
     if T.ndim < 2 or T.shape[-2:] != (4, 4):
         raise ValueError(f"{name} must have shape (..., 4, 4), got {tuple(T.shape)}")
+    rigid = is_rigid(T).flatten().tolist()
     for index, matrix in enumerate(T.reshape(-1, 4, 4)):
-        if bool(is_rigid(matrix)):
+        if rigid[index]:
             continue
         where = f"{name}[{index}]" if T.ndim > 2 else name
         if not bool(torch.isfinite(matrix).all()):
