@@ -32,6 +32,7 @@ TRANSPORT_SUFFIXES = ("compressed", "theora", "zstd", "ffmpeg")
 # stretched border.
 _MAX_TANGENT = np.tan(np.radians(60.0))
 _ZOOMS = np.geomspace(64.0, 0.25, 800)  # rectified focal length over calibrated one, 0.7 % apart
+_BORDER_POINTS = 17  # per side
 _MAX_ZOOM = 4.0  # a calibration that leaves less than this of the picture is wrong
 
 
@@ -291,7 +292,7 @@ def _widest_full_view(
         if np.abs(zoomed).max() > _MAX_TANGENT:
             break
         pixels = _distorted_pixels(K_px, D, model, zoomed)
-        inside = (pixels >= -0.5).all() and (pixels <= (width - 0.5, height - 0.5)).all()
+        inside = (pixels >= 0).all() and (pixels <= (width - 1, height - 1)).all()
         radius = np.linalg.norm(pixels - centre, axis=1)
         if not inside or (radius <= reached).any():
             break
@@ -308,9 +309,13 @@ def _widest_full_view(
 
 
 def _border_pixels(height: int, width: int) -> FloatArray:
-    x, y = np.meshgrid(np.arange(width, dtype=float), np.arange(height, dtype=float))
-    on_border = (x == 0) | (x == width - 1) | (y == 0) | (y == height - 1)
-    return np.stack([x[on_border], y[on_border]], axis=1)
+    """Corners and points between them: distortion is smooth, so a few tell where a side ends."""
+    x, y = np.linspace(0, width - 1, _BORDER_POINTS), np.linspace(0, height - 1, _BORDER_POINTS)
+    sides = [
+        *(np.stack([x, np.full_like(x, row)], axis=1) for row in (0, height - 1)),
+        *(np.stack([np.full_like(y, column), y], axis=1) for column in (0, width - 1)),
+    ]
+    return np.concatenate(sides)
 
 
 def _rectification_maps(

@@ -138,11 +138,23 @@ def _rays_of_raw_pixels(K_px, D, model):
     pixels = np.stack([u, v], -1).reshape(-1, 1, 2)
     if model == "equidistant":
         return np.asarray(cv2.fisheye.undistortPoints(pixels, K_px, D)).reshape(*HW, 2)
-    rays = np.linalg.solve(K_px, np.concatenate([pixels[:, 0], np.ones((len(pixels), 1))], 1).T).T
-    for _ in range(300):  # the distortion is mild enough for plain corrections to converge
-        drawn, _ = cv2.projectPoints(rays, np.zeros(3), np.zeros(3), K_px, D)
-        rays[:, :2] += (pixels[:, 0] - np.asarray(drawn)[:, 0]) / np.diagonal(K_px)[:2]
-    return rays[:, :2].reshape(*HW, 2)
+    pixels = pixels[:, 0]
+    wanted = (pixels - K_px[:2, 2]) / np.diagonal(K_px)[:2]
+    rays = wanted.copy()
+    for _ in range(60):  # the distortion is mild enough for plain corrections to converge
+        rays += wanted - _brown_distorted(rays, D)
+    return rays.reshape(*HW, 2)
+
+
+def _brown_distorted(rays_xy, D):
+    """The textbook formula of `plumb_bob` and `rational_polynomial`."""
+    k1, k2, p1, p2, k3, k4, k5, k6 = np.concatenate([D, np.zeros(8 - len(D))])
+    x, y = rays_xy.T
+    r2 = x * x + y * y
+    radial = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
+    tangential_x = 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
+    tangential_y = p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
+    return np.stack([x * radial + tangential_x, y * radial + tangential_y], axis=1)
 
 
 def _draw(rays_xy):
