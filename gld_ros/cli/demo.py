@@ -1,0 +1,31 @@
+"""`gld-ros demo`: the whole chain in separate processes, with pictures to look at afterwards."""
+
+import argparse
+from pathlib import Path
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Declare the arguments of `gld-ros demo`."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "demo",
+        help="play a bag to the node, ask for views at withheld frames, leave pictures",
+        description="Start gld_node and a player as processes, play a bag in real time (default: a "
+        "tour through a held-out procedural room, rendered on first use), and send action goals at "
+        "the poses of frames that the node is not shown. Any bag with images, CameraInfo and TF "
+        "works. Exit status 0 only if every goal was answered and every product arrived.",
+    )
+    parser.add_argument("--bag", type=Path, help="bag to play instead of the procedural room")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/demo"), help="folder for the products"
+    )
+    parser.add_argument("--bundle", default="tiny", help="weights: name or folder (default: tiny)")
+    parser.add_argument("--goals", type=int, default=4, help="frames to withhold (default: 4)")
+    parser.add_argument("--rate", type=float, default=1.0, help="playback speed, 1 is real time")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demonstration."""
+    from gld_ros.demo.run import DemoOptions, run_demo
+
+    return run_demo(DemoOptions(args.bag, args.out, args.bundle, args.goals, args.rate))

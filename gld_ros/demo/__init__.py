@@ -1,0 +1,1 @@
+"""The demonstration: node and player as processes, goals at withheld frames, pictures."""

@@ -1,0 +1,131 @@
+"""The demonstration's own node: drives the lifecycle, sends goals, keeps what arrives."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import rclpy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.action import ActionClient
+from rclpy.executors import MultiThreadedExecutor
+
+from gld_ros.action import SynthesizeViews
+from gld_ros.demo.withheld import PosedPicture
+from gld_ros.ros.clock import NS_PER_S
+from gld_ros.ros.messages import rclpy_type
+from gld_ros.ros.view_messages import TOPICS, camera_info_message, make_header, pose_message
+
+
+class DemoFailed(RuntimeError):
+    """The demonstration cannot go on; the text says what did not happen."""
+
+
+@dataclass
+class Arrived:
+    """Messages of the node, newest per topic, and how many there were."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    latest: dict[str, Any] = field(default_factory=dict)
+    clouds: dict[str, list[Any]] = field(default_factory=dict)
+    status: Any = None
+    ages_s: list[float] = field(default_factory=list)
+
+
+class DemoGraph:
+    """An rclpy node in a thread of its own, with blocking calls for the script."""
+
+    def __init__(self) -> None:
+        rclpy.init()
+        self._node = rclpy.create_node("gld_demo")
+        self.arrived = Arrived()
+        for topic, (type_name, _) in TOPICS.items():
+            if topic.endswith("/compressed") or topic == "merged/points":
+                continue
+            self._node.create_subscription(
+                rclpy_type(type_name), f"/gld/{topic}", self._keeper(topic), 10
+            )
+        self._node.create_subscription(
+            rclpy_type("gld_ros/msg/GldStatus"), "/gld/status", self._keep_status, 10
+        )
+        self._lifecycle = self._node.create_client(ChangeState, "/gld/change_state")
+        self._goals = ActionClient(self._node, SynthesizeViews, "/gld/synthesize_views")
+        self._executor = MultiThreadedExecutor(num_threads=2)
+        self._executor.add_node(self._node)
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Leave the graph."""
+        self._executor.shutdown(timeout_sec=2.0)
+        self._thread.join(timeout=2.0)
+        self._node.destroy_node()
+        rclpy.try_shutdown()
+
+    def configure_and_activate(self, timeout_s: float) -> None:
+        """Bring the node up; raises DemoFailed when it does not come or refuses."""
+        if not self._lifecycle.wait_for_service(timeout_sec=timeout_s):
+            raise DemoFailed(f"gld_node did not appear within {timeout_s:.0f} s")
+        for name, transition in (
+            ("configure", Transition.TRANSITION_CONFIGURE),
+            ("activate", Transition.TRANSITION_ACTIVATE),
+        ):
+            request = ChangeState.Request(transition=Transition(id=transition))
+            answer = self._wait(self._lifecycle.call_async(request), name, timeout_s)
+            if not answer.success:
+                raise DemoFailed(f"gld_node refused to {name}; its log says why")
+
+    def imagine(
+        self,
+        picture: PosedPicture,
+        frame_id: str,
+        max_wait_s: float,
+        on_feedback: Callable[[Any], None],
+    ) -> Any:
+        """Send a goal at a picture's camera and wait for its result message."""
+        goal = SynthesizeViews.Goal()
+        goal.pose_convention = SynthesizeViews.Goal.CONVENTION_OPTICAL
+        goal.targets.header.frame_id = frame_id
+        goal.targets.poses = [pose_message(picture.T_fixed_cam, rclpy_type)]
+        hw = (picture.image.shape[0], picture.image.shape[1])
+        header = make_header(0, "", rclpy_type)
+        goal.camera_info = camera_info_message(picture.K_px, hw, header, rclpy_type)
+        goal.anchor_time.sec, goal.anchor_time.nanosec = divmod(picture.stamp_ns, NS_PER_S)
+        goal.max_wait.sec = round(max_wait_s)
+        goal.use_seed, goal.seed = True, 1
+        goal.publish = goal.return_images = True
+        if not self._goals.wait_for_server(timeout_sec=10.0):
+            raise DemoFailed("the action server did not appear")
+        sent = self._goals.send_goal_async(goal, feedback_callback=on_feedback)
+        handle = self._wait(sent, "goal accepted", 30.0)
+        if not handle.accepted:
+            raise DemoFailed("a goal was rejected")
+        limit_s = max_wait_s + 600.0
+        return self._wait(handle.get_result_async(), "goal result", limit_s).result
+
+    def _wait(self, future: Any, what: str, timeout_s: float) -> Any:
+        deadline_s = time.monotonic() + timeout_s
+        while not future.done():
+            if time.monotonic() > deadline_s:
+                raise DemoFailed(f"no answer within {timeout_s:.0f} s: {what}")
+            time.sleep(0.02)
+        return future.result()
+
+    def _keeper(self, topic: str) -> Callable[[Any], None]:
+        def keep(message: Any) -> None:
+            self.arrived.counts[topic] += 1
+            self.arrived.latest[topic] = message
+            if topic.endswith("points"):
+                self.arrived.clouds.setdefault(topic, []).append(message)
+
+        return keep
+
+    def _keep_status(self, message: Any) -> None:
+        self.arrived.status = message
+        if message.product_age > 0:
+            self.arrived.ages_s.append(float(message.product_age))

@@ -1,0 +1,300 @@
+"""The demonstration from start to end: processes, goals, products, figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from gld_ros.demo.graph import DemoFailed, DemoGraph
+from gld_ros.demo.pictures import GridRow, write_grid, write_ply, write_recording
+from gld_ros.demo.withheld import SplitBag, nearest_shown, psnr_db, split_bag
+from gld_ros.ros.clouds import points_from_cloud
+from gld_ros.ros.images import depth_m_from_image
+
+ROOM_DOMAIN = "narrow"
+GOAL_WAIT_S = 120.0
+SCALE_UNRESOLVED = 906
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What `gld-ros demo` was asked for."""
+
+    bag: Path | None
+    out: Path
+    bundle: str
+    goals: int
+    rate: float
+
+
+def run_demo(options: DemoOptions) -> int:
+    """Run the demonstration; returns 0 only if every goal was answered and all arrived sane."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    source = options.bag or _room_tour(options.out / "tour")
+    played = options.out / "played"
+    shutil.rmtree(played, ignore_errors=True)
+    split = split_bag(source, played, options.goals)
+    print(
+        f"bag {source}: {len(split.shown)} images shown, {len(split.withheld)} withheld, "
+        f"{split.duration_s:.1f} s, fixed frame {split.fixed_frame!r}"
+    )
+    node = _start_node(split, options)
+    player: subprocess.Popen[bytes] | None = None
+    graph = DemoGraph()
+    started_s = time.monotonic()
+    try:
+        graph.configure_and_activate(timeout_s=180.0)
+        player = _start_player(split, options.rate)
+        player.wait(timeout=60.0 + 5 * split.duration_s / options.rate)
+        rows, figures = _goals(split, graph)
+    finally:
+        graph.close()
+        node_code = _end(node)
+        if player is not None:
+            _end(player)
+    return _report(options, split, graph, rows, figures, node_code, time.monotonic() - started_s)
+
+
+def _room_tour(path: Path) -> Path:
+    """Render the tour through a held-out room, unless an earlier run did."""
+    from gld_ros.scenes.tour_bag import first_room_with_tour, write_tour_bag
+
+    if not path.exists():
+        scene_id = first_room_with_tour(ROOM_DOMAIN)
+        print(f"rendering a tour through held-out room {scene_id} ({ROOM_DOMAIN}) ...")
+        write_tour_bag(path, ROOM_DOMAIN, scene_id)
+    return path
+
+
+def _start_node(split: SplitBag, options: DemoOptions) -> subprocess.Popen[bytes]:
+    parameters = {
+        "use_sim_time": "true",
+        "model.bundle": f'"{options.bundle}"',
+        "fixed_frame": f'"{split.fixed_frame}"',
+        "image_transport": "compressed" if split.compressed else "raw",
+        "policy.type": "look_around",
+        "policy.rate": "0.1",
+        "policy.yaw_offsets": "[-0.3, 0.3]",
+        "sampler.conditioning_views": "2",
+        "sampler.max_targets": "2",
+        # Recordings move faster than robots, and goals may come minutes after the last image.
+        "keyframes.max_angular_velocity": "6.0",
+        "keyframes.max_age": "600.0",
+        "keyframes.capacity": "256",
+        "tf.cache_time": "300.0",
+        "product.max_age": "0.0",
+        "scale.hold_time": "60.0",
+        "scale.max_dispersion": "0.3",
+        "depth.min_confidence": "0.05",
+        "guard.max_translation": "3.0",
+        "guard.min_overlap": "0.1",
+    }
+    command = [sys.executable, "-m", "gld_ros.ros.main", "--ros-args"]
+    for name, value in parameters.items():
+        command += ["-p", f"{name}:={value}"]
+    command += [
+        "-r", f"camera/image:={split.image_topic}",
+        "-r", f"camera/camera_info:={split.info_topic}",
+    ]  # fmt: skip
+    log = (options.out / "node.log").open("wb")
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=_environment())
+
+
+def _start_player(split: SplitBag, rate: float) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable, "-m", "gld_ros.cli.main", "play", str(split.path), "--clock",
+        "--rate", str(rate),
+    ]  # fmt: skip
+    return subprocess.Popen(command, env=_environment())
+
+
+def _environment() -> dict[str, str]:
+    # The guard of the ROS wheels would keep a child from finding their libraries.
+    return {k: v for k, v in os.environ.items() if k != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    """Stop a process as an operator would, and the hard way if it does not listen."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=20.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    return process.returncode
+
+
+def _goals(split: SplitBag, graph: DemoGraph) -> tuple[list[GridRow], list[dict[str, Any]]]:
+    """Ask for a view at the camera of every withheld frame."""
+    rows, figures = [], []
+    for picture in tqdm(split.withheld, desc="goals", unit="goal"):
+        started_s = time.monotonic()
+        before = graph.arrived.counts["predicted/provenance/image"]
+        result = graph.imagine(picture, split.fixed_frame, GOAL_WAIT_S, lambda feedback: None)
+        seconds = time.monotonic() - started_s
+        figure: dict[str, Any] = {
+            "stamp_ns": picture.stamp_ns,
+            "error_code": int(result.error_code),
+            "error_msg": result.error_msg,
+            "seconds": round(seconds, 2),
+        }
+        figures.append(figure)
+        if not result.images:
+            continue
+        height, width = picture.image.shape[:2]
+        imagined = np.frombuffer(result.images[0].data, np.uint8).reshape(height, width, 3)
+        nearest = nearest_shown(split, picture)
+        figure["psnr_db"] = round(psnr_db(imagined, picture.image), 2)
+        figure["copy_nearest_psnr_db"] = round(psnr_db(nearest.image, picture.image), 2)
+        view = result.views.views[0]
+        figure["provenance"] = {
+            "corroborated": round(view.corroborated_fraction, 3),
+            "hallucinated": round(view.hallucinated_fraction, 3),
+            "contradicted": round(view.contradicted_fraction, 3),
+        }
+        figure["scale"] = {
+            "metric": bool(result.views.scale.metric),
+            "metres_per_unit": round(result.views.scale.scale, 4),
+            "dispersion": round(result.views.scale.relative_dispersion, 4),
+        }
+        times = result.views.times
+        figure["stage_s"] = {
+            name: round(getattr(times, name), 3)
+            for name in ("queue", "encode", "sample", "decode", "postprocess", "total")
+        }
+        deadline_s = time.monotonic() + 5.0
+        while (
+            graph.arrived.counts["predicted/provenance/image"] == before
+            and time.monotonic() < deadline_s
+        ):
+            time.sleep(0.02)
+        conditioning = {s.sec * 10**9 + s.nanosec for s in view.conditioning_stamps}
+        references = [p.image for p in split.shown if p.stamp_ns in conditioning]
+        depth_m = depth_m_from_image(result.depths[0]) if result.depths else None
+        rows.append(
+            GridRow(
+                picture,
+                tuple(references or [nearest.image]),
+                nearest.image,
+                imagined,
+                depth_m,
+                _pixels(graph.arrived.latest.get("predicted/provenance/image")),
+                figure["psnr_db"],
+                figure["copy_nearest_psnr_db"],
+            )
+        )
+    return rows, figures
+
+
+def _pixels(message: Any) -> Any:
+    if message is None:
+        return None
+    return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width)
+
+
+def _report(
+    options: DemoOptions,
+    split: SplitBag,
+    graph: DemoGraph,
+    rows: list[GridRow],
+    figures: list[dict[str, Any]],
+    node_code: int,
+    seconds: float,
+) -> int:
+    """Write pictures, clouds, recording and summary; returns the exit status."""
+    arrived = graph.arrived
+    metric = any(f.get("scale", {}).get("metric") for f in figures)
+    problems = [
+        f"goal {i}: error {f['error_code']} {f['error_msg']}"
+        for i, f in enumerate(figures)
+        if f["error_code"] not in (0, SCALE_UNRESOLVED)
+    ]
+    problems += [f"goal {i}: no picture" for i, f in enumerate(figures) if "psnr_db" not in f]
+    needed = ["predicted/color/image", "predicted/color/camera_info", "views"]
+    if metric:
+        needed += [
+            "predicted/depth/image",
+            "predicted/points",
+            "observed/depth/image",
+            "observed/points",
+        ]
+    problems += [
+        f"nothing arrived on /gld/{topic}" for topic in needed if not arrived.counts[topic]
+    ]
+    if node_code != 0:
+        problems.append(f"gld_node ended with exit code {node_code}; see node.log")
+    clouds = {}
+    for topic, messages in arrived.clouds.items():
+        points = np.concatenate([points_from_cloud(m).reshape(-1) for m in messages[-8:]])
+        points = points[np.isfinite(points["z"])]
+        name = topic.replace("/", "_")
+        clouds[name] = points
+        write_ply(points, options.out / f"{name}.ply")
+    if rows:
+        write_grid(
+            rows, options.out / "grid.png", f"bundle {options.bundle}, bag {split.path.name}"
+        )
+    note = write_recording(rows, clouds, options.out / "recording.rrd")
+    with_views = [f for f in figures if "psnr_db" in f]
+    means = {
+        name: round(float(np.mean([f[name] for f in with_views])), 2) if with_views else None
+        for name in ("psnr_db", "copy_nearest_psnr_db")
+    }
+    summary = {
+        "bag": str(options.bag or "procedural room"),
+        "bundle": options.bundle,
+        "seconds": round(seconds, 1),
+        "mean": means,
+        "goals": figures,
+        "messages": dict(arrived.counts),
+        "jobs_done": int(arrived.status.jobs_done) if arrived.status else 0,
+        "keyframes": int(arrived.status.keyframes) if arrived.status else 0,
+        "images_received": int(arrived.status.images_received) if arrived.status else 0,
+        "images_dropped": int(arrived.status.images_dropped) if arrived.status else 0,
+        "last_age_s": round(arrived.ages_s[-1], 2) if arrived.ages_s else None,
+        "problems": problems,
+    }
+    (options.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    _print(summary, options.out, note, metric)
+    return 1 if problems else 0
+
+
+def _print(summary: dict[str, Any], out: Path, note: str, metric: bool) -> None:
+    print(
+        f"\n{summary['jobs_done']} jobs, {summary['keyframes']} keyframes, "
+        f"{summary['images_received']} images received, {summary['images_dropped']} dropped"
+    )
+    for index, figure in enumerate(summary["goals"]):
+        if "psnr_db" in figure:
+            stages = ", ".join(f"{k} {v:.2f}" for k, v in figure["stage_s"].items())
+            print(
+                f"goal {index}: {figure['psnr_db']:.1f} dB, copy nearest "
+                f"{figure['copy_nearest_psnr_db']:.1f} dB; seconds: {stages}"
+            )
+        else:
+            print(f"goal {index}: error {figure['error_code']}: {figure['error_msg']}")
+    mean = summary["mean"]
+    if mean["psnr_db"] is not None:
+        print(f"mean: {mean['psnr_db']} dB, copy nearest {mean['copy_nearest_psnr_db']} dB")
+    if not metric:
+        print("the scale was not resolved: colours were published, depth and clouds withheld")
+    if note:
+        print(note)
+    print(f"look at {out / 'grid.png'}; figures in {out / 'summary.json'}")
+    for problem in summary["problems"]:
+        print(f"PROBLEM: {problem}")
+
+
+__all__ = ["DemoFailed", "DemoOptions", "run_demo"]

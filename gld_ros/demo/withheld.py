@@ -1,0 +1,134 @@
+"""Splits a bag: what the node is shown, and frames kept back as the truth to compare with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gld_ros.mapping.camera_info import pinhole_camera
+from gld_ros.mapping.frames import FloatArray, shrink_to_fit
+from gld_ros.ros.bag_reader import COMPRESSED_IMAGE_TYPE, BagError, BagReader
+from gld_ros.ros.bag_writer import BagWriter
+from gld_ros.ros.clock import stamp_to_ns
+from gld_ros.ros.images import rgb_from_compressed, rgb_from_image
+from gld_ros.ros.intake import info_values
+from gld_ros.ros.offline import bag_cameras, bag_fixed_frame
+
+COMPARED_HW = (224, 224)  # withheld pictures are compared at most at this size
+
+
+@dataclass(frozen=True, eq=False)
+class PosedPicture:
+    """A picture of the bag at comparison size, with its camera."""
+
+    stamp_ns: int
+    image: NDArray[np.uint8]  # (H, W, 3) RGB
+    K_px: FloatArray  # (3, 3)
+    T_fixed_cam: FloatArray  # (4, 4)
+
+
+@dataclass(frozen=True, eq=False)
+class SplitBag:
+    """A bag without its withheld frames, and what was withheld and shown."""
+
+    path: Path
+    image_topic: str
+    info_topic: str
+    compressed: bool
+    fixed_frame: str
+    duration_s: float
+    withheld: tuple[PosedPicture, ...]
+    shown: tuple[PosedPicture, ...]
+
+
+def split_bag(source: Path, target: Path, count: int, wanted_frame: str = "odom") -> SplitBag:
+    """Copy a bag without `count` evenly spaced images of its first camera.
+
+    Never withholds the first or last image. Raises BagError for a bag without posed images.
+    """
+    with BagReader(source) as reader:
+        camera = next(iter(bag_cameras(reader).values()))
+        info_topic = reader.camera_info_topic(camera.topic)
+        assert info_topic is not None  # bag_cameras chose topics that have one
+        fixed_frame = bag_fixed_frame(reader, wanted_frame)
+        buffer, _ = reader.transforms()
+        first_info = next(iter(reader.messages([info_topic.name])), None)
+        if first_info is None:
+            raise BagError(f"bag {source} has no message on {info_topic.name}")
+        info = info_values(first_info.content)
+        pictures: list[tuple[int, PosedPicture]] = []
+        for message in reader.messages([camera.topic]):
+            content = message.content
+            decode = (
+                rgb_from_compressed
+                if reader.topics[camera.topic].type == COMPRESSED_IMAGE_TYPE
+                else rgb_from_image
+            )
+            rgb = decode(content).rgb
+            stamp_ns = stamp_to_ns(content.header.stamp)
+            try:
+                T_fixed_cam = buffer.lookup(fixed_frame, content.header.frame_id, stamp_ns)
+            except LookupError:
+                continue
+            pinhole = pinhole_camera(info, (rgb.shape[0], rgb.shape[1]), "auto", camera.topic)
+            image, K_px = shrink_to_fit(pinhole.rectify(rgb), pinhole.K_px, COMPARED_HW)
+            pictures.append(
+                (message.stamp_ns, PosedPicture(stamp_ns, np.array(image), K_px, T_fixed_cam))
+            )
+        if len(pictures) < 4:
+            raise BagError(f"bag {source} has {len(pictures)} images with a pose; 4 are needed")
+        count = min(count, len(pictures) // 3)
+        kept_back = {round((i + 1) * (len(pictures) - 1) / (count + 1)) for i in range(count)}
+        hidden_ns = {pictures[i][0] for i in kept_back}
+        _copy_without(reader, target, camera.topic, hidden_ns)
+        return SplitBag(
+            path=target,
+            image_topic=camera.topic.removesuffix("/compressed"),
+            info_topic=info_topic.name,
+            compressed=camera.compressed,
+            fixed_frame=fixed_frame,
+            duration_s=(reader.end_ns - reader.start_ns) * 1e-9,
+            withheld=tuple(p for i, (_, p) in enumerate(pictures) if i in kept_back),
+            shown=tuple(p for i, (_, p) in enumerate(pictures) if i not in kept_back),
+        )
+
+
+def _copy_without(reader: BagReader, target: Path, image_topic: str, hidden_ns: set[int]) -> None:
+    """Copy images, camera infos and TF, but not the hidden images."""
+    topics = [t for t in reader.topics.values() if _is_played(t.type)]
+    with BagWriter(target) as writer:
+        for topic in topics:
+            writer.add_topic(topic.name, topic.type, latched=topic.name.endswith("tf_static"))
+        for message in reader.raw_messages([t.name for t in topics]):
+            if message.topic == image_topic and message.stamp_ns in hidden_ns:
+                continue
+            writer.write_cdr(message.topic, message.stamp_ns, message.cdr)
+
+
+def _is_played(type_name: str) -> bool:
+    return type_name in (
+        "sensor_msgs/msg/Image",
+        "sensor_msgs/msg/CompressedImage",
+        "sensor_msgs/msg/CameraInfo",
+        "tf2_msgs/msg/TFMessage",
+    )
+
+
+def nearest_shown(split: SplitBag, target: PosedPicture) -> PosedPicture:
+    """Return the shown picture whose camera is nearest to a withheld one (turns count as well)."""
+
+    def far(picture: PosedPicture) -> float:
+        relative = np.linalg.inv(target.T_fixed_cam) @ picture.T_fixed_cam
+        cosine = np.clip((np.trace(relative[:3, :3]) - 1) / 2, -1.0, 1.0)
+        return float(np.linalg.norm(relative[:3, 3]) + np.arccos(cosine))
+
+    return min(split.shown, key=far)
+
+
+def psnr_db(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Return the peak signal-to-noise ratio of two pictures of the same size in decibel."""
+    error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2) / 255.0**2
+    return float(-10 * np.log10(max(error, 1e-10)))
