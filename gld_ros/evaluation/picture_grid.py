@@ -1,0 +1,142 @@
+"""A picture to look at: one row per withheld view, truth, what was imagined, errors and yardsticks.
+
+Hidden pixels are tinted red in their column; depth is bright where near, in the range of its row's
+truth; errors are doubled so that small ones show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from gld_ros.evaluation import methods
+from gld_ros.evaluation.run import Example
+from gld_ros.mapping.provenance import Provenance
+
+CAPTION_PX, GAP_PX, MIN_CELL_WIDTH_PX = 16, 4, 168
+ERROR_GAIN = 2.0
+_INK, _FAINT, _PAPER = (235, 235, 235), (165, 165, 165), (24, 24, 28)
+_HIDDEN = np.array([1.0, 0.15, 0.15])
+_PROVENANCE_COLOURS = {
+    Provenance.CORROBORATED: (80, 200, 120),
+    Provenance.HALLUCINATED: (240, 180, 60),
+    Provenance.CONTRADICTED: (225, 70, 70),
+}
+_COLOUR_TITLES = {
+    methods.GENERATED: "generated",
+    methods.ONE_STEP: "one step",
+    methods.SHUFFLED: "shuffled poses",
+    methods.COPY: "copy nearest",
+    methods.WARP: "warp + fill",
+}
+
+Picture = NDArray[np.uint8]
+
+
+def picture_grid(examples: Sequence[Example], heading: str) -> Picture:
+    """Draw examples as one RGB picture (H, W, 3); raises ValueError when there are none."""
+    if not examples:
+        raise ValueError("no withheld view was kept, so there is nothing to draw")
+    rows = [_cells(example) for example in examples]
+    height, width = examples[0].colours["truth"].shape[-2:]
+    scale = max(1, -(-MIN_CELL_WIDTH_PX // width))
+    cell_h, cell_w = height * scale, width * scale
+    columns = max(len(row) for row in rows)
+    row_h = cell_h + 2 * CAPTION_PX + GAP_PX
+    sheet_w = max(columns * (cell_w + GAP_PX) + GAP_PX, 640)
+    sheet = Image.new("RGB", (sheet_w, row_h * len(rows) + CAPTION_PX + GAP_PX), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=12)
+    draw.text((GAP_PX, 2), heading, _FAINT, font)
+    for number, (example, row) in enumerate(zip(examples, rows, strict=True)):
+        top = CAPTION_PX + GAP_PX + number * row_h
+        draw.text((GAP_PX, top), example.title, _FAINT, font)
+        for column, (title, picture) in enumerate(row):
+            left = GAP_PX + column * (cell_w + GAP_PX)
+            draw.text((left, top + CAPTION_PX), title, _INK, font)
+            image = Image.fromarray(picture).resize((cell_w, cell_h), Image.Resampling.NEAREST)
+            sheet.paste(image, (left, top + 2 * CAPTION_PX))
+    return np.asarray(sheet)
+
+
+def _cells(example: Example) -> list[tuple[str, Picture]]:
+    """The titled pictures of one row; the same columns wherever the data has the same."""
+    truth = _array(example.colours["truth"])
+    cells = [(f"reference {i + 1}", _bytes(_array(r))) for i, r in enumerate(example.references)]
+    cells.append(("truth (withheld)", _bytes(truth)))
+    for name in (methods.GENERATED, methods.ONE_STEP):
+        if name in example.colours:
+            cells.append(_coloured(example, name))
+    error = np.abs(_array(example.colours[methods.GENERATED]) - truth).mean(-1)
+    cells.append((f"|error| x {ERROR_GAIN:g}", _heat(np.clip(ERROR_GAIN * error, 0, 1))))
+    near, far = _depth_range(example.depths)
+    for name, title in ((methods.GENERATED, "generated depth"), ("truth", "true depth")):
+        if name in example.depths:
+            cells.append((title, _depth(example.depths[name].numpy(), near, far)))
+    if example.hidden is not None:
+        hidden = example.hidden.numpy()
+        cells.append((f"hidden {hidden.mean():.0%}", _tinted(truth, hidden)))
+    if example.provenance is not None:
+        cells.append(("provenance g/y/r", _provenance(example.provenance)))
+    for name in (methods.COPY, methods.WARP, methods.SHUFFLED):
+        if name in example.colours:
+            cells.append(_coloured(example, name))
+    return cells
+
+
+def _coloured(example: Example, name: str) -> tuple[str, Picture]:
+    title = f"{_COLOUR_TITLES[name]} {example.psnr[name]:.1f} dB"
+    return title, _bytes(_array(example.colours[name]))
+
+
+def _array(picture: Tensor) -> NDArray[np.floating[Any]]:
+    return picture.permute(1, 2, 0).clamp(0, 1).numpy()
+
+
+def _bytes(picture: NDArray[np.floating[Any]]) -> Picture:
+    return np.round(255 * picture).astype(np.uint8)
+
+
+def _depth_range(depths: dict[str, Tensor]) -> tuple[float, float]:
+    """Near and far end of the colours of a row, from the truth where there is one."""
+    depth = depths.get("truth", depths[methods.GENERATED]).numpy()
+    known = depth[np.isfinite(depth) & (depth > 0)]
+    if not known.size:
+        return 0.0, 1.0
+    near, far = (float(v) for v in np.percentile(known, (1, 99)))
+    return near, max(far, near * 1.01)
+
+
+def _depth(depth: NDArray[np.floating[Any]], near: float, far: float) -> Picture:
+    known = np.isfinite(depth) & (depth > 0)
+    nearness = np.where(known, (far - np.where(known, depth, far)) / (far - near), 0.0)
+    coloured = _mapped(nearness, cv2.COLORMAP_VIRIDIS)
+    coloured[~known] = 0
+    return coloured
+
+
+def _heat(values: NDArray[np.floating[Any]]) -> Picture:
+    return _mapped(values, cv2.COLORMAP_INFERNO)
+
+
+def _mapped(values: NDArray[np.floating[Any]], colours: int) -> Picture:
+    byte = np.round(255 * np.clip(values, 0, 1)).astype(np.uint8)
+    return np.asarray(cv2.cvtColor(cv2.applyColorMap(byte, colours), cv2.COLOR_BGR2RGB))
+
+
+def _tinted(picture: NDArray[np.floating[Any]], hidden: NDArray[np.bool_]) -> Picture:
+    tinted = np.where(hidden[..., None], 0.35 * picture + 0.65 * _HIDDEN, picture)
+    return _bytes(tinted)
+
+
+def _provenance(labels: NDArray[np.uint8]) -> Picture:
+    coloured = np.zeros((*labels.shape, 3), np.uint8)
+    for kind, colour in _PROVENANCE_COLOURS.items():
+        coloured[labels == kind] = colour
+    return coloured
