@@ -162,26 +162,35 @@ def infer_denoiser_config(
 
 
 def with_progress(
-    modules: Mapping[str, Mapping[str, Tensor]], progress: Progress | None
+    modules: Mapping[str, dict[str, Tensor]], progress: Progress | None
 ) -> dict[str, TensorSource]:
-    """Modules to be written one tensor at a time, each of which is reported."""
+    """Modules to be written one tensor at a time, each of which is reported.
+
+    Takes the tensors over: the dictionaries are emptied, and each tensor is let go once it is
+    written, so that a mapped file leaves memory with its last one.
+    """
     total = sum(len(tensors) for tensors in modules.values())
     done = 0
 
     def plan(module: str, name: str, values: Tensor) -> PlannedTensor:
+        held = [values]
+
         def read() -> Tensor:
             nonlocal done
             done += 1
             if progress is not None:
                 progress(module, done, total)
-            return values
+            return held.pop()
 
         return PlannedTensor(name, tuple(values.shape), values.dtype, read)
 
-    return {
+    planned: dict[str, TensorSource] = {
         module: [plan(module, name, values) for name, values in tensors.items()]
         for module, tensors in modules.items()
     }
+    for tensors in modules.values():
+        tensors.clear()
+    return planned
 
 
 def shape_of(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
