@@ -153,7 +153,7 @@ def _preview(args: argparse.Namespace) -> int:
 
 
 def _store(args: argparse.Namespace) -> int:
-    from gld_ros.scenes.rooms import domain_named
+    from gld_ros.scenes.rooms import ROOMS_VERSION, domain_named
     from gld_ros.scenes.store import write_store
 
     width, height = args.size
@@ -163,7 +163,10 @@ def _store(args: argparse.Namespace) -> int:
         ids = _chosen_ids(args)
         count = len(ids)
         named = ",".join(map(str, args.ids)) if args.ids else f"{ids[0]}+{count}"
-        source = f"rooms {domain_named(args.domain).name} {named} antialias {args.antialias}"
+        source = (
+            f"rooms v{ROOMS_VERSION} {domain_named(args.domain).name} {named} "
+            f"antialias {args.antialias}"
+        )
 
         def draw(positions: Sequence[int]) -> dict[str, Any]:
             return _rooms(args, [ids[i] for i in positions])

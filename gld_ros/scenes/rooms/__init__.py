@@ -5,6 +5,7 @@ generate.py is the front door; domains.py holds the ranges and the id splits.
 
 from gld_ros.scenes.rooms.domains import (
     DOMAINS,
+    ROOMS_VERSION,
     SPLIT_IDS,
     RoomDomain,
     domain_named,
@@ -20,6 +21,7 @@ from gld_ros.scenes.rooms.generate import (
 
 __all__ = [
     "DOMAINS",
+    "ROOMS_VERSION",
     "SPLIT_IDS",
     "RoomDomain",
     "domain_named",

@@ -10,6 +10,10 @@ from dataclasses import dataclass, replace
 
 Range = tuple[float, float]
 
+# Raise it with every change that changes pictures: stores of different versions are not completed
+# into one another.
+ROOMS_VERSION = 2
+
 # Every scene id belongs to exactly one split. `demo` rooms are held out of everything but demos.
 SPLIT_IDS: dict[str, range] = {
     "train": range(0, 1_000_000_000),
