@@ -28,6 +28,10 @@ _PROVENANCE_COLOURS = {
     Provenance.HALLUCINATED: (240, 180, 60),
     Provenance.CONTRADICTED: (225, 70, 70),
 }
+_LEGEND = (
+    "Depth: bright is near. Red in 'hidden': no reference sees it. "
+    "Provenance: green corroborated, yellow hallucinated, red contradicted."
+)
 _COLOUR_TITLES = {
     methods.GENERATED: "generated",
     methods.ONE_STEP: "one step",
@@ -53,7 +57,7 @@ def picture_grid(examples: Sequence[Example], heading: str) -> Picture:
     sheet = Image.new("RGB", (sheet_w, row_h * len(rows) + CAPTION_PX + GAP_PX), _PAPER)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=12)
-    draw.text((GAP_PX, 2), heading, _FAINT, font)
+    draw.text((GAP_PX, 2), f"{heading}. {_LEGEND}", _FAINT, font)
     for number, (example, row) in enumerate(zip(examples, rows, strict=True)):
         top = CAPTION_PX + GAP_PX + number * row_h
         draw.text((GAP_PX, top), example.title, _FAINT, font)
@@ -83,7 +87,7 @@ def _cells(example: Example) -> list[tuple[str, Picture]]:
         hidden = example.hidden.numpy()
         cells.append((f"hidden {hidden.mean():.0%}", _tinted(truth, hidden)))
     if example.provenance is not None:
-        cells.append(("provenance g/y/r", _provenance(example.provenance)))
+        cells.append(("provenance", _provenance(example.provenance)))
     for name in (methods.COPY, methods.WARP, methods.SHUFFLED):
         if name in example.colours:
             cells.append(_coloured(example, name))

@@ -16,24 +16,31 @@ from evo.core.trajectory import PosePath3D
 from numpy.typing import NDArray
 
 from gld_ros.mapping.poses import rotation_angle_rad
-from gld_ros.mapping.scale import robust_ratio
+from gld_ros.mapping.scale import ScaleParameters, measure_from_baselines
 
 FloatArray = NDArray[np.floating[Any]]
 
 # A baseline shorter than this part of the scene's longest has no reliable direction.
 MIN_BASELINE_SHARE = 0.01
+MIN_BASELINE = 1e-6  # in data without metres
 RRA_RTA_DEG = 15
 MAA_DEG = 30
 AUC_DEG = (3, 30)
 
 
-def scale_from_baselines(T_world_cam: FloatArray, T_model_cam: FloatArray) -> float:
-    """World units per model unit: the weighted median ratio of camera distances; NaN if unknown."""
-    true, model = (_distances(T) for T in (T_world_cam, T_model_cam))
-    usable = (true > MIN_BASELINE_SHARE * true.max(initial=0.0)) & (true > 1e-6) & (model > 1e-9)
-    if not usable.any():
-        return float("nan")
-    return robust_ratio(true[usable] / model[usable], true[usable])[0]
+def scale_from_baselines(
+    T_world_cam: FloatArray, T_model_cam: FloatArray, *, metric: bool
+) -> float:
+    """World units per model unit as the robot's node measures it; NaN where it would refuse.
+
+    It refuses rotations that disagree, ratios that scatter, and, in metric data, baselines too
+    short to measure by (the node's defaults).
+    """
+    limits = ScaleParameters() if metric else ScaleParameters(min_baseline_m=MIN_BASELINE)
+    measured = measure_from_baselines(
+        list(T_world_cam), list(T_model_cam), [1.0] * len(T_world_cam), limits
+    )
+    return float("nan") if measured.fault else measured.scale
 
 
 def pair_angles_deg(
@@ -45,7 +52,7 @@ def pair_angles_deg(
     true baseline is too short to have a direction.
     """
     distances = _distances(T_world_cam)
-    limit = max(MIN_BASELINE_SHARE * distances.max(initial=0.0), 1e-6)
+    limit = max(MIN_BASELINE_SHARE * distances.max(initial=0.0), MIN_BASELINE)
     rotations, directions = [], []
     for (i, j), distance in zip(combinations(range(len(T_world_cam)), 2), distances, strict=True):
         if j < num_references:

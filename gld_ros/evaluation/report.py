@@ -15,7 +15,7 @@ NOT_DEFINED = "-"
 Column = tuple[str, str, float, int]
 _SCALINGS = (
     ("median", "scaled per view to the true median"),
-    ("cameras", "scaled by the references' baselines, as a robot would"),
+    ("cameras", "scaled by baselines, where the node accepts that scale"),
     ("unscaled", "as it comes (the model's unit of length)"),
 )
 
@@ -195,7 +195,7 @@ def _provenance(report: dict[str, Any]) -> str:
         rows,
     )
     if provenance["unclassified_scenes"]:
-        text += f"\n{provenance['unclassified_scenes']} scenes without a scale are not classified"
+        text += f"\n{provenance['unclassified_scenes']} scenes without an accepted scale left out"
     return text
 
 

@@ -59,7 +59,7 @@ class EvaluationSettings:
     batch_size: int = 8
     real_features: bool = False
     pictures: int = 0  # targets kept for the picture grid
-    prior_rooms: int = 64  # training rooms behind the mean depth picture
+    prior_rooms: int = 32  # training rooms behind the mean depth picture
 
     def __post_init__(self) -> None:
         for name, smallest in (("seeds", 1), ("first_seed", 0), ("pictures", 0)):
@@ -98,6 +98,7 @@ class _Batch:
     K_px: Tensor
     T_world_cam: Tensor
     depth_m: Tensor | None  # (B, V, H, W), 0 unknown
+    metric: bool
     names: list[str]
     numbers: list[int]  # positions of the scenes in the evaluation, for their noise
     num_references: int
@@ -239,7 +240,8 @@ def _collate(
         visible = visible_from(*views)
         hidden = ~visible & (views[1].depth_m > 0)
     return _Batch(
-        stacked("images"), K_px, T_world_cam, depth_m, [s["scene_id"] for s in samples],
+        stacked("images"), K_px, T_world_cam, depth_m,
+        all(sample["metric"] for sample in samples), [s["scene_id"] for s in samples],
         list(range(first, first + len(samples))), references, visible, hidden,
     )  # fmt: skip
 
@@ -393,11 +395,11 @@ def _imagine_all(
 def _camera_scales(views: ImaginedViews, batch: _Batch) -> Tensor:
     """World units per model unit (B,), from the baselines of the references (of all views for one).
 
-    NaN where no cameras were recovered.
+    NaN where no cameras were recovered, or the node would refuse the scale.
     """
     taken = batch.num_references if batch.num_references > 1 else batch.images.shape[1]
     scales = [
-        scale_from_baselines(T.cpu().double().numpy(), T_model.numpy())
+        scale_from_baselines(T.cpu().double().numpy(), T_model.numpy(), metric=batch.metric)
         if bool(torch.isfinite(T_model).all())
         else float("nan")
         for T, T_model in zip(
