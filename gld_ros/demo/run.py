@@ -255,6 +255,7 @@ def _report(
     summary = {
         "bag": str(options.bag or "procedural room"),
         "bundle": options.bundle,
+        "weights": weights or "trained",
         "seconds": round(seconds, 1),
         "mean": means,
         "goals": figures,
@@ -271,7 +272,15 @@ def _report(
     return 1 if problems else 0
 
 
+def _is_random(bundle: str) -> bool:
+    from gld_ros.weights.bundle import Bundle
+
+    return Bundle.open(bundle).config.random_weights
+
+
 def _print(summary: dict[str, Any], out: Path, note: str, metric: bool) -> None:
+    if summary["weights"] != "trained":
+        print(f"\n{summary['weights']}")
     print(
         f"\n{summary['jobs_done']} jobs, {summary['keyframes']} keyframes, "
         f"{summary['images_received']} images received, {summary['images_dropped']} dropped"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gld_ros.mapping.camera_info import pinhole_camera
 from gld_ros.mapping.frames import FloatArray, shrink_to_fit
+from gld_ros.mapping.poses import invert_rigid, rotation_angle_rad
 from gld_ros.ros.bag_reader import COMPRESSED_IMAGE_TYPE, BagError, BagReader
 from gld_ros.ros.bag_writer import BagWriter
 from gld_ros.ros.clock import stamp_to_ns
@@ -121,9 +122,8 @@ def nearest_shown(split: SplitBag, target: PosedPicture) -> PosedPicture:
     """Return the shown picture whose camera is nearest to a withheld one (turns count as well)."""
 
     def far(picture: PosedPicture) -> float:
-        relative = np.linalg.inv(target.T_fixed_cam) @ picture.T_fixed_cam
-        cosine = np.clip((np.trace(relative[:3, :3]) - 1) / 2, -1.0, 1.0)
-        return float(np.linalg.norm(relative[:3, 3]) + np.arccos(cosine))
+        relative = invert_rigid(target.T_fixed_cam) @ picture.T_fixed_cam
+        return float(np.linalg.norm(relative[:3, 3])) + rotation_angle_rad(relative[:3, :3])
 
     return min(split.shown, key=far)
 
