@@ -16,6 +16,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from gld_ros.training.curves import read_metrics
@@ -33,6 +34,11 @@ def train(stage: str, run: Path, arguments: list[str]) -> None:
     subprocess.run(job, check=True, cwd=ROOT)
 
 
+def overrides(settings: Iterable[str]) -> list[str]:
+    """Return settings as arguments of `gld-ros train`."""
+    return [part for setting in settings for part in ("--set", setting)]
+
+
 def run_all(args: argparse.Namespace) -> None:
     """Train the autoencoder and one pair of diffusion models per seed."""
     if Bundle.open(args.bundle).has("level1"):
@@ -48,6 +54,7 @@ def run_all(args: argparse.Namespace) -> None:
         "--device",
         args.device,
     ]
+    data += overrides(s for s in args.settings if not s.startswith("options."))
     out = args.out.resolve()
     vae = ["--config", str(CONFIGS / "vae.yaml"), "--set", f"steps={args.vae_steps}"]
     train("vae", out / "vae", [*vae, *data, "--set", f"validate_every={args.vae_steps}"])
@@ -55,6 +62,7 @@ def run_all(args: argparse.Namespace) -> None:
     shared += ["--set", f"options.validation_scenes={args.scenes}"]
     shared += ["--set", f"options.validation_euler_points={args.euler_points}"]
     shared += ["--model", str(args.model.resolve())]
+    shared += overrides(s for s in args.settings if s.startswith("options."))
     if args.batch_size:
         shared += ["--set", f"batch_size={args.batch_size}"]
     gld = ["--config", str(CONFIGS / "level1.yaml"), "--bundle", str(args.bundle.resolve())]
@@ -183,6 +191,14 @@ def main() -> None:
     run.add_argument("--seeds", type=int, nargs="+", default=[0])
     run.add_argument(
         "--gld-shift", type=float, help="also train on the autoencoder with this time shift"
+    )
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="settings",
+        help="override a setting, e.g. data.sizes_wh=[[168,126]]; options: of the diffusion jobs",
     )
     run.add_argument("--device", default="auto")
     drawn = actions.add_parser("report", help="figure and ratios from the logs")

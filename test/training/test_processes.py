@@ -111,6 +111,7 @@ def test_two_processes_train_as_one(tmp_path, rooms, plan_folder, micro_bundle, 
             assert torch.allclose(value, right[name], atol=2e-5), (part, name)
 
 
+@pytest.mark.slow
 def test_the_allocator_is_set_and_said(tmp_path, rooms, plan_folder):
     config = write_config(tmp_path / "run.yaml", rooms, "encoder", steps=1)
     environment = {k: v for k, v in os.environ.items() if k not in ALLOCATOR_ENVIRONMENT}
