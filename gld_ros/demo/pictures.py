@@ -1,4 +1,4 @@
-"""What a person looks at after the demonstration: a grid of pictures, PLY clouds, a recording."""
+"""What a person looks at after the demonstration: a grid of pictures and a recording."""
 
 from __future__ import annotations
 
@@ -102,40 +102,6 @@ def _note(text: str) -> NDArray[np.uint8]:
     picture = np.full((*CELL_HW, 3), 225, np.uint8)
     _text(picture, text, (70, 90))
     return picture
-
-
-def write_ply(points: NDArray[Any], path: Path) -> None:
-    """Write points with colour, confidence and provenance as a binary PLY."""
-    layout = np.dtype(
-        [
-            ("x", "<f4"),
-            ("y", "<f4"),
-            ("z", "<f4"),
-            ("red", "u1"),
-            ("green", "u1"),
-            ("blue", "u1"),
-            ("confidence", "<f4"),
-            ("provenance", "u1"),
-            ("view", "u1"),
-        ]
-    )
-    out = np.zeros(len(points), layout)
-    for name in ("x", "y", "z", "confidence", "provenance", "view"):
-        out[name] = points[name]
-    rgb = points["rgb"]
-    out["red"], out["green"], out["blue"] = rgb >> 16 & 255, rgb >> 8 & 255, rgb & 255
-    kinds = {"<f4": "float", "|u1": "uchar"}
-    header = "\n".join(
-        [
-            "ply",
-            "format binary_little_endian 1.0",
-            f"element vertex {len(out)}",
-            *(f"property {kinds[layout[name].str]} {name}" for name in layout.names or ()),
-            "end_header",
-            "",
-        ]
-    )
-    path.write_bytes(header.encode() + out.tobytes())
 
 
 def write_recording(rows: Sequence[GridRow], clouds: dict[str, NDArray[Any]], path: Path) -> str:

@@ -17,8 +17,9 @@ import numpy as np
 from tqdm import tqdm
 
 from gld_ros.demo.graph import DemoFailed, DemoGraph
-from gld_ros.demo.pictures import GridRow, write_grid, write_ply, write_recording
+from gld_ros.demo.pictures import GridRow, write_grid, write_recording
 from gld_ros.demo.withheld import SplitBag, nearest_shown, psnr_db, split_bag
+from gld_ros.mapping.ply import write_ply
 from gld_ros.ros.clouds import points_from_cloud
 from gld_ros.ros.images import depth_m_from_image
 
@@ -242,10 +243,10 @@ def _report(
         name = topic.replace("/", "_")
         clouds[name] = points
         write_ply(points, options.out / f"{name}.ply")
+    weights = "RANDOM weights: these views mean nothing" if _is_random(options.bundle) else ""
     if rows:
-        write_grid(
-            rows, options.out / "grid.png", f"bundle {options.bundle}, bag {split.path.name}"
-        )
+        title = f"bundle {options.bundle}. {weights}"
+        write_grid(rows, options.out / "grid.png", title)
     note = write_recording(rows, clouds, options.out / "recording.rrd")
     with_views = [f for f in figures if "psnr_db" in f]
     means = {
