@@ -131,4 +131,4 @@ def nearest_shown(split: SplitBag, target: PosedPicture) -> PosedPicture:
 def psnr_db(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     """Return the peak signal-to-noise ratio of two pictures of the same size in decibel."""
     error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2) / 255.0**2
-    return float(-10 * np.log10(max(error, 1e-10)))
+    return float(-10 * np.log10(max(float(error), 1e-10)))
