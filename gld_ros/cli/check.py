@@ -1,0 +1,150 @@
+"""`gld-ros check`: five seconds on a live graph, a table, and the first thing to fix."""
+
+import argparse
+import json
+import sys
+import threading
+from typing import Any
+
+_DESCRIPTION = """\
+Looks at a running graph for five seconds: image and CameraInfo topics, their types, QoS at both
+ends, rates, the age of stamps, whether CameraInfo is valid, whether TF can place the images in the
+fixed frame, and whether the node is active. Changes nothing. Exit status 0: nothing to fix.
+
+  gld-ros check
+  gld-ros check --node /robot1/gld
+  gld-ros check --camera /front --fixed-frame odom       (the node need not run)
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Declare the arguments of `gld-ros check`."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "check",
+        help="look at a live graph and name the first thing to fix",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--node", default="/gld", help="full name of gld_node (default: /gld)")
+    parser.add_argument(
+        "--camera",
+        action="append",
+        default=[],
+        help="camera to look at, <camera>/image; repeatable (default: those of the node)",
+    )
+    parser.add_argument("--fixed-frame", default="", help="default: that of the node, else odom")
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long to look (default: 5)")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look, print; 1 if there is anything that keeps the node from working."""
+    if not args.seconds > 0:
+        raise ValueError(f"--seconds is {args.seconds}; it must be above 0")
+    if not args.node.startswith("/"):
+        raise ValueError(f"--node is {args.node!r}; give the full name, such as /gld")
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+
+    from gld_ros.ros.graph_check import judge, rows, watch
+
+    rclpy.init()
+    node = rclpy.create_node("gld_check")
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    spinner = threading.Thread(target=_spin, args=(executor,), daemon=True)
+    spinner.start()
+    try:
+        seen = watch(
+            node,
+            target=args.node,
+            cameras=args.camera,
+            fixed_frame=args.fixed_frame,
+            seconds=args.seconds,
+            progress=_show_progress,
+        )
+    finally:
+        executor.shutdown(timeout_sec=2.0)
+        spinner.join(timeout=2.0)
+        node.destroy_node()
+        rclpy.try_shutdown()
+    faults = judge(seen)
+    fatal = [fault for fault in faults if fault.fatal]
+    if args.json:
+        document = {
+            "node": seen.node_name,
+            "state": seen.node_state,
+            "fixed_frame": seen.fixed_frame,
+            "sim_time": seen.sim_time,
+            "tf": {"asked": seen.tf_asked, "placed": seen.tf_placed, "problem": seen.tf_problem},
+            "topics": rows(seen),
+            "faults": [vars(fault) for fault in faults],
+        }
+        print(json.dumps(document, indent=1))
+        return 1 if fatal else 0
+    print(_table(rows(seen)))
+    print(
+        f"\nnode {seen.node_name}: {seen.node_state or 'not there'}"
+        f"{', simulated time' if seen.sim_time else ''}"
+        f"\nTF: {seen.tf_placed} of {seen.tf_asked} images could be placed in {seen.fixed_frame!r}"
+    )
+    for fault in faults:
+        print(f"{'FAULT' if fault.fatal else 'warning'}  {fault.subject}: {fault.problem}")
+    if faults:
+        print(f"\nfix first: {faults[0].subject}: {faults[0].problem}; {faults[0].fix}")
+    else:
+        print("\nnothing to fix")
+    return 1 if fatal else 0
+
+
+def _spin(executor: Any) -> None:
+    from rclpy.executors import ExternalShutdownException
+
+    try:
+        executor.spin()
+    except ExternalShutdownException:
+        return  # the signal handler of rclpy ended the context
+
+
+def _show_progress(fraction: float) -> None:
+    if sys.stderr.isatty():
+        end = "\r\033[K" if fraction >= 1 else ""
+        print(f"\rlooking at the graph {fraction:4.0%}{end}", end="", file=sys.stderr, flush=True)
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    header = ("topic", "type", "from", "to", "rate", "age", "frame")
+    lines = [header]
+    for row in rows:
+        lines.append(
+            (
+                row["topic"],
+                row["type"].rpartition("/")[2],
+                _ends(row["publishers"]),
+                _ends(row["subscriptions"]),
+                f"{row['rate_hz']:.1f} Hz" if row["rate_hz"] else "-",
+                "-" if row["age_s"] is None else f"{row['age_s']:.3f} s",
+                row["frame_id"],
+            )
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _ends(ends: list[dict[str, str]]) -> str:
+    """Nodes with their QoS: r reliable, b best effort, l latched."""
+    short = {"reliable": "r", "best_effort": "b"}
+    return (
+        ", ".join(
+            f"{end['node']} ({short.get(end['reliability'], '?')}"
+            f"{'l' if end['durability'] == 'transient_local' else ''})"
+            for end in ends[:3]
+        )
+        + (f" +{len(ends) - 3}" if len(ends) > 3 else "")
+        if ends
+        else "nobody"
+    )
