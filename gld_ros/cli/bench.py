@@ -1,0 +1,132 @@
+"""`gld-ros bench`: stage times and peak memory of a bundle on synthetic input, as JSON."""
+
+import argparse
+import json
+import platform
+import resource
+import sys
+from typing import Any
+
+_DESCRIPTION = """\
+Runs a bundle on synthetic pictures and prints one JSON object: median, fastest and slowest seconds
+of every stage over the repeats, sizes, and peak memory. One run before the measured ones reads the
+weights and is reported apart. Times mean something on an idle machine only.
+
+  gld-ros bench
+  gld-ros bench --bundle my-bundle --size 504 280 --references 2 --targets 2 --device cuda
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Declare the arguments of `gld-ros bench`."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "bench",
+        help="stage times and memory of a bundle on synthetic input",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--bundle", default="tiny", help="folder or name (default: tiny)")
+    parser.add_argument(
+        "--size", nargs=2, type=int, metavar=("W", "H"), help="pictures (default: the bundle's)"
+    )
+    parser.add_argument("--references", type=int, default=2, help="default: 2")
+    parser.add_argument("--targets", type=int, default=2, help="default: 2")
+    parser.add_argument("--steps", type=int, help="sampling steps (default: the bundle's)")
+    parser.add_argument("--repeats", type=int, default=3, help="measured runs (default: 3)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print; raises ValueError for what the bundle cannot do."""
+    if args.repeats < 1:
+        raise ValueError(f"--repeats is {args.repeats}; at least 1 is needed")
+    import torch
+
+    from gld_ros.pipeline import NovelViewPipeline
+
+    pipeline = NovelViewPipeline.from_pretrained(
+        args.bundle, device=args.device, dtype=args.dtype
+    )  # fmt: skip
+    config = pipeline.bundle.config
+    hw = (args.size[1], args.size[0]) if args.size else config.resolutions_hw[0]
+    request = _request(hw, args.references, args.targets, args.steps)
+    runs = []
+    for number in range(args.repeats + 1):
+        if number == 1 and pipeline.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pipeline.device)
+        if sys.stderr.isatty():
+            print(f"\rrun {number} of {args.repeats}\033[K", end="", file=sys.stderr, flush=True)
+        runs.append(_timed(pipeline, request))
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    cuda = pipeline.device.type == "cuda"
+    report = {
+        "bundle": config.name,
+        "random_weights": config.random_weights,
+        "device": torch.cuda.get_device_name(pipeline.device) if cuda else platform.processor(),
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "width_height": [hw[1], hw[0]],
+        "references": args.references,
+        "targets": args.targets,
+        "steps": args.steps or config.num_euler_points - 1,
+        "repeats": args.repeats,
+        "first_run_s": runs[0]["total"],
+        "seconds": _spread(runs[1:]),
+        "peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_device_bytes": torch.cuda.max_memory_allocated(pipeline.device) if cuda else None,
+        "bundle_bytes": sum(pipeline.bundle.size_bytes().values()),
+    }
+    print(json.dumps(report, indent=1))
+    return 0
+
+
+def _request(hw: tuple[int, int], references: int, targets: int, steps: int | None) -> Any:
+    """Return cameras in a row, 10 cm apart, that look at band-limited noise."""
+    import cv2
+    import numpy as np
+
+    from gld_ros.view_request import ViewRequest
+
+    generator = np.random.default_rng(0)
+    height, width = hw
+    focal_px = 0.8 * width
+    K = np.array([[focal_px, 0, (width - 1) / 2], [0, focal_px, (height - 1) / 2], [0, 0, 1.0]])
+    poses = np.tile(np.eye(4), (references + targets, 1, 1))
+    poses[:, 0, 3] = 0.1 * np.arange(references + targets)
+    coarse = generator.integers(0, 256, (references, 12, 16, 3), dtype=np.uint8)
+    return ViewRequest(
+        images=[cv2.resize(c, (width, height), interpolation=cv2.INTER_CUBIC) for c in coarse],
+        K_px_ref=np.tile(K, (references, 1, 1)),
+        T_world_cam_ref=poses[:references],
+        K_px_target=np.tile(K, (targets, 1, 1)),
+        T_world_cam_target=poses[references:],
+        target_hw=[hw] * targets,
+        num_steps=steps,
+        seed=0,
+    )
+
+
+def _timed(pipeline: Any, request: Any) -> dict[str, float]:
+    import time
+
+    started = time.perf_counter()
+    views = pipeline(request)
+    return {**views.stage_seconds, "total": time.perf_counter() - started}
+
+
+def _spread(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Return median, fastest and slowest seconds per stage."""
+    from statistics import median
+
+    return {
+        stage: {
+            "median": round(median(run[stage] for run in runs), 4),
+            "fastest": round(min(run[stage] for run in runs), 4),
+            "slowest": round(max(run[stage] for run in runs), 4),
+        }
+        for stage in runs[0]
+    }
