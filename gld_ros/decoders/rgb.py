@@ -89,15 +89,17 @@ def sincos_table(width: int, table_hw: tuple[int, int]) -> Tensor:
     First half of the width: column; second half: row; each [sin, cos] of width/4 frequencies.
     """
     rows, columns = table_hw
-    frequency = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    row, column = torch.meshgrid(
-        torch.arange(rows, dtype=torch.float64),
-        torch.arange(columns, dtype=torch.float64),
-        indexing="ij",
-    )
-    angles = torch.stack((column, row), dim=-1).reshape(-1, 2, 1) * frequency
-    patches = torch.cat((angles.sin(), angles.cos()), dim=-1).flatten(1)
-    return torch.cat((torch.zeros(1, width), patches.float()))[None]
+    # On the CPU even while a model is being built without storage, where this would be slow.
+    with torch.device("cpu"):
+        frequency = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+        row, column = torch.meshgrid(
+            torch.arange(rows, dtype=torch.float64),
+            torch.arange(columns, dtype=torch.float64),
+            indexing="ij",
+        )
+        angles = torch.stack((column, row), dim=-1).reshape(-1, 2, 1) * frequency
+        patches = torch.cat((angles.sin(), angles.cos()), dim=-1).flatten(1)
+        return torch.cat((torch.zeros(1, width), patches.float()))[None]
 
 
 class RgbDecoder(nn.Module):
@@ -110,7 +112,8 @@ class RgbDecoder(nn.Module):
         self.decoder_embed = nn.Linear(config.in_channels, config.width)
         self.trainable_cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.decoder_pos_embed: Tensor
-        self.register_buffer("decoder_pos_embed", sincos_table(config.width, config.table_hw))
+        table = sincos_table(config.width, config.table_hw)
+        self.register_buffer("decoder_pos_embed", table.to(self.trainable_cls_token.device))
         self.decoder_layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.depth))
         self.decoder_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.decoder_pred = nn.Linear(config.width, pixels)
