@@ -17,6 +17,7 @@ from gld_ros.training.config import ConfigError
 from gld_ros.training.losses import gradient_difference, structural_dissimilarity
 from gld_ros.training.perceptual import open_perceptual
 
+MIN_SQUARED_ERROR = 1e-10  # equal pictures have 100 dB, a number that can be averaged
 MIN_MASK_PIXELS = 16  # a figure of fewer pixels says nothing
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 SUBSTITUTE_NAME = "1-SSIM + gradient (substitute)"
@@ -35,9 +36,9 @@ def psnr(predicted: Tensor, true: Tensor, mask: Tensor | None = None) -> Tensor:
     """-10 log10 of the mean squared error (N,), in dB; over the pixels of mask (N, H, W) bool."""
     error = (predicted.clamp(0, 1) - true).square().mean(1)
     if mask is None:
-        return -10 * error.mean((1, 2)).log10()
+        return -10 * error.mean((1, 2)).clamp_min(MIN_SQUARED_ERROR).log10()
     count = mask.sum((1, 2))
-    mean = (error * mask).sum((1, 2)) / count
+    mean = ((error * mask).sum((1, 2)) / count).clamp_min(MIN_SQUARED_ERROR)
     return torch.where(count >= MIN_MASK_PIXELS, -10 * mean.log10(), torch.nan)
 
 

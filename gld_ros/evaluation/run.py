@@ -584,5 +584,5 @@ def _camera_report(sums: _Sums) -> dict[str, Any]:
         figures["focal_relative_error"] = known(float(np.mean(sums.focal_error)))
     for name in ("ATE", "RPE_translation", "RPE_rotation_deg"):
         values = [errors[name] for errors in sums.trajectories]
-        figures[name] = float(np.mean(values)) if values else None
+        figures[name] = known(float(np.mean(values))) if values else None
     return figures

@@ -18,8 +18,10 @@ from gld_ros.scenes.rooms import DOMAINS, render_rooms, split_ids
 
 # A surface this much farther than the nearest one at a pixel lies behind it.
 SAME_SURFACE = 0.05
-# Less coverage by warped pixels than this is a hole.
-MIN_COVERAGE = 0.25
+# A pixel that a warped one covers by less than this does not hide what is behind it.
+SOLID_COVERAGE = 0.25
+# Less coverage than this by all warped pixels is a hole.
+MIN_COVERAGE = 0.02
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,11 @@ def _splat(
     count = height * width
     nearest = torch.full((count,), torch.inf)
     # A pixel that is touched at its rim only must not hide what lies squarely on it.
-    solid = weight >= MIN_COVERAGE
+    solid = weight >= SOLID_COVERAGE
     nearest.scatter_reduce_(0, place[solid], z[source[solid]], "amin")
-    in_view = z[source] <= nearest[place] * (1 + SAME_SURFACE)
+    touched = torch.full((count,), torch.inf).scatter_reduce_(0, place, z[source], "amin")
+    nearest = torch.where(nearest.isinf(), touched, nearest)
+    in_view = (z[source] / nearest[place] - 1).abs() <= SAME_SURFACE
     place, weight, source = place[in_view], weight[in_view], source[in_view]
     total = torch.zeros(count).index_add_(0, place, weight)
     colour = torch.zeros(count, 3).index_add_(0, place, weight[:, None] * colours[source])

@@ -101,7 +101,8 @@ def wall_scene(tmp_path):
         focal, depth = 40.0, 2.0
         rng = np.random.default_rng(0)
         wall = rng.integers(0, 256, (height, width + frames, 3), dtype=np.uint8)
-        K_px = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
+        # A whole principal point: the official crop then keeps every pixel where it is.
+        K_px = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
         poses = np.tile(np.eye(4), (frames, 1, 1))
         poses[:, 0, 3] = np.arange(frames) * depth / focal
         images = [wall[:, i : i + width] for i in range(frames)]

@@ -23,6 +23,10 @@ def test_psnr_of_a_constant_offset_is_its_square_in_decibel():
     assert psnr(true + 0.1, true).tolist() == pytest.approx([20.0, 20.0], abs=1e-3)
 
 
+def test_equal_pictures_have_a_finite_psnr():
+    assert psnr(_pictures(), _pictures()).tolist() == pytest.approx([100.0, 100.0])
+
+
 def test_psnr_clips_the_prediction():
     assert psnr(torch.full((1, 3, 12, 12), 5.0), torch.full((1, 3, 12, 12), 0.9)).item() == (
         pytest.approx(20.0, abs=1e-3)

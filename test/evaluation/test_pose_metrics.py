@@ -56,17 +56,17 @@ def test_a_scale_that_the_node_would_refuse_is_none():
 def test_a_turned_target_is_found_in_rotations_and_directions():
     T = _poses(CENTRES)
     model = T.copy()
-    model[3] = T[3] @ _poses([[0, 0, 0]], 20.0)[0]
+    model[3] = T[3] @ _poses([[0, 0, 0]], 20.5)[0]
     rotation, direction = pair_angles_deg(T, model, 3)
-    assert rotation == pytest.approx([20.0] * 3, abs=1e-6)
+    assert rotation == pytest.approx([20.5] * 3, abs=1e-6)
     assert np.abs(direction).max() < 1e-5
     figures = pair_figures(rotation, direction)
     assert figures["RRA@15"] == 0.0
     assert figures["RTA@15"] == 1.0
-    assert figures["AUC@30"] == pytest.approx(10 / 30)  # 20 degrees is below 21, ..., 30
+    assert figures["AUC@30"] == pytest.approx(10 / 30)  # 20.5 degrees is below 21, ..., 30
     assert figures["mAA@30"] == pytest.approx(10 / 30)
     assert trajectory_errors(T, model)["RPE_rotation_deg"] == pytest.approx(
-        math.sqrt(20**2 * 3 / 6), abs=1e-3
+        math.sqrt(20.5**2 * 3 / 6), abs=1e-3
     )
 
 

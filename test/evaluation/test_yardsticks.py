@@ -47,7 +47,7 @@ def test_a_wall_moves_by_whole_pixels_and_its_border_is_repeated():
     assert not warp.covered[0, 0, :, -3:].any()
     last = images[0, 0, :, :, -1:].expand(3, HW[0], 3)
     assert torch.allclose(warp.rgb[0, 0, :, :, -3:], last, atol=1e-4)
-    assert warp.depth_m == pytest.approx(torch.full_like(warp.depth_m, WALL_M))
+    assert torch.allclose(warp.depth_m, torch.full_like(warp.depth_m, WALL_M), atol=1e-4)
 
 
 def test_an_approached_wall_has_no_cracks():
@@ -61,7 +61,7 @@ def test_the_nearer_surface_hides_the_farther():
     images, depth = torch.zeros(1, 1, 3, *HW), torch.full((1, 1, *HW), WALL_M)
     images[..., 4:8, 4:8], depth[..., 4:8, 4:8] = 1.0, WALL_M / 2
     warp = _warp(images, depth, _camera(x=2 * STEP_M))  # wall by 2 pixels, object by 4
-    assert warp.rgb[0, 0, :, 4:8, 0:4].min() == 1.0
+    assert warp.rgb[0, 0, :, 4:8, 0:4].min() > 0.999
     assert warp.depth_m[0, 0, 4:8, 0:4].max() < WALL_M
     hole = warp.covered[0, 0, 4:8, 4:6]
     assert not hole.any()  # what the object had hidden
