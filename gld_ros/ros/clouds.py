@@ -1,6 +1,7 @@
-"""PointCloud2 messages to and from arrays: the layout of a point, packing, reading back.
+"""PointCloud2 messages to and from arrays: their fields, packing, reading back.
 
-Leaves to the caller which points leave at all (validity, provenance, stride, voxels).
+The layout of a point is that of `gld_ros.mapping.products`, which makes the points. Leaves to the
+caller which points leave at all (validity, provenance, stride, voxels).
 """
 
 import struct
@@ -9,22 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from gld_ros.mapping.products import CLOUD_DTYPE
 from gld_ros.ros.messages import (
     byte_field,
     message_with_bytes,
     rclpy_type,
     writable_byte_field,
-)
-
-# One point in 24 bytes, little-endian. rgb is 0x00RRGGBB; its field is declared FLOAT32 by the
-# convention of RViz and PCL, and must never pass through a float.
-POINT_DTYPE = np.dtype(
-    {
-        "names": ["x", "y", "z", "rgb", "confidence", "provenance", "view"],
-        "formats": ["<f4", "<f4", "<f4", "<u4", "<f4", "u1", "u1"],
-        "offsets": [0, 4, 8, 12, 16, 20, 21],
-        "itemsize": 24,
-    }
 )
 
 # sensor_msgs/PointField: datatype numbers and what they are in numpy.
@@ -53,7 +44,7 @@ def pack_points(
     provenance: np.ndarray,
     view: np.ndarray | int,
 ) -> None:
-    """Write N points in the layout of POINT_DTYPE into `out`, N * 24 bytes of uint8.
+    """Write N points in the layout of CLOUD_DTYPE into `out`, N * 24 bytes of uint8.
 
     Shapes: xyz_m (N, 3) float32, rgb (N, 3) uint8, confidence (N,) float32, provenance (N,) uint8,
     view (N,) uint8 or one slot for all. The fast path; pack_points_reference says the same plainly.
@@ -158,13 +149,13 @@ def cloud_message(
 
 
 def structured_cloud_message(points: np.ndarray, header: Any, types: Any = rclpy_type) -> Any:
-    """Return a PointCloud2 of points that are laid out as POINT_DTYPE already, without a copy.
+    """Return a PointCloud2 of points that are laid out as CLOUD_DTYPE already, without a copy.
 
     (N,) makes an unorganised, dense cloud of finite points, (H, W) an organised one where NaN means
     "no point here". `types` maps full message names to classes. Raises MalformedCloud.
     """
-    if points.dtype.itemsize != 24 or points.dtype.names != POINT_DTYPE.names:
-        raise MalformedCloud(f"points have layout {points.dtype}; allowed is {POINT_DTYPE}")
+    if points.dtype.itemsize != 24 or points.dtype.names != CLOUD_DTYPE.names:
+        raise MalformedCloud(f"points have layout {points.dtype}; allowed is {CLOUD_DTYPE}")
     organised = points.ndim == 2
     height, width = points.shape if organised else (1, len(points))
     message_type = types("sensor_msgs/msg/PointCloud2")

@@ -14,6 +14,7 @@ from typing import Any
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from gld_ros.mapping.jobs import Outcome
+from gld_ros.mapping.keyframes import usable_keyframes
 from gld_ros.mapping.scale import ScaleSource
 from gld_ros.ros.clock import NS_PER_S
 from gld_ros.ros.intake import CameraState
@@ -26,6 +27,17 @@ NO_IMAGE_WARN_S, NO_IMAGE_ERROR_S = 2.0, 10.0
 TF_ERROR_S = 5.0
 CONTRADICTED_WARN, CONTRADICTED_ERROR = 0.1, 0.3
 RECENT_JUMP_S = 10.0
+DROP_CAUSES = (
+    "decode",
+    "encoding",
+    "size",
+    "stamp",
+    "stamp_zero",
+    "frame_id",
+    "info",
+    "no_info",
+    "depth",
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,7 @@ class NodeFacts:
     sim_time: bool
     parameters: Snapshot
     parts: Any
+    problem: str = ""  # why configure failed
 
 
 @dataclass(frozen=True)
@@ -53,12 +66,14 @@ class Status:
 def statuses(facts: NodeFacts, memory: DiagnosticsMemory) -> list[Status]:
     """Return all diagnostics entries; `memory` keeps counts of the previous period."""
     if facts.parts is None:
+        if facts.problem:
+            return [Status("gld: model", ERROR, facts.problem, {})]
         return [Status("gld: model", WARN, "unconfigured, waiting for configure", {})]
     cameras = facts.parts.intake.cameras.values()
     return [
         *(_input_status(camera, facts, memory) for camera in cameras),
         _tf_status(facts, memory),
-        _keyframes_status(facts),
+        _keyframes_status(facts, memory),
         _scale_status(facts),
         _inference_status(facts, memory),
         _quality_status(facts),
@@ -99,16 +114,25 @@ def _input_status(camera: CameraState, facts: NodeFacts, memory: DiagnosticsMemo
         if camera.last_arrival_steady_ns
         else active_s
     )
-    new_drops = memory.increase(f"dropped {camera.name}", camera.total_dropped)
+    new = {
+        cause: memory.increase(f"{camera.name} {cause}", count)
+        for cause, count in (camera.dropped | camera.noticed).items()
+    }
+    new_drops = sum(new.get(cause, 0) for cause in camera.dropped)
+    noticed = [cause for cause in camera.noticed if new.get(cause)]
+    notes = camera.pinhole.notes if camera.pinhole is not None else ()
+    scaled = [note for note in notes if "is scaled" in note]
     level, message = OK, "receiving"
     if not facts.active:
         message = "not active"
     elif camera.refused:
         level, message = ERROR, camera.refused
-    elif camera.dropped["encoding"] and new_drops:
+    elif new.get("encoding"):
         level, message = ERROR, f"encoding not supported: {camera.dropped['encoding']} dropped"
-    elif camera.dropped["frame_id"] and new_drops:
+    elif new.get("frame_id"):
         level, message = ERROR, "images have an empty frame_id"
+    elif new.get("stamp_zero"):
+        level, message = ERROR, "image stamps are zero"
     elif silent_s > NO_IMAGE_ERROR_S:
         level, message = ERROR, f"no image on {camera.topic} for {silent_s:.0f} s"
     elif camera.received and camera.info is None:
@@ -118,6 +142,8 @@ def _input_status(camera: CameraState, facts: NodeFacts, memory: DiagnosticsMemo
         level, message = WARN, f"no image on {camera.topic} for {silent_s:.1f} s"
     elif new_drops:
         level, message = WARN, f"{new_drops} images dropped: {_counts(camera.dropped)}"
+    elif noticed or scaled:
+        level, message = WARN, "; ".join([*noticed, *scaled])
     info_state = "refused" if camera.refused else "valid" if camera.info else "missing"
     size = f"{camera.image_hw[1]}x{camera.image_hw[0]}" if camera.image_hw else ""
     return Status(
@@ -135,10 +161,7 @@ def _input_status(camera: CameraState, facts: NodeFacts, memory: DiagnosticsMemo
             "received": str(camera.received),
             "qos_incompatible": str(camera.qos_incompatible),
             "lost": str(camera.lost),
-            **{
-                f"dropped_{cause}": str(camera.dropped[cause])
-                for cause in ("decode", "encoding", "size", "stamp", "frame_id", "info", "no_info")
-            },
+            **{f"dropped_{cause}": str(camera.dropped[cause]) for cause in DROP_CAUSES},
         },
     )
 
@@ -158,7 +181,10 @@ def _tf_status(facts: NodeFacts, memory: DiagnosticsMemory) -> Status:
         level, message = ERROR, f"no image could be placed in {facts.parameters['fixed_frame']!r}"
     elif new_drops:
         level, message = WARN, f"{new_drops} images dropped: {_counts(dropped)}"
-    if dropped.get("not_rigid") and new_drops:
+    rejected = facts.parts.tf.rejected
+    if memory.increase("tf rejected", sum(rejected.values())):
+        level, message = ERROR, f"invalid transforms: {_counts(rejected)}"
+    if memory.increase("tf not rigid", dropped["not_rigid"]):
         level = ERROR
     return Status(
         "gld: tf",
@@ -168,19 +194,22 @@ def _tf_status(facts: NodeFacts, memory: DiagnosticsMemory) -> Status:
             "fixed_frame": facts.parameters["fixed_frame"],
             "pending": str(len(pending)),
             "mean_wait_s": f"{pending.mean_wait_s:.3f}",
+            "rejected": str(sum(rejected.values())),
             **{f"dropped_{reason}": str(count) for reason, count in dropped.items()},
         },
     )
 
 
-def _keyframes_status(facts: NodeFacts) -> Status:
+def _keyframes_status(facts: NodeFacts, memory: DiagnosticsMemory) -> Status:
     parts = facts.parts
     keyframes = parts.store.snapshot()
     newest_s = (facts.now_ns - keyframes[-1].stamp_ns) / NS_PER_S if keyframes else math.inf
     level, message = OK, f"{len(keyframes)} keyframes"
-    if facts.active and keyframes and newest_s > facts.parameters["keyframes.max_age"]:
+    max_age_s = facts.parameters["keyframes.max_age"]
+    usable = usable_keyframes(keyframes, parts.gate, facts.now_ns, max_age_s)
+    if facts.active and keyframes and not usable:
         level, message = WARN, f"the newest keyframe is {newest_s:.1f} s old"
-    if parts.gate.pose_jumps:
+    if memory.increase("pose jumps", parts.gate.pose_jumps):
         level = WARN
         message += f"; {parts.gate.pose_jumps} jumps of the fixed frame"
     return Status(
@@ -279,7 +308,9 @@ def _gpu_status(facts: NodeFacts) -> Status:
     used, peak = device_memory_bytes()
     limits = parts.worker.limits
     level, message = OK, "within budget"
-    if limits.level:
+    if parts.last_result is not None and parts.last_result.device_lost:
+        level, message = ERROR, f"the device is lost: {parts.last_result.error_msg}"
+    elif limits.level:
         level = ERROR if limits.automatic_paused else WARN
         message = f"degraded to level {limits.level}: {limits.description}"
     gib = 1 / 2**30

@@ -5,6 +5,7 @@ Every accepted goal is answered with an error code; 0 means that the views are t
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from gld_ros.ros.messages import rclpy_type
 from gld_ros.ros.outputs import job_views_message
 from gld_ros.ros.tf_buffer import TransformUnavailable
 from gld_ros.ros.view_messages import Frames, make_header
+
+logger = logging.getLogger(__name__)
 
 POLL_S = 0.01
 STAGES = {"queued": 0, "encoding": 1, "sampling": 2, "decoding": 3}
@@ -118,6 +121,10 @@ class GoalServer:
             else:
                 handle.abort()
             return _failure(failure.code, str(failure))
+        except Exception as error:
+            logger.exception("goal failed")
+            handle.abort()
+            return _failure(ErrorCode.UNKNOWN, f"{type(error).__name__}: {error}")
         if result.outcome is not Outcome.DONE:
             if handle.is_cancel_requested:
                 handle.canceled()

@@ -64,6 +64,7 @@ class CameraState:
     last_stamp_ns: int = 0
     last_arrival_steady_ns: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    noticed: Counter[str] = field(default_factory=Counter)  # faults that cost no image by itself
     interval_s: float = 0.0  # running mean between arrivals
     qos_incompatible: int = 0
     lost: int = 0
@@ -105,6 +106,7 @@ class Intake:
                     "warning",
                     f"camera {camera}: intrinsics changed; its {flushed} keyframes are forgotten",
                 )
+                state.noticed["intrinsics changed"] += 1
                 state.pinhole_of = state.refused_of = None
             state.info = values
             if parameters["camera_info.pairing"] == "exact":
@@ -130,6 +132,15 @@ class Intake:
             if not self._stamp_is_usable(state, stamp_ns, now_ros_ns):
                 return
             state.last_stamp_ns = stamp_ns
+            self.await_pose(camera, message, parameters, now_ros_ns, now_steady_ns)
+
+    def await_pose(
+        self, camera: str, message: Any, parameters: Snapshot, now_ros_ns: int, now_steady_ns: int
+    ) -> None:
+        """Let an image with a good stamp wait for its pose; also one that was held before."""
+        state = self.cameras[camera]
+        stamp_ns = stamp_to_ns(message.header.stamp)
+        with self._lock:
             frame_id = parameters[f"frame_id_override.{camera}"] or message.header.frame_id
             if not frame_id:
                 self._drop(state, "frame_id")
@@ -193,11 +204,21 @@ class Intake:
                 state.infos_by_stamp.clear()
 
     def _stamp_is_usable(self, state: CameraState, stamp_ns: int, now_ros_ns: int) -> bool:
+        if stamp_ns > 0 and is_future_stamp(stamp_ns, now_ros_ns):
+            # Kept out of the order of stamps, or the next good image would seem to go back in time.
+            state.noticed["stamps ahead of now"] += 1
+            self._faults.throttled(
+                f"{state.name}: stamp future",
+                "warning",
+                f"camera {state.name}: image stamp is {(stamp_ns - now_ros_ns) * 1e-9:.1f} s ahead "
+                "of now; synchronise the clocks, or set use_sim_time when a bag or simulator plays",
+            )
+            return True
         verdict = self._epochs.image_stamp(state.name, stamp_ns)
         if verdict.jump is not None:
             self._on_jump(verdict.jump)
         if verdict.fault is StampFault.ZERO:
-            self._drop(state, "stamp")
+            self._drop(state, "stamp_zero")
             self._faults.once(
                 f"{state.name}: stamp zero",
                 "error",
@@ -211,13 +232,6 @@ class Intake:
                 "warning",
                 f"camera {state.name}: image stamp {stamp_ns * 1e-9:.3f} s is not newer than the "
                 f"previous one",
-            )
-        elif is_future_stamp(stamp_ns, now_ros_ns):
-            self._faults.throttled(
-                f"{state.name}: stamp future",
-                "warning",
-                f"camera {state.name}: image stamp is {(stamp_ns - now_ros_ns) * 1e-9:.1f} s ahead "
-                "of now; synchronise the clocks, or set use_sim_time when a bag or simulator plays",
             )
         return verdict.usable
 

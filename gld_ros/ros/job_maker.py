@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from gld_ros.mapping.planning import plan_views
 from gld_ros.mapping.products import Product
 from gld_ros.mapping.targets import (
     InvalidTarget,
+    frontier,
     look_around,
     nearest_targets,
     path_ahead,
@@ -42,6 +43,7 @@ class MadeJob:
     request: JobRequest
     verdicts: tuple[GuardVerdict, ...]
     refused: tuple[str, ...] = ()  # why other targets were left out
+    surplus: int = 0  # targets beyond `sampler.max_targets`, which an automatic job leaves out
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,22 @@ class NoJob:
 
 
 @dataclass(frozen=True, eq=False)
+class OccupancyGrid:
+    """A map of free and unknown cells, placed in the fixed frame."""
+
+    cells: NDArray[np.int8]  # (rows, columns), as nav_msgs/OccupancyGrid
+    resolution_m: float
+    T_fixed_grid: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
 class PolicyInput:
     """What policies need beyond keyframes; None where it has not come or cannot be placed."""
 
     T_fixed_base: FloatArray | None = None
     topic_targets: Sequence[FloatArray] | None = None  # T_fixed_target, optical axes
     path_fixed_m: FloatArray | None = None  # (N, 3)
+    grid: OccupancyGrid | None = None
     missing: str = ""  # why something is None, in words
 
 
@@ -84,12 +96,14 @@ class JobMaker:
         poses = self._policy_poses(parameters, anchor, given)
         if isinstance(poses, NoJob):
             return poses
+        surplus = len(poses) - parameters["sampler.max_targets"]
         poses = nearest_targets(poses, anchor.T_fixed_cam, parameters["sampler.max_targets"])
         K_px, image_hw = self._target_camera(anchor, parameters)
         wanted = [TargetCamera(T, K_px, image_hw) for T in poses]
-        return self._planned(
+        made = self._planned(
             parameters, epoch, keyframes, wanted, JobKind.AUTOMATIC, parameters["policy.type"]
         )
+        return replace(made, surplus=surplus) if isinstance(made, MadeJob) and surplus > 0 else made
 
     def goal(
         self,
@@ -228,6 +242,19 @@ class JobMaker:
             except InvalidTarget as error:
                 return NoJob(str(error), ErrorCode.INVALID_GOAL)
             return poses or NoJob("the path ends before the first target")
+        if policy == "frontier":
+            if given.grid is None:
+                return NoJob(given.missing or "no message on map yet")
+            poses = frontier(
+                given.grid.cells,
+                given.grid.resolution_m,
+                given.grid.T_fixed_grid,
+                anchor.T_fixed_cam,
+                parameters["policy.frontier_radius"],
+                parameters["sampler.max_targets"],
+            )
+            radius_m = parameters["policy.frontier_radius"]
+            return poses or NoJob(f"no frontier of the map within {radius_m:g} m")
         return NoJob("policy.type is none: only action goals are answered")
 
     def _target_camera(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 from types import FrameType
 
 import rclpy
+from rclpy._rclpy_pybind11 import InvalidHandle, RCLError
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 
 from gld_ros.ros.node import GldNode
@@ -33,7 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, stop)
     try:
         while rclpy.ok() and not stopping and not node.exit_code:
-            executor.spin_once(timeout_sec=0.2)
+            # Deactivate and cleanup destroy what this thread may be waiting on.
+            with contextlib.suppress(InvalidHandle, RCLError):
+                executor.spin_once(timeout_sec=0.2)
     except ExternalShutdownException:
         pass
     finally:

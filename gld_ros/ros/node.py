@@ -16,31 +16,47 @@ from typing import Any
 
 import numpy as np
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.clock import ClockChange, JumpThreshold
+from rclpy.clock import Clock, ClockChange, ClockType, JumpThreshold
 from rclpy.duration import Duration
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import (
+    DurabilityPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_policy_name_from_kind,
+)
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from std_srvs.srv import SetBool, Trigger
 
 from gld_ros.mapping.epochs import EpochMonitor, TimeJump
-from gld_ros.mapping.jobs import CancelReason, JobProgress, JobRequest, JobResult, Outcome
+from gld_ros.mapping.jobs import (
+    CancelReason,
+    ErrorCode,
+    JobProgress,
+    JobRequest,
+    JobResult,
+    Outcome,
+)
 from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
 from gld_ros.mapping.pending import PendingImages, TfFailure
+from gld_ros.mapping.poses import pose_from_quaternion
 from gld_ros.mapping.postprocess import Postprocessor
-from gld_ros.mapping.targets import InvalidTarget, poses_as_targets
+from gld_ros.mapping.targets import poses_as_targets
 from gld_ros.mapping.worker import SynthesisWorker
 from gld_ros.ros.clock import stamp_to_ns
 from gld_ros.ros.diagnostics import Diagnostics, NodeFacts
 from gld_ros.ros.fault_log import FaultLog
 from gld_ros.ros.goals import GoalServer
 from gld_ros.ros.intake import CameraState, Intake
-from gld_ros.ros.job_maker import JobMaker, MadeJob, NoJob, PolicyInput
+from gld_ros.ros.job_maker import JobMaker, MadeJob, NoJob, OccupancyGrid, PolicyInput
 from gld_ros.ros.messages import rclpy_type
 from gld_ros.ros.model import LoadedModel, ModelFactory, ModelUnavailable, load_model
-from gld_ros.ros.outputs import Outputs, is_too_old
+from gld_ros.ros.outputs import Outputs, is_too_old, latched
 from gld_ros.ros.parameters.declare import NodeParameters
 from gld_ros.ros.parameters.snapshot import Snapshot
+from gld_ros.ros.parameters.spec import When
+from gld_ros.ros.parameters.table import BY_NAME
 from gld_ros.ros.scene_files import SceneNotSaved, save_scene
 from gld_ros.ros.tf_buffer import TransformUnavailable, make_tf_buffer
 from gld_ros.ros.view_messages import Frames
@@ -50,6 +66,7 @@ Transition = Callable[["GldNode", LifecycleState], TransitionCallbackReturn]
 
 INTAKE_PERIOD_S = 0.02
 DEVICE_LOST_EXIT_CODE = 70
+NO_INPUT_SAID_AFTER_S = 2.0
 SENSOR_QOS = QoSProfile(
     depth=5, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE
 )
@@ -77,6 +94,10 @@ class GldNode(LifecycleNode):
         super().__init__("gld", **options)
         self._model_factory = model_factory
         self._active = False
+        self._active_since_s = 0.0
+        self._problem = ""  # why the last configure failed
+        # ROS time stands still without /clock and in a paused bag; looking after input does not.
+        self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self.exit_code = 0
         self.parameters = NodeParameters(self, lambda: self._active)
         self.parameters.on_change = self._parameters_changed
@@ -89,6 +110,7 @@ class GldNode(LifecycleNode):
             self.parameters.snapshot["diagnostics.period"],
             self._publish_diagnostics,
             callback_group=MutuallyExclusiveCallbackGroup(),
+            clock=self._steady_clock,
         )
         self.get_logger().info("unconfigured, waiting for configure")
 
@@ -97,14 +119,15 @@ class GldNode(LifecycleNode):
     @_logging_errors
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Check parameters, load the model, create publishers, TF, services and the action."""
-        problems = self.parameters.problems()
-        if problems:
-            self.get_logger().error("; ".join(problems))
+        self._problem = "; ".join(self.parameters.problems())
+        if self._problem:
+            self.get_logger().error(self._problem)
             return TransitionCallbackReturn.FAILURE
         try:
             model = self._model_factory(self.parameters.snapshot)
         except ModelUnavailable as error:
-            self.get_logger().error(str(error))
+            self._problem = str(error)
+            self.get_logger().error(self._problem)
             return TransitionCallbackReturn.FAILURE
         self._parts = _Parts(self, model)
         self.get_logger().info(
@@ -117,6 +140,12 @@ class GldNode(LifecycleNode):
     @_logging_errors
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the worker, subscribe, start timers."""
+        changed = self._configured().changed_since(self.parameters.snapshot)
+        if changed:
+            self.get_logger().info(f"{', '.join(changed)} changed: configuring again")
+            self._release()
+            if self.on_configure(state) != TransitionCallbackReturn.SUCCESS:
+                return TransitionCallbackReturn.ERROR
         parts = self._configured()
         try:
             parts.worker.start()
@@ -124,11 +153,15 @@ class GldNode(LifecycleNode):
             self.get_logger().error(f"cannot activate: {error}")
             return TransitionCallbackReturn.FAILURE
         result = super().on_activate(state)
+        self._active_since_s = time.monotonic()
         self._active = True
         self._entities = self._subscribe(parts)
         self._entities += [
             self.create_timer(
-                INTAKE_PERIOD_S, self._intake_tick, callback_group=parts.intake_group
+                INTAKE_PERIOD_S,
+                self._intake_tick,
+                callback_group=parts.intake_group,
+                clock=self._steady_clock,
             ),
             self.create_timer(
                 1.0 / self.parameters.snapshot["policy.rate"],
@@ -212,6 +245,7 @@ class GldNode(LifecycleNode):
                     lambda message, name=name: self._image(name, message),
                     SENSOR_QOS,
                     callback_group=group,
+                    event_callbacks=self._counting(camera),
                     qos_overriding_options=overridable,
                 ),
                 self.create_subscription(
@@ -220,6 +254,7 @@ class GldNode(LifecycleNode):
                     lambda message, name=name: self._camera_info(name, message),
                     SENSOR_QOS,
                     callback_group=group,
+                    event_callbacks=self._counting(camera),
                     qos_overriding_options=overridable,
                 ),
             ]
@@ -248,8 +283,33 @@ class GldNode(LifecycleNode):
                 1,
                 callback_group=parts.policy_group,
             ),
+            self.create_subscription(
+                rclpy_type("nav_msgs/msg/OccupancyGrid"),
+                "map",
+                parts.keep_map,
+                latched(),
+                callback_group=parts.policy_group,
+            ),
         ]
         return made
+
+    def _counting(self, camera: CameraState) -> SubscriptionEventCallbacks:
+        """Return callbacks that count what the middleware could not deliver to a camera."""
+
+        def incompatible(event: Any) -> None:
+            camera.qos_incompatible += event.total_count_change
+            policy = qos_policy_name_from_kind(event.last_policy_kind)
+            self.faults.throttled(
+                f"{camera.name}: qos",
+                "warning",
+                f"camera {camera.name}: a publisher beside {camera.topic} offers a QoS that this "
+                f"subscription cannot take ({policy}); see qos_overrides",
+            )
+
+        def lost(event: Any) -> None:
+            camera.lost += event.total_count_change
+
+        return SubscriptionEventCallbacks(incompatible_qos=incompatible, message_lost=lost)
 
     def _image(self, camera: str, message: Any) -> None:
         if self._active:
@@ -260,22 +320,52 @@ class GldNode(LifecycleNode):
     def _camera_info(self, camera: str, message: Any) -> None:
         if not self._active:
             return
-        held = self._configured().intake.camera_info(camera, message, self.parameters.snapshot)
+        intake, snapshot = self._configured().intake, self.parameters.snapshot
+        held = intake.camera_info(camera, message, snapshot)
         if held is not None:
-            self._image(camera, held)
+            intake.await_pose(camera, held, snapshot, self.now_ns, time.monotonic_ns())
 
     def _intake_tick(self) -> None:
         """Look for time jumps, then ask TF about the images that wait."""
         parts = self._parts
         if parts is None or not self._active:
             return
-        with self._jump_lock:
-            jump = parts.epochs.clock_reading(self.now_ns, time.monotonic_ns())
-        if jump is not None:
-            self.time_jumped(jump)
+        self._say_what_is_missing(parts)
+        # Jumps of simulated time are the clock's to report (`clock_jumped`).
+        if not self.get_clock().ros_time_is_active:
+            with self._jump_lock:
+                jump = parts.epochs.clock_reading(self.now_ns, time.monotonic_ns())
+            if jump is not None:
+                self.time_jumped(jump)
         parts.intake.retry(
             self._lookup_or_failure, self.parameters.snapshot, self.now_ns, time.monotonic_ns()
         )
+
+    def _say_what_is_missing(self, parts: _Parts) -> None:
+        """Name the input that does not come, and how many publish it, every five seconds."""
+        if time.monotonic() - self._active_since_s < NO_INPUT_SAID_AFTER_S:
+            return
+        if self.get_clock().ros_time_is_active and self.now_ns == 0:
+            publishers = self.count_publishers("/clock")
+            self.faults.throttled(
+                "no clock",
+                "warning",
+                f"use_sim_time is set, but nothing came on /clock ({publishers} publishers)",
+            )
+            return
+        for camera in parts.intake.cameras.values():
+            if not camera.received:
+                topic, lacks = camera.topic, "image"
+            elif camera.info is None:
+                topic, lacks = self.resolve_topic_name(f"{camera.name}/camera_info"), "CameraInfo"
+            else:
+                continue
+            self.faults.throttled(
+                f"{camera.name}: no {lacks}",
+                "warning",
+                f"camera {camera.name}: no {lacks} on {topic} yet "
+                f"({self.count_publishers(topic)} publishers)",
+            )
 
     def _lookup_or_failure(self, frame_id: str, stamp_ns: int) -> Any:
         try:
@@ -294,7 +384,8 @@ class GldNode(LifecycleNode):
             ClockChange.ROS_TIME_DEACTIVATED,
         )
         parts = self._parts
-        if parts is not None:
+        first = not changed and self.now_ns == jump.delta.nanoseconds
+        if parts is not None and not first:  # time that begins does not jump
             with self._jump_lock:
                 seen = parts.epochs.clock_callback(jump.delta.nanoseconds, changed)
             if seen is not None:
@@ -329,10 +420,19 @@ class GldNode(LifecycleNode):
         )
         if isinstance(made, NoJob):
             parts.waiting_for = made.reason
+            if made.error_code is ErrorCode.INSUFFICIENT_OVERLAP:
+                self.faults.throttled("guard", "warning", f"targets refused: {made.reason}")
             return
         parts.waiting_for = ""
         for reason in made.refused:
             self.faults.throttled("guard", "warning", f"target refused: {reason}")
+        if made.surplus:
+            self.faults.throttled(
+                "too many targets",
+                "warning",
+                f"{made.surplus} targets beyond sampler.max_targets "
+                f"({snapshot['sampler.max_targets']}) are left out; the nearest are kept",
+            )
         if made.request.anchor.stamp_ns == parts.last_automatic_anchor_ns:
             return  # nothing new was seen, so nothing new could be imagined
         parts.last_automatic_anchor_ns = made.request.anchor.stamp_ns
@@ -357,7 +457,9 @@ class GldNode(LifecycleNode):
                     T_fixed_base=self.lookup_fixed(snapshot["base_frame"], 0),
                     path_fixed_m=positions @ T_fixed_path[:3, :3].T + T_fixed_path[:3, 3],
                 )
-        except (TransformUnavailable, InvalidTarget) as error:
+            if policy == "frontier" and parts.map is not None:
+                return PolicyInput(grid=self._grid(parts.map))
+        except (TransformUnavailable, ValueError) as error:  # of TF, or of the message itself
             self.faults.throttled("policy input", "warning", f"policy {policy}: {error}")
             return PolicyInput(missing=str(error))
         return PolicyInput()
@@ -374,6 +476,24 @@ class GldNode(LifecycleNode):
             for p in message.poses
         ]
         return poses_as_targets(T_fixed_frame, poses, snapshot["policy.pose_convention"])
+
+    def _grid(self, message: Any) -> OccupancyGrid:
+        """Place a nav_msgs/OccupancyGrid; raises ValueError for a bad size or origin."""
+        info, header = message.info, message.header
+        origin = info.origin
+        T_frame_grid = pose_from_quaternion(
+            (origin.position.x, origin.position.y, origin.position.z),
+            (
+                origin.orientation.x,
+                origin.orientation.y,
+                origin.orientation.z,
+                origin.orientation.w,
+            ),
+        )
+        # A map is true until the next one comes, so it is placed where its frame is now.
+        T_fixed_frame = self.lookup_fixed(header.frame_id, 0)
+        cells = np.asarray(message.data, dtype=np.int8).reshape(info.height, info.width)
+        return OccupancyGrid(cells, float(info.resolution), T_fixed_frame @ T_frame_grid)
 
     def on_job_progress(self, request: JobRequest, progress: JobProgress) -> None:
         """Pass progress on to the goal that asked; called on the worker's thread."""
@@ -409,11 +529,22 @@ class GldNode(LifecycleNode):
                 "error",
                 f"job {result.request.job_id} failed: {result.error_msg}",
             )
+        if parts.worker.out_of_memory_count > parts.out_of_memory_said:
+            parts.out_of_memory_said = parts.worker.out_of_memory_count
+            self.faults.throttled(
+                "out of memory",
+                "warning",
+                f"out of memory; degraded to level {parts.worker.limits.level}: "
+                f"{parts.worker.limits.description}",
+            )
         parts.note_result(result, published_s, self.now_ns)
         scale = parts.postprocessor.scale_state(self.now_ns)
         if result.outcome is Outcome.DONE and not scale.metric:
+            withheld = snapshot["scale.withhold_if_unresolved"]
             self.faults.throttled(
-                "scale unresolved", "warning", f"depth and clouds are withheld: {scale.reason}"
+                "scale unresolved",
+                "warning",
+                f"depth and clouds are {'withheld' if withheld else 'not metric'}: {scale.reason}",
             )
         parts.goals.on_result(result)
         self._diagnostics.publish_status(self.facts())
@@ -484,6 +615,7 @@ class GldNode(LifecycleNode):
             sim_time=bool(self.get_parameter("use_sim_time").value),
             parameters=self.parameters.snapshot,
             parts=self._parts,
+            problem=self._problem,
         )
 
     def _publish_diagnostics(self) -> None:
@@ -494,10 +626,12 @@ class GldNode(LifecycleNode):
             self._parts.store.resize(snapshot["keyframes.capacity"])
         if "diagnostics.period" in names:
             self._diagnostics_timer.timer_period_ns = int(snapshot["diagnostics.period"] * 1e9)
+            self._diagnostics_timer.reset()
         if "policy.rate" in names:
             for entity in self._entities:
                 if getattr(entity, "callback", None) == self._policy_tick:
                     entity.timer_period_ns = int(1e9 / snapshot["policy.rate"])
+                    entity.reset()
 
     def reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Answer `~/reset`: forget keyframes, scale and queue."""
@@ -550,6 +684,7 @@ class _Parts:
     def __init__(self, node: GldNode, model: LoadedModel) -> None:
         snapshot = node.parameters.snapshot
         self._node = node
+        self._snapshot = snapshot
         self.model = model
         self.gate = KeyframeGate()
         self.store = KeyframeStore(snapshot["keyframes.capacity"])
@@ -620,6 +755,8 @@ class _Parts:
         self.waiting_for = ""
         self.targets: Any = None
         self.path: Any = None
+        self.map: Any = None
+        self.out_of_memory_said = 0
         self.last_automatic_anchor_ns = 0
         self.products_too_old = 0
         self.jobs_done = self.jobs_cancelled = self.jobs_failed = self.jobs_superseded = 0
@@ -641,6 +778,15 @@ class _Parts:
         self.tf.close()
         self.outputs.close()
         self.model.release()
+
+    def changed_since(self, snapshot: Snapshot) -> list[str]:
+        """Return what was set since configure and cannot take effect without configuring again."""
+        return [
+            name
+            for name, value in snapshot.values.items()
+            if value != self._snapshot[name]
+            and (name not in BY_NAME or BY_NAME[name].when is When.INACTIVE)
+        ]
 
     def note_jump(self) -> None:
         """Remember when time jumped."""
@@ -675,6 +821,10 @@ class _Parts:
     def keep_path(self, message: Any) -> None:
         """Remember the latest message of `path`."""
         self.path = message
+
+    def keep_map(self, message: Any) -> None:
+        """Remember the latest message of `map`."""
+        self.map = message
 
     def note_result(self, result: JobResult, published_s: float, now_ns: int) -> None:
         """Count a result for status and diagnostics."""

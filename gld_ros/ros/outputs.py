@@ -48,7 +48,7 @@ class Outputs:
     def close(self) -> None:
         """Destroy all publishers."""
         for publisher in (*self._publishers.values(), self._tf):
-            self._node.destroy_publisher(publisher)
+            self._node.destroy_lifecycle_publisher(publisher)
         self._publishers = {}
 
     def listened_to(self) -> frozenset[str]:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from gld_ros.mapping.products import CLOUD_DTYPE
 from gld_ros.ros.clouds import (
-    POINT_DTYPE,
     MalformedCloud,
     cloud_message,
     pack_points,
@@ -48,7 +48,7 @@ def test_colours_that_would_be_signalling_nans_keep_their_bits():
     rgb = np.array([[0x7F, 0xFF, 0xFF], [0, 0, 1], [255, 255, 255]], np.uint8)
     out = np.zeros(3 * 24, np.uint8)
     pack_points(out, np.zeros((3, 3), "f4"), rgb, np.zeros(3, "f4"), np.zeros(3, np.uint8), 0)
-    assert out.view(POINT_DTYPE)["rgb"].tolist() == [0x7FFFFF, 1, 0xFFFFFF]
+    assert out.view(CLOUD_DTYPE)["rgb"].tolist() == [0x7FFFFF, 1, 0xFFFFFF]
 
 
 def test_layout_of_the_message(family):

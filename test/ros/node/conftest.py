@@ -8,12 +8,17 @@ import pytest
 
 
 class Rig:
-    """One gld_node, and a second node that plays camera driver, TF and consumer."""
+    """One gld_node, and a second node that plays camera driver, TF and consumer.
+
+    `model_factory` replaces the oracle by what it loads, such as `gld_ros.ros.model.load_model`.
+    """
 
     HW = (84, 112)
     SCENE = 2_000_000_001
 
-    def __init__(self, ros_graph, synthesizer, parameters, camera_names=("camera",)):
+    def __init__(
+        self, ros_graph, synthesizer, parameters, camera_names=("camera",), model_factory=None
+    ):
         from rclpy.parameter import Parameter
 
         from gld_ros.mapping.worker import fault_of
@@ -43,7 +48,7 @@ class Rig:
             **parameters,
         }
         self.node = GldNode(
-            factory,
+            model_factory or factory,
             context=ros_graph.context,
             parameter_overrides=[Parameter(k, value=v) for k, v in values.items()],
         )
@@ -51,6 +56,7 @@ class Rig:
         self.peer = ros_graph.node("peer")
         self.received = defaultdict(list)
         self._publishers = {}
+        self.sim_time = values.get("use_sim_time", False)
         self.K_px = np.array([[80.0, 0.0, 55.5], [0.0, 80.0, 41.5], [0.0, 0.0, 1.0]])
         self.stamps = []
 
@@ -74,7 +80,8 @@ class Rig:
     def activate(self):
         from rclpy.lifecycle import TransitionCallbackReturn as Result
 
-        assert self.node.trigger_configure() == Result.SUCCESS
+        if self.node._parts is None:
+            assert self.node.trigger_configure() == Result.SUCCESS
         assert self.node.trigger_activate() == Result.SUCCESS
         for camera in self.node._parts.intake.cameras.values():
             kind = "CompressedImage" if camera.compressed else "Image"
@@ -82,6 +89,7 @@ class Rig:
             info = self.publisher(f"{camera.name}/camera_info", "sensor_msgs/msg/CameraInfo")
             self.graph.wait_for(lambda p=image: p.get_subscription_count() > 0, "image matched")
             self.graph.wait_for(lambda p=info: p.get_subscription_count() > 0, "info matched")
+        self.node.faults.lines.clear()
         tf = self.publisher("/tf", "tf2_msgs/msg/TFMessage", 100)
         self.graph.wait_for(lambda: tf.get_subscription_count() > 0, "TF matched")
 
@@ -116,33 +124,77 @@ class Rig:
             setattr(message, name, value)
         self.publisher(f"{camera}/camera_info", "sensor_msgs/msg/CameraInfo").publish(message)
 
-    def image(self, rgb, stamp_ns, frame_id="camera_optical"):
-        from gld_ros.ros.images import image_message
+    def image(self, rgb, stamp_ns, frame_id="camera_optical", compressed=False):
+        from gld_ros.ros.images import compressed_message, image_message
         from gld_ros.ros.messages import rclpy_type
         from gld_ros.ros.view_messages import make_header
 
-        return image_message(rgb, "rgb8", make_header(stamp_ns, frame_id, rclpy_type))
+        header = make_header(stamp_ns, frame_id, rclpy_type)
+        return compressed_message(rgb, header) if compressed else image_message(rgb, "rgb8", header)
 
     def send_image(self, message, camera="camera"):
         topic = self.node._parts.intake.cameras[camera].topic
         kind = "CompressedImage" if topic.endswith("/compressed") else "Image"
         self.publisher(topic, f"sensor_msgs/msg/{kind}").publish(message)
 
-    def send_frame(self, x_m, camera="camera", tf=True, rgb=None):
-        """Publish TF, CameraInfo and image of one pose, and wait until the image has arrived."""
-        stamp_ns = self.now_ns()
+    def send_frame(
+        self, x_m, camera="camera", tf=True, rgb=None, edit=None, info=None, stamp_ns=None
+    ):
+        """Publish TF, CameraInfo and image of one pose, and wait until the image has arrived.
+
+        `edit` spoils the image message before it leaves; `info` changes fields of the CameraInfo,
+        or is False for none.
+        """
+        if self.sim_time:
+            self.set_clock(self.now_ns() + 50_000_000)
+        stamp_ns = stamp_ns or self.now_ns()
         self.stamps.append(stamp_ns)
         if tf:
             self.send_tf(self.T_fixed_cam(x_m), stamp_ns)
-        self.send_info(camera, stamp_ns)
         state = self.node._parts.intake.cameras[camera]
-        self.graph.wait_for(lambda: state.info is not None, "CameraInfo arrived")
+        if info is not False:
+            # Replaced, not changed, by each message: an object that differs is a message later.
+            before = state.info
+            self.send_info(camera, stamp_ns, **(info or {}))
+            self.graph.wait_for(lambda: state.info is not before, "CameraInfo arrived")
         before = state.received
         if rgb is None:
             rgb = np.full((*self.HW, 3), 100, np.uint8)
-        self.send_image(self.image(rgb, stamp_ns), camera)
+        message = self.image(rgb, stamp_ns, compressed=state.compressed)
+        if edit is not None:
+            edit(message)
+        self.send_image(message, camera)
         self.graph.wait_for(lambda: state.received > before, "image arrived")
         return stamp_ns
+
+    def set_clock(self, stamp_ns):
+        from gld_ros.ros.clock import ns_to_stamp
+        from gld_ros.ros.messages import rclpy_type
+
+        publisher = self.publisher("/clock", "rosgraph_msgs/msg/Clock")
+        self.graph.wait_for(lambda: publisher.get_subscription_count() > 0, "clock matched")
+        publisher.publish(rclpy_type("rosgraph_msgs/msg/Clock")(clock=ns_to_stamp(stamp_ns)))
+        self.graph.wait_for(lambda: self.now_ns() == stamp_ns, f"time {stamp_ns}")
+
+    def watch(self):
+        """Collect diagnostics, to wait for levels."""
+        self.listen("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
+
+    def wait_level(self, name, level, timeout_s=10.0):
+        """Return the next status of this name at this level (0 OK, 1 WARN, 2 ERROR)."""
+        arrays = self.received["/diagnostics"]
+        found = []
+
+        def seen():
+            for array in list(arrays):
+                for status in array.status:
+                    if status.name == name and status.level == bytes([level]):
+                        found.append(status)
+            return bool(found)
+
+        self.graph.wait_for(seen, f"{name} at level {level}", timeout_s)
+        arrays.clear()
+        return found[-1]
 
     def drive(self, positions_m=(0.0, 0.2, 0.4), **options):
         store = self.node._parts.store
@@ -191,15 +243,42 @@ class Rig:
         time.sleep(0.05)
 
 
+class FaultyOracle:
+    """An oracle whose next runs fail as told: exceptions to raise, or pixels to spoil.
+
+    `step_delay_s` makes it slow and may be changed between steps.
+    """
+
+    def __init__(self, render):
+        from gld_ros.mapping.synthesizer import OracleSynthesizer
+
+        self._oracle = OracleSynthesizer(render)
+        self.step_delay_s = 0.0
+        self.errors = []  # raised one per run, in the first sampling step
+        self.spoil = None  # changes a finished result
+
+    def run(self, request):
+        error = self.errors.pop(0) if self.errors else None
+        steps = self._oracle.run(request)
+        while True:
+            try:
+                progress = next(steps)
+            except StopIteration as finished:
+                return self.spoil(finished.value) if self.spoil else finished.value
+            if error is not None and progress.stage == "sampling":
+                raise error
+            yield progress
+            time.sleep(self.step_delay_s)
+
+
 @pytest.fixture
 def plain_oracle():
     """An oracle that sees a wall 3 m ahead, everywhere grey."""
-    from gld_ros.mapping.synthesizer import OracleSynthesizer
 
     def render(T_world_cam, K_px, hw):
         return np.full((*hw, 3), 128, np.uint8), np.full(hw, 3.0, np.float32)
 
-    return OracleSynthesizer(render)
+    return FaultyOracle(render)
 
 
 @pytest.fixture

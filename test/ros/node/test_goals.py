@@ -1,0 +1,156 @@
+"""Goals over DDS: cancel within one step, every error code, order among goals and other jobs."""
+
+import time
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.ros
+
+SUCCEEDED, CANCELED, ABORTED = 4, 5, 6
+
+
+def test_cancel_is_honoured_within_one_step(make_rig, plain_oracle):
+    plain_oracle.step_delay_s = 0.3
+    rig = make_rig(plain_oracle)
+    rig.activate()
+    rig.drive()
+    handle, future = rig.goal([rig.T_fixed_cam(0.3)], num_steps=50)
+    feedback = rig.received["feedback"]
+    rig.graph.wait_for(lambda: any(f.feedback.stage == 2 for f in feedback), "sampling")
+    handle.cancel_goal_async()
+    steps_then = len(feedback)
+    rig.graph.wait_for(future.done, "the answer")
+    assert future.result().status == CANCELED
+    assert len(feedback) <= steps_then + 2  # the running step, and one on its way here
+    assert rig.node._parts.jobs_cancelled == 1
+    plain_oracle.step_delay_s = 0.0
+    assert rig.finished_goal([rig.T_fixed_cam(0.3)])[0] == SUCCEEDED
+
+
+def test_goals_that_cannot_be_are_invalid(make_rig, plain_oracle):
+    rig = make_rig(plain_oracle, {"sampler.max_targets": 2})
+    rig.activate()
+    rig.drive()
+    here = rig.T_fixed_cam(0.3)
+    nowhere = here.copy()
+    nowhere[0, 3] = np.nan
+    for targets, fields, says in (
+        ([], {}, "0 targets"),
+        ([here] * 3, {}, "3 targets"),
+        ([nowhere], {}, "target pose 0"),
+        ([here], {"pose_convention": 7}, "pose_convention is 7"),
+        ([here], {"guidance_scale": float("nan")}, "guidance_scale"),
+        ([here], {"camera_info": uncalibrated()}, "K"),
+    ):
+        status, result = rig.finished_goal(targets, **fields)
+        assert status == ABORTED
+        assert result.error_code == result.INVALID_GOAL
+        assert says in result.error_msg
+
+
+def uncalibrated():
+    from sensor_msgs.msg import CameraInfo
+
+    return CameraInfo(width=112, height=84)
+
+
+def test_goals_that_lack_something_say_what(make_rig, plain_oracle):
+    rig = make_rig(plain_oracle)
+    rig.activate()
+    here, far = rig.T_fixed_cam(0.3), rig.T_fixed_cam(9.0)
+    status, result = rig.finished_goal([here])
+    assert (status, result.error_code) == (ABORTED, result.NO_KEYFRAMES)
+    rig.drive()
+    status, result = rig.finished_goal([far])
+    assert (status, result.error_code) == (ABORTED, result.INSUFFICIENT_OVERLAP)
+    assert "guard.max_translation" in result.error_msg
+    client, goal = rig.make_goal([here], frame_id="nowhere")
+    future = client.send_goal_async(goal)
+    rig.graph.wait_for(future.done, "accepted")
+    answer = future.result().get_result_async()
+    rig.graph.wait_for(answer.done, "answered")
+    assert answer.result().result.error_code == result.TF_ERROR
+    assert "nowhere" in answer.result().result.error_msg
+
+
+def test_goal_waits_for_keyframes_as_long_as_it_may(make_rig, plain_oracle):
+    from builtin_interfaces.msg import Duration
+
+    rig = make_rig(plain_oracle)
+    rig.activate()
+    _, future = rig.goal([rig.T_fixed_cam(0.3)], max_wait=Duration(sec=60))
+    rig.drive()
+    rig.graph.wait_for(future.done, "the answer", 20.0)
+    assert future.result().status == SUCCEEDED
+
+
+def test_failures_of_the_backend_have_their_codes(make_rig, plain_oracle):
+    from gld_ros.mapping.synthesizer import OutOfMemory
+
+    rig = make_rig(plain_oracle)
+    rig.activate()
+    rig.drive()
+    for errors, code in (
+        ([OutOfMemory("full"), OutOfMemory("full")], "OUT_OF_MEMORY"),
+        ([RuntimeError("boom")], "UNKNOWN"),
+    ):
+        plain_oracle.errors = errors
+        status, result = rig.finished_goal([rig.T_fixed_cam(0.3)])
+        assert (status, result.error_code) == (ABORTED, getattr(result, code))
+        status, result = rig.finished_goal([rig.T_fixed_cam(0.3)])
+        assert (status, result.error_code) == (SUCCEEDED, 0)
+
+
+def test_two_goals_queue_and_a_late_one_times_out(make_rig, plain_oracle):
+    from builtin_interfaces.msg import Duration
+
+    plain_oracle.step_delay_s = 0.1
+    rig = make_rig(plain_oracle)
+    rig.activate()
+    rig.drive()
+    target = [rig.T_fixed_cam(0.3)]
+    _, first = rig.goal(target, num_steps=15)
+    rig.graph.wait_for(lambda: rig.node._parts.worker.running is not None, "the first runs")
+    _, second = rig.goal(target, num_steps=1, max_wait=Duration(nanosec=300_000_000))
+    rig.graph.wait_for(second.done, "the second's time is up")
+    assert second.result().result.error_code == second.result().result.TIMEOUT
+    _, third = rig.goal(target, num_steps=1)
+    rig.graph.wait_for(lambda: first.done() and third.done(), "both", 20.0)
+    assert first.result().status == third.result().status == SUCCEEDED
+    jobs = [f.result().result.views.job_id for f in (first, third)]
+    assert jobs == sorted(jobs)
+
+
+def test_goal_preempts_an_automatic_job(make_rig, plain_oracle):
+    from gld_ros.mapping.jobs import JobKind
+
+    plain_oracle.step_delay_s = 0.3
+    rig = make_rig(
+        plain_oracle,
+        {"policy.type": "look_around", "policy.yaw_offsets": [0.1], "sampler.num_steps": 100},
+    )
+    rig.listen("/gld/predicted/color/image", "sensor_msgs/msg/Image")
+    rig.activate()
+    rig.drive()
+    worker = rig.node._parts.worker
+    rig.graph.wait_for(
+        lambda: worker.running is not None and worker.running.kind is JobKind.AUTOMATIC, "it runs"
+    )
+    started = time.monotonic()
+    status, result = rig.finished_goal([rig.T_fixed_cam(0.3)], num_steps=1)
+    assert (status, result.error_code) == (SUCCEEDED, 0)
+    assert time.monotonic() - started < 15.0  # the automatic job alone takes 30 s
+    assert rig.node._parts.jobs_cancelled >= 1
+
+
+def test_deactivate_answers_the_running_goal(make_rig, plain_oracle):
+    plain_oracle.step_delay_s = 0.1
+    rig = make_rig(plain_oracle)
+    rig.activate()
+    rig.drive()
+    _, future = rig.goal([rig.T_fixed_cam(0.3)], num_steps=100)
+    rig.graph.wait_for(lambda: rig.node._parts.worker.running is not None, "the job runs")
+    rig.node.trigger_deactivate()
+    rig.graph.wait_for(future.done, "the answer")
+    assert future.result().result.error_code == future.result().result.NODE_INACTIVE
