@@ -170,9 +170,15 @@ def train(
     run = _Run(stage, config, ranks, device, optimizer)
     run.average = ParameterAverage(stage, config.optimizer.ema_decay)
     run.checkpoint = folder / "last.pt"
-    if run.checkpoint.exists():
+    found = run.checkpoint.exists()
+    if all_ranks_agree(found, ranks, device):
         run.resume()
         log.info("resumed %s at step %d", run.checkpoint, run.progress.step)
+    elif not all_ranks_agree(not found, ranks, device):
+        raise CheckpointError(
+            f"only some processes see {run.checkpoint}; the run folder must be on a disk that all "
+            "machines share"
+        )
     if ranks.size > 1 and not sharded:
         run.model = DistributedDataParallel(stage, find_unused_parameters=True)
     run_log = RunLog(folder, enabled=ranks.is_first, last_step=run.progress.step)
@@ -185,6 +191,7 @@ def train(
     if ranks.is_first:
         stage.export(folder / "export", tensors)
     run.average.swap(stage)
+    all_ranks_agree(True, ranks, device)  # nobody leaves before the files are there
     finished = run.progress.step >= config.steps
     if ranks.is_first and not finished:
         log.info(

@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -13,28 +15,17 @@ import torch
 
 from gld_ros.cli.main import main
 from gld_ros.training.curves import read_metrics
+from gld_ros.training.data import open_held_out, open_scenes
+from gld_ros.training.distributed import join_ranks
 from gld_ros.training.environment import ALLOCATOR_ENVIRONMENT
+from gld_ros.training.jobs import build_stage
+from gld_ros.training.loop import train
 
-from .conftest import assert_same, checkpoint_state, run_values
+from .conftest import assert_same, checkpoint_state, run_config, run_values
+
+CPU = torch.device("cpu")
 
 ROOT = Path(__file__).parents[2]
-
-
-def command(*arguments):
-    environment = {
-        **os.environ,
-        **ALLOCATOR_ENVIRONMENT,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-    }
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        env=environment,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def write_config(path, store, stage, **changes):
@@ -42,73 +33,108 @@ def write_config(path, store, stage, **changes):
     return path
 
 
-def finish(process):
-    output, _ = process.communicate(timeout=500)
-    assert process.returncode == 0, output
-    return output
+def forked(work):
+    """Start `work` in a copy of this process, which has everything imported; return its id."""
+    process = os.fork()
+    if process:
+        return process
+    status = 1
+    try:
+        work()
+        status = 0
+    except BaseException:  # noqa: BLE001  (the copy must never return into pytest)
+        traceback.print_exc()
+    finally:
+        os._exit(status)
 
 
-@pytest.mark.slow
+def run_stage(config, folder, bundle, plan, ranks=None, **options):
+    stage = build_stage(
+        config, bundle, plan, open_scenes(config.data), open_held_out(config.data), CPU
+    )
+    train(stage, config, folder, device=CPU, ranks=ranks, **options)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize("stage", ["encoder", "level1"])
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, rooms, plan_folder, micro_bundle, stage):
-    config = write_config(
-        tmp_path / "run.yaml", rooms, stage, steps=20, checkpoint_minutes=0.0, batch_size=2
-    )
-    common = ["-m", "gld_ros.cli.main", "train", stage, "--config", config, "--device", "cpu"]
-    common += ["--model", plan_folder]
-    common += [] if stage == "encoder" else ["--bundle", micro_bundle]
-    finish(command(*common, "--run", tmp_path / "straight"))
-    victim = command(*common, "--run", tmp_path / "killed")
-    deadline = time.monotonic() + 400
-    log = tmp_path / "killed" / "metrics.jsonl"
-    while len(read_metrics(log)) < 8:
-        assert victim.poll() is None, victim.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    victim.send_signal(signal.SIGKILL)
-    victim.communicate()
-    done = checkpoint_state(tmp_path / "killed" / "last.pt")["progress"]["step"]
-    assert 0 < done < 20
-    assert not (tmp_path / "killed" / "export").exists()
-    output = finish(command(*common, "--run", tmp_path / "killed"))
-    assert f"at step {done}" in output
-    straight, killed = (checkpoint_state(tmp_path / n / "last.pt") for n in ("straight", "killed"))
+    config = run_config(rooms, stage, steps=20, checkpoint_minutes=0.0)
+    bundle = None if stage == "encoder" else micro_bundle
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    run_stage(config, straight, bundle, plan_folder)
+    victim = forked(lambda: run_stage(config, killed, bundle, plan_folder))
+    while len(read_metrics(killed / "metrics.jsonl")) < 8:
+        assert os.waitpid(victim, os.WNOHANG) == (0, 0), "ended before it was killed"
+        time.sleep(0.002)
+    os.kill(victim, signal.SIGKILL)
+    assert os.WIFSIGNALED(os.waitpid(victim, 0)[1])
+    assert 0 < checkpoint_state(killed / "last.pt")["progress"]["step"] < 20
+    assert not (killed / "export").exists()
+    run_stage(config, killed, bundle, plan_folder)
+    states = [checkpoint_state(folder / "last.pt") for folder in (straight, killed)]
     for part in ("model", "ema", "optimizer"):
-        assert_same(straight[part], killed[part], part)
+        assert_same(states[0][part], states[1][part], part)
+
+
+@pytest.mark.usefixtures("no_curves")
+@pytest.mark.parametrize("distributed", ["ddp", "fsdp"])
+def test_two_processes_train_as_one(
+    tmp_path, rooms, plan_folder, micro_bundle, distributed, monkeypatch
+):
+    settings = {"steps": 4, "batch_size": 4, "distributed": distributed, "validate_every": 2}
+    config = run_config(rooms, "level1", **settings)
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_stage(config, one, micro_bundle, plan_folder)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def member():
+        ranks = join_ranks(CPU)
+        for stop in (2, None):  # the second half resumes what the first one saved
+            run_stage(config, two, micro_bundle, plan_folder, ranks, stop_at_step=stop)
+
+    members = []
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        members.append(forked(member))
+    assert [os.waitpid(process, 0)[1] for process in members] == [0, 0]
+    rows = [read_metrics(folder / "metrics.jsonl") for folder in (one, two)]
+    assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
+    for alone, together in zip(*rows, strict=True):
+        for name in alone.keys() - {"step", "seconds"}:
+            assert together[name] == pytest.approx(alone[name], rel=2e-4), name
+    states = [checkpoint_state(folder / "last.pt") for folder in (one, two)]
+    for name, value in states[0]["model"].items():
+        assert torch.allclose(value, states[1]["model"][name], atol=2e-5), name
+        average = states[0]["ema"]["shadow"][name]
+        assert torch.allclose(average, states[1]["ema"]["shadow"][name], atol=2e-5), name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("distributed", ["ddp", "fsdp"])
-def test_two_processes_train_as_one(tmp_path, rooms, plan_folder, micro_bundle, distributed):
-    config = write_config(
-        tmp_path / "run.yaml",
-        rooms,
-        "level1",
-        steps=6,
-        batch_size=4,
-        distributed=distributed,
-        validate_every=3,
-    )
-    job = ["train", "level1", "--config", config, "--device", "cpu", "--bundle", micro_bundle]
-    job += ["--model", plan_folder]
-    finish(command("-m", "gld_ros.cli.main", *job, "--run", tmp_path / "one"))
+def test_torchrun_starts_several_processes(tmp_path, rooms, plan_folder, micro_bundle):
+    config = write_config(tmp_path / "run.yaml", rooms, "level1", steps=2, batch_size=4)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    two = [*launcher, "-m", "gld_ros.cli.main", *job, "--run", tmp_path / "two"]
-    finish(command(*two, "--set", "steps=6"))
-    rows = [
-        [row for row in read_metrics(tmp_path / name / "metrics.jsonl") if "loss" in row]
-        for name in ("one", "two")
-    ]
-    assert len(rows[0]) == len(rows[1]) == 6
-    for one, both in zip(*rows, strict=True):
-        for name in ("loss", "target_part", "gradient_norm"):
-            assert both[name] == pytest.approx(one[name], rel=2e-4), name
-    one, both = (checkpoint_state(tmp_path / name / "last.pt") for name in ("one", "two"))
-    for part in ("model", "ema"):
-        left = one[part] if part == "model" else one[part]["shadow"]
-        right = both[part] if part == "model" else both[part]["shadow"]
-        for name, value in left.items():
-            assert torch.allclose(value, right[name], atol=2e-5), (part, name)
+    job = [*launcher, "-m", "gld_ros.cli.main", "train", "level1", "--config", config]
+    job += ["--device", "cpu", "--bundle", micro_bundle, "--model", plan_folder]
+    environment = {**os.environ, **ALLOCATOR_ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *map(str, job), "--run", str(tmp_path / "run")],
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=590,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 3  # two steps, one validation
+    assert (tmp_path / "run" / "export" / "level1.safetensors").is_file()
 
 
 @pytest.mark.slow
