@@ -59,6 +59,9 @@ setup(
             "evo>=1.30,<2",  # trajectory errors (ATE, RPE)
             "matplotlib>=3.8,<4",  # picture grids with captions
         ],
+        "demo": [
+            "rerun-sdk>=0.24,<1",  # the demonstration's recording
+        ],
         "test": [
             "pytest>=8,<10",  # the test runner
             "pytest-timeout>=2.3,<3",  # a hung DDS test fails instead of stalling the run
