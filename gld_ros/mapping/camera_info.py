@@ -33,6 +33,7 @@ TRANSPORT_SUFFIXES = ("compressed", "theora", "zstd", "ffmpeg")
 _MAX_TANGENT = np.tan(np.radians(60.0))
 _ZOOMS = np.geomspace(64.0, 0.25, 800)  # rectified focal length over calibrated one, 0.7 % apart
 _BORDER_POINTS = 17  # per side
+_MAX_INTRINSIC_PX = 1e9  # far beyond any camera; products of larger ones leave double precision
 _MAX_ZOOM = 4.0  # a calibration that leaves less than this of the picture is wrong
 
 
@@ -42,6 +43,7 @@ class CameraInfoFault(Enum):
     UNCALIBRATED = "uncalibrated"
     NOT_FINITE = "not_finite"
     BAD_FOCAL_LENGTH = "bad_focal_length"
+    NOT_PINHOLE = "not_pinhole"
     UNKNOWN_DISTORTION = "unknown_distortion"
     BAD_DISTORTION = "bad_distortion"
     BAD_REGION = "bad_region"
@@ -127,8 +129,14 @@ def pinhole_camera(
             notes.append("no distortion: K is used and pictures pass through")
         return PinholeCamera(K_px, image_hw, False, tuple(notes), lambda image: image)
 
-    K_new = _widest_full_view(K_px, D, info.distortion_model, image_hw)
-    map_x, map_y = _rectification_maps(K_px, D, info.distortion_model, K_new, image_hw)
+    try:
+        K_new = _widest_full_view(K_px, D, info.distortion_model, image_hw)
+        map_x, map_y = _rectification_maps(K_px, D, info.distortion_model, K_new, image_hw)
+    except (cv2.error, np.linalg.LinAlgError) as error:
+        raise CameraInfoError(
+            CameraInfoFault.BAD_DISTORTION,
+            f"{info.distortion_model} with D {D.tolist()} cannot be computed: {error}",
+        ) from error
     notes.append(
         f"pictures are rectified ({info.distortion_model}): focal length "
         f"{K_px[0, 0]:.1f} px becomes {K_new[0, 0]:.1f} px"
@@ -164,6 +172,12 @@ def _require_focal_lengths(K: FloatArray, name: str) -> None:
         raise CameraInfoError(
             CameraInfoFault.BAD_FOCAL_LENGTH,
             f"CameraInfo {name} has focal lengths {K[0, 0]}, {K[1, 1]} px; both must be > 0",
+        )
+    if K[1, 0] != 0 or tuple(K[2]) != (0, 0, 1) or np.abs(K).max() > _MAX_INTRINSIC_PX:
+        raise CameraInfoError(
+            CameraInfoFault.NOT_PINHOLE,
+            f"CameraInfo {name} is {K.tolist()}; rows fx s cx, 0 fy cy, 0 0 1 are needed, with no "
+            f"value above {_MAX_INTRINSIC_PX:g} px",
         )
 
 

@@ -83,6 +83,8 @@ def load_checkpoint(path: Path, *, config: dict[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT_VERSION:
         raise CheckpointError(f"{path} is not a checkpoint of format {FORMAT_VERSION}")
+    if "config" not in state:
+        raise CheckpointError(f"{path} is no whole checkpoint: it has no configuration")
     different = differing_fields(state["config"], config)
     if different:
         raise CheckpointError(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
+from gld_ros.plain_yaml import YamlError, parse_yaml, read_yaml
 from gld_ros.weights.config_json import config_from_json
 from gld_ros.weights.errors import BundleError
 
@@ -20,17 +18,6 @@ PART_KINDS = ("rooms", "folders", "re10k", "dl3dv", "hypersim", "tartanair", "ba
 
 class ConfigError(ValueError):
     """A configuration file with an unknown, missing or mistyped value."""
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 3e-4 is a number, as people expect; YAML 1.1 asks for 3.0e-4."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
 
 
 @dataclass(frozen=True)
@@ -170,11 +157,9 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises ConfigError for an unreadable file, bad YAML or bad values.
     """
     try:
-        values = yaml.load(path.read_text(), _Loader)
-    except OSError as error:
-        raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        values = read_yaml(path)
+    except YamlError as error:
+        raise ConfigError(str(error)) from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping of settings")
     for override in overrides:
@@ -188,7 +173,7 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
             if not isinstance(target, dict):
                 raise ConfigError(f"override {override!r}: {parent!r} is no section")
         try:
-            target[leaf] = yaml.load(text, _Loader)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
+            target[leaf] = parse_yaml(text)
+        except YamlError as error:
+            raise ConfigError(f"override {override!r}: {error}") from error
     return parse(RunConfig, values, path.name)

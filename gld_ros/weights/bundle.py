@@ -46,6 +46,8 @@ from gld_ros.weights.tensor_file import (
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
+MAX_DEPTH = 512  # blocks of one network
+MAX_SIZE = 1 << 16  # widths, heads, pixels, counts of views and steps
 STATISTICS = "statistics"
 EMBEDDED_BUNDLES = {"tiny": Path(__file__).parent / "embedded" / "gld-tiny"}
 
@@ -148,6 +150,14 @@ class BundleConfig:
                 f"bundle {self.name!r} has no module {name!r}; "
                 f"it has {', '.join(self.module_names)}"
             )
+        try:
+            return self._build(name)
+        except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError) as error:
+            raise BundleError(
+                f"bundle {self.name!r}: the sizes of {name} make no module: {error}"
+            ) from error
+
+    def _build(self, name: str) -> nn.Module:
         if name == "backbone":
             module: nn.Module = backbone_kind(self.backbone.kind).build(self.backbone.config)
             return module
@@ -260,7 +270,15 @@ def read_bundle_config(folder: Path) -> BundleConfig:
         raise BundleError(
             f"{path} has format_version {version!r}; this version of gld_ros reads {FORMAT_VERSION}"
         )
+    try:
+        _check_sizes(data, str(path))
+    except RecursionError as error:
+        raise BundleError(f"{path} is nested too deeply") from error
     config = config_from_json(BundleConfig, data, str(path))
+    for name in config.files:
+        # Checked before any of them is touched: a name with a path would leave the folder.
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise BundleError(f"{path}: {name!r} is no plain .safetensors name")
     kind = backbone_kind(config.backbone.kind)
     sizes = config_from_json(kind.config_class(), config.backbone.config, f"{path}.backbone.config")
     return replace(config, backbone=replace(config.backbone, config=sizes))
@@ -383,14 +401,30 @@ def _check_files_present(folder: Path, config: BundleConfig) -> None:
         if f"{name}.safetensors" not in config.files:
             raise BundleError(f"{folder / CONFIG_FILE}: files does not list {name}.safetensors")
     for name, record in config.files.items():
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise BundleError(f"{folder / CONFIG_FILE}: {name!r} is no plain .safetensors name")
         path = folder / name
         if not path.is_file():
             raise BundleError(f"bundle {folder} is incomplete: {name} is missing")
         size = path.stat().st_size
         if size != record.size_bytes:
             raise BundleError(f"{path} has {size} bytes, {record.size_bytes} are recorded")
+
+
+def _check_sizes(value: Any, where: str) -> None:
+    """Refuse numbers with which building a module would take all memory or not end."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            # Only bytes and values of whole files may be large numbers.
+            if where.endswith(".json") and key == "files":
+                continue
+            _check_sizes(entry, f"{where}.{key}")
+    elif isinstance(value, list):
+        for entry in value:
+            _check_sizes(entry, where)
+    elif type(value) is int:
+        limit = MAX_DEPTH if where.rpartition(".")[2].endswith("depth") else MAX_SIZE
+        if abs(value) > limit:
+            shown = str(value) if abs(value) < 10**30 else "far more"
+            raise BundleError(f"{where} is {shown}; at most {limit} is allowed")
 
 
 def _check_dtypes(path: Path, recorded: str, float32_names: frozenset[str]) -> None:

@@ -41,7 +41,7 @@ def config_from_json(cls: type[Config], data: Any, where: str) -> Config:
     if not isinstance(data, Mapping):
         raise BundleError(f"{where} must be a JSON object, got {_shown(data)}")
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - set(fields))
+    unknown = sorted((key for key in data if key not in fields), key=repr)
     if unknown:
         raise BundleError(
             f"{where} has unknown field(s) {', '.join(map(repr, unknown))}; "
@@ -62,7 +62,7 @@ def config_from_json(cls: type[Config], data: Any, where: str) -> Config:
         return cls(**values)
     except BundleError:
         raise
-    except ValueError as error:
+    except (ValueError, ArithmeticError, LookupError) as error:
         raise BundleError(f"{where} is not valid: {error}") from error
 
 
@@ -121,9 +121,13 @@ def _parse_sequence(arguments: tuple[Any, ...], data: Any, where: str) -> tuple[
 
 def _parse_scalar(hint: Any, data: Any, where: str) -> Any:
     if hint is float and isinstance(data, (int, float)) and not isinstance(data, bool):
-        if not math.isfinite(data):
+        try:
+            value = float(data)
+        except OverflowError:
+            value = math.inf
+        if not math.isfinite(value):
             raise BundleError(f"{where} must be finite, got {_shown(data)}")
-        return float(data)
+        return value
     if hint in (int, str, bool) and type(data) is hint:
         return data
     name = getattr(hint, "__name__", str(hint))
@@ -131,5 +135,8 @@ def _parse_scalar(hint: Any, data: Any, where: str) -> Any:
 
 
 def _shown(data: Any) -> str:
-    text = repr(data)
+    try:
+        text = repr(data)
+    except ValueError:  # Python refuses to write integers of thousands of digits
+        text = f"a huge {type(data).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."

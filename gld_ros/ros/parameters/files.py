@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from gld_ros.plain_yaml import YamlError, parse_yaml, read_yaml
 from gld_ros.ros.parameters.snapshot import Snapshot, make_snapshot
 from gld_ros.ros.parameters.table import BY_NAME, TABLE, per_camera_parameters
 from gld_ros.ros.parameters.validation import problem_with, problem_with_set
@@ -31,8 +30,14 @@ def load_snapshot(
         name, separator, text = override.partition("=")
         if not separator:
             raise ParameterError(f"override {override!r} is not of the form NAME=VALUE")
-        given[name.strip()] = yaml.safe_load(text)
+        try:
+            given[name.strip()] = parse_yaml(text)
+        except YamlError as error:
+            raise ParameterError(f"override {override!r}: {error}") from error
     names = list(cameras) or given.get("camera_names") or values["camera_names"]
+    problem = problem_with(BY_NAME["camera_names"], names)
+    if problem:
+        raise ParameterError(problem)
     for parameter in per_camera_parameters(names):
         rows[parameter.name] = parameter
         values[parameter.name] = parameter.default
@@ -54,11 +59,9 @@ def load_snapshot(
 
 def _from_file(file: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise ParameterError(f"cannot read {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{file} is no valid YAML: {error}") from error
+        document = read_yaml(file)
+    except YamlError as error:
+        raise ParameterError(str(error)) from error
     values: dict[str, Any] = {}
     if not isinstance(document, dict):
         raise ParameterError(f"{file} holds no mapping of nodes")

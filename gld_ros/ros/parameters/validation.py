@@ -22,8 +22,6 @@ def problem_with(parameter: Parameter, value: object) -> str:
             return f"{given}; it needs at least {parameter.min_entries} entries"
         if parameter.max_entries is not None and len(entries) > parameter.max_entries:
             return f"{given}; it takes at most {parameter.max_entries} entries"
-        if entry_type == "string" and len(set(entries)) != len(entries):
-            return f"{given}; its entries must differ"
     else:
         entries = [value]
     for entry in entries:
@@ -38,6 +36,9 @@ def problem_with(parameter: Parameter, value: object) -> str:
                 return f"{given}; allowed: {low:g} to {high:g} {parameter.unit}".rstrip()
         if parameter.choices and entry not in parameter.choices:
             return f"{given}; allowed: {', '.join(parameter.choices)}"
+    # After their types: only then can entries surely be hashed.
+    if is_list and entry_type == "string" and len(set(entries)) != len(entries):
+        return f"{given}; its entries must differ"
     return ""
 
 
