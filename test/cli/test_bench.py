@@ -19,8 +19,8 @@ def micro_bundle(tmp_path):
         backbone=BackboneSpec(
             "da3",
             Da3Config(
-                embed_dim=16, depth=4, num_heads=2, image_size=42, alt_start=1, qknorm_start=1,
-                rope_start=1, tap_layers=(0, 1, 2, 3), head_features=8,
+                embed_dim=16, depth=5, num_heads=2, image_size=42, alt_start=1, qknorm_start=1,
+                rope_start=1, tap_layers=(1, 2, 3, 4), head_features=8,
                 head_out_channels=(4, 8, 8, 12), camera_heads=2, camera_depth=1,
             ),
         ),

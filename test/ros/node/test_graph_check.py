@@ -85,12 +85,13 @@ def test_inactive_node_is_named(ros_graph, streaming):
 
 
 def test_command_on_an_empty_graph_says_what_to_do():
+    command = [sys.executable, "-m", "gld_ros.cli.main", "check", "--node", "/nobody/gld"]
     done = subprocess.run(
-        [sys.executable, "-m", "gld_ros.cli.main", "check", "--seconds", "0.5", "--json"],
+        [*command, "--seconds", "0.5", "--json"],
         capture_output=True, text=True, timeout=60, env=dict(os.environ), check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     report = json.loads(done.stdout)
     assert report["state"] == ""
-    assert report["faults"][0]["subject"] == "/camera/image"
+    assert report["faults"][0]["subject"] == "/nobody/camera/image"
     assert "start the camera driver" in report["faults"][0]["fix"]
