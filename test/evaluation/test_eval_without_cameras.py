@@ -1,4 +1,4 @@
-"""`gld-ros eval` of a backbone that predicts no rays: it says so, and gives no figures for cameras."""
+"""`gld-ros eval` of a backbone without rays says so, and gives no figures for cameras."""
 
 import json
 

@@ -17,8 +17,8 @@ from gld_ros.evaluation.pose_metrics import (
 def _poses(centres, rotations_deg=0.0):
     T = np.tile(np.eye(4), (len(centres), 1, 1))
     T[:, :3, 3] = centres
-    yaw = np.broadcast_to(np.asarray(rotations_deg, dtype=float), len(centres))
-    T[:, :3, :3] = Rotation.from_euler("y", yaw, degrees=True).as_matrix()
+    yaw = np.broadcast_to(np.radians(rotations_deg), len(centres))
+    T[:, :3, :3] = Rotation.from_rotvec(yaw[:, None] * [0, 1, 0]).as_matrix()
     return T
 
 
