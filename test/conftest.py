@@ -1,4 +1,4 @@
-"""Owns what every test shares: reference numbers, ROS isolation, when ROS tests may be skipped.
+"""Owns what tests share: reference numbers, a micro-bundle, ROS isolation, when ROS tests skip.
 
 Tests marked ``ros`` need rclpy and the built interfaces. Without them they are skipped, unless
 ``GLD_REQUIRE_ROS=1`` says that the bootstrap succeeded: then their absence fails the whole run.
@@ -11,7 +11,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -64,6 +66,84 @@ def golden_da3() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def save_vggt_bundle() -> Callable[..., Any]:
+    """Write a whole micro-bundle of VGGT with random weights, and return it opened."""
+
+    def save(folder: Path, *, cascade: bool = False, special_statistics: bool = True):
+        import torch
+
+        from gld_ros.weights.bundle import save_bundle
+
+        config = _micro_vggt(cascade)
+        torch.manual_seed(5)
+        modules = {name: config.build_module(name) for name in config.module_names}
+        for module in modules.values():
+            for parameter in module.parameters():
+                if not parameter.abs().max() > 0:
+                    torch.nn.init.normal_(parameter, std=0.05)
+        generator = torch.Generator().manual_seed(3)
+        channels = config.denoisers["level1"].config.channels
+        statistics = {
+            f"{group}{level}.{name}": 0.5 + torch.rand(channels, generator=generator)
+            for group in (("level", "special") if special_statistics else ("level",))
+            for level in (0, 1)
+            for name in ("mean", "var")
+        }
+        return save_bundle(folder, config, modules, statistics)
+
+    return save
+
+
+def _micro_vggt(cascade: bool) -> Any:
+    from gld_ros.backbones.vggt.config import VggtConfig
+    from gld_ros.decoders.rgb import RgbDecoderConfig
+    from gld_ros.diffusion.denoiser import DenoiserConfig
+    from gld_ros.weights.bundle import BackboneSpec, BundleConfig, DenoiserSpec
+
+    backbone = VggtConfig(
+        embed_dim=16,
+        depth=4,
+        num_heads=2,
+        image_depth=1,
+        image_heads=2,
+        tap_layers=(0, 1, 2, 3),
+        head_features=8,
+        head_out_channels=(4, 4, 8, 8),
+        image_size=28,
+    )
+    denoiser = DenoiserConfig(
+        channels=backbone.channels,
+        hidden=(16, 32),
+        depth=(1, 1),
+        heads=(1, 1),
+        special_tokens=backbone.num_special_tokens,
+        time_features=8,
+    )
+    denoisers = {"level1": DenoiserSpec(denoiser, None)}
+    if cascade:
+        denoisers["cascade"] = DenoiserSpec(replace(denoiser, source_conditioned=True), None)
+    return BundleConfig(
+        name="micro-vggt",
+        backbone=BackboneSpec("vggt", backbone),
+        rgb_decoder=RgbDecoderConfig(
+            in_channels=4 * backbone.channels, width=16, depth=1, heads=2, mlp=32, table_hw=(2, 2)
+        ),
+        denoisers=denoisers,
+        boundary_level=1,
+        num_views=4,
+        num_euler_points=3,
+        guidance_scale=1.5,
+        ray_grid="official",
+        pose_scale="max",
+        resolutions_hw=((28, 42),),
+        licence="test",
+        origin="test",
+        non_commercial=True,
+        random_weights=True,
+    )
+
+
 class RosGraph:
     """Nodes of one test, spun in the background; waits for facts instead of sleeping."""
 
@@ -80,12 +160,12 @@ class RosGraph:
         self._spinner.start()
 
     def _spin(self) -> None:
-        from rclpy._rclpy_pybind11 import InvalidHandle
+        from rclpy._rclpy_pybind11 import InvalidHandle, RCLError
         from rclpy.executors import ExternalShutdownException
 
         while not self._closing.is_set():
-            # rclpy raises InvalidHandle where another thread destroys what it is waiting for.
-            with contextlib.suppress(InvalidHandle, ExternalShutdownException):
+            # rclpy raises these where another thread destroys what it is waiting for.
+            with contextlib.suppress(InvalidHandle, RCLError, ExternalShutdownException):
                 self.executor.spin_once(timeout_sec=0.1)
 
     def node(self, name: str, **options):

@@ -1,19 +1,12 @@
 """The front door with a backbone whose special tokens are diffused and that predicts no rays."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from gld_ros.backbones.interface import LevelTokens
-from gld_ros.backbones.vggt.config import VggtConfig
-from gld_ros.decoders.rgb import RgbDecoderConfig
-from gld_ros.diffusion.denoiser import DenoiserConfig
 from gld_ros.novel_view_stages import latent_shape, latent_to_tokens, tokens_to_latent
 from gld_ros.pipeline import NovelViewPipeline, ViewRequest
-from gld_ros.weights.bundle import BackboneSpec, BundleConfig, DenoiserSpec, save_bundle
 from gld_ros.weights.errors import BundleError
 from gld_ros.weights.statistics import LevelStatistics
 
@@ -21,77 +14,10 @@ CHANNELS, SPECIAL = 32, 5
 MODEL_HW, GRID = (28, 42), (2, 3)
 
 
-def bundle_config(*, cascade):
-    denoiser = DenoiserConfig(
-        channels=CHANNELS,
-        hidden=(16, 32),
-        depth=(1, 1),
-        heads=(1, 1),
-        special_tokens=SPECIAL,
-        time_features=8,
-    )
-    denoisers = {"level1": DenoiserSpec(denoiser, None)}
-    if cascade:
-        denoisers["cascade"] = DenoiserSpec(replace(denoiser, source_conditioned=True), None)
-    backbone = VggtConfig(
-        embed_dim=CHANNELS // 2,
-        depth=4,
-        num_heads=2,
-        image_depth=1,
-        image_heads=2,
-        tap_layers=(0, 1, 2, 3),
-        head_features=8,
-        head_out_channels=(4, 4, 8, 8),
-        image_size=28,
-    )
-    return BundleConfig(
-        name="micro-vggt",
-        backbone=BackboneSpec("vggt", backbone),
-        rgb_decoder=RgbDecoderConfig(
-            in_channels=4 * CHANNELS, width=16, depth=1, heads=2, mlp=32, table_hw=(2, 2)
-        ),
-        denoisers=denoisers,
-        boundary_level=1,
-        num_views=4,
-        num_euler_points=3,
-        guidance_scale=1.5,
-        ray_grid="official",
-        pose_scale="max",
-        resolutions_hw=(MODEL_HW,),
-        licence="test",
-        origin="test",
-        non_commercial=True,
-        random_weights=True,
-    )
-
-
-def random_statistics(*, special=True):
-    generator = torch.Generator().manual_seed(3)
-    groups = ("level", "special") if special else ("level",)
-    return {
-        f"{group}{level}.{name}": 0.5 + torch.rand(CHANNELS, generator=generator)
-        for group in groups
-        for level in (0, 1)
-        for name in ("mean", "var")
-    }
-
-
-def save(folder, config, statistics):
-    torch.manual_seed(5)
-    modules = {}
-    for name in config.module_names:
-        module: nn.Module = config.build_module(name)
-        for parameter in module.parameters():
-            if not parameter.abs().max() > 0:
-                nn.init.normal_(parameter, std=0.05)
-        modules[name] = module
-    return save_bundle(folder, config, modules, statistics)
-
-
 @pytest.fixture(scope="module", params=[False, True], ids=["level 1", "cascade"])
-def bundle(request, tmp_path_factory):
+def bundle(request, tmp_path_factory, save_vggt_bundle):
     folder = tmp_path_factory.mktemp("special") / "bundle"
-    return save(folder, bundle_config(cascade=request.param), random_statistics())
+    return save_vggt_bundle(folder, cascade=request.param)
 
 
 def request(**options):
@@ -145,9 +71,8 @@ def test_noise_covers_the_special_tokens(bundle):
         pipeline(request(noise=short))
 
 
-def test_a_bundle_without_special_statistics_says_so(tmp_path):
-    config = bundle_config(cascade=False)
-    bundle = save(tmp_path / "bundle", config, random_statistics(special=False))
+def test_a_bundle_without_special_statistics_says_so(tmp_path, save_vggt_bundle):
+    bundle = save_vggt_bundle(tmp_path / "bundle", special_statistics=False)
     with pytest.raises(BundleError, match="no statistics 'special1'; it has level0, level1"):
         NovelViewPipeline(bundle, device="cpu")
 
