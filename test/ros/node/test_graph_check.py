@@ -61,7 +61,7 @@ def test_healthy_graph_has_nothing_to_fix(ros_graph, streaming):
     ("change", "subject", "words"),
     [
         ({"tf": False}, "/tf", "no image could be placed"),
-        ({"info": {"k": [0.0] * 9}}, "/camera/camera_info", "uncalibrated"),
+        ({"info": {"k": [0.0] * 9}}, "/camera/camera_info", "not calibrated"),
         ({"offset_s": -20.0}, "/camera/image", "old on arrival"),
         ({"frame_id": ""}, "/camera/image", "empty frame_id"),
     ],
