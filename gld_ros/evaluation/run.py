@@ -157,7 +157,8 @@ def evaluate(
         )
     started = time.monotonic()
     perceptual = perceptual_distance(model.device)
-    sums, examples = _Sums(), []
+    sums = _Sums()
+    examples: list[Example] = []
     usable = _Usable(model, held_out, settings.num_references)
     prior: Tensor | None = None
     with tqdm(total=held_out.count, unit="scene", desc="evaluate") as bar, torch.no_grad():
@@ -233,12 +234,12 @@ def _collate(
     K_px, T_world_cam = stacked("K_px"), stacked("T_world_cam")
     visible = hidden = None
     if depth_m is not None:
-        views = [
+        shown, withheld = (
             DepthViews(depth_m[:, part], K_px[:, part], T_world_cam[:, part])
             for part in (slice(None, references), slice(references, None))
-        ]
-        visible = visible_from(*views)
-        hidden = ~visible & (views[1].depth_m > 0)
+        )
+        visible = visible_from(shown, withheld)
+        hidden = ~visible & (withheld.depth_m > 0)
     return _Batch(
         stacked("images"), K_px, T_world_cam, depth_m,
         all(sample["metric"] for sample in samples), [s["scene_id"] for s in samples],
