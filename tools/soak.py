@@ -4,7 +4,7 @@
     python tools/soak.py --minutes 30
 
 A gld_node with an oracle for a model runs in this process. A 30 Hz camera and 100 Hz TF feed it
-over DDS, with random faults (damaged, late, missing and mis-stamped input, jumps of time), lifecycle
+over DDS, with random faults (damaged, late, missing, mis-stamped input, jumps of time), lifecycle
 cycles, and goals in storms, half of them cancelled. Memory, threads, file handles and latency are
 sampled; the first fifth is warm-up. Exit status 0: all flat, nothing unanswered, every goal's end
 known. What the oracle costs is not measured here, `gld-ros bench` does that.
