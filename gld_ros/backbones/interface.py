@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 NUM_LEVELS = 4  # feature levels that decoders read, shallow to deep
 
@@ -53,11 +53,15 @@ class GeometryBackbone(Protocol):
     channels: channels C of one level.
     diffused_special_tokens: how many special tokens the diffusion generates along with the
         patches (0 for Depth Anything 3, 5 for VGGT).
+    geometry_head: what `decode_geometry` runs; it can be tuned while the rest stays frozen.
     """
 
     patch_size: int
     channels: int
     diffused_special_tokens: int
+
+    @property
+    def geometry_head(self) -> nn.Module: ...
 
     def encode_levels(
         self, images: Tensor, levels: Sequence[int], camera_tokens: Tensor | None = None
@@ -82,4 +86,27 @@ class GeometryBackbone(Protocol):
         self, decoder_levels: Sequence[Tensor], image_hw: tuple[int, int]
     ) -> Geometry:
         """Decode the four decoder inputs, each (B, V, N, C), to depth and rays in float32."""
+        ...
+
+    def known_camera_tokens(
+        self, T_cam_world: Tensor, K_px: Tensor, image_hw: tuple[int, int]
+    ) -> Tensor | None:
+        """Return `camera_tokens` of known cameras; None for a backbone that takes none.
+
+        T_cam_world: (B, V, 4, 4), K_px: (B, V, 3, 3) in pixels of the images.
+        """
+        ...
+
+    def camera_error(
+        self,
+        last_level: LevelTokens,
+        T_cam_world: Tensor,
+        K_px: Tensor,
+        image_hw: tuple[int, int],
+    ) -> Tensor | None:
+        """Return how far cameras read from level 3 are from the true ones, to train by.
+
+        The mean absolute error of the pose numbers, a scalar; None for a backbone (or a size of it)
+        that reads no cameras from its tokens.
+        """
         ...

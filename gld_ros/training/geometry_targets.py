@@ -1,4 +1,4 @@
-"""True geometry in the form DA3 predicts it, and the losses against it.
+"""True geometry in the form backbones predict it, and the losses against it.
 
 Used by the encoder stage and by the fine-tuning of the geometry head in the decoder stage.
 """
@@ -95,32 +95,46 @@ def world_directions(K_px: Tensor, T_world_cam: Tensor, pixels: Tensor) -> Tenso
 def geometry_losses(
     geometry: Geometry, depth_m: Tensor, K_px: Tensor, T_world_cam: Tensor
 ) -> dict[str, Tensor]:
-    """Return the losses `depth`, `ray`, `points` and `gradient` of predicted dense geometry.
+    """Return the losses `depth` and `gradient` of depth, and `ray` and `points` if there are rays.
 
     `depth_m` is (B, V, H, W) with 0 where unknown; scenes without any depth count in no loss,
-    because their unit of length is unknown too. Raises ValueError for a backbone that predicts no
-    rays.
+    because their unit of length is unknown too.
     """
+    _, unit_m = relative_cameras(depth_m, K_px, T_world_cam)
+    true_depth = depth_m / unit_m.view(-1, 1, 1, 1)
+    depth_valid = (true_depth > 0).float()
+    depth_error = (geometry.depth - true_depth).abs()
+    losses = {
+        "depth": confident_l1(depth_error, geometry.depth_confidence, depth_valid),
+        "gradient": log_depth_gradient(geometry.depth, true_depth, depth_valid),
+    }
     ray, ray_confidence = geometry.ray, geometry.ray_confidence
     if ray is None or ray_confidence is None:
-        raise ValueError("geometry losses need a backbone with a ray branch")
+        return losses
     ray_hw = (ray.shape[2], ray.shape[3])
     targets = geometry_targets(depth_m, K_px, T_world_cam, ray_hw)
     ray_valid = (targets.ray_depth > 0).float()
     depth_at_rays = sample_at_rays(geometry.depth, ray_hw)
     points = ray[..., :3] * depth_at_rays[..., None] + ray[..., 3:]
     true_points = targets.ray[..., :3] * targets.ray_depth[..., None] + targets.ray[..., 3:]
-    depth_valid = (targets.depth > 0).float()
     scene_valid = depth_valid.amax((1, 2, 3)).view(-1, 1, 1, 1)
     ray_error = (ray - targets.ray).abs().mean(-1)
-    depth_error = (geometry.depth - targets.depth).abs()
-    return {
-        "depth": confident_l1(depth_error, geometry.depth_confidence, depth_valid),
+    return losses | {
         "ray": confident_l1(ray_error, ray_confidence, scene_valid.expand_as(ray_error)),
         "points": ((points - true_points).abs().mean(-1) * ray_valid).sum()
         / ray_valid.sum().clamp_min(1),
-        "gradient": log_depth_gradient(geometry.depth, targets.depth, depth_valid),
     }
+
+
+def weighted_geometry_loss(
+    losses: dict[str, Tensor], *, ray: float, points: float, gradient: float
+) -> Tensor:
+    """Return the depth loss plus those of `geometry_losses` that there are, weighted."""
+    total = losses["depth"]
+    for name, weight in (("ray", ray), ("points", points), ("gradient", gradient)):
+        if name in losses:
+            total = total + weight * losses[name]
+    return total
 
 
 def median_scaled_abs_rel(depth: Tensor, depth_m: Tensor) -> float:

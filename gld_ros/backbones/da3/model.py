@@ -15,7 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gld_ros.backbones.da3.camera import CameraDecoder, CameraEncoder, cameras_from_pose_encoding
+from gld_ros.backbones.da3.camera import (
+    CameraDecoder,
+    CameraEncoder,
+    cameras_from_pose_encoding,
+    pose_encoding,
+)
 from gld_ros.backbones.da3.config import Da3Config
 from gld_ros.backbones.da3.dual_dpt import DualDptHead
 from gld_ros.backbones.da3.pose_alignment import normalise_poses, scale_between_trajectories
@@ -138,6 +143,29 @@ class DepthAnything3(nn.Module):
     ) -> Geometry:
         """Depth and rays from the four decoder inputs, each (B, V, N, C)."""
         return self.head(decoder_levels, image_hw)
+
+    @property
+    def geometry_head(self) -> nn.Module:
+        """The dual DPT head."""
+        return self.head
+
+    def known_camera_tokens(
+        self, T_cam_world: Tensor, K_px: Tensor, image_hw: tuple[int, int]
+    ) -> Tensor:
+        """Tokens (B, V, embed_dim) of known cameras, for `encode_levels`."""
+        tokens: Tensor = self.camera_encoder(T_cam_world, K_px, image_hw)
+        return tokens
+
+    def camera_error(
+        self,
+        last_level: LevelTokens,
+        T_cam_world: Tensor,
+        K_px: Tensor,
+        image_hw: tuple[int, int],
+    ) -> Tensor:
+        """Mean absolute error of the pose numbers that the camera decoder reads from level 3."""
+        predicted: Tensor = self.camera_decoder(last_level.special[:, :, 0])
+        return (predicted - pose_encoding(T_cam_world, K_px, image_hw)).abs().mean()
 
     def forward(
         self,

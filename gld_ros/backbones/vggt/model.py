@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gld_ros.backbones.images import imagenet_normalise, validate_images
 from gld_ros.backbones.interface import NUM_LEVELS, Geometry, LevelTokens
-from gld_ros.backbones.pose_encoding import decode_transform
+from gld_ros.backbones.pose_encoding import decode_transform, encode_transform
 from gld_ros.backbones.vggt.aggregator import Aggregator
 from gld_ros.backbones.vggt.camera_head import CameraHead
 from gld_ros.backbones.vggt.config import VggtConfig
@@ -137,6 +137,29 @@ class VggtBackbone(nn.Module):
         """Depth from the four decoder inputs, each (B, V, N, C); VGGT predicts no ray map."""
         depth, confidence = self.depth_head(decoder_levels, image_hw)
         return Geometry(depth[..., 0], confidence, ray=None, ray_confidence=None)
+
+    @property
+    def geometry_head(self) -> nn.Module:
+        """The depth head."""
+        return self.depth_head
+
+    def known_camera_tokens(
+        self, T_cam_world: Tensor, K_px: Tensor, image_hw: tuple[int, int]
+    ) -> None:
+        """None: VGGT takes no known cameras."""
+
+    def camera_error(
+        self,
+        last_level: LevelTokens,
+        T_cam_world: Tensor,
+        K_px: Tensor,
+        image_hw: tuple[int, int],
+    ) -> Tensor | None:
+        """Mean absolute error of the pose numbers, over all rounds of the camera head if any."""
+        if not self.config.camera_head:
+            return None
+        rounds: Tensor = self.camera_head(last_level.special[:, :, 0])
+        return (rounds - encode_transform(T_cam_world, K_px, image_hw)).abs().mean()
 
     def decode_cameras(
         self, last_level: LevelTokens, image_hw: tuple[int, int]

@@ -18,7 +18,11 @@ from gld_ros.training.adversary import Adversary, AdversaryOptions
 from gld_ros.training.bundle_parts import WorkingBundle
 from gld_ros.training.config import ConfigError, RunConfig
 from gld_ros.training.data import ScenePool
-from gld_ros.training.geometry_targets import geometry_losses, median_scaled_abs_rel
+from gld_ros.training.geometry_targets import (
+    geometry_losses,
+    median_scaled_abs_rel,
+    weighted_geometry_loss,
+)
 from gld_ros.training.latent_codec import FeatureCodec
 from gld_ros.training.loop import Stage
 from gld_ros.training.losses import (
@@ -82,7 +86,7 @@ class DecoderStage(Stage):
         self.decoder = bundle.trainable("rgb_decoder", device)
         self.backbone: nn.Module = self.codec.backbone  # type: ignore[assignment]
         if options.geometry_weight > 0:
-            self.backbone.head.requires_grad_(True)
+            self.codec.backbone.geometry_head.requires_grad_(True)
         self.picture_weights = PictureLossWeights(
             options.l1_weight, options.ssim_weight, options.gradient_weight
         )
@@ -152,8 +156,8 @@ class DecoderStage(Stage):
             geometry = self.codec.backbone.decode_geometry(inputs, images.shape[-2:])
             terms = geometry_losses(geometry, batch["depth_m"], batch["K_px"], batch["T_world_cam"])
             losses |= {f"geometry_{name}": value for name, value in terms.items()}
-            total = total + options.geometry_weight * (
-                terms["depth"] + terms["ray"] + terms["points"] + 0.5 * terms["gradient"]
+            total = total + options.geometry_weight * weighted_geometry_loss(
+                terms, ray=1.0, points=1.0, gradient=0.5
             )
         losses["loss"] = total
         return losses

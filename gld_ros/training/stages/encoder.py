@@ -1,9 +1,9 @@
-"""Stage `encoder`: train a small Depth Anything 3 from nothing, on scenes with true depth.
+"""Stage `encoder`: train a small geometry backbone from nothing, on scenes with true depth.
 
-The targets are DA3's own (z-depth, ray directions and origins, camera encoding), in units of the
-scene's mean point distance. An auxiliary linear read-out of the picture from levels 0 and 1 keeps
-colour and texture in the features; without it neither the RGB decoder nor diffusion could recover
-them. The read-out is thrown away after training.
+The targets are what the backbone predicts (z-depth; ray directions and origins and cameras, if it
+has them), in units of the scene's mean point distance. An auxiliary linear read-out of the picture
+from levels 0 and 1 keeps colour and texture in the features; without it neither the RGB decoder nor
+diffusion could recover them. The read-out is thrown away after training.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gld_ros.backbones.da3.camera import pose_encoding
-from gld_ros.backbones.da3.model import DepthAnything3
+from gld_ros.backbones.interface import GeometryBackbone
 from gld_ros.geometry.rigid import invert_rigid
 from gld_ros.training.bundle_parts import WorkingBundle
 from gld_ros.training.config import ConfigError, RunConfig
@@ -26,6 +25,7 @@ from gld_ros.training.geometry_targets import (
     geometry_losses,
     median_scaled_abs_rel,
     relative_cameras,
+    weighted_geometry_loss,
 )
 from gld_ros.training.loop import Stage
 from gld_ros.training.randomness import generator_for
@@ -33,7 +33,11 @@ from gld_ros.training.randomness import generator_for
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """Loss weights and draws of the encoder stage."""
+    """Loss weights and draws of the encoder stage.
+
+    Weights of what the backbone does not predict (rays, points, cameras) count for nothing, nor
+    does `posed_probability` where it takes no known cameras.
+    """
 
     picture_weight: float = 1.0
     point_weight: float = 1.0
@@ -61,7 +65,7 @@ class PictureReadout(nn.Module):
 
 
 class EncoderStage(Stage):
-    """Trains every part of a Depth Anything 3 model."""
+    """Trains every part of a geometry backbone that has a loss."""
 
     def __init__(
         self,
@@ -81,12 +85,7 @@ class EncoderStage(Stage):
                 "out here (decoder and diffusion stages need no depth)"
             )
         backbone = bundle.trainable("backbone", device)
-        if not isinstance(backbone, DepthAnything3):
-            raise ConfigError(
-                "the encoder stage trains backbones of kind 'da3'; the model's is "
-                f"{bundle.plan.backbone.kind!r}"
-            )
-        self.model = backbone
+        self.model: GeometryBackbone = backbone  # type: ignore[assignment]
         patch = self.model.patch_size
         self.readouts = nn.ModuleList(
             PictureReadout(self.model.channels, patch) for _ in range(2)
@@ -128,9 +127,11 @@ class EncoderStage(Stage):
         depth_m, K_px, T_world_cam = batch["depth_m"], batch["K_px"], batch["T_world_cam"]
         losses = geometry_losses(geometry, depth_m, K_px, T_world_cam)
         T_view0_cam, _ = relative_cameras(depth_m, K_px, T_world_cam)
-        encoding = pose_encoding(T_view0_cam, K_px, (height, width))
-        predicted_encoding = self.model.camera_decoder(levels[3].special[:, :, 0])
-        losses["camera"] = (predicted_encoding - encoding).abs().mean()
+        camera = self.model.camera_error(
+            levels[3], invert_rigid(T_view0_cam), K_px, (height, width)
+        )
+        if camera is not None:
+            losses["camera"] = camera
         pictures = images.flatten(0, 1)
         losses["picture"] = torch.stack(
             [
@@ -138,22 +139,20 @@ class EncoderStage(Stage):
                 for i, readout in enumerate(self.readouts)
             ]
         ).sum()
-        losses["loss"] = (
-            losses["depth"]
-            + options.ray_weight * losses["ray"]
-            + options.point_weight * losses["points"]
-            + options.gradient_weight * losses["gradient"]
-            + options.camera_weight * losses["camera"]
-            + options.picture_weight * losses["picture"]
+        total = weighted_geometry_loss(
+            losses,
+            ray=options.ray_weight,
+            points=options.point_weight,
+            gradient=options.gradient_weight,
         )
+        if camera is not None:
+            total = total + options.camera_weight * camera
+        losses["loss"] = total + options.picture_weight * losses["picture"]
         return losses
 
-    def _camera_tokens(self, batch: dict[str, Any], image_hw: tuple[int, int]) -> Tensor:
+    def _camera_tokens(self, batch: dict[str, Any], image_hw: tuple[int, int]) -> Tensor | None:
         T_view0_cam, _ = relative_cameras(batch["depth_m"], batch["K_px"], batch["T_world_cam"])
-        tokens: Tensor = self.model.camera_encoder(
-            invert_rigid(T_view0_cam), batch["K_px"], image_hw
-        )
-        return tokens
+        return self.model.known_camera_tokens(invert_rigid(T_view0_cam), batch["K_px"], image_hw)
 
     def validate(self) -> dict[str, float]:
         """Return median-scaled depth error, posed and not, and the read-out PSNR of two levels."""
@@ -174,7 +173,10 @@ class EncoderStage(Stage):
         grid_hw = (height // self.model.patch_size, width // self.model.patch_size)
         tokens = self._camera_tokens(batch, (height, width))
         figures: dict[str, float] = {}
-        for name, camera_tokens in (("unposed", None), ("posed", tokens)):
+        runs: list[tuple[str, Tensor | None]] = [("unposed", None)]
+        if tokens is not None:
+            runs.append(("posed", tokens))
+        for name, camera_tokens in runs:
             levels = self.model.encode_levels(images, range(4), camera_tokens)
             inputs = [self.model.decoder_input(levels[i]) for i in range(4)]
             for suffix, first in (
@@ -192,7 +194,7 @@ class EncoderStage(Stage):
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """Return the backbone; the read-outs are thrown away."""
-        return {"backbone": self.model}
+        return {"backbone": self.get_submodule("model")}
 
     def export(self, folder: Path, tensors: dict[str, dict[str, Tensor]]) -> None:
         """Write a bundle with the backbone."""
