@@ -23,7 +23,10 @@ def save_scene(path: str, keyframes: Sequence[Keyframe], *, include_images: bool
 
     The folder must not exist; it appears under its name once it is complete.
     """
-    folder = Path(path).expanduser()
+    try:
+        folder = Path(path).expanduser()
+    except RuntimeError as error:  # "~somebody" whom this machine does not know
+        raise SceneNotSaved(f"path is {path!r}: {error}") from error
     if not path or not folder.is_absolute():
         raise SceneNotSaved(f"path is {path!r}; an absolute path is needed")
     if folder.exists():

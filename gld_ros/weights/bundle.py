@@ -383,7 +383,10 @@ def _resolve(path_or_name: str | Path) -> Path:
                 "reinstall the package or give the folder of another bundle"
             )
         return folder
-    folder = Path(path_or_name).expanduser()
+    try:
+        folder = Path(path_or_name).expanduser()
+    except RuntimeError as error:  # "~somebody" whom this machine does not know
+        raise BundleError(f"no bundle {name!r}: {error}") from error
     restore_folder(folder)
     if folder.is_dir():
         return folder
