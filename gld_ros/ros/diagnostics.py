@@ -364,9 +364,11 @@ def device_memory_bytes() -> tuple[int, int]:
     """Return used and peak bytes of the CUDA device, or resident memory where there is none."""
     import sys
 
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+    # Another thread may be in the middle of importing torch, which has no `cuda` until then.
+    cuda = sys.modules.get("torch.cuda")
+    available = getattr(cuda, "is_available", None)
+    if cuda is not None and available is not None and available():
+        return cuda.memory_allocated(), cuda.max_memory_allocated()
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

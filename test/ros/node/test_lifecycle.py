@@ -142,3 +142,27 @@ def test_release_on_deactivate_frees_the_weights(make_rig, plain_oracle):
     rig.activate()
     rig.node.trigger_deactivate()
     assert rig.released == 1
+
+
+def test_activate_fails_when_a_changed_model_cannot_be_had(make_rig, plain_oracle):
+    from rclpy.lifecycle import TransitionCallbackReturn as Result
+    from rclpy.parameter import Parameter
+
+    from gld_ros.mapping.worker import fault_of
+    from gld_ros.ros.model import LoadedModel, ModelUnavailable
+
+    def factory(snapshot):
+        if snapshot["model.bundle"] == "broken":
+            raise ModelUnavailable("bundle 'broken' is broken")
+        return LoadedModel(plain_oracle, {"backend": "oracle"}, (84, 112), fault_of)
+
+    rig = make_rig(plain_oracle, model_factory=factory)
+    rig.activate()
+    rig.node.trigger_deactivate()
+    rig.node.set_parameters([Parameter("model.bundle", value="broken")])
+    assert rig.node.trigger_activate() != Result.SUCCESS
+    assert "broken" in rig.node._problem
+    assert rig.node._parts is None
+    rig.node.set_parameters([Parameter("model.bundle", value="tiny")])
+    rig.activate()
+    rig.drive((0.0,))
