@@ -6,12 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from gld_ros.cli.main import main
 from gld_ros.training.curves import read_metrics
@@ -39,6 +41,8 @@ def forked(work):
     if process:
         return process
     status = 1
+    # The progress bar's lock is shared with copies; one that is killed would never give it back.
+    tqdm.set_lock(threading.RLock())
     try:
         work()
         status = 0
