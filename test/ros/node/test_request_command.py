@@ -14,7 +14,7 @@ pytestmark = pytest.mark.ros
 def requested(*arguments, out):
     return subprocess.run(
         [sys.executable, "-m", "gld_ros.cli.main", "request", *arguments, "--out", str(out)],
-        capture_output=True, text=True, timeout=120, env=dict(os.environ), check=False,
+        capture_output=True, text=True, timeout=300, env=dict(os.environ), check=False,
     )  # fmt: skip
 
 
