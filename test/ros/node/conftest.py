@@ -199,9 +199,10 @@ class Rig:
     def drive(self, positions_m=(0.0, 0.2, 0.4), **options):
         store = self.node._parts.store
         for x_m in positions_m:
-            before = len(store)
-            self.send_frame(x_m, **options)
-            self.graph.wait_for(lambda b=before: len(store) > b, "a keyframe")
+            stamp_ns = self.send_frame(x_m, **options)
+            self.graph.wait_for(
+                lambda s=stamp_ns: any(k.stamp_ns == s for k in store.snapshot()), "a keyframe"
+            )
 
     def goal(self, T_targets, **fields):
         """Return (goal handle future's handle, result) of an optical goal in the fixed frame."""
