@@ -38,6 +38,8 @@ _SINGLE_PAIR_LOG_SIGMA = 0.1  # dispersion is undefined; take the default limit 
 # The model's unit follows the scene: its logarithm may wander this much per square root second.
 _DRIFT_LOG_SIGMA_PER_SQRT_S = 0.05
 _MIN_MODEL_DISTANCE = 1e-9
+# A model that puts all cameras in one place gives ratios that agree and mean nothing.
+MIN_SPREAD_OF_DEPTH = 0.003
 
 
 class ScaleSource(IntEnum):
@@ -168,7 +170,30 @@ def measure_from_views(
     confidence = [
         1.0 if view.ray_confidence_mean is None else view.ray_confidence_mean for view in references
     ]
-    return measure_from_baselines([k.T_fixed_cam for k in keyframes], known, confidence, parameters)
+    measured = measure_from_baselines(
+        [k.T_fixed_cam for k in keyframes], known, confidence, parameters
+    )
+    if measured.fault:
+        return measured
+    spread = max(distance_m(a, b) for a, b in combinations(known, 2))
+    depth = _median_depth(references)
+    if spread < MIN_SPREAD_OF_DEPTH * depth:
+        return replace(
+            measured,
+            fault=(
+                f"the recovered cameras coincide: they are {spread / depth:.2g} of the scene's "
+                f"depth apart; {MIN_SPREAD_OF_DEPTH} is needed to measure by them"
+            ),
+            poses_disagree=True,
+        )
+    return measured
+
+
+def _median_depth(views: Sequence[View]) -> float:
+    """Median depth in model units of all pixels where something is known; 0 if nothing is."""
+    known = [view.depth[np.isfinite(view.depth) & (view.confidence > 0)] for view in views]
+    values = np.concatenate(known)
+    return float(np.median(values)) if values.size else 0.0
 
 
 def measure_from_depth(

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,9 +14,11 @@ from gld_ros.mapping.scale import (
     ScaleSource,
     measure_from_baselines,
     measure_from_depth,
+    measure_from_views,
     resample_sensor_depth,
     robust_ratio,
 )
+from gld_ros.view_request import View
 
 S = 1_000_000_000
 DEFAULT = ScaleParameters()
@@ -233,3 +237,27 @@ def test_sensor_depth_is_looked_up_through_both_cameras():
     np.testing.assert_array_equal(depth, np.kron(sensor, np.ones((2, 2))))
     narrow = resample_sensor_depth(sensor, K_sensor, K_view, (6, 20))
     assert np.isnan(narrow[:, 9:]).all()
+
+
+def view_of(T_model_cam, depth=2.0):
+    hw = (4, 6)
+    return View(
+        rgb=np.zeros((*hw, 3), np.float32),
+        depth=np.full(hw, depth, np.float32),
+        confidence=np.full(hw, 0.9, np.float32),
+        K_px=np.eye(3),
+        T_world_cam=np.eye(4),
+        T_model_cam=T_model_cam,
+        recovered_K_px=np.eye(3),
+        ray_confidence_mean=0.9,
+    )
+
+
+@pytest.mark.parametrize(("spread", "believed"), [(0.2, True), (1e-4, False)])
+def test_cameras_that_a_model_puts_in_one_place_measure_nothing(spread, believed):
+    T_fixed = poses([[0, 0, 0], [0.5, 0, 0]])
+    keyframes = [SimpleNamespace(T_fixed_cam=T) for T in T_fixed]
+    views = [view_of(T) for T in in_model(T_fixed, 0.5 / spread)]
+    measurement = measure_from_views(views, keyframes, DEFAULT)
+    assert (measurement.fault == "") is believed
+    assert measurement.poses_disagree is not believed
