@@ -271,11 +271,11 @@ class _PlayClock:
 
 
 def _qos(topic: BagTopic) -> Any:
-    """The recorded durability and reliability; latched topics keep everything they sent."""
+    """The recorded durability and reliability, and room for bursts; latched topics keep all."""
     from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
     if topic.latched:
         depth = max(1, topic.num_messages)
         return QoSProfile(depth=depth, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     reliability = ReliabilityPolicy.RELIABLE if topic.reliable else ReliabilityPolicy.BEST_EFFORT
-    return QoSProfile(depth=10, reliability=reliability)
+    return QoSProfile(depth=100, reliability=reliability)

@@ -76,8 +76,8 @@ def write_small_bag(bag, start_ns=1_700_000_000 * 10**9, num_frames=20):
 
     bag.add_topic("/tf_static", "tf2_msgs/msg/TFMessage", latched=True)
     bag.add_topic("/tf", "tf2_msgs/msg/TFMessage")
-    bag.add_topic("/camera/camera_info", "sensor_msgs/msg/CameraInfo")
-    bag.add_topic("/camera/image", "sensor_msgs/msg/Image", reliable=False)
+    bag.add_topic("/camera/camera_info", "sensor_msgs/msg/CameraInfo", reliable=False)
+    bag.add_topic("/camera/image", "sensor_msgs/msg/Image")
     bag.write("/tf_static", start_ns, transforms("base_link", "camera", 0.5, start_ns))
     for frame in range(num_frames):
         stamp_ns = start_ns + frame * 10**8

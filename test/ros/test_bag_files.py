@@ -28,8 +28,8 @@ def test_topics_counts_times_and_durability(small_bag):
         }
         assert bag.topics["/tf_static"].latched
         assert not bag.topics["/tf"].latched
-        assert bag.topics["/tf"].reliable
-        assert not bag.topics["/camera/image"].reliable
+        assert bag.topics["/camera/image"].reliable
+        assert not bag.topics["/camera/camera_info"].reliable
         assert (bag.start_ns, bag.end_ns) == (START_NS, START_NS + 19 * 10**8)
         assert bag.num_messages == 61
 
