@@ -33,8 +33,12 @@ def test_policy_is_what_the_node_uses(make_rig, plain_oracle, ros_graph):
             if "/_action/" not in name
         }
 
-    ros_graph.wait_for(lambda: len(names("publisher")) > 15, "publishers are discovered")
-    ros_graph.wait_for(lambda: "/gld/save_scene" in names("service"), "services are discovered")
+    ros_graph.wait_for(
+        lambda: len(names("publisher")) > 15, "publishers are discovered", timeout_s=60.0
+    )
+    ros_graph.wait_for(
+        lambda: "/gld/save_scene" in names("service"), "services are discovered", timeout_s=60.0
+    )
     for listing, kind, right in (
         ("subscriber", "topics", "subscribe"),
         ("publisher", "topics", "publish"),
