@@ -235,7 +235,7 @@ def test_yaml_settings_and_overrides(tmp_path, rooms):
     with pytest.raises(ConfigError, match="cannot read"):
         load_run_config(tmp_path / "absent.yaml")
     path.write_text("stage: [")
-    with pytest.raises(ConfigError, match="not valid YAML"):
+    with pytest.raises(ConfigError, match="no valid YAML"):
         load_run_config(path)
 
 
