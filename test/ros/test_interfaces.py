@@ -121,7 +121,7 @@ def test_action_goal_reaches_a_server_and_comes_back(ros_graph):
     server_node = ros_graph.node("server")
     server = ActionServer(server_node, SynthesizeViews, "synthesize_views", execute)
     client = ActionClient(ros_graph.node("client"), SynthesizeViews, "synthesize_views")
-    assert client.wait_for_server(timeout_sec=10.0)
+    assert client.wait_for_server(timeout_sec=60.0)
     steps = []
     accepted = client.send_goal_async(
         SynthesizeViews.Goal(seed=7), feedback_callback=lambda m: steps.append(m.feedback.step)

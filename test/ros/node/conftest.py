@@ -213,7 +213,7 @@ class Rig:
         result = handle.get_result_async()
         return handle, result
 
-    def finished_goal(self, T_targets, timeout_s=20.0, **fields):
+    def finished_goal(self, T_targets, timeout_s=90.0, **fields):
         _, result = self.goal(T_targets, **fields)
         self.graph.wait_for(result.done, "goal finished", timeout_s)
         return result.result().status, result.result().result
@@ -227,7 +227,7 @@ class Rig:
 
         if not hasattr(self, "_client"):
             self._client = ActionClient(self.peer, SynthesizeViews, "/gld/synthesize_views")
-            assert self._client.wait_for_server(timeout_sec=10.0)
+            assert self._client.wait_for_server(timeout_sec=60.0)
         goal = SynthesizeViews.Goal()
         goal.pose_convention = SynthesizeViews.Goal.CONVENTION_OPTICAL
         goal.targets.header.frame_id = frame_id

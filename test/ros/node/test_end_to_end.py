@@ -131,13 +131,13 @@ def test_reset_forgets_and_pause_stops_automatic_jobs(make_rig, plain_oracle):
     rig.activate()
     rig.drive()
     reset = rig.peer.create_client(Trigger, "/gld/reset")
-    assert reset.wait_for_service(timeout_sec=10.0)
+    assert reset.wait_for_service(timeout_sec=60.0)
     future = reset.call_async(Trigger.Request())
     rig.graph.wait_for(future.done, "reset")
     assert future.result().success
     assert len(rig.node._parts.store) == 0
     pause = rig.peer.create_client(SetBool, "/gld/pause")
-    assert pause.wait_for_service(timeout_sec=10.0)
+    assert pause.wait_for_service(timeout_sec=60.0)
     future = pause.call_async(SetBool.Request(data=True))
     rig.graph.wait_for(future.done, "pause")
     assert rig.node._parts.paused
@@ -150,7 +150,7 @@ def test_save_scene_writes_all_or_nothing(make_rig, plain_oracle, tmp_path):
     rig.activate()
     rig.drive()
     client = rig.peer.create_client(SaveScene, "/gld/save_scene")
-    assert client.wait_for_service(timeout_sec=10.0)
+    assert client.wait_for_service(timeout_sec=60.0)
     for path, succeeds in ((tmp_path / "scene", True), (tmp_path / "scene", False)):
         future = client.call_async(SaveScene.Request(path=str(path), include_images=True))
         rig.graph.wait_for(future.done, "saved")

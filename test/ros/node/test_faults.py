@@ -626,7 +626,7 @@ def test_full_disk_leaves_no_half_written_scene(make_rig, plain_oracle, tmp_path
     rig.activate()
     rig.drive()
     client = rig.peer.create_client(SaveScene, "/gld/save_scene")
-    assert client.wait_for_service(timeout_sec=10.0)
+    assert client.wait_for_service(timeout_sec=60.0)
 
     def save():
         future = client.call_async(
