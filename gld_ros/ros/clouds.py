@@ -131,21 +131,7 @@ def cloud_message(
         provenance.reshape(-1),
         slots,
     )
-    return message_with_bytes(
-        message_type,
-        data,
-        header=header,
-        height=height,
-        width=width,
-        fields=[
-            field_type(name=name, offset=offset, datatype=datatype, count=1)
-            for name, offset, datatype in _FIELDS
-        ],
-        is_bigendian=False,
-        point_step=24,
-        row_step=24 * width,
-        is_dense=not organised,
-    )
+    return _cloud(message_type, field_type, data, header, height, width, organised)
 
 
 def structured_cloud_message(points: np.ndarray, header: Any, types: Any = rclpy_type) -> Any:
@@ -160,9 +146,23 @@ def structured_cloud_message(points: np.ndarray, header: Any, types: Any = rclpy
     height, width = points.shape if organised else (1, len(points))
     message_type = types("sensor_msgs/msg/PointCloud2")
     field_type = types("sensor_msgs/msg/PointField")
+    data = byte_field(message_type, points)
+    return _cloud(message_type, field_type, data, header, height, width, organised)
+
+
+def _cloud(
+    message_type: Any,
+    field_type: Any,
+    data: Any,
+    header: Any,
+    height: int,
+    width: int,
+    organised: bool,
+) -> Any:
+    """Return the message around packed points; the one place that describes their layout."""
     return message_with_bytes(
         message_type,
-        byte_field(message_type, points),
+        data,
         header=header,
         height=height,
         width=width,
