@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gld_ros.geometry.crop_resize import gld_crop_resize, resample_depth
 from gld_ros.scenes.picking import NoSample, RecordedScenes, epoch_draws
 from gld_ros.scenes.recording import Recording
 from gld_ros.scenes.store import SceneStore
@@ -54,7 +55,8 @@ class StoredPart:
     """Scenes in stores on disk; stores of one picture size are joined end to end.
 
     All sizes must hold the same number of scenes, so that an index means a scene whatever the
-    size. Of stores with more views than asked for, each epoch shows another subset.
+    size. A size that no store has is cut and shrunk from the smallest larger one. Of stores with
+    more views than asked for, each epoch shows another subset.
     """
 
     def __init__(self, paths: Sequence[Path], views: int) -> None:
@@ -88,13 +90,9 @@ class StoredPart:
         return self._length
 
     def sample(self, index: int, epoch: int, size_wh: tuple[int, int]) -> dict[str, Tensor]:
-        """Return one scene; raises ConfigError when no store has that picture size."""
-        if size_wh not in self.by_size:
-            raise ConfigError(
-                f"no store has pictures of {size_wh[0]}x{size_wh[1]} (data.sizes_wh); there are "
-                f"{', '.join(f'{w}x{h}' for w, h in self.by_size)}"
-            )
-        stores = self.by_size[size_wh]
+        """Return one scene; raises ConfigError when all stores have smaller pictures."""
+        stored_wh = self._stored_size(size_wh)
+        stores = self.by_size[stored_wh]
         offset = index
         while offset >= len(stores[0]):
             offset -= len(stores[0])
@@ -106,7 +104,16 @@ class StoredPart:
             for name in ("images", "depth_m", "K_px", "T_world_cam")
         }
         sample["images"].div_(255)
-        return sample
+        return sample if stored_wh == size_wh else _shrunk(sample, size_wh)
+
+    def _stored_size(self, size_wh: tuple[int, int]) -> tuple[int, int]:
+        larger = [s for s in self.by_size if s[0] >= size_wh[0] and s[1] >= size_wh[1]]
+        if not larger:
+            raise ConfigError(
+                f"no store has pictures of {size_wh[0]}x{size_wh[1]} (data.sizes_wh) or larger; "
+                f"there are {', '.join(f'{w}x{h}' for w, h in self.by_size)}"
+            )
+        return min(larger, key=lambda size: size[0] * size[1])
 
     def _views(self, stored: int, index: int, epoch: int) -> np.ndarray:
         if stored == self.views:
@@ -115,6 +122,27 @@ class StoredPart:
             return np.linspace(0, stored - 1, self.views).round().astype(int)
         order = torch.randperm(stored, generator=generator_for(epoch, index, "views of a store"))
         return np.sort(order[: self.views].numpy())
+
+
+def _shrunk(sample: dict[str, Tensor], size_wh: tuple[int, int]) -> dict[str, Tensor]:
+    """Return a stored scene cut and resized to `size_wh`, as recordings are."""
+    image_hw = (size_wh[1], size_wh[0])
+    images, intrinsics, depths = [], [], []
+    for picture, K_px, depth_m in zip(
+        sample["images"], sample["K_px"].double().numpy(), sample["depth_m"].numpy(), strict=True
+    ):
+        stored = picture.mul(255).byte().permute(1, 2, 0).contiguous().numpy()
+        small, K_small_px = gld_crop_resize(stored, K_px, image_hw)
+        images.append(torch.from_numpy(small.copy()).permute(2, 0, 1).float().div_(255))
+        depth = resample_depth(depth_m, K_px, K_small_px, image_hw)
+        depths.append(torch.from_numpy(np.nan_to_num(depth, nan=0.0)).float())
+        intrinsics.append(torch.from_numpy(K_small_px).float())
+    return {
+        "images": torch.stack(images),
+        "depth_m": torch.stack(depths),
+        "K_px": torch.stack(intrinsics),
+        "T_world_cam": sample["T_world_cam"],
+    }
 
 
 class RecordedPart:

@@ -15,6 +15,8 @@ from gld_ros.backbones.interface import Geometry
 from gld_ros.geometry.rigid import invert_rigid
 from gld_ros.training.losses import confident_l1, log_depth_gradient
 
+MIN_BASELINE = 0.01  # mean distance of the cameras to the first, in the scene's unit of length
+
 
 @dataclass(frozen=True)
 class GeometryTargets:
@@ -95,10 +97,11 @@ def world_directions(K_px: Tensor, T_world_cam: Tensor, pixels: Tensor) -> Tenso
 def geometry_losses(
     geometry: Geometry, depth_m: Tensor, K_px: Tensor, T_world_cam: Tensor
 ) -> dict[str, Tensor]:
-    """Return the losses `depth` and `gradient` of depth, and `ray` and `points` if there are rays.
+    """Return losses `depth` and `gradient` of depth, and `ray`, `origin`, `points` if there are rays.
 
     `depth_m` is (B, V, H, W) with 0 where unknown; scenes without any depth count in no loss,
-    because their unit of length is unknown too.
+    because their unit of length is unknown too. `origin` compares camera centres in units of the
+    scene's own mean baseline: in those of `ray` a short path is nearly free to be ignored.
     """
     _, unit_m = relative_cameras(depth_m, K_px, T_world_cam)
     true_depth = depth_m / unit_m.view(-1, 1, 1, 1)
@@ -120,18 +123,32 @@ def geometry_losses(
     scene_valid = depth_valid.amax((1, 2, 3)).view(-1, 1, 1, 1)
     ray_error = (ray - targets.ray).abs().mean(-1)
     return losses | {
+        "origin": _origin_error(ray[..., 3:], targets.ray[..., 3:], depth_valid.amax((1, 2, 3))),
         "ray": confident_l1(ray_error, ray_confidence, scene_valid.expand_as(ray_error)),
         "points": ((points - true_points).abs().mean(-1) * ray_valid).sum()
         / ray_valid.sum().clamp_min(1),
     }
 
 
+def _origin_error(origins: Tensor, true_origins: Tensor, known: Tensor) -> Tensor:
+    """Return the distance of mean ray origins to the true ones over the mean true baseline.
+
+    Origins are (B, V, h', w', 3); scenes with `known` 0, or without a baseline, do not count.
+    """
+    centres, true_centres = origins.mean((2, 3)), true_origins.mean((2, 3))
+    baseline = true_centres.square().sum(-1).sqrt().mean(1)
+    counted = known * (baseline > MIN_BASELINE)
+    error = (centres - true_centres).abs().sum(-1).mean(1) / baseline.clamp_min(MIN_BASELINE)
+    return (error * counted).sum() / counted.sum().clamp_min(1)
+
+
 def weighted_geometry_loss(
-    losses: dict[str, Tensor], *, ray: float, points: float, gradient: float
+    losses: dict[str, Tensor], *, ray: float, points: float, gradient: float, origin: float
 ) -> Tensor:
     """Return the depth loss plus those of `geometry_losses` that there are, weighted."""
     total = losses["depth"]
-    for name, weight in (("ray", ray), ("points", points), ("gradient", gradient)):
+    weights = {"ray": ray, "points": points, "gradient": gradient, "origin": origin}
+    for name, weight in weights.items():
         if name in losses:
             total = total + weight * losses[name]
     return total

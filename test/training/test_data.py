@@ -82,6 +82,20 @@ def test_a_size_that_no_store_has_is_named(rooms):
         pool.training_batch(0, 0, 1, range(1), CPU)
 
 
+def test_a_smaller_size_is_cut_from_a_larger_store(rooms):
+    full = open_scenes(data_config(rooms)).training_batch(0, 0, 4, range(4), CPU)
+    small = open_scenes(data_config(rooms, sizes_wh=[[28, 14]])).training_batch(
+        0, 0, 4, range(4), CPU
+    )
+    assert small["images"].shape[-2:] == small["depth_m"].shape[-2:] == (14, 28)
+    # The middle rows of 28x28 pictures, pixel for pixel, and the camera that saw them.
+    torch.testing.assert_close(small["images"], full["images"][..., 7:21, :])
+    assert torch.equal(small["T_world_cam"], full["T_world_cam"])
+    shift = full["K_px"] - small["K_px"]
+    assert torch.allclose(shift[..., 1, 2], torch.tensor(7.0))
+    assert float(shift.abs().sum()) == pytest.approx(7.0 * shift[..., 1, 2].numel())
+
+
 def test_stores_that_are_absent_unfinished_or_empty_are_refused(rooms, tmp_path):
     with pytest.raises(StoreError, match="no scene store"):
         open_scenes(data_config(tmp_path))

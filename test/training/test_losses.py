@@ -72,6 +72,18 @@ def test_true_geometry_has_no_loss_and_a_wrong_one_has():
     assert float(worse["ray"]) < 1e-5
 
 
+def test_camera_centres_are_compared_in_units_of_the_baseline():
+    K_px, T_world_cam = cameras()
+    depth_m = torch.full((1, 2, 28, 28), 2.0)
+    geometry = perfect_geometry(depth_m, K_px, T_world_cam)
+    geometry.ray[..., 3:] *= 0.5
+    halved = geometry_losses(geometry, depth_m, K_px, T_world_cam)
+    assert float(halved["origin"]) == pytest.approx(0.5, abs=1e-4)
+    T_still = torch.eye(4).repeat(1, 2, 1, 1)
+    still = geometry_losses(geometry, depth_m, K_px, T_still)
+    assert float(still["origin"]) == 0.0
+
+
 def test_scenes_without_depth_have_no_geometry_loss():
     K_px, T_world_cam = cameras()
     depth_m = torch.zeros(1, 2, 28, 28)

@@ -42,6 +42,7 @@ class EncoderOptions:
     picture_weight: float = 1.0
     point_weight: float = 1.0
     ray_weight: float = 1.0
+    origin_weight: float = 0.3
     gradient_weight: float = 0.5
     camera_weight: float = 0.1
     posed_probability: float = 0.5
@@ -144,6 +145,7 @@ class EncoderStage(Stage):
             ray=options.ray_weight,
             points=options.point_weight,
             gradient=options.gradient_weight,
+            origin=options.origin_weight,
         )
         if camera is not None:
             total = total + options.camera_weight * camera
@@ -155,7 +157,7 @@ class EncoderStage(Stage):
         return self.model.known_camera_tokens(invert_rigid(T_view0_cam), batch["K_px"], image_hw)
 
     def validate(self) -> dict[str, float]:
-        """Return median-scaled depth error, posed and not, and the read-out PSNR of two levels."""
+        """Return errors of depth and camera centres, posed and not, and PSNRs of the read-outs."""
         sums: dict[str, float] = {}
         if self.held_out is None:
             return sums
@@ -185,6 +187,9 @@ class EncoderStage(Stage):
             ):
                 geometry = self.model.decode_geometry([first, *inputs[1:]], (height, width))
                 figures[f"abs_rel_{name}{suffix}"] = median_scaled_abs_rel(geometry.depth, depth_m)
+                errors = geometry_losses(geometry, depth_m, batch["K_px"], batch["T_world_cam"])
+                if "origin" in errors:
+                    figures[f"origin_error_{name}{suffix}"] = float(errors["origin"])
             if name == "unposed":
                 for i, readout in enumerate(self.readouts):
                     picture = readout(levels[i].patches, grid_hw)
