@@ -51,10 +51,11 @@ def load_model(parameters: Snapshot) -> LoadedModel:
                 "; ".join(f"{bundle.folder / c.file}: {c.problem}" for c in broken)
             )
         kind = bundle.config.backbone.kind
-        if kind != parameters["model.backend"]:
+        stated = parameters["model.backend"]
+        if stated not in ("auto", kind):
             raise ModelUnavailable(
-                f"model.bundle {name!r} has backend {kind!r}, but model.backend is "
-                f"{parameters['model.backend']!r}"
+                f"model.bundle {name!r} has backend {kind!r}, but model.backend is {stated!r}; "
+                f"use 'auto' or {kind!r}, or another bundle"
             )
         pipeline = NovelViewPipeline(
             bundle, device=parameters["device"], dtype=parameters["model.precision"]

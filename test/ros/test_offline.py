@@ -177,7 +177,7 @@ def test_two_bags_that_differ_are_told_apart(oracle_run, tour):
 
 def test_a_vggt_bundle_imagines_a_bag_and_repeats_itself(tour, tmp_path, save_vggt_bundle, capsys):
     bundle = save_vggt_bundle(tmp_path / "bundle")
-    common = ["--bundle", str(bundle.folder), "--set", "model.backend=vggt"]
+    common = ["--bundle", str(bundle.folder)]
     for setting in ("scale.mode=fixed", "device=cpu", *SETTINGS[2:], "policy.rate=0.4"):
         common += ["--set", setting]
     first, again = tmp_path / "one" / "views", tmp_path / "two" / "views"
@@ -192,11 +192,12 @@ def test_a_vggt_bundle_imagines_a_bag_and_repeats_itself(tour, tmp_path, save_vg
     assert all(m.content.scale.metric for m in messages["/gld/views"])
 
 
-def test_a_bundle_of_the_other_backbone_is_refused_by_name(
-    tour, tmp_path, save_vggt_bundle, capsys
-):
+def test_a_stated_backend_refuses_a_bundle_of_another(tour, tmp_path, save_vggt_bundle, capsys):
     bundle = save_vggt_bundle(tmp_path / "bundle")
     output = tmp_path / "views"
-    assert main(["bag", str(tour), str(output), "--bundle", str(bundle.folder)]) == 1
-    assert "model.backend is 'da3'" in capsys.readouterr().err
+    arguments = ["bag", str(tour), str(output), "--bundle", str(bundle.folder)]
+    assert main([*arguments, "--set", "model.backend=da3"]) == 1
+    error = capsys.readouterr().err
+    assert "has backend 'vggt', but model.backend is 'da3'" in error
+    assert "use 'auto' or 'vggt'" in error
     assert not output.exists()

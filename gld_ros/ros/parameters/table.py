@@ -157,10 +157,10 @@ TABLE: tuple[Parameter, ...] = (
     Parameter(
         "model.backend",
         "string",
-        "da3",
-        "Geometric foundation model of the bundle.",
+        "auto",
+        "Geometric foundation model: `auto` is the bundle's, a name refuses bundles of another.",
         INACTIVE,
-        choices=("da3", "vggt"),
+        choices=("auto", "da3", "vggt"),
     ),
     Parameter(
         "model.bundle",

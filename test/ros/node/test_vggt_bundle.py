@@ -17,7 +17,7 @@ def bundle(tmp_path_factory, save_vggt_bundle):
 @pytest.fixture
 def vggt_rig(make_rig, bundle):
     def make(**parameters):
-        values = {"model.backend": "vggt", "model.bundle": str(bundle.folder), "device": "cpu"}
+        values = {"model.bundle": str(bundle.folder), "device": "cpu"}
         rig = make_rig(None, values | parameters, model_factory=load_model)
         rig.activate()
         rig.drive()
@@ -28,8 +28,10 @@ def vggt_rig(make_rig, bundle):
 
 def test_goal_is_answered_with_images_and_depth_at_a_fixed_scale(vggt_rig):
     depths_m = {}
-    for scale in (1.0, 2.0):
-        rig = vggt_rig(**{"scale.mode": "fixed", "scale.fixed_value": scale})
+    for scale, backend in ((1.0, "auto"), (2.0, "vggt")):
+        rig = vggt_rig(
+            **{"model.backend": backend, "scale.mode": "fixed", "scale.fixed_value": scale}
+        )
         status, result = rig.finished_goal(
             [rig.T_fixed_cam(0.3)], return_images=True, seed=7, timeout_s=60.0
         )
