@@ -163,11 +163,11 @@ class EvaluatedModel:
         None for a backbone that takes no cameras. True depth serves to give the poses the unit that
         they had in training (mean distance of the scene's points), nothing else.
         """
-        if not hasattr(self.backbone, "camera_encoder"):
-            return None
         image_hw = (images.shape[-2], images.shape[-1])
         T_view0_cam, _ = relative_cameras(depth_m, K_px, T_world_cam)
-        tokens = self.backbone.camera_encoder(invert_rigid(T_view0_cam), K_px, image_hw)
+        tokens = self.backbone.known_camera_tokens(invert_rigid(T_view0_cam), K_px, image_hw)
+        if tokens is None:
+            return None
         inputs = self._true_inputs(images, tokens, True)
         return self.backbone.decode_geometry(inputs, image_hw).depth.float()
 
