@@ -55,13 +55,15 @@ class GoalClient:
         self._goal_type = SynthesizeViews.Goal
         self._clouds: dict[int, Any] = {}
         self._lock = threading.Lock()
-        self._client = ActionClient(node, SynthesizeViews, f"{target}/synthesize_views")
+        # First, since the node hears of readers in this order: when it can answer a goal, it knows
+        # that somebody wants the cloud.
         self._subscription = node.create_subscription(
             rclpy_type("sensor_msgs/msg/PointCloud2"),
             f"{target}/predicted/points",
             self._keep_cloud,
             10,
         )
+        self._client = ActionClient(node, SynthesizeViews, f"{target}/synthesize_views")
 
     def close(self) -> None:
         """Stop listening."""

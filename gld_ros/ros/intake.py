@@ -179,6 +179,8 @@ class Intake:
         self, lookup: Lookup, parameters: Snapshot, now_ros_ns: int, now_steady_ns: int
     ) -> list[Keyframe]:
         """Ask TF about all waiting images; returns the keyframes that came of it."""
+        with self._lock:
+            epoch = self._epochs.epoch
         outcome = self._pending.retry(
             lookup, now_ros_ns, now_steady_ns, float(parameters["tf.timeout"])
         )
@@ -187,11 +189,28 @@ class Intake:
         keyframes = []
         for placed in outcome.placed:
             with self._lock:
+                if self._epochs.epoch != epoch:
+                    break  # time jumped meanwhile: these poses are of what was forgotten
                 keyframe = self._keyframe(placed, parameters)
-            if keyframe is not None:
-                self._store.add(keyframe)
-                keyframes.append(keyframe)
+                if keyframe is not None:
+                    self._store.add(keyframe)
+                    keyframes.append(keyframe)
         return keyframes
+
+    def clock_reading(self, ros_ns: int, steady_ns: int) -> None:
+        """Look for a time jump between this reading of both clocks and the previous one."""
+        with self._lock:
+            self._on_any(self._epochs.clock_reading(ros_ns, steady_ns))
+
+    def clock_jumped(self, delta_ns: int, source_changed: bool) -> None:
+        """Judge a jump that the clock itself reports."""
+        with self._lock:
+            self._on_any(self._epochs.clock_callback(delta_ns, source_changed))
+
+    def _on_any(self, jump: TimeJump | None) -> None:
+        # Under the lock, so that nothing of the old epoch comes in after it was forgotten.
+        if jump is not None:
+            self._on_jump(jump)
 
     def flush(self) -> None:
         """Forget images and poses: a new epoch, or the user asked for it."""
@@ -215,8 +234,7 @@ class Intake:
             )
             return True
         verdict = self._epochs.image_stamp(state.name, stamp_ns)
-        if verdict.jump is not None:
-            self._on_jump(verdict.jump)
+        self._on_any(verdict.jump)
         if verdict.fault is StampFault.ZERO:
             self._drop(state, "stamp_zero")
             self._faults.once(

@@ -102,7 +102,6 @@ class GldNode(LifecycleNode):
         self.parameters = NodeParameters(self, lambda: self._active)
         self.parameters.on_change = self._parameters_changed
         self.faults = FaultLog(self._log)
-        self._jump_lock = threading.RLock()
         self._parts: _Parts | None = None
         self._entities: list[Any] = []  # what activate created: subscriptions and timers
         self._diagnostics = Diagnostics(self)
@@ -333,10 +332,7 @@ class GldNode(LifecycleNode):
         self._say_what_is_missing(parts)
         # Jumps of simulated time are the clock's to report (`clock_jumped`).
         if not self.get_clock().ros_time_is_active:
-            with self._jump_lock:
-                jump = parts.epochs.clock_reading(self.now_ns, time.monotonic_ns())
-            if jump is not None:
-                self.time_jumped(jump)
+            parts.intake.clock_reading(self.now_ns, time.monotonic_ns())
         parts.intake.retry(
             self._lookup_or_failure, self.parameters.snapshot, self.now_ns, time.monotonic_ns()
         )
@@ -386,13 +382,10 @@ class GldNode(LifecycleNode):
         parts = self._parts
         first = not changed and self.now_ns == jump.delta.nanoseconds
         if parts is not None and not first:  # time that begins does not jump
-            with self._jump_lock:
-                seen = parts.epochs.clock_callback(jump.delta.nanoseconds, changed)
-            if seen is not None:
-                self.time_jumped(seen)
+            parts.intake.clock_jumped(jump.delta.nanoseconds, changed)
 
     def time_jumped(self, jump: TimeJump) -> None:
-        """Start a new epoch: cancel the job, forget everything that belongs to the old one."""
+        """Forget everything of the old epoch; the intake calls it, and stands still meanwhile."""
         parts = self._parts
         if parts is None:
             return
