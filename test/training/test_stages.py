@@ -45,9 +45,9 @@ def test_encoder_trains_every_part_and_exports_a_backbone(tmp_path, rooms, plan_
 
 @pytest.mark.parametrize("stage_name", ["encoder", "level1"])
 def test_resume_is_bit_for_bit(tmp_path, rooms, plan_folder, micro_bundle, stage_name):
-    config = run_config(rooms, stage_name, steps=20)
+    config = run_config(rooms, stage_name, steps=8)
     bundle = None if stage_name == "encoder" else micro_bundle
-    for folder, stops in (("straight", [None]), ("halves", [10, None])):
+    for folder, stops in (("straight", [None]), ("halves", [4, None])):
         for stop in stops:
             stage = make_stage(config, bundle, plan_folder)
             train(stage, config, tmp_path / folder, device=CPU, stop_at_step=stop)
