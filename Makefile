@@ -3,13 +3,14 @@
 SHELL := /bin/bash
 ENTER := . ./env.sh &&
 PYTEST_ARGS ?=
+WORKERS ?= $(shell nproc)
 BAG ?=
 
 .PHONY: help build test test-slow lint format demo bench clean
 
 help:
 	@echo "make build            environment, ROS interfaces and env.sh"
-	@echo "make test             lint, then the quick tests   (PYTEST_ARGS='-k images')"
+	@echo "make test             lint, then the quick tests   (PYTEST_ARGS='-k images' WORKERS=0)"
 	@echo "make test-slow        the tests that take minutes"
 	@echo "make lint             ruff, format check and mypy"
 	@echo "make format           let ruff rewrite what it can"
@@ -27,7 +28,7 @@ format: build
 	$(ENTER) ruff check --fix . && ruff format .
 
 test: lint
-	$(ENTER) GLD_REQUIRE_ROS=1 python -m pytest $(PYTEST_ARGS)
+	$(ENTER) GLD_REQUIRE_ROS=1 python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 test-slow: build
 	$(ENTER) GLD_REQUIRE_ROS=1 python -m pytest -m slow $(PYTEST_ARGS)

@@ -65,6 +65,7 @@ setup(
         "test": [
             "pytest>=8,<10",  # the test runner
             "pytest-timeout>=2.3,<3",  # a hung DDS test fails instead of stalling the run
+            "pytest-xdist>=3.6,<4",  # a process per core: much of the suite waits for DDS
             "hypothesis>=6.100,<7",  # property tests
             "mcap-ros2-support>=0.5.5,<1",  # an independent reader to check written bags against
             "rosbags-image>=0.10,<0.11",  # an independent decoder to check images against

@@ -24,6 +24,10 @@ hypothesis.settings.load_profile("gld_ros")
 
 _ros_domain = contextlib.ExitStack()
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is loaded, and for child processes: each worker has one core to itself.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def _why_no_ros() -> str | None:
     for module in ("rclpy", "gld_ros.msg", "gld_ros.srv", "gld_ros.action", "tf2_msgs.msg"):
@@ -54,6 +58,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if ros_items and (reason := _why_no_ros()):
         for item in ros_items:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many cases the fuzz tests tried, in whichever process they ran."""
+    reports = [r for found in terminalreporter.stats.values() for r in found]
+    tried = {
+        name: cases
+        for report in reports
+        if getattr(report, "when", "") == "teardown"
+        for name, cases in report.user_properties
+        if name.startswith("fuzz ")
+    }
+    if tried:
+        terminalreporter.section("fuzzing")
+        for name, cases in sorted(tried.items()):
+            terminalreporter.write_line(f"{cases:7d}  {name.removeprefix('fuzz ')}")
+        terminalreporter.write_line(f"{sum(tried.values()):7d}  cases")
 
 
 @pytest.fixture(scope="session")

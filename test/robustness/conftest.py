@@ -1,4 +1,4 @@
-"""How many cases a fuzz test runs, how bytes are mutated, and the count of what was tried.
+"""How many cases a fuzz test runs, and how bytes are mutated.
 
 Every fuzz test runs twice: a quick subset by default, the full number with `-m slow`. Cases are
 seeded, so a failure names the case that shows it again.
@@ -7,13 +7,10 @@ seeded, so a failure names the case that shows it again.
 import contextlib
 import random
 import signal
-from collections import Counter
 
 import pytest
 
 CASE_LIMIT_S = 20  # of processor time, so a busy machine is no hang
-
-_tried: Counter[str] = Counter()
 
 
 class Fuzz:
@@ -21,10 +18,11 @@ class Fuzz:
 
     def __init__(self, name, full):
         self.name, self.full = name, full
+        self.tried = 0
 
     def cases(self, quick, full):
         for number in range(full if self.full else quick):
-            _tried[self.name] += 1
+            self.tried += 1
             yield number, random.Random(f"{self.name} {number}")
 
     @contextlib.contextmanager
@@ -73,12 +71,7 @@ class Fuzz:
     params=["quick", pytest.param("full", marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
 )
 def fuzz(request):
-    return Fuzz(request.node.originalname, request.param == "full")
-
-
-def pytest_terminal_summary(terminalreporter):
-    if _tried:
-        terminalreporter.section("fuzzing")
-        for name, count in sorted(_tried.items()):
-            terminalreporter.write_line(f"{count:7d}  {name}")
-        terminalreporter.write_line(f"{sum(_tried.values()):7d}  cases")
+    fuzz = Fuzz(request.node.originalname, request.param == "full")
+    yield fuzz
+    # Properties travel with the report, also from another process.
+    request.node.user_properties.append((f"fuzz {request.node.name}", fuzz.tried))
