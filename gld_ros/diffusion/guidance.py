@@ -16,6 +16,8 @@ from gld_ros.diffusion.conditioning import unconditional
 from gld_ros.diffusion.denoiser import Denoiser, DenoiserConditions, concatenate_conditions
 from gld_ros.diffusion.flow import VelocityFn, to_velocity
 
+Branches = Literal["together", "in turn"]
+
 
 def guided_velocity(
     denoiser: Denoiser,
@@ -23,7 +25,7 @@ def guided_velocity(
     *,
     guidance_scale: float = 1.0,
     times: Tensor | None = None,
-    branches: Literal["together", "in turn"] = "together",
+    branches: Branches = "together",
     unconditional_camera_map: Literal["dropped", "kept"] = "dropped",
 ) -> VelocityFn:
     """Velocity function of one sampling run: `v_u + scale * (v_c - v_u)`, via the fast path.

@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from gld_ros.full_precision import full_precision
+
 ROTARY_BASE = 100.0
 
 
@@ -154,7 +156,7 @@ def transform(
         patches = transform(patches, matrix, tables, rotate_back=rotate_back)
         return torch.cat((special, patches), dim=2)
     # float32 also under autocast: bfloat16 keeps three digits of a camera position, too few.
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x.device):
         per_head = x.float().reshape(*x.shape[:2], -1, matrix.shape[-1])
         projected = (per_head @ matrix).view(x.shape)
         swapped = (per_head @ tables.swap).view(x.shape)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gld_ros.backbones.blocks import Block, Mlp, init_linear_layers
 from gld_ros.backbones.pose_encoding import POSE_NUMBERS, decode_transform, encode_transform
+from gld_ros.full_precision import full_precision
 from gld_ros.geometry.rigid import invert_rigid
 
 
@@ -51,7 +52,7 @@ class CameraEncoder(nn.Module):
 
     def forward(self, T_cam_world: Tensor, K_px: Tensor, image_hw: tuple[int, int]) -> Tensor:
         """Encode T_cam_world (B, V, 4, 4) and K_px (B, V, 3, 3) to tokens (B, V, dim), float32."""
-        with torch.autocast(T_cam_world.device.type, enabled=False):
+        with full_precision(T_cam_world.device):
             encoding = pose_encoding(T_cam_world.float(), K_px.float(), image_hw)
             tokens = self.token_norm(self.pose_branch(encoding))
             for block in self.trunk:
@@ -89,7 +90,7 @@ class CameraDecoder(nn.Module):
 
     def forward(self, camera_features: Tensor) -> Tensor:
         """Map un-normalised level-3 camera tokens (B, V, channels) to (B, V, 9), float32."""
-        with torch.autocast(camera_features.device.type, enabled=False):
+        with full_precision(camera_features.device):
             features = self.backbone(camera_features.float())
             return torch.cat(
                 [self.fc_t(features), self.fc_qvec(features), self.fc_fov(features)], dim=-1

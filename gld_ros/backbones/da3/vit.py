@@ -26,6 +26,7 @@ from gld_ros.backbones.da3.reference_view import (
 from gld_ros.backbones.da3.rope import global_rotary, local_rotary
 from gld_ros.backbones.interface import NUM_LEVELS, LevelTokens
 from gld_ros.backbones.rotary import RotaryTable
+from gld_ros.full_precision import full_precision
 
 
 class Da3Backbone(nn.Module):
@@ -155,7 +156,7 @@ class Da3Backbone(nn.Module):
         rows = bicubic_resampling(side, grid_hw[0], device)
         columns = bicubic_resampling(side, grid_hw[1], device)
         # Positions are read at full precision whatever the blocks run in.
-        with torch.autocast(device.type, enabled=False):
+        with full_precision(device):
             table = self.pos_embed[0, 1:].float()
             resampled = (rows @ table.view(side, -1)).view(grid_hw[0], side, -1)
             resampled = (columns @ resampled).flatten(0, 1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gld_ros.backbones.blocks import Block, Mlp
 from gld_ros.backbones.pose_encoding import POSE_NUMBERS
+from gld_ros.full_precision import full_precision
 
 NUM_ROUNDS = 4
 
@@ -43,7 +44,7 @@ class CameraHead(nn.Module):
         Translation and quaternion are linear outputs, the quaternion not of length one; the view
         angles are rectified.
         """
-        with torch.autocast(camera_tokens.device.type, enabled=False):
+        with full_precision(camera_tokens.device):
             z = self.token_norm(camera_tokens.float())
             plain = F.layer_norm(z, z.shape[-1:], eps=1e-6)
             pose = self.empty_pose_tokens.expand(*z.shape[:-1], -1)
