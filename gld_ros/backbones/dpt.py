@@ -113,6 +113,22 @@ class PyramidHead(nn.Module):
         return x
 
 
+def init_convolutions(module: nn.Module) -> None:
+    """Draw the weights of every convolution so that it keeps the variance of its input.
+
+    The framework's default shrinks it to a third per layer. In a head as deep as these, a model
+    that starts so sees coordinates alone and sends no gradient back to the backbone.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            taps = layer.kernel_size[0] * layer.kernel_size[1]
+            if isinstance(layer, nn.ConvTranspose2d):
+                taps //= layer.stride[0] * layer.stride[1]  # of them reach one output pixel
+            nn.init.normal_(layer.weight, std=(layer.in_channels * taps) ** -0.5)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 def resize(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Bilinear interpolation that keeps the corner pixels in place."""
     if tuple(x.shape[-2:]) == tuple(size_hw):

@@ -97,7 +97,7 @@ def world_directions(K_px: Tensor, T_world_cam: Tensor, pixels: Tensor) -> Tenso
 def geometry_losses(
     geometry: Geometry, depth_m: Tensor, K_px: Tensor, T_world_cam: Tensor
 ) -> dict[str, Tensor]:
-    """Return losses `depth` and `gradient` of depth, and `ray`, `origin`, `points` if there are rays.
+    """Return losses `depth` and `gradient` of depth; with rays also `ray`, `origin` and `points`.
 
     `depth_m` is (B, V, H, W) with 0 where unknown; scenes without any depth count in no loss,
     because their unit of length is unknown too. `origin` compares camera centres in units of the

@@ -13,8 +13,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from gld_ros.backbones.dpt import FusionBlock, PyramidHead, add_coordinates, resize
+from gld_ros.backbones.dpt import (
+    FusionBlock,
+    PyramidHead,
+    add_coordinates,
+    init_convolutions,
+    resize,
+)
 from gld_ros.backbones.interface import NUM_LEVELS, Geometry
+from gld_ros.full_precision import full_precision
 
 # Views are independent here; decoding a few at a time bounds the memory of the large maps.
 VIEWS_PER_SLICE = 8
@@ -67,6 +74,7 @@ class DualDptHead(PyramidHead):
         super().__init__(channels, out_channels, patch_size)
         self.output_scale = output_scale
         self.scratch = Scratch(features, out_channels)
+        init_convolutions(self)
 
     def forward(self, decoder_levels: Sequence[Tensor], image_hw: tuple[int, int]) -> Geometry:
         """Decode four (B, V, N, C) decoder inputs of images of size image_hw, in float32.
@@ -79,7 +87,7 @@ class DualDptHead(PyramidHead):
         total = num_scenes * num_views
         # Gradients keep every slice's maps alive, so slicing would save nothing there.
         step = total if torch.is_grad_enabled() else VIEWS_PER_SLICE
-        with torch.autocast(folded[0].device.type, enabled=False):
+        with full_precision(folded[0].device):
             slices = [
                 self._decode([level[i : i + step].float() for level in folded], grid_hw, image_hw)
                 for i in range(0, total, step)

@@ -12,8 +12,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gld_ros.backbones.dpt import FusionBlock, PyramidHead, add_coordinates, resize
+from gld_ros.backbones.dpt import (
+    FusionBlock,
+    PyramidHead,
+    add_coordinates,
+    init_convolutions,
+    resize,
+)
 from gld_ros.backbones.interface import NUM_LEVELS
+from gld_ros.full_precision import full_precision
 
 # Views are independent here; decoding a few at a time bounds the memory of the large maps.
 VIEWS_PER_SLICE = 8
@@ -71,6 +78,7 @@ class DptHead(PyramidHead):
             raise ValueError(f'activation is {activation!r}; use "exp" or "inv_log"')
         self.activation = activation
         self.scratch = Scratch(features, out_channels, outputs, hidden_features)
+        init_convolutions(self)
 
     def forward(self, levels: Sequence[Tensor], image_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Values (B, V, H, W, outputs - 1) and confidence (B, V, H, W) >= 1, float32.
@@ -83,7 +91,7 @@ class DptHead(PyramidHead):
         total = num_scenes * num_views
         # Gradients keep every slice's maps alive, so slicing would save nothing there.
         step = total if torch.is_grad_enabled() else VIEWS_PER_SLICE
-        with torch.autocast(folded[0].device.type, enabled=False):
+        with full_precision(folded[0].device):
             maps = torch.cat(
                 [
                     self._decode([level[i : i + step] for level in folded], grid_hw, image_hw)

@@ -157,7 +157,7 @@ class DecoderStage(Stage):
             terms = geometry_losses(geometry, batch["depth_m"], batch["K_px"], batch["T_world_cam"])
             losses |= {f"geometry_{name}": value for name, value in terms.items()}
             total = total + options.geometry_weight * weighted_geometry_loss(
-                terms, ray=1.0, points=1.0, gradient=0.5, origin=0.3
+                terms, ray=1.0, points=1.0, gradient=0.5, origin=0.05
             )
         losses["loss"] = total
         return losses

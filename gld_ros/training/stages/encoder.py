@@ -42,9 +42,9 @@ class EncoderOptions:
     picture_weight: float = 1.0
     point_weight: float = 1.0
     ray_weight: float = 1.0
-    origin_weight: float = 0.3
+    origin_weight: float = 0.05
     gradient_weight: float = 0.5
-    camera_weight: float = 0.1
+    camera_weight: float = 0.5
     posed_probability: float = 0.5
     drop_level0_probability: float = 0.5
     validation_scenes: int = 32
