@@ -65,7 +65,7 @@ def run_all(args: argparse.Namespace) -> None:
     shared += overrides(s for s in args.settings if s.startswith("options."))
     if args.batch_size:
         shared += ["--set", f"batch_size={args.batch_size}"]
-    gld = ["--config", str(CONFIGS / "level1.yaml"), "--bundle", str(args.bundle.resolve())]
+    gld = ["--config", str(CONFIGS / "level1_small.yaml"), "--bundle", str(args.bundle.resolve())]
     other = ["--config", str(CONFIGS / "level1_vae.yaml")]
     other += ["--set", f"options.vae={out / 'vae' / 'export'}"]
     for seed in args.seeds:

@@ -19,13 +19,16 @@ Train one part of GLD. Jobs build on each other through bundles: each writes RUN
 with its own part and all earlier ones, which the next job takes as --bundle. The small model from
 nothing, with C standing for config/train/tiny:
 
-  gld-ros scenes store runs/data/narrow --domain narrow --count 16000      (see docs/training.md)
-  gld-ros train encoder --config C/encoder.yaml --model C/model --run runs/encoder
+  gld-ros scenes store runs/data/narrow --domain narrow --count 16000
+  gld-ros train encoder --config C/encoder_small.yaml --model C/model --run runs/encoder
   gld-ros train statistics --config C/statistics.yaml --bundle runs/encoder/export --run runs/stats
   gld-ros train decoder --config C/decoder.yaml --model C/model --bundle runs/stats/export \\
                         --run runs/decoder
-  gld-ros train level1 --config C/level1.yaml --model C/model --bundle runs/decoder/export \\
+  gld-ros train level1 --config C/level1_small.yaml --model C/model --bundle runs/decoder/export \\
                        --run runs/level1
+
+These two learn on small pictures; encoder.yaml and level1.yaml go on with full ones, see
+docs/training.md.
 
 The same command goes on after a stop, a kill or --max-minutes. To fine-tune, give --bundle any
 bundle, the converted official one included. Several processes:
