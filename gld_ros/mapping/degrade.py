@@ -1,12 +1,15 @@
 """What a job gives up when the device runs out of memory, step by step, and when it climbs back.
 
-Owns the ladder: one level down per failed allocation, one up after 20 clean jobs. Applying a level
-is `worker`'s, refusing automatic jobs at the last one is the node's.
+Owns the ladder: down per failed allocation, one level up after 20 clean jobs or, where automatic
+jobs are paused and none could be clean, after a quiet minute. Applying a level is `worker`'s,
+refusing automatic jobs at the last one is the node's.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 CLEAN_JOBS_TO_RECOVER = 20
+QUIET_S_TO_RESUME = 60.0
 DEGRADED_CONDITIONING_VIEWS = 2
 
 
@@ -26,7 +29,7 @@ class MemoryLimits:
 LADDER = (
     MemoryLimits(0, "nothing is limited"),
     MemoryLimits(1, "one target per run", 1),
-    MemoryLimits(2, "and a chunked decoder", 1, True),
+    MemoryLimits(2, "and views decoded, guidance branches run, one at a time", 1, True),
     MemoryLimits(3, "and two conditioning views", 1, True, DEGRADED_CONDITIONING_VIEWS),
     MemoryLimits(4, "and the smallest bucket", 1, True, DEGRADED_CONDITIONING_VIEWS, True),
     MemoryLimits(
@@ -47,6 +50,7 @@ class DegradeLadder:
     def __init__(self) -> None:
         self._level = 0
         self._clean_jobs = 0
+        self._failed_s = 0.0
         self.out_of_memory_count = 0
 
     @property
@@ -54,14 +58,27 @@ class DegradeLadder:
         """What the current level allows."""
         return LADDER[self._level]
 
-    def out_of_memory(self) -> bool:
-        """Take one level down; False if there is none left."""
+    def out_of_memory(
+        self, now_s: float, helps: Callable[[MemoryLimits], bool] = lambda limits: True
+    ) -> bool:
+        """Go down to the next level that helps the job that failed; False if there is none left.
+
+        A level that would change nothing for that job is passed over, since running the same thing
+        again fails again. If no level helps, the next one is taken: others may free memory.
+        """
         self.out_of_memory_count += 1
-        self._clean_jobs = 0
-        if self._level == len(LADDER) - 1:
+        self._clean_jobs, self._failed_s = 0, now_s
+        below = range(self._level + 1, len(LADDER))
+        if not below:
             return False
-        self._level += 1
+        self._level = next((level for level in below if helps(LADDER[level])), below[0])
         return True
+
+    def resume_after_quiet(self, now_s: float) -> None:
+        """Let automatic jobs try again a minute after the last failed allocation."""
+        if self.limits.automatic_paused and now_s - self._failed_s >= QUIET_S_TO_RESUME:
+            self._level -= 1
+            self._clean_jobs = 0
 
     def job_was_clean(self) -> bool:
         """Count a job without allocation failure; True when that climbs one level back."""

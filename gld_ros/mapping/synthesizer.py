@@ -44,7 +44,13 @@ class ViewSynthesizer(Protocol):
 
 @runtime_checkable
 class MemoryLimited(Protocol):
-    """A synthesizer that can trade time or resolution for memory."""
+    """A synthesizer that can trade time or resolution for memory.
+
+    has_smaller_bucket: whether `smallest_bucket` can change anything.
+    """
+
+    @property
+    def has_smaller_bucket(self) -> bool: ...
 
     def limit_memory(self, *, chunk_decoder: bool, smallest_bucket: bool) -> None:
         """Take effect from the next request on."""

@@ -217,6 +217,7 @@ class SynthesisWorker:
     def limits(self) -> MemoryLimits:
         """What the degrade ladder allows now; while `automatic_paused`, submit goals only."""
         with self._changed:
+            self._ladder.resume_after_quiet(self._steady_s())
             return self._ladder.limits
 
     @property
@@ -282,7 +283,12 @@ class SynthesisWorker:
                 fault = self._fault_of(error)
                 if fault is Fault.OUT_OF_MEMORY:
                     with self._changed:
-                        lower = self._ladder.out_of_memory()
+                        lower = self._ladder.out_of_memory(
+                            self._steady_s(),
+                            lambda lower, used=limits: (
+                                self._demand(request, lower) != self._demand(request, used)
+                            ),
+                        )
                     logger.warning("out of memory at %s (%s)", limits.description, error)
                     if lower and not ran_out:
                         ran_out = True
@@ -308,6 +314,20 @@ class SynthesisWorker:
             times=clock.times(),
             degrade_level=limits.level,
             sampling_steps=clock.sampling_steps,
+        )
+
+    def _demand(self, request: JobRequest, limits: MemoryLimits) -> tuple[int | bool, ...]:
+        """What decides the memory of a job's runs under some limits."""
+        targets, keyframes = len(request.targets), len(request.keyframes)
+        chunked = smallest = False
+        if isinstance(self._synthesizer, MemoryLimited):
+            chunked = limits.chunk_decoder
+            smallest = limits.smallest_bucket and self._synthesizer.has_smaller_bucket
+        return (
+            min(targets, limits.targets_per_run or targets),
+            min(keyframes, limits.max_conditioning_views or keyframes),
+            chunked,
+            smallest,
         )
 
     def _run_all(

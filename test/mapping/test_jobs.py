@@ -4,7 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gld_ros.mapping.degrade import CLEAN_JOBS_TO_RECOVER, LADDER, DegradeLadder
+from gld_ros.mapping.degrade import (
+    CLEAN_JOBS_TO_RECOVER,
+    LADDER,
+    QUIET_S_TO_RESUME,
+    DegradeLadder,
+)
 from gld_ros.mapping.jobs import (
     CancelReason,
     CancelToken,
@@ -130,7 +135,7 @@ def test_the_ladder_goes_down_per_failure_and_up_after_clean_jobs():
     ladder = DegradeLadder()
     assert not ladder.job_was_clean()
     levels = []
-    while ladder.out_of_memory():
+    while ladder.out_of_memory(0.0):
         levels.append(ladder.limits)
     assert [limits.level for limits in levels] == [1, 2, 3, 4, 5]
     assert ladder.limits.automatic_paused
@@ -139,12 +144,32 @@ def test_the_ladder_goes_down_per_failure_and_up_after_clean_jobs():
         assert not ladder.job_was_clean()
     assert ladder.job_was_clean()
     assert ladder.limits.level == 4
-    ladder.out_of_memory()
+    ladder.out_of_memory(0.0)
     for _ in range(CLEAN_JOBS_TO_RECOVER - 1):
         ladder.job_was_clean()
     assert ladder.limits.level == 5  # clean jobs before the failure do not count
     ladder.reset()
     assert ladder.limits.level == 0
+
+
+def test_the_ladder_passes_over_levels_that_do_not_help():
+    ladder = DegradeLadder()
+    assert ladder.out_of_memory(0.0, lambda limits: limits.chunk_decoder)
+    assert ladder.limits.level == 2
+    assert ladder.out_of_memory(0.0, lambda limits: False)  # memory may be free again anyway
+    assert ladder.limits.level == 3
+
+
+def test_the_last_level_ends_after_quiet_time():
+    ladder = DegradeLadder()
+    while ladder.out_of_memory(10.0):
+        pass
+    ladder.resume_after_quiet(10.0 + QUIET_S_TO_RESUME - 1)
+    assert ladder.limits.automatic_paused
+    ladder.resume_after_quiet(10.0 + QUIET_S_TO_RESUME)
+    assert ladder.limits.level == 4
+    ladder.resume_after_quiet(1e6)  # further up only by clean jobs
+    assert ladder.limits.level == 4
 
 
 def test_each_level_gives_up_one_thing_more():

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from gld_ros.mapping.degrade import CLEAN_JOBS_TO_RECOVER
+from gld_ros.mapping.degrade import CLEAN_JOBS_TO_RECOVER, QUIET_S_TO_RESUME
 from gld_ros.mapping.jobs import CancelReason, ErrorCode, JobKind, Outcome
 from gld_ros.mapping.postprocess import DEFAULT_MEDIAN_DEPTH_M, Postprocessor
 from gld_ros.mapping.products import ALL_PRODUCTS, Product, UnusableOutput
@@ -31,6 +31,8 @@ class Stepper:
         self.closed = 0
         self.steps = 0
         self.limits = []
+
+    has_smaller_bucket = True
 
     def limit_memory(self, **limits):
         self.limits.append(limits)
@@ -249,12 +251,28 @@ def test_a_job_is_retried_once_and_then_fails(bench, job_of):
     bench.worker.submit_goal(job_of(1, GOAL))
     result = bench.wait_results(1)
     assert (result.outcome, result.error_code) == (Outcome.FAILED, ErrorCode.OUT_OF_MEMORY)
-    assert len(bench.synthesizer.requests) == 2
-    bench.worker.submit_goal(job_of(2, GOAL))
-    bench.wait_results(2)
-    assert bench.worker.limits.level == 4
-    assert bench.synthesizer.limits[-1] == {"chunk_decoder": True, "smallest_bucket": False}
     assert isinstance(bench.synthesizer, MemoryLimited)
+    # One target and two views: levels 1 and 3 would have changed nothing, so 2 and 4 came.
+    assert [limits["smallest_bucket"] for limits in bench.synthesizer.limits] == [False, False]
+    assert [limits["chunk_decoder"] for limits in bench.synthesizer.limits] == [False, True]
+    assert bench.worker.limits.level == 4
+    bench.worker.submit_goal(job_of(2, GOAL))
+    assert bench.wait_results(2).error_code is ErrorCode.OUT_OF_MEMORY
+    assert bench.worker.limits.level == 5
+    assert bench.synthesizer.limits[-1] == {"chunk_decoder": True, "smallest_bucket": True}
+
+
+def test_automatic_jobs_resume_after_quiet_time(bench, job_of):
+    bench.synthesizer.fail = lambda request: OutOfMemory("always")
+    for i in range(2):
+        bench.worker.submit_goal(job_of(i, GOAL))
+        bench.wait_results(i + 1)
+    assert bench.worker.limits.automatic_paused
+    bench.synthesizer.fail = lambda request: None
+    bench.steady_offset_s += QUIET_S_TO_RESUME
+    assert bench.worker.limits.level == 4
+    bench.worker.submit_automatic(job_of(3))
+    assert bench.wait_results(3).outcome is Outcome.DONE
 
 
 def test_at_the_last_level_only_goals_run(bench, job_of):
