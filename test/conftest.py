@@ -212,8 +212,9 @@ class RosGraph:
     def close(self) -> None:
         self._closing.set()
         self.executor.wake()
-        self._spinner.join(timeout=5.0)
-        self.executor.shutdown(timeout_sec=5.0)
+        # Long limits: nodes that are still in use would stay on the graph of the tests that follow.
+        self._spinner.join(timeout=60.0)
+        self.executor.shutdown(timeout_sec=60.0)
         for node in self._nodes:
             node.destroy_node()
         self.context.try_shutdown()

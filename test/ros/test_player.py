@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import pytest
 
+from gld_ros.cli.main import main
 from gld_ros.ros.bag_reader import BagError, BagReader
 from gld_ros.ros.player import PlayOptions
 
@@ -59,12 +60,12 @@ def test_every_message_arrives_in_order_and_in_time(ros_graph, small_bag):
     report = play(ros_graph, small_bag, PlayOptions(rate=4.0))
     ros_graph.wait_for(lambda: len(listener.images) == 20, "all images")
     assert [value for value, _ in listener.images] == list(range(20))
-    assert time.monotonic() - begun >= 1.9 / 4
-    walls = [wall for _, wall in listener.images]
-    assert walls[-1] - walls[0] >= 1.9 / 4 - 0.1  # a busy machine may be late, never early
+    for index, (_, wall) in enumerate(listener.images):
+        assert wall - begun >= 0.1 * index / 4  # a busy machine may be late, never early
     assert (report.num_messages, report.num_rounds) == (61, 1)
     assert len(report.lateness_s) == 61
     assert min(report.lateness_s) >= 0
+    ros_graph.wait_for(lambda: listener.transforms, "the static transform")
     assert len(listener.transforms) == 1
 
 
@@ -79,8 +80,8 @@ def test_clock_reaches_the_end_and_drives_sim_time(ros_graph, small_bag):
     assert listener.clock == sorted(listener.clock)
     assert listener.clock[0] == START_NS
     assert len(listener.clock) >= 40  # 100 a second for 0.475 s
-    now = listener.node.get_clock().now().nanoseconds
-    assert now == end_ns
+    clock = listener.node.get_clock()
+    ros_graph.wait_for(lambda: clock.now().nanoseconds == end_ns, "the node's own time")
 
 
 def test_looping_begins_again(ros_graph, small_bag):
@@ -111,7 +112,7 @@ def test_pausing_holds_time_still(ros_graph, small_bag):
     listener = Listener(ros_graph)
     with BagReader(small_bag) as bag:
         player = Player(
-            ros_graph.node("player"), bag, PlayOptions(rate=4.0, clock_hz=100.0, start_paused=True)
+            ros_graph.node("player"), bag, PlayOptions(rate=2.0, clock_hz=100.0, start_paused=True)
         )
         assert player.wait_for_subscribers()
         thread = threading.Thread(target=player.play)
@@ -122,7 +123,7 @@ def test_pausing_holds_time_still(ros_graph, small_bag):
         ros_graph.wait_for(lambda: len(listener.images) >= 5, "the first images")
         player.pause()
         held = settled(lambda: (len(listener.images), listener.clock[-1]))
-        assert held[0] < 20  # unpaused, half a second would have brought them all
+        assert held[0] < 20  # unpaused, a second would have brought them all
         player.resume()
         thread.join(timeout=60.0)
         player.close()
@@ -242,7 +243,7 @@ def test_command_plays_from_another_process(ros_graph, small_bag):
     assert "played 61 messages" in out
     assert "100%" in err
     ros_graph.wait_for(lambda: len(listener.images) == 20, "all images")
-    assert listener.clock
+    ros_graph.wait_for(lambda: listener.clock, "the clock")
 
 
 def test_command_fails_if_the_awaited_listener_never_comes(small_bag):
@@ -252,11 +253,10 @@ def test_command_fails_if_the_awaited_listener_never_comes(small_bag):
     assert "no subscriber for /camera/image" in err
 
 
-def test_command_reports_bad_bags_and_rules_in_one_line(tmp_path, small_bag):
+def test_command_reports_bad_bags_and_rules_in_one_line(tmp_path, small_bag, capsys):
     for arguments in ([tmp_path / "nowhere"], [small_bag, "--remap", "/camera/image"]):
-        process = run_command(*arguments)
-        _, err = process.communicate(timeout=60)
-        assert process.returncode == 1
+        assert main(["play", *map(str, arguments)]) == 1
+        err = capsys.readouterr().err
         assert err.startswith("gld-ros play: error: ")
         assert len(err.splitlines()) == 1
 
@@ -265,9 +265,9 @@ def test_command_reports_bad_bags_and_rules_in_one_line(tmp_path, small_bag):
 def test_command_stops_cleanly_on_a_signal(ros_graph, small_bag, number):
     listener = Listener(ros_graph)
     process = run_command(small_bag, "--loop")
-    ros_graph.wait_for(lambda: len(listener.images) > 2, "the first images", timeout_s=30.0)
+    ros_graph.wait_for(lambda: len(listener.images) > 2, "the first images")
     os.kill(process.pid, number)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == (130 if number == signal.SIGINT else 0)
     assert "Traceback" not in err
 
@@ -276,9 +276,9 @@ def test_service_pauses_and_resumes(ros_graph, small_bag):
     from std_srvs.srv import SetBool
 
     listener = Listener(ros_graph)
-    process = run_command(small_bag, "--start-paused")
+    process = run_command(small_bag, "--start-paused", "--rate", "8")
     client = ros_graph.node("operator").create_client(SetBool, "/gld_player/pause")
-    assert client.wait_for_service(timeout_sec=30.0)
+    assert client.wait_for_service(timeout_sec=60.0)
     ros_graph.wait_for(lambda: listener.node.count_publishers("/camera/image") == 1, "the player")
     assert not listener.images
     answer = client.call_async(SetBool.Request(data=False))

@@ -6,6 +6,8 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
+from gld_ros.ros.fault_log import THROTTLE_S
+
 
 class Rig:
     """One gld_node, and a second node that plays camera driver, TF and consumer.
@@ -92,6 +94,10 @@ class Rig:
         self.node.faults.lines.clear()
         tf = self.publisher("/tf", "tf2_msgs/msg/TFMessage", 100)
         self.graph.wait_for(lambda: tf.get_subscription_count() > 0, "TF matched")
+        for own in self.node.publishers:
+            if own.topic in self.received:
+                self.graph.wait_for(lambda p=own: p.get_subscription_count() > 0, own.topic)
+        self._began_s = time.monotonic()
 
     # A drive along x, looking into the room.
     def T_fixed_cam(self, x_m):
@@ -180,7 +186,7 @@ class Rig:
         """Collect diagnostics, to wait for levels."""
         self.listen("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
 
-    def wait_level(self, name, level, timeout_s=10.0):
+    def wait_level(self, name, level, timeout_s=60.0):
         """Return the next status of this name at this level (0 OK, 1 WARN, 2 ERROR)."""
         arrays = self.received["/diagnostics"]
         found = []
@@ -238,6 +244,11 @@ class Rig:
 
     def counter(self, name):
         return self.node.faults.lines[name]
+
+    def wait_said_once(self, name):
+        """Wait for the line of a cause; it may come again only after the throttle's time."""
+        self.graph.wait_for(lambda: self.counter(name) >= 1, f"a line about {name}")
+        assert self.counter(name) <= 1 + (time.monotonic() - self._began_s) // THROTTLE_S
 
     def close(self):
         self.node.close()

@@ -18,7 +18,8 @@ def test_goal_returns_views_and_feedback(make_rig, plain_oracle):
     np.testing.assert_allclose(depth_m[np.isfinite(depth_m)], 3.0, rtol=1e-3)
     assert result.views.views[0].anchor_stamp == result.images[0].header.stamp
     assert result.images[0].header.frame_id == "gld_view_0_optical"
-    assert {f.feedback.stage for f in rig.received["feedback"]} >= {0, 2}
+    feedback = rig.received["feedback"]
+    rig.graph.wait_for(lambda: {f.feedback.stage for f in feedback} >= {0, 2}, "its feedback")
 
 
 def test_policy_publishes_families_with_the_anchors_stamp(make_rig, plain_oracle):
@@ -112,13 +113,16 @@ def test_two_cameras_share_one_store(make_rig, plain_oracle):
 
 
 def test_late_tf_places_an_image_and_missing_tf_drops_it(make_rig, plain_oracle):
-    rig = make_rig(plain_oracle, {"tf.timeout": 0.3})
+    from rclpy.parameter import Parameter
+
+    rig = make_rig(plain_oracle, {"tf.timeout": 10.0})
     rig.activate()
     parts = rig.node._parts
     stamp_ns = rig.send_frame(0.0, tf=False)
     rig.graph.wait_for(lambda: len(parts.pending) == 1, "the image waits")
     rig.send_tf(rig.T_fixed_cam(0.0), stamp_ns)
     rig.graph.wait_for(lambda: len(parts.store) == 1, "late TF placed it")
+    assert rig.node.set_parameters([Parameter("tf.timeout", value=0.3)])[0].successful
     rig.send_frame(0.3, tf=False)
     rig.graph.wait_for(lambda: sum(parts.pending.dropped.values()) == 1, "it is dropped")
     assert len(parts.store) == 1

@@ -171,7 +171,7 @@ def test_bad_image_is_dropped_counted_and_said_once(make_rig, plain_oracle, faul
     fault.inject(rig)
     rig.graph.wait_for(lambda: dropped[fault.cause] == fault.count, f"{fault.count} drops")
     rig.wait_level(INPUT, fault.level)
-    assert rig.counter(fault.log) == 1
+    rig.wait_said_once(fault.log)
     assert len(rig.node._parts.store) == 0
     rig.drive((1.0,))
     rig.wait_level(INPUT, OK)
@@ -193,7 +193,7 @@ def test_sixteen_bit_colours_are_reduced_and_said_once(make_rig, plain_oracle):
     three_frames(edit=sixteen_bit)(rig)
     rig.graph.wait_for(lambda: len(store) == 3, "keyframes")
     assert int(store.snapshot()[0].image.max()) == 100
-    assert rig.counter("camera: 16 bit") == 1
+    rig.wait_said_once("camera: 16 bit")
     rig.wait_level(INPUT, OK)
 
 
@@ -213,7 +213,7 @@ def test_image_older_than_the_previous_is_dropped(make_rig, plain_oracle):
     three_frames(edit=earlier)(rig)
     rig.graph.wait_for(lambda: dropped["stamp"] == 3, "3 drops")
     rig.wait_level(INPUT, WARN)
-    assert rig.counter("camera: stamp backward") == 1
+    rig.wait_said_once("camera: stamp backward")
     rig.drive((1.0,))
     assert rig.node.epoch == 0
 
@@ -226,8 +226,8 @@ def test_all_cameras_far_back_in_time_is_a_jump(make_rig, plain_oracle):
     rig.drive()
     past = ns_to_stamp(rig.stamps[0] - 5 * 10**9)
     rig.send_frame(0.6, edit=lambda m: setattr(m.header, "stamp", past))
-    rig.graph.wait_for(lambda: rig.node.epoch == 1, "an epoch")
-    assert len(rig.node._parts.store) == 0
+    store = rig.node._parts.store
+    rig.graph.wait_for(lambda: rig.node.epoch == 1 and len(store) == 0, "an empty epoch")
 
 
 def test_image_from_the_future_is_held_then_dropped(make_rig, plain_oracle):
@@ -240,7 +240,7 @@ def test_image_from_the_future_is_held_then_dropped(make_rig, plain_oracle):
     future = ns_to_stamp(rig.now_ns() + 60 * 10**9)
     rig.send_frame(0.2, edit=lambda m: setattr(m.header, "stamp", future))
     rig.wait_level(INPUT, WARN)
-    assert rig.counter("camera: stamp future") == 1
+    rig.wait_said_once("camera: stamp future")
     rig.graph.wait_for(lambda: sum(rig.node._parts.pending.dropped.values()) == 1, "a drop")
     rig.drive((1.0,))
     assert rig.node.epoch == 0
@@ -255,7 +255,7 @@ def test_image_without_camera_info_is_held(make_rig, plain_oracle):
     camera = rig.node._parts.intake.cameras["camera"]
     rig.graph.wait_for(lambda: camera.dropped["no_info"] == 2, "the newest is held")
     rig.wait_level(INPUT, WARN)
-    rig.graph.wait_for(lambda: rig.counter("camera: no CameraInfo") == 1, "a line")
+    rig.wait_said_once("camera: no CameraInfo")
     rig.send_info()
     rig.graph.wait_for(lambda: len(rig.node._parts.store) == 1, "the held image")
     rig.drive((1.0,))
@@ -266,7 +266,7 @@ def test_silent_camera_is_named(make_rig, plain_oracle):
     rig.watch()
     rig.activate()
     assert "no image on /camera/image" in rig.wait_level(INPUT, WARN).message
-    rig.graph.wait_for(lambda: rig.counter("camera: no image") == 1, "a line")
+    rig.wait_said_once("camera: no image")
     rig.drive((0.0,))
     rig.wait_level(INPUT, OK)
 
@@ -285,7 +285,7 @@ def test_incompatible_qos_is_counted(make_rig, plain_oracle):
     )
     camera = rig.node._parts.intake.cameras["camera"]
     rig.graph.wait_for(lambda: camera.qos_incompatible == 1, "the event")
-    assert rig.counter("camera: qos") == 1
+    rig.wait_said_once("camera: qos")
     rig.drive((0.0,))  # a reliable publisher is heard
 
 
@@ -311,7 +311,7 @@ def test_changed_intrinsics_forget_the_cameras_keyframes(make_rig, plain_oracle)
     K_px = rig.K_px * [[1.1], [1.1], [1.0]]
     rig.send_frame(0.6, info={"K_px": K_px})
     rig.wait_level(INPUT, WARN)
-    assert rig.counter("camera: intrinsics changed") == 1
+    rig.wait_said_once("camera: intrinsics changed")
     store = rig.node._parts.store
     rig.graph.wait_for(lambda: len(store) == 2, "the new keyframe")
     assert {k.camera for k in store.snapshot()} == {"camera", "other"}
@@ -325,7 +325,7 @@ def test_changed_image_size_forgets_the_cameras_keyframes(make_rig, plain_oracle
     rig.send_frame(0.6, rgb=rgb, info=double_size())
     store = rig.node._parts.store
     rig.graph.wait_for(lambda: [k.image_hw for k in store.snapshot()] == [(168, 224)], "one")
-    assert rig.counter("camera: size changed") == 1
+    rig.wait_said_once("camera: size changed")
 
 
 @pytest.mark.parametrize("reason", ["future", "past", "disconnected", "unknown"])
@@ -337,7 +337,7 @@ def test_image_that_tf_cannot_place_is_dropped_by_reason(make_rig, plain_oracle,
     if reason == "future":
         rig.send_tf(T, now_ns - 10**9)
     elif reason == "past":
-        rig.send_tf(T, now_ns + 10**9)
+        rig.send_tf(T, now_ns + 60 * 10**9)
     elif reason == "disconnected":
         rig.send_tf(T, now_ns, parent="odom", child="base_link")
         rig.send_tf(T, now_ns, parent="world", child="camera_optical")
@@ -352,11 +352,11 @@ def test_image_that_tf_cannot_place_is_dropped_by_reason(make_rig, plain_oracle,
     rig.graph.wait_for(lambda: sum(dropped().values()) == 2, "2 drops")
     assert dropped() == {reason: 2}
     rig.wait_level(TF, WARN)
-    assert rig.counter(f"tf {reason}") == 1
+    rig.wait_said_once(f"tf {reason}")
 
 
 def test_tf_that_is_late_within_its_timeout_costs_nothing(make_rig, plain_oracle):
-    rig = make_rig(plain_oracle, {"tf.timeout": 5.0})
+    rig = make_rig(plain_oracle, {"tf.timeout": 10.0})
     rig.watch()
     rig.activate()
     stamp_ns = rig.send_frame(0.0, tf=False)
@@ -384,7 +384,7 @@ def test_invalid_rotation_of_tf_is_refused(make_rig, plain_oracle, w):
     rejected = rig.node._parts.tf.rejected
     rig.graph.wait_for(lambda: sum(rejected.values()) == 3, "3 refusals")
     rig.wait_level(TF, ERROR)
-    assert rig.counter("tf invalid") == 1
+    rig.wait_said_once("tf invalid")
     rig.drive((0.0,))
     rig.wait_level(TF, OK)
 
@@ -396,7 +396,7 @@ def test_pose_jump_starts_a_segment(make_rig, plain_oracle):
     rig.drive((0.0, 0.2))
     rig.drive((500.0, 500.2))
     rig.wait_level(KEYFRAMES, WARN)
-    assert rig.counter("pose jump") == 1
+    rig.wait_said_once("pose jump")
     assert [k.segment for k in rig.node._parts.store.snapshot()] == [0, 0, 1, 1]
     rig.wait_level(KEYFRAMES, OK)
 
@@ -450,9 +450,11 @@ def test_unresolved_scale_withholds_depth_until_it_is_known(make_rig, plain_orac
     rig.drive((0.0, 0.001, 0.002))
     rig.graph.wait_for(lambda: rig.received[color], "colours")
     rig.wait_level(SCALE, ERROR)
-    assert rig.counter("scale unresolved") == 1
+    rig.wait_said_once("scale unresolved")
     assert not rig.received[depth]
-    assert not any(rig.received["/gld/predicted/provenance/image"][0].data)
+    labels = rig.received["/gld/predicted/provenance/image"]
+    rig.graph.wait_for(lambda: labels, "provenance")
+    assert not any(labels[0].data)
     rig.drive((0.3, 0.5))
     rig.graph.wait_for(lambda: rig.received[depth], "depth")
     rig.wait_level(SCALE, OK)
@@ -494,7 +496,7 @@ def test_bad_target_is_refused_and_the_next_good_one_runs(make_rig, plain_oracle
         bad.orientation = rclpy_type("geometry_msgs/msg/Quaternion")(x=0.0, y=0.0, z=0.0, w=0.0)
     with_policy(rig, [bad], "nowhere" if fault == "unknown frame" else "odom")
     cause = "guard" if fault == "outside guard" else "policy input"
-    rig.graph.wait_for(lambda: rig.counter(cause) == 1, "a line")
+    rig.wait_said_once(cause)
     assert not rig.received["/gld/predicted/color/image"]
     with_policy(rig, [good])
     rig.graph.wait_for(lambda: rig.received["/gld/predicted/color/image"], "a view")
@@ -510,7 +512,7 @@ def test_too_many_targets_leave_the_farthest_out(make_rig, plain_oracle):
     rig.graph.wait_for(lambda: rig.received["/gld/views"], "views")
     (view,) = rig.received["/gld/views"][0].views
     assert view.pose.pose.position.x == pytest.approx(0.5)
-    assert rig.counter("too many targets") == 1
+    rig.wait_said_once("too many targets")
 
 
 def spoiled(share):
@@ -544,7 +546,7 @@ def test_nan_in_the_models_output_is_blanked_or_fails_the_job(make_rig, plain_or
     _, result = rig.finished_goal(target)
     assert result.error_code == result.BACKEND_FAULT
     rig.wait_level(INFERENCE, ERROR)
-    assert rig.counter("job failed BACKEND_FAULT") == 1
+    rig.wait_said_once("job failed BACKEND_FAULT")
     plain_oracle.spoil = None
     assert rig.finished_goal(target)[1].error_code == 0
     rig.wait_level(INFERENCE, OK)
@@ -556,12 +558,12 @@ def test_outdated_job_is_superseded(make_rig, plain_oracle):
     rig.activate()
     rig.drive()
     parts = rig.node._parts
-    rig.graph.wait_for(lambda: parts.jobs_done == 1, "a quick job, so that jobs are quick")
+    rig.graph.wait_for(lambda: parts.jobs_done >= 1, "a quick job, so that jobs are quick")
     plain_oracle.step_delay_s = 1.0
     rig.drive((0.6,))
     rig.graph.wait_for(lambda: parts.worker.running is not None, "a slow job")
     rig.drive((0.8,))
-    rig.graph.wait_for(lambda: parts.jobs_superseded >= 1, "superseded", 15.0)
+    rig.graph.wait_for(lambda: parts.jobs_superseded >= 1, "superseded")
     plain_oracle.step_delay_s = 0.0
     rig.graph.wait_for(lambda: parts.jobs_done >= 2, "the newer job")
 
@@ -578,7 +580,7 @@ def test_product_that_is_too_old_is_dropped(make_rig, plain_oracle):
     rig.activate()
     rig.drive()
     rig.wait_level(INFERENCE, ERROR)
-    assert rig.counter("product too old") == 1
+    rig.wait_said_once("product too old")
     assert not rig.received["/gld/predicted/color/image"]
     assert rig.node.set_parameters([Parameter("product.max_age", value=60.0)])[0].successful
     rig.drive((0.6,))
@@ -597,7 +599,7 @@ def test_out_of_memory_degrades_and_retries_once(make_rig, plain_oracle):
     assert (status, result.error_code) == (4, 0)
     values = {v.key: v.value for v in rig.wait_level(GPU, WARN).values}
     assert (values["degrade_level"], values["oom_count"]) == ("1", "1")
-    assert rig.counter("out of memory") == 1
+    rig.wait_said_once("out of memory")
     for _ in range(20):
         rig.finished_goal([rig.T_fixed_cam(0.3)], num_steps=1)
     rig.wait_level(GPU, OK)
@@ -614,7 +616,7 @@ def test_lost_device_fails_the_goal_and_asks_for_a_respawn(make_rig, plain_oracl
     _, result = rig.finished_goal([rig.T_fixed_cam(0.3)])
     assert result.error_code == result.BACKEND_FAULT
     assert "launch failure" in rig.wait_level(GPU, ERROR).message
-    assert rig.node.exit_code == 70
+    rig.graph.wait_for(lambda: rig.node.exit_code == 70, "the exit code")
 
 
 def test_full_disk_leaves_no_half_written_scene(make_rig, plain_oracle, tmp_path, monkeypatch):

@@ -18,7 +18,8 @@ def test_cancel_is_honoured_within_one_step(make_rig, plain_oracle):
     handle, future = rig.goal([rig.T_fixed_cam(0.3)], num_steps=50)
     feedback = rig.received["feedback"]
     rig.graph.wait_for(lambda: any(f.feedback.stage == 2 for f in feedback), "sampling")
-    handle.cancel_goal_async()
+    cancelled = handle.cancel_goal_async()
+    rig.graph.wait_for(cancelled.done, "the cancel's answer")
     steps_then = len(feedback)
     rig.graph.wait_for(future.done, "the answer")
     assert future.result().status == CANCELED
@@ -81,7 +82,7 @@ def test_goal_waits_for_keyframes_as_long_as_it_may(make_rig, plain_oracle):
     rig.activate()
     _, future = rig.goal([rig.T_fixed_cam(0.3)], max_wait=Duration(sec=60))
     rig.drive()
-    rig.graph.wait_for(future.done, "the answer", 20.0)
+    rig.graph.wait_for(future.done, "the answer")
     assert future.result().status == SUCCEEDED
 
 
@@ -110,13 +111,14 @@ def test_two_goals_queue_and_a_late_one_times_out(make_rig, plain_oracle):
     rig.activate()
     rig.drive()
     target = [rig.T_fixed_cam(0.3)]
-    _, first = rig.goal(target, num_steps=15)
+    _, first = rig.goal(target, num_steps=100)
     rig.graph.wait_for(lambda: rig.node._parts.worker.running is not None, "the first runs")
     _, second = rig.goal(target, num_steps=1, max_wait=Duration(nanosec=300_000_000))
     rig.graph.wait_for(second.done, "the second's time is up")
     assert second.result().result.error_code == second.result().result.TIMEOUT
     _, third = rig.goal(target, num_steps=1)
-    rig.graph.wait_for(lambda: first.done() and third.done(), "both", 20.0)
+    plain_oracle.step_delay_s = 0.0
+    rig.graph.wait_for(lambda: first.done() and third.done(), "both")
     assert first.result().status == third.result().status == SUCCEEDED
     jobs = [f.result().result.views.job_id for f in (first, third)]
     assert jobs == sorted(jobs)
@@ -140,7 +142,7 @@ def test_goal_preempts_an_automatic_job(make_rig, plain_oracle):
     started = time.monotonic()
     status, result = rig.finished_goal([rig.T_fixed_cam(0.3)], num_steps=1)
     assert (status, result.error_code) == (SUCCEEDED, 0)
-    assert time.monotonic() - started < 15.0  # the automatic job alone takes 30 s
+    assert time.monotonic() - started < 25.0  # the automatic job alone takes 30 s
     assert rig.node._parts.jobs_cancelled >= 1
 
 
