@@ -1,6 +1,7 @@
 """The stages of novel view synthesis as free functions on tensors, for batches of scenes.
 
-    encode_references -> sample (level 1) -> sample (cascade, optional) -> decoder_inputs -> decode
+    encode_references -> sample (level 1) -> sample (cascade, optional) -> level_tokens
+    -> decoder_inputs -> decode
 
 Owns how backbone, denoisers and RGB decoder are put together. Pictures of any size, files, memory
 and requests are `pipeline`; the networks and the mathematics of sampling are in their folders.
@@ -22,12 +23,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from gld_ros.backbones.interface import Geometry, GeometryBackbone, LevelTokens
+from gld_ros.backbones.interface import NUM_LEVELS, Geometry, GeometryBackbone, LevelTokens
 from gld_ros.decoders.rgb import RgbDecoder
 from gld_ros.diffusion.denoiser import Denoiser, DenoiserConditions, DenoiserConfig
 from gld_ros.diffusion.flow import SamplingStep, sample_euler, time_grid, time_shift
 from gld_ros.diffusion.guidance import guided_velocity
-from gld_ros.geometry.rays import RecoveredCameras, cameras_from_rays
 from gld_ros.weights.statistics import LevelStatistics
 
 
@@ -139,20 +139,20 @@ def sample(
 
 
 @torch.no_grad()
-def decoder_inputs(
+def level_tokens(
     backbone: GeometryBackbone,
     statistics: Mapping[int, LevelStatistics],
     latents: Mapping[int, Tensor],
     special: Tensor | None,
     boundary_level: int = 1,
     grid_hw: tuple[int, int] | None = None,
-) -> list[Tensor]:
-    """What the decoders read, levels 0 to 3, each (B, V, N, C).
+) -> dict[int, LevelTokens]:
+    """Raw tokens of all views, by level: those of the latents and those that follow from them.
 
     `latents` maps levels to normalised latents; levels above the boundary are propagated from it
     with its special tokens, or with `special` (B, 1, S, C) for every view if it has none. `grid_hw`
-    is the patch grid of packed latents; a map has its own. A level 0 that no cascade made is zeros:
-    models without a cascade are trained so.
+    is the patch grid of packed latents; a map has its own. A level 0 that no cascade made is
+    absent.
     """
     boundary = latents[boundary_level]
     if boundary.ndim == 5:
@@ -163,10 +163,18 @@ def decoder_inputs(
         level: latent_to_tokens(latent, statistics[level], grid_hw, special)
         for level, latent in latents.items()
     }
-    tokens |= backbone.propagate(tokens[boundary_level], boundary_level, grid_hw)
-    inputs = {level: backbone.decoder_input(level_tokens) for level, level_tokens in tokens.items()}
-    inputs.setdefault(0, torch.zeros_like(inputs[boundary_level]))
-    return [inputs[level] for level in range(4)]
+    return tokens | backbone.propagate(tokens[boundary_level], boundary_level, grid_hw)
+
+
+@torch.no_grad()
+def decoder_inputs(backbone: GeometryBackbone, tokens: Mapping[int, LevelTokens]) -> list[Tensor]:
+    """What the decoders read of raw tokens by level: levels 0 to 3, each (B, V, N, C).
+
+    An absent level 0 is zeros: models without a cascade are trained so.
+    """
+    inputs = {level: backbone.decoder_input(one) for level, one in tokens.items()}
+    inputs.setdefault(0, torch.zeros_like(inputs[NUM_LEVELS - 1]))
+    return [inputs[level] for level in range(NUM_LEVELS)]
 
 
 @torch.no_grad()
@@ -197,16 +205,6 @@ def decode(
     return DecodedViews(
         decode_rgb(rgb_decoder, inputs, image_hw), backbone.decode_geometry(inputs, image_hw)
     )
-
-
-def recover_cameras(geometry: Geometry, image_hw: tuple[int, int]) -> RecoveredCameras | None:
-    """Cameras that the predicted rays describe; None for a backbone that predicts no rays.
-
-    Raises ValueError when there are rays but they determine no camera.
-    """
-    if geometry.ray is None or geometry.ray_confidence is None:
-        return None
-    return cameras_from_rays(geometry.ray, geometry.ray_confidence, image_hw)
 
 
 def view_confidence(geometry: Geometry) -> Tensor:

@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gld_ros.backbones.interface import NUM_LEVELS, Geometry, GeometryBackbone, LevelTokens
 from gld_ros.diffusion.conditioning import camera_conditions
 from gld_ros.diffusion.flow import draw_noise
 from gld_ros.geometry.crop_resize import (
@@ -44,7 +45,7 @@ from gld_ros.novel_view_stages import (
     decoder_inputs,
     encode_references,
     latent_shape,
-    recover_cameras,
+    level_tokens,
     sample,
     sampling_conditions,
     unit_confidence,
@@ -208,11 +209,11 @@ class NovelViewPipeline:
             self._release_stage()
 
         decoded: list[DecodedViews] = []
-        yield from self._decode(plan, backbone, encoded, latents, decoded, seconds)
+        cameras = yield from self._decode(plan, backbone, encoded, latents, decoded, seconds)
         del backbone
         self._release_stage()
         with seconds.of("decoding"):
-            views = _views(plan, decoded)
+            views = _views(plan, decoded, cameras)
         yield Progress("decoding", len(decoded) + 1, len(decoded) + 1)
 
         return NovelViews(
@@ -268,14 +269,15 @@ class NovelViewPipeline:
         latents: list[dict[int, Tensor]],
         decoded: list[DecodedViews],
         seconds: _StageSeconds,
-    ) -> Iterator[Progress]:
-        """Decode all samples into `decoded`."""
+    ) -> Generator[Progress, None, RecoveredCameras | None]:
+        """Decode all samples into `decoded`; returns the cameras that the first one describes."""
         level = self.bundle.config.boundary_level
+        cameras = None
         with seconds.of("decoding"):
             rgb_decoder = self._load("rgb_decoder")
         for k, sample_latents in enumerate(latents):
             with seconds.of("decoding"):
-                inputs = decoder_inputs(
+                tokens = level_tokens(
                     backbone,
                     self._statistics,
                     sample_latents,
@@ -283,8 +285,13 @@ class NovelViewPipeline:
                     level,
                     self._grid_hw(plan.image_hw),
                 )
+                inputs = decoder_inputs(backbone, tokens)
                 decoded.append(decode(backbone, rgb_decoder, inputs, plan.image_hw))
+                if k == 0:
+                    last = tokens[NUM_LEVELS - 1]
+                    cameras = _cameras(backbone, decoded[0].geometry, last, plan.image_hw)
             yield Progress("decoding", k + 1, len(latents) + 1)
+        return cameras
 
     def _plan(self, request: ViewRequest) -> _Plan:
         request.validate()
@@ -433,10 +440,11 @@ class _StageSeconds:
         self.total[stage] += time.monotonic() - start
 
 
-def _views(plan: _Plan, decoded: list[DecodedViews]) -> list[View]:
-    """All views of the first sample on the grids that were asked for."""
+def _views(
+    plan: _Plan, decoded: list[DecodedViews], cameras: RecoveredCameras | None
+) -> list[View]:
+    """All views of the first sample on the grids that were asked for, with its cameras."""
     first = decoded[0]
-    cameras = _cameras(first, plan.image_hw)
     confidence = _numpy(view_confidence(first.geometry))[0]
     rgb = _numpy(first.rgb.clamp(0, 1).permute(0, 1, 3, 4, 2))[0]
     depth = _numpy(first.geometry.depth)[0]
@@ -469,9 +477,15 @@ def _views(plan: _Plan, decoded: list[DecodedViews]) -> list[View]:
     return views
 
 
-def _cameras(decoded: DecodedViews, image_hw: tuple[int, int]) -> RecoveredCameras | None:
+@torch.no_grad()
+def _cameras(
+    backbone: GeometryBackbone,
+    geometry: Geometry,
+    last_level: LevelTokens,
+    image_hw: tuple[int, int],
+) -> RecoveredCameras | None:
     try:
-        return recover_cameras(decoded.geometry, image_hw)
+        return backbone.recover_cameras(geometry, last_level, image_hw)
     except ValueError as error:
         _log.warning("no cameras recovered: %s", error)
         return None

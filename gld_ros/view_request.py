@@ -79,7 +79,8 @@ class View:
     """One picture with depth, in the camera that was asked for and in the one the model believes.
 
     `depth` and the centre of `T_model_cam` share one unknown unit ("model unit") per result. What
-    is recovered from rays is None where the model predicts no rays, or rays that fit no camera.
+    is recovered is None where the model recovers no cameras, or describes none that is one;
+    `ray_confidence_mean` also where it predicts no rays.
     """
 
     rgb: NDArray[np.float32]  # (H, W, 3) in [0, 1]; NaN where the model does not look
@@ -87,8 +88,8 @@ class View:
     confidence: NDArray[np.float32]  # (H, W) in (0, 1], more is surer; 0 where no depth
     K_px: FloatArray  # (3, 3) as requested
     T_world_cam: FloatArray  # (4, 4) as requested
-    T_model_cam: FloatArray | None  # (4, 4) recovered from the model's rays
-    recovered_K_px: FloatArray | None  # (3, 3) recovered from the rays, in pixels of this view
+    T_model_cam: FloatArray | None  # (4, 4) recovered by the model
+    recovered_K_px: FloatArray | None  # (3, 3) recovered, in pixels of this view
     ray_confidence_mean: float | None  # in (0, 1]
     # (H, W) standard deviation of log-depth over the samples; None for one sample or a real view
     spread: NDArray[np.float32] | None = None

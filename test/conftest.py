@@ -91,18 +91,28 @@ def golden_da3() -> Path:
 def save_vggt_bundle() -> Callable[..., Any]:
     """Write a whole micro-bundle of VGGT with random weights, and return it opened."""
 
-    def save(folder: Path, *, cascade: bool = False, special_statistics: bool = True):
+    def save(
+        folder: Path,
+        *,
+        cascade: bool = False,
+        special_statistics: bool = True,
+        camera_head: bool = False,
+    ):
         import torch
 
         from gld_ros.weights.bundle import save_bundle
 
-        config = _micro_vggt(cascade)
+        config = _micro_vggt(cascade, camera_head)
         torch.manual_seed(5)
         modules = {name: config.build_module(name) for name in config.module_names}
         for module in modules.values():
             for parameter in module.parameters():
                 if not parameter.abs().max() > 0:
                     torch.nn.init.normal_(parameter, std=0.05)
+        if camera_head:  # view angles of about 1.6 rad after four rounds, whatever the tokens
+            last = modules["backbone"].camera_head.pose_branch.fc2
+            torch.nn.init.constant_(last.bias, 0.4)
+            torch.nn.init.normal_(last.weight, std=0.02)
         generator = torch.Generator().manual_seed(3)
         channels = config.denoisers["level1"].config.channels
         statistics = {
@@ -116,7 +126,7 @@ def save_vggt_bundle() -> Callable[..., Any]:
     return save
 
 
-def _micro_vggt(cascade: bool) -> Any:
+def _micro_vggt(cascade: bool, camera_head: bool) -> Any:
     from gld_ros.backbones.vggt.config import VggtConfig
     from gld_ros.decoders.rgb import RgbDecoderConfig
     from gld_ros.diffusion.denoiser import DenoiserConfig
@@ -132,6 +142,9 @@ def _micro_vggt(cascade: bool) -> Any:
         head_features=8,
         head_out_channels=(4, 4, 8, 8),
         image_size=28,
+        camera_head=camera_head,
+        camera_heads=2,
+        camera_depth=1,
     )
     denoiser = DenoiserConfig(
         channels=backbone.channels,

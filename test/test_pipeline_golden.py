@@ -14,7 +14,7 @@ from gld_ros.novel_view_stages import (
     decode_rgb,
     decoder_inputs,
     encode_references,
-    recover_cameras,
+    level_tokens,
     sample,
     sampling_conditions,
 )
@@ -102,7 +102,8 @@ def result(bundle, golden, sizes):
 
     z1 = run("level1", 1, golden["in.noise_l1"])
     z0 = run("cascade", 0, golden["in.noise_cas"], z1)
-    inputs = decoder_inputs(backbone, statistics, {0: z0, 1: z1}, encoded.special)
+    tokens = level_tokens(backbone, statistics, {0: z0, 1: z1}, encoded.special)
+    inputs = decoder_inputs(backbone, tokens)
     rgb_decoder = bundle.load_module("rgb_decoder")
     views = decode(backbone, rgb_decoder, inputs, image_hw)
     return {
@@ -119,7 +120,7 @@ def result(bundle, golden, sizes):
         "depth_conf": views.geometry.depth_confidence,
         "ray": views.geometry.ray,
         "ray_conf": views.geometry.ray_confidence,
-        "cameras": recover_cameras(views.geometry, image_hw),
+        "cameras": backbone.recover_cameras(views.geometry, tokens[3], image_hw),
     }
 
 
@@ -185,7 +186,8 @@ def test_a_batch_of_scenes_equals_its_scenes(bundle, golden):
         *_, last = sample(
             denoiser, conditions, noise[scenes], num_steps=2, shift=None, guidance_scale=1.5
         )
-        inputs = decoder_inputs(backbone, statistics, {1: last.latent}, encoded.special)
+        tokens = level_tokens(backbone, statistics, {1: last.latent}, encoded.special)
+        inputs = decoder_inputs(backbone, tokens)
         return decode(backbone, rgb_decoder, inputs, image_hw)
 
     together = run(slice(0, 2))

@@ -1,10 +1,14 @@
 """The front door with a backbone whose special tokens are diffused and that predicts no rays."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from gld_ros.backbones.interface import LevelTokens
+from gld_ros.backbones.pose_encoding import encode_transform
+from gld_ros.mapping.scale import ScaleParameters, measure_from_views
 from gld_ros.novel_view_stages import latent_shape, latent_to_tokens, tokens_to_latent
 from gld_ros.pipeline import NovelViewPipeline, ViewRequest
 from gld_ros.weights.errors import BundleError
@@ -46,6 +50,53 @@ def test_gives_colour_and_depth_without_recovered_cameras(bundle):
         assert view.ray_confidence_mean is None
     # The first target is larger than what the model sees; there its maps say so.
     assert np.nanmin(views.targets[1].depth[8:-8, 8:-8]) > 0
+
+
+def test_a_camera_head_reads_cameras_from_the_generated_tokens(tmp_path, save_vggt_bundle):
+    bundle = save_vggt_bundle(tmp_path / "bundle", camera_head=True)
+    pipeline = NovelViewPipeline(bundle, device="cpu")
+    torch.manual_seed(0)
+    noise = torch.randn(4, CHANNELS, SPECIAL + GRID[0] * GRID[1])
+    plain = pipeline(request(noise={"level1": noise}))
+    for view in (*plain.references, *plain.targets):
+        view.validate()
+        assert view.T_model_cam.shape == (4, 4)
+        assert np.isfinite(view.recovered_K_px).all()
+        assert view.ray_confidence_mean is None
+    noise[:, :, 0] += torch.linspace(-1, 1, CHANNELS)  # the camera token's
+    changed = pipeline(request(noise={"level1": noise}))
+    for before, after in zip(plain.references, changed.references, strict=True):
+        assert not np.allclose(before.T_model_cam, after.T_model_cam, atol=1e-4)
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_scale_is_measured_by_the_cameras_that_the_head_reads(
+    tmp_path, save_vggt_bundle, monkeypatch, readable
+):
+    metres_per_unit = 2.5
+    asked = request()
+    T_world_cam = np.concatenate([asked.T_world_cam_ref, asked.T_world_cam_target])
+    T_model_cam = torch.from_numpy(T_world_cam.copy())
+    T_model_cam[:, :3, 3] /= metres_per_unit
+    K_px = torch.from_numpy(asked.K_px_ref[0])
+    reading = torch.stack(
+        [encode_transform(torch.linalg.inv(T), K_px, MODEL_HW) for T in T_model_cam]
+    )
+    if not readable:
+        reading[1] = torch.nan
+    monkeypatch.setattr(
+        "gld_ros.backbones.vggt.camera_head.CameraHead.forward",
+        lambda self, camera_tokens: reading[None, None],
+    )
+    bundle = save_vggt_bundle(tmp_path / "bundle", camera_head=True)
+    views = NovelViewPipeline(bundle, device="cpu")(asked)
+    keyframes = [SimpleNamespace(T_fixed_cam=T) for T in asked.T_world_cam_ref]
+    measured = measure_from_views(views.references, keyframes, ScaleParameters())
+    if readable:
+        assert measured.fault == ""
+        assert measured.scale == pytest.approx(metres_per_unit)
+    else:
+        assert "recovered 0 of 2 cameras" in measured.fault
 
 
 def test_result_is_a_function_of_the_seed(bundle):

@@ -12,6 +12,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from gld_ros.geometry.rays import RecoveredCameras
+
 NUM_LEVELS = 4  # feature levels that decoders read, shallow to deep
 
 
@@ -86,6 +88,17 @@ class GeometryBackbone(Protocol):
         self, decoder_levels: Sequence[Tensor], image_hw: tuple[int, int]
     ) -> Geometry:
         """Decode the four decoder inputs, each (B, V, N, C), to depth and rays in float32."""
+        ...
+
+    def recover_cameras(
+        self, geometry: Geometry, last_level: LevelTokens, image_hw: tuple[int, int]
+    ) -> RecoveredCameras | None:
+        """Return the cameras that a result itself describes, in the unit of its depth.
+
+        geometry is what `decode_geometry` made of the levels whose last is `last_level`, raw, with
+        the special tokens that the diffusion generated, if it generates any. None for a backbone
+        (or a size of it) that recovers none; ValueError if these tokens describe no camera.
+        """
         ...
 
     def known_camera_tokens(

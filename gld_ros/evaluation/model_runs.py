@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gld_ros.backbones.interface import NUM_LEVELS, Geometry
+from gld_ros.backbones.interface import NUM_LEVELS, Geometry, LevelTokens
 from gld_ros.diffusion.conditioning import camera_conditions
 from gld_ros.diffusion.flow import draw_noise
 from gld_ros.geometry.rigid import invert_rigid
@@ -23,7 +23,7 @@ from gld_ros.novel_view_stages import (
     decoder_inputs,
     encode_references,
     latent_shape,
-    recover_cameras,
+    level_tokens,
     sample,
     sampling_conditions,
 )
@@ -36,7 +36,7 @@ from gld_ros.weights.statistics import LevelStatistics
 class ImaginedViews:
     """All views of a batch as the model makes them, references first.
 
-    `T_model_cam` and `K_px` are NaN for scenes whose rays fit no camera, or without rays at all.
+    `T_model_cam` and `K_px` are NaN for scenes in which the backbone recovers no cameras.
     """
 
     rgb: Tensor  # (B, V, 3, H, W) clipped to [0, 1]
@@ -134,7 +134,7 @@ class EvaluatedModel:
             ):
                 latents[level] = step.latent
                 after_step()
-        inputs = decoder_inputs(
+        tokens = level_tokens(
             self.backbone,
             self.statistics,
             latents,
@@ -142,7 +142,7 @@ class EvaluatedModel:
             config.boundary_level,
             self._grid_hw(image_hw),
         )
-        return self._decoded(inputs, image_hw)
+        return self._decoded(tokens, image_hw)
 
     @torch.no_grad()
     def from_true_features(
@@ -152,7 +152,7 @@ class EvaluatedModel:
 
         Level 0 is zeroed unless kept: a bundle without a cascade decodes so.
         """
-        return self._decoded(self._true_inputs(images, None, keep_level0), image_hw)
+        return self._decoded(self._true_tokens(images, None, keep_level0), image_hw)
 
     @torch.no_grad()
     def posed_depth(
@@ -168,24 +168,54 @@ class EvaluatedModel:
         tokens = self.backbone.known_camera_tokens(invert_rigid(T_view0_cam), K_px, image_hw)
         if tokens is None:
             return None
-        inputs = self._true_inputs(images, tokens, True)
+        levels = self._true_tokens(images, tokens, True)
+        inputs = decoder_inputs(self.backbone, levels)
         return self.backbone.decode_geometry(inputs, image_hw).depth.float()
 
-    def _true_inputs(self, images: Tensor, camera_tokens: Any, keep_level0: bool) -> list[Tensor]:
-        levels = self.backbone.encode_levels(images, range(NUM_LEVELS), camera_tokens)
-        inputs = [self.backbone.decoder_input(levels[i]) for i in range(NUM_LEVELS)]
-        return inputs if keep_level0 else [torch.zeros_like(inputs[0]), *inputs[1:]]
+    def _true_tokens(
+        self, images: Tensor, camera_tokens: Tensor | None, keep_level0: bool
+    ) -> dict[int, LevelTokens]:
+        levels: dict[int, LevelTokens] = self.backbone.encode_levels(
+            images, range(NUM_LEVELS), camera_tokens
+        )
+        return {i: tokens for i, tokens in levels.items() if i or keep_level0}
 
     @torch.no_grad()
-    def _decoded(self, inputs: list[Tensor], image_hw: tuple[int, int]) -> ImaginedViews:
+    def _decoded(
+        self, tokens: Mapping[int, LevelTokens], image_hw: tuple[int, int]
+    ) -> ImaginedViews:
+        inputs = decoder_inputs(self.backbone, tokens)
         geometry: Geometry = self.backbone.decode_geometry(inputs, image_hw)
         batch, views = geometry.depth.shape[:2]
         if self.rgb_decoder is None:
             rgb = torch.full((batch, views, 3, *image_hw), torch.nan, device=self.device)
         else:
             rgb = decode_rgb(self.rgb_decoder, inputs, image_hw).clamp(0, 1)
-        T_model_cam, K_px = _recovered(geometry, image_hw)
+        T_model_cam, K_px = self._recovered(geometry, tokens[NUM_LEVELS - 1], image_hw)
         return ImaginedViews(rgb, geometry.depth.float(), T_model_cam, K_px)
+
+    def _recovered(
+        self, geometry: Geometry, last_level: LevelTokens, image_hw: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Poses and intrinsics, scene by scene: one unusable scene costs no other."""
+        batch, views = geometry.depth.shape[:2]
+        poses = torch.full((batch, views, 4, 4), torch.nan, dtype=torch.float64)
+        intrinsics = torch.full((batch, views, 3, 3), torch.nan, dtype=torch.float64)
+        for i in range(batch):
+            one = Geometry(
+                geometry.depth[i : i + 1],
+                geometry.depth_confidence[i : i + 1],
+                None if geometry.ray is None else geometry.ray[i : i + 1],
+                None if geometry.ray_confidence is None else geometry.ray_confidence[i : i + 1],
+            )
+            last = LevelTokens(last_level.patches[i : i + 1], last_level.special[i : i + 1])
+            try:
+                cameras = self.backbone.recover_cameras(one, last, image_hw)
+            except ValueError:
+                continue  # stays NaN, and is counted as a scene without recovered cameras
+            if cameras is not None:
+                poses[i], intrinsics[i] = cameras.T_model_cam[0], cameras.K_px_per_view[0]
+        return poses, intrinsics
 
     def _level_of(self, name: str) -> int:
         return 0 if name == "cascade" else self.bundle.config.boundary_level
@@ -197,26 +227,3 @@ class EvaluatedModel:
     def _latent_shape(self, views: int, image_hw: tuple[int, int]) -> tuple[int, ...]:
         config = self.bundle.config.denoisers[self.bundle.config.base_denoiser].config
         return latent_shape(config, views, self._grid_hw(image_hw))
-
-
-def _recovered(geometry: Geometry, image_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Poses and intrinsics from rays, scene by scene: one unusable scene costs no other."""
-    batch, views = geometry.depth.shape[:2]
-    poses = torch.full((batch, views, 4, 4), torch.nan, dtype=torch.float64)
-    intrinsics = torch.full((batch, views, 3, 3), torch.nan, dtype=torch.float64)
-    if geometry.ray is None or geometry.ray_confidence is None:
-        return poses, intrinsics
-    for i in range(batch):
-        one = Geometry(
-            geometry.depth[i : i + 1],
-            geometry.depth_confidence[i : i + 1],
-            geometry.ray[i : i + 1],
-            geometry.ray_confidence[i : i + 1],
-        )
-        try:
-            cameras = recover_cameras(one, image_hw)
-        except ValueError:
-            continue  # stays NaN, and is counted as a scene without recovered cameras
-        assert cameras is not None  # there are rays
-        poses[i], intrinsics[i] = cameras.T_model_cam[0].cpu(), cameras.K_px_per_view[0].cpu()
-    return poses, intrinsics

@@ -140,7 +140,7 @@ def _cameras(report: dict[str, Any]) -> str:
     if cameras is None:
         return ""
     if not cameras["scenes"]:
-        return "Recovered cameras: none (the model predicts no rays that fit a camera)"
+        return "Recovered cameras: none (the backbone recovers none, or none that is a camera)"
     parts = []
     for name, unit in (
         ("RRA@15", "%"),

@@ -52,10 +52,10 @@ def plucker_map(
 
 @dataclass(frozen=True)
 class RecoveredCameras:
-    """Cameras that explain a predicted ray field; float64, model units.
+    """Cameras that a prediction describes, by its rays or otherwise; float64, model units.
 
-    `K_px` is fitted on view 0 and is what the official code reports for all views; `K_px_per_view`
-    is the same fit for each view (equal at view 0), for views of different fields of view.
+    `K_px` is that of view 0, which the official fit to rays reports for all views; `K_px_per_view`
+    is the same for each view (equal at view 0), for views of different fields of view.
     """
 
     T_model_cam: Tensor  # (B, V, 4, 4)

@@ -13,7 +13,12 @@ from torch import Tensor
 
 from gld_ros.backbones.interface import GeometryBackbone
 from gld_ros.decoders.rgb import RgbDecoder
-from gld_ros.novel_view_stages import decode_rgb, decoder_inputs, tokens_to_latent
+from gld_ros.novel_view_stages import (
+    decode_rgb,
+    decoder_inputs,
+    level_tokens,
+    tokens_to_latent,
+)
 from gld_ros.training.bundle_parts import WorkingBundle
 
 
@@ -89,4 +94,5 @@ class FeatureCodec:
         if not self.backbone.diffused_special_tokens:
             special = self.backbone.encode_levels(images[:, :1], [boundary])[boundary].special
         grid_hw = (images.shape[-2] // patch, images.shape[-1] // patch)
-        return decoder_inputs(self.backbone, self.statistics, latents, special, boundary, grid_hw)
+        tokens = level_tokens(self.backbone, self.statistics, latents, special, boundary, grid_hw)
+        return decoder_inputs(self.backbone, tokens)

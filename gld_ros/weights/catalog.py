@@ -73,7 +73,7 @@ CATALOG: dict[str, PublishedModel] = {
         ),
         PublishedModel(
             name="gld-vggt",
-            summary="Geometric Latent Diffusion on VGGT (2.9 G parameters)",
+            summary="Geometric Latent Diffusion on VGGT (3.2 G parameters)",
             kind="gld-vggt",
             files=_gld_files(_VGGT_1B, VGGT_FILES),
             licences=(

@@ -55,8 +55,10 @@ _WHERE_FROM = (
 )
 # The taps are not stored in any tensor; these are those of the published model, by its depth.
 _TAP_LAYERS = {24: (4, 11, 17, 23)}
-_USED_BY_DIFFUSION = ("aggregator.", "depth_head.")
-_OTHER_HEADS = ("point_head.", "camera_head.")
+# The released evaluation has no use for the camera head. Here it reads the cameras of generated
+# views, by which metric scale is measured.
+_USED_WITH_DIFFUSION = ("aggregator.", "depth_head.", "camera_head.")
+_OTHER_HEADS = ("point_head.",)
 _NEVER_USED = ("track_head.",)
 # The released evaluation builds a cascade of two head blocks, whatever the file has.
 _REFERENCE_HEAD_BLOCKS = 2
@@ -89,8 +91,8 @@ def convert_official_vggt(
         the variant: own for full, level1 for reference.
 
     Other arguments and errors as `official.convert_official`; `encoder_file` is the model file of
-    facebook/VGGT-1B, of which aggregator and depth head are used. The bundle is marked as
-    non-commercial.
+    facebook/VGGT-1B, of which aggregator, depth head and camera head are used. The bundle is marked
+    as non-commercial.
     """
     if variant not in ("full", "reference"):
         raise ValueError(f"variant is {variant!r}; use 'full' or 'reference'")
@@ -102,7 +104,7 @@ def convert_official_vggt(
     paths = locate_files(Path(root), VGGT_FILES, given, _WHERE_FROM)
     notes: list[str] = []
 
-    backbone = _backbone_tensors(paths["encoder"], _USED_BY_DIFFUSION, notes)
+    backbone = _backbone_tensors(paths["encoder"], _USED_WITH_DIFFUSION, notes)
     rgb_decoder = rgb_decoder_tensors(paths["mae_decoder"], notes)
     level1 = denoiser_tensors(paths["level1"])
     cascade = denoiser_tensors(paths["cascade"])
@@ -164,11 +166,11 @@ def convert_vggt_model(
 ) -> Conversion:
     """Turn the model file of facebook/VGGT-1B into a bundle that holds the backbone alone.
 
-    It keeps the point and camera heads, which the diffusion does not use. Raises as
-    `convert_official_vggt` does.
+    It keeps the point head too, which novel views do not use. Raises as `convert_official_vggt`
+    does.
     """
     notes: list[str] = []
-    tensors = _backbone_tensors(Path(model_file), _USED_BY_DIFFUSION + _OTHER_HEADS, notes)
+    tensors = _backbone_tensors(Path(model_file), _USED_WITH_DIFFUSION + _OTHER_HEADS, notes)
     config = BundleConfig(
         name=name,
         backbone=BackboneSpec("vggt", infer_vggt_config(tensors, camera_heads=sizes.camera_heads)),
@@ -232,7 +234,7 @@ def infer_vggt_config(tensors: Mapping[str, Tensor], *, camera_heads: int) -> Vg
 def _backbone_tensors(path: Path, wanted: tuple[str, ...], notes: list[str]) -> dict[str, Tensor]:
     """The wanted parts of VGGT-1B; parts that are known and not wanted are noted."""
     tensors = unwrap(read_checkpoint(path), (), path)
-    known = _USED_BY_DIFFUSION + _OTHER_HEADS + _NEVER_USED
+    known = _USED_WITH_DIFFUSION + _OTHER_HEADS + _NEVER_USED
     strangers = sorted(name for name in tensors if not name.startswith(known))
     if strangers:
         raise CoverageError(f"{path}: unexpected tensor(s) {', '.join(strangers[:10])}")

@@ -30,6 +30,7 @@ from gld_ros.backbones.da3.vit import Da3Backbone
 from gld_ros.backbones.images import imagenet_normalise, validate_images
 from gld_ros.backbones.interface import NUM_LEVELS, Geometry, LevelTokens
 from gld_ros.geometry.intrinsics import require_intrinsics
+from gld_ros.geometry.rays import RecoveredCameras, cameras_from_rays
 from gld_ros.geometry.rigid import invert_rigid, require_rigid
 
 PUBLISHED_PROCESS_RES = 504
@@ -148,6 +149,18 @@ class DepthAnything3(nn.Module):
     def geometry_head(self) -> nn.Module:
         """The dual DPT head."""
         return self.head
+
+    def recover_cameras(
+        self, geometry: Geometry, last_level: LevelTokens, image_hw: tuple[int, int]
+    ) -> RecoveredCameras:
+        """Cameras that the rays of `geometry` describe.
+
+        The camera decoder is not asked: its token is that of a reference, whatever was generated.
+        Raises ValueError when there are no rays, or when they determine no camera.
+        """
+        if geometry.ray is None or geometry.ray_confidence is None:
+            raise ValueError("the geometry has no rays; Depth Anything 3 predicts them with depth")
+        return cameras_from_rays(geometry.ray, geometry.ray_confidence, image_hw)
 
     def known_camera_tokens(
         self, T_cam_world: Tensor, K_px: Tensor, image_hw: tuple[int, int]

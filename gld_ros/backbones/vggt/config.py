@@ -21,7 +21,8 @@ class VggtConfig:
     tap_layers: the four block pairs whose outputs are levels 0..3.
     head_features, head_out_channels: width of the fusion chain, channels of the four stages.
     image_size: side in pixels of the square image the positional table is made for.
-    point_head, camera_head: whether the model has these heads; the diffusion uses neither.
+    point_head, camera_head: whether the model has these heads; novel views use the camera head
+        alone, to recover cameras.
     layer_scale_init: initial value of the residual scales in a model trained from scratch.
     """
 

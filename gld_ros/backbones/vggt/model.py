@@ -18,6 +18,10 @@ from gld_ros.backbones.vggt.aggregator import Aggregator
 from gld_ros.backbones.vggt.camera_head import CameraHead
 from gld_ros.backbones.vggt.config import VggtConfig
 from gld_ros.backbones.vggt.dpt_head import DptHead
+from gld_ros.geometry.rays import RecoveredCameras
+from gld_ros.geometry.rigid import invert_rigid
+
+MIN_QUATERNION_LENGTH = 1e-3  # a shorter one is rounding, and has no direction
 
 
 @dataclass
@@ -142,6 +146,30 @@ class VggtBackbone(nn.Module):
     def geometry_head(self) -> nn.Module:
         """The depth head."""
         return self.depth_head
+
+    def recover_cameras(
+        self, geometry: Geometry, last_level: LevelTokens, image_hw: tuple[int, int]
+    ) -> RecoveredCameras | None:
+        """Cameras that the camera head reads from `last_level`; None for a model without one.
+
+        Raises ValueError for readings that are no camera: not finite, a quaternion of length zero,
+        or a view angle outside 0 to pi.
+        """
+        if not self.config.camera_head:
+            return None
+        encoding = self.camera_head(last_level.special[:, :, 0])[-1].double()
+        quaternion, view_angles = encoding[..., 3:7], encoding[..., 7:]
+        if not bool(torch.isfinite(encoding).all()):
+            raise ValueError("the camera head's reading is not finite; no camera can be recovered")
+        if bool((quaternion.square().sum(-1) < MIN_QUATERNION_LENGTH**2).any()):
+            raise ValueError("a quaternion that the camera head reads has length zero")
+        if bool(((view_angles <= 0) | (view_angles >= torch.pi)).any()):
+            raise ValueError(
+                f"view angles that the camera head reads are {view_angles.min():.3g} to "
+                f"{view_angles.max():.3g} rad; those of a camera are between 0 and pi"
+            )
+        T_cam_model, K_px = decode_transform(encoding, image_hw)
+        return RecoveredCameras(invert_rigid(T_cam_model), K_px[:, 0], K_px)
 
     def known_camera_tokens(
         self, T_cam_world: Tensor, K_px: Tensor, image_hw: tuple[int, int]

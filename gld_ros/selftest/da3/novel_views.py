@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gld_ros.backbones.da3.preprocess import resize_for_network
+from gld_ros.backbones.interface import NUM_LEVELS
 from gld_ros.diffusion.conditioning import camera_conditions
 from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.geometry.crop_resize import gld_crop_resize
@@ -21,7 +22,7 @@ from gld_ros.novel_view_stages import (
     decode_rgb,
     decoder_inputs,
     encode_references,
-    recover_cameras,
+    level_tokens,
     sample,
     sampling_conditions,
 )
@@ -81,7 +82,8 @@ def check_e2e(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
         yield from fixture.check(f"feat_l{level}_norm", z.flatten(0, 1), limit)
         yield from fixture.check(f"feat_l{level}_raw", raw.flatten(0, 1), limit)
 
-    levels = decoder_inputs(backbone, statistics, {0: z0, 1: z1}, encoded.special)
+    tokens = level_tokens(backbone, statistics, {0: z0, 1: z1}, encoded.special)
+    levels = decoder_inputs(backbone, tokens)
     for level, features in enumerate(levels):
         yield from fixture.check(f"decode_in.level{level}", features, limit)
     decoded = decode(backbone, models.rgb_decoder, levels, image_hw)
@@ -94,7 +96,7 @@ def check_e2e(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
     geometry = decoded.geometry
     yield from fixture.check("depth", geometry.depth, limit)
     yield from fixture.check("depth_conf", geometry.depth_confidence, limit)
-    cameras = recover_cameras(geometry, image_hw)
+    cameras = backbone.recover_cameras(geometry, tokens[NUM_LEVELS - 1], image_hw)
     if geometry.ray is None or geometry.ray_confidence is None or cameras is None:
         return
     yield from fixture.check("ray", geometry.ray, limit)

@@ -3,11 +3,14 @@ import dataclasses
 import pytest
 import torch
 
-from gld_ros.backbones.interface import GeometryBackbone, LevelTokens
+from gld_ros.backbones.interface import Geometry, GeometryBackbone, LevelTokens
+from gld_ros.backbones.pose_encoding import encode_transform
 from gld_ros.backbones.vggt.config import VggtConfig
 from gld_ros.backbones.vggt.model import VggtBackbone
+from gld_ros.geometry.rigid import matrix_from_quaternion_xyzw, rigid_transform
 
 HW, GRID = (42, 56), (3, 4)
+NO_GEOMETRY = Geometry(torch.ones(2, 3, *HW), torch.ones(2, 3, *HW), None, None)
 
 
 @pytest.fixture
@@ -142,3 +145,65 @@ def test_config_survives_json_lists(micro_config):
     sizes = dataclasses.asdict(micro_config)
     lists = {k: list(v) if isinstance(v, tuple) else v for k, v in sizes.items()}
     assert VggtConfig(**lists) == micro_config
+
+
+def last_tokens():
+    return LevelTokens(torch.zeros(2, 3, 12, 32), torch.randn(2, 3, 5, 32))
+
+
+def test_recovered_cameras_are_those_the_last_round_of_the_camera_head_reads(
+    micro_model, monkeypatch
+):
+    torch.manual_seed(3)
+    quaternion = torch.nn.functional.normalize(torch.randn(2, 3, 4, dtype=torch.float64), dim=-1)
+    T_cam_model = rigid_transform(
+        matrix_from_quaternion_xyzw(quaternion), torch.randn(2, 3, 3, dtype=torch.float64)
+    )
+    K_px = torch.tensor([[50.0, 0, 28], [0, 40, 21], [0, 0, 1]], dtype=torch.float64)
+    K_px = K_px.expand(2, 3, 3, 3)
+    reading = encode_transform(T_cam_model, K_px, HW)
+    rounds = torch.stack([torch.zeros_like(reading), reading])
+    monkeypatch.setattr(micro_model.camera_head, "forward", lambda tokens: rounds)
+    cameras = micro_model.recover_cameras(NO_GEOMETRY, last_tokens(), HW)
+    torch.testing.assert_close(cameras.T_model_cam, torch.linalg.inv(T_cam_model))
+    torch.testing.assert_close(cameras.K_px_per_view, K_px)
+    torch.testing.assert_close(cameras.K_px, K_px[:, 0])
+
+
+def test_cameras_survive_propagation_of_special_tokens(micro_model, images):
+    # What the diffusion does with perfect tokens: level 1 is known, the rest is propagated.
+    # Four rounds add up to view angles around 1.6 rad.
+    torch.nn.init.constant_(micro_model.camera_head.pose_branch.fc2.bias, 0.4)
+    with torch.no_grad():
+        expected = micro_model(images)
+        tokens = micro_model.encode_levels(images, [1])[1]
+        last = micro_model.propagate(tokens, 1, GRID)[3]
+        cameras = micro_model.recover_cameras(NO_GEOMETRY, last, HW)
+        last.special[:, :, 0, ::2] += 0.3
+        changed = micro_model.recover_cameras(NO_GEOMETRY, last, HW)
+    T_cam_model = torch.linalg.inv(cameras.T_model_cam).float()
+    torch.testing.assert_close(T_cam_model, expected.T_cam_world, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(cameras.K_px_per_view.float(), expected.K_px, rtol=1e-4, atol=1e-3)
+    assert not torch.allclose(changed.T_model_cam, cameras.T_model_cam, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("number", "value", "message"),
+    [
+        (0, float("nan"), "not finite"),
+        (slice(3, 7), 0.0, "length zero"),
+        (7, 0.0, "between 0 and pi"),
+        (8, 3.2, "between 0 and pi"),
+    ],
+)
+def test_a_reading_that_is_no_camera_is_an_error(micro_model, monkeypatch, number, value, message):
+    rounds = torch.ones(1, 2, 3, 9)
+    rounds[0, 1, 2, number] = value
+    monkeypatch.setattr(micro_model.camera_head, "forward", lambda tokens: rounds)
+    with pytest.raises(ValueError, match=message):
+        micro_model.recover_cameras(NO_GEOMETRY, last_tokens(), HW)
+
+
+def test_without_a_camera_head_no_cameras_are_recovered(micro_config):
+    model = VggtBackbone(dataclasses.replace(micro_config, camera_head=False))
+    assert model.recover_cameras(NO_GEOMETRY, last_tokens(), HW) is None
