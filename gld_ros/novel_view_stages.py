@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +26,7 @@ from gld_ros.backbones.interface import NUM_LEVELS, Geometry, GeometryBackbone, 
 from gld_ros.decoders.rgb import RgbDecoder
 from gld_ros.diffusion.denoiser import Denoiser, DenoiserConditions, DenoiserConfig
 from gld_ros.diffusion.flow import SamplingStep, sample_euler, time_grid, time_shift
-from gld_ros.diffusion.guidance import guided_velocity
+from gld_ros.diffusion.guidance import Branches, guided_velocity
 from gld_ros.weights.statistics import LevelStatistics
 
 
@@ -111,7 +110,7 @@ def sample(
     num_steps: int,
     shift: float | None,
     guidance_scale: float,
-    branches: Literal["together", "in turn"] = "together",
+    branches: Branches = "together",
 ) -> Iterator[SamplingStep]:
     """Denoise all views from a latent of `noise`, yielding after each of `num_steps` steps.
 
@@ -200,10 +199,35 @@ def decode(
     rgb_decoder: RgbDecoder,
     inputs: Sequence[Tensor],
     image_hw: tuple[int, int],
+    views_together: int | None = None,
 ) -> DecodedViews:
-    """RGB, depth and rays of all views from the four decoder inputs."""
-    return DecodedViews(
-        decode_rgb(rgb_decoder, inputs, image_hw), backbone.decode_geometry(inputs, image_hw)
+    """RGB, depth and rays of all views from the four decoder inputs, each (B, V, N, C).
+
+    `views_together`: how many views are in the decoders at once, None for all. Decoders treat views
+    one by one, so this changes the memory that is needed and, but for rounding, nothing else.
+    """
+    views = inputs[0].shape[1]
+    step = views_together or views
+    parts = []
+    for i in range(0, views, step):
+        some = [level[:, i : i + step] for level in inputs]
+        parts.append((decode_rgb(rgb_decoder, some, image_hw), some))
+    rgb = [colours for colours, _ in parts]
+    geometry = [backbone.decode_geometry(some, image_hw) for _, some in parts]
+    if len(parts) == 1:
+        return DecodedViews(rgb[0], geometry[0])
+    return DecodedViews(torch.cat(rgb, dim=1), _side_by_side(geometry))
+
+
+def _side_by_side(parts: Sequence[Geometry]) -> Geometry:
+    """Geometry of all views from that of some views each."""
+    rays = [part.ray for part in parts if part.ray is not None]
+    confidences = [part.ray_confidence for part in parts if part.ray_confidence is not None]
+    return Geometry(
+        depth=torch.cat([part.depth for part in parts], dim=1),
+        depth_confidence=torch.cat([part.depth_confidence for part in parts], dim=1),
+        ray=torch.cat(rays, dim=1) if rays else None,
+        ray_confidence=torch.cat(confidences, dim=1) if confidences else None,
     )
 
 

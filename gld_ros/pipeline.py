@@ -28,6 +28,7 @@ from torch import Tensor
 from gld_ros.backbones.interface import NUM_LEVELS, Geometry, GeometryBackbone, LevelTokens
 from gld_ros.diffusion.conditioning import camera_conditions
 from gld_ros.diffusion.flow import draw_noise
+from gld_ros.diffusion.guidance import Branches
 from gld_ros.geometry.crop_resize import (
     choose_model_hw,
     model_intrinsics_around,
@@ -38,6 +39,7 @@ from gld_ros.geometry.crop_resize import (
     rescale_intrinsics,
 )
 from gld_ros.geometry.rays import RecoveredCameras
+from gld_ros.memory_estimate import MemoryEstimate, RunShape, estimate_memory
 from gld_ros.novel_view_stages import (
     DecodedViews,
     EncodedReferences,
@@ -58,7 +60,6 @@ from gld_ros.weights.statistics import LevelStatistics
 __all__ = ["NovelViewPipeline", "NovelViews", "Progress", "View", "ViewRequest"]
 
 Dtype = torch.dtype | Literal["auto", "float32", "bfloat16", "float16", "fp32", "bf16", "fp16"]
-Branches = Literal["together", "in turn"]
 
 _DTYPES = {
     "float32": torch.float32,
@@ -91,6 +92,8 @@ class _Plan:
     guidance_scale: float
     seed: int
     noises: Mapping[str, Tensor]  # denoiser -> (samples, *latent_shape)
+    branches: Branches
+    decoded_together: int | None  # views in the decoders at once; None is all
 
     @property
     def num_references(self) -> int:
@@ -140,6 +143,7 @@ class NovelViewPipeline:
         self.max_targets = max_targets
         self.patch_size = config.rgb_decoder.patch_size
         self.keep_weights = self._fits() if keep_weights is None else keep_weights
+        self._chunk_decoder = self._smallest_bucket = False
         self._kept: dict[str, Any] = {}
         self._denoisers = [n for n in (config.base_denoiser, "cascade") if n in config.denoisers]
         levels = {self._level_of(name) for name in self._denoisers}
@@ -185,6 +189,60 @@ class NovelViewPipeline:
         the generator cancels. Sample k of a seed equals sample 0 of seed + k.
         """
         return self._synthesise(self._plan(request))
+
+    def limit_memory(self, *, chunk_decoder: bool, smallest_bucket: bool) -> None:
+        """Trade time or resolution for memory, or stop doing so, from the next request on.
+
+        chunk_decoder: decode one view at a time, and run the branches of guidance in turn.
+        smallest_bucket: compute at the smallest of the bundle's sizes (`has_smaller_bucket`)
+        whatever suits the pictures; views come back in the size that was asked for. A request's own
+        `model_hw` still holds.
+        """
+        self._chunk_decoder, self._smallest_bucket = chunk_decoder, smallest_bucket
+
+    @property
+    def has_smaller_bucket(self) -> bool:
+        """Whether the bundle has sizes to choose from, so that a smallest one can save memory."""
+        return len({height * width for height, width in self.bundle.config.resolutions_hw}) > 1
+
+    def estimate(
+        self,
+        num_references: int,
+        num_targets: int,
+        *,
+        samples: int = 1,
+        guidance_scale: float | None = None,
+        image_hw: tuple[int, int] | None = None,
+    ) -> MemoryEstimate:
+        """Memory that such a request needs at its worst moment, under the limits in force.
+
+        `image_hw` is the model's size, None for the largest that a request can lead to;
+        `guidance_scale` None is the bundle's. See `memory_estimate` for what is not counted.
+        """
+        config = self.bundle.config
+        guidance = config.guidance_scale if guidance_scale is None else guidance_scale
+        sizes = self._sizes_hw()
+        shape = RunShape(
+            num_references,
+            num_targets,
+            max(sizes, key=lambda hw: hw[0] * hw[1]) if image_hw is None else image_hw,
+            samples=samples,
+            guided=guidance > 1,
+            branches=self._branches(),
+            decoded_together=self._decoded_together(),
+        )
+        return estimate_memory(config, shape, dtype=self.dtype, keep_weights=self.keep_weights)
+
+    def _branches(self) -> Branches:
+        return "in turn" if self._chunk_decoder else self.branches
+
+    def _decoded_together(self) -> int | None:
+        return 1 if self._chunk_decoder else None
+
+    def _sizes_hw(self) -> tuple[tuple[int, int], ...]:
+        """The model's sizes that a request may lead to."""
+        sizes = self.bundle.config.resolutions_hw
+        return (min(sizes, key=lambda hw: hw[0] * hw[1]),) if self._smallest_bucket else sizes
 
     def release(self) -> None:
         """Drop all weights from memory; the next request reads them again."""
@@ -253,7 +311,7 @@ class NovelViewPipeline:
                     num_steps=plan.num_steps,
                     shift=config.denoisers[name].time_shift,
                     guidance_scale=plan.guidance_scale,
-                    branches=self.branches,
+                    branches=plan.branches,
                 )
             for index in range(1, plan.num_steps + 1):
                 with seconds.of("sampling"):
@@ -286,7 +344,9 @@ class NovelViewPipeline:
                     self._grid_hw(plan.image_hw),
                 )
                 inputs = decoder_inputs(backbone, tokens)
-                decoded.append(decode(backbone, rgb_decoder, inputs, plan.image_hw))
+                decoded.append(
+                    decode(backbone, rgb_decoder, inputs, plan.image_hw, plan.decoded_together)
+                )
                 if k == 0:
                     last = tokens[NUM_LEVELS - 1]
                     cameras = _cameras(backbone, decoded[0].geometry, last, plan.image_hw)
@@ -356,6 +416,8 @@ class NovelViewPipeline:
             guidance_scale=config.guidance_scale if guidance is None else guidance,
             seed=seed,
             noises=self._noises(request, seed, len(view_hw), image_hw),
+            branches=self._branches(),
+            decoded_together=self._decoded_together(),
         )
 
     def _model_hw(
@@ -370,9 +432,7 @@ class NovelViewPipeline:
             return int(height), int(width)
         pictures = list(zip(K, view_hw, strict=True))
         references = len(request.images)
-        return choose_model_hw(
-            self.bundle.config.resolutions_hw, pictures[:references], pictures[references:]
-        )
+        return choose_model_hw(self._sizes_hw(), pictures[:references], pictures[references:])
 
     def _noises(
         self, request: ViewRequest, seed: int, views: int, image_hw: tuple[int, int]
