@@ -5,6 +5,7 @@ from pathlib import Path
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler
 from launch.conditions import IfCondition
+from launch.event_handlers import OnProcessStart
 from launch.events import matches_action
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
@@ -64,6 +65,10 @@ def generate_launch_description() -> LaunchDescription:
             condition=IfCondition(argument["autostart"]),
         )
 
+    # At every start of the process, so also when it was started again.
+    configure_when_started = RegisterEventHandler(
+        OnProcessStart(target_action=node, on_start=[change(Transition.TRANSITION_CONFIGURE)])
+    )
     activate_when_configured = RegisterEventHandler(
         OnStateTransition(
             target_lifecycle_node=node,
@@ -78,8 +83,8 @@ def generate_launch_description() -> LaunchDescription:
                 DeclareLaunchArgument(name, default_value=default, description=meaning)
                 for name, default, meaning in ARGUMENTS
             ),
+            configure_when_started,
             activate_when_configured,
             node,
-            change(Transition.TRANSITION_CONFIGURE),
         ]
     )

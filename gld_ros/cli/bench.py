@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         "seconds": _spread(runs[1:]),
         "peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "peak_device_bytes": torch.cuda.max_memory_allocated(pipeline.device) if cuda else None,
+        "estimated_peak_bytes": pipeline.estimate(args.references, args.targets).peak_bytes,
         "bundle_bytes": sum(pipeline.bundle.size_bytes().values()),
     }
     print(json.dumps(report, indent=1))

@@ -12,15 +12,19 @@ import rclpy
 from rclpy._rclpy_pybind11 import InvalidHandle, RCLError
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 
+from gld_ros.ros.model import ModelFactory, load_model
 from gld_ros.ros.node import GldNode
 
 EXECUTOR_THREADS = 6  # sensors, TF, timers, services, and two goals that wait
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the node; returns 0, or 70 when the device was lost and a respawn is needed."""
+def main(arguments: list[str] | None = None, model_factory: ModelFactory = load_model) -> int:
+    """Run the node; returns 0, or 70 when the device was lost and a respawn is needed.
+
+    `model_factory` loads what imagines views.
+    """
     rclpy.init(args=arguments, signal_handler_options=rclpy.SignalHandlerOptions.NO)
-    node = GldNode()
+    node = GldNode(model_factory)
     executor = MultiThreadedExecutor(num_threads=EXECUTOR_THREADS)
     executor.add_node(node)
     stopping = False

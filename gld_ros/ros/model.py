@@ -1,4 +1,4 @@
-"""From parameters to a loaded synthesizer: bundle, device, precision, self-test.
+"""From parameters to a loaded synthesizer: bundle, device, precision, memory, self-test.
 
 Owns what configure says when the model cannot be had. Imports torch only when called.
 """
@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from gld_ros.mapping.synthesizer import ViewSynthesizer
+from gld_ros.mapping.synthesizer import DeviceFault, ViewSynthesizer
 from gld_ros.mapping.worker import Fault
 from gld_ros.mapping.worker import fault_of as named_fault
+from gld_ros.ros.memory_preflight import NotEnoughMemory, check_memory, enforce_budget
 from gld_ros.ros.parameters.snapshot import Snapshot
 from gld_ros.view_request import ViewRequest
 
@@ -38,7 +39,10 @@ ModelFactory = Callable[[Snapshot], LoadedModel]
 
 
 def load_model(parameters: Snapshot) -> LoadedModel:
-    """Load the bundle of `model.bundle`; raises ModelUnavailable with what is wrong."""
+    """Load the bundle of `model.bundle`.
+
+    Raises ModelUnavailable with what is wrong, or DeviceFault if the device is lost.
+    """
     from gld_ros.pipeline import NovelViewPipeline
     from gld_ros.weights.bundle import Bundle, verify_bundle
 
@@ -60,18 +64,28 @@ def load_model(parameters: Snapshot) -> LoadedModel:
         pipeline = NovelViewPipeline(
             bundle, device=parameters["device"], dtype=parameters["model.precision"]
         )
+        memory = check_memory(pipeline, parameters)
+        enforce_budget(pipeline.device, parameters["gpu.memory_budget"])
     except ModelUnavailable:
         raise
+    except NotEnoughMemory as error:
+        raise ModelUnavailable(str(error)) from error
     except (ValueError, OSError, RuntimeError) as error:
-        raise ModelUnavailable(f"model.bundle {name!r}: {error}") from error
+        raise _why_unavailable(name, error) from error
     self_test = "skipped"
     if parameters["model.self_test"]:
-        self_test = _try_once(pipeline, bundle.config.resolutions_hw[0])
+        try:
+            self_test = _try_once(pipeline, bundle.config.resolutions_hw[0])
+        except ModelUnavailable:
+            raise
+        except RuntimeError as error:
+            raise _why_unavailable(name, error) from error
     description = {
         "backend": kind,
         "bundle": bundle.config.name,
         "precision": str(pipeline.dtype).removeprefix("torch."),
         "device": str(pipeline.device),
+        "memory": memory,
         "weights_sha256": bundle.config.files["backbone.safetensors"].sha256[:16],
         "weights": "RANDOM" if bundle.config.random_weights else bundle.config.origin,
         "self_test": self_test,
@@ -86,6 +100,18 @@ def load_model(parameters: Snapshot) -> LoadedModel:
     )
 
 
+def _why_unavailable(name: str, error: Exception) -> RuntimeError:
+    fault = torch_fault_of(error)
+    if fault is Fault.DEVICE_LOST:
+        return DeviceFault(f"model.bundle {name!r}: {error}")
+    if fault is Fault.OUT_OF_MEMORY:
+        return ModelUnavailable(
+            f"model.bundle {name!r}: out of memory while it was tried ({error}); free memory, or "
+            "use model.precision bf16, a smaller bundle or another device"
+        )
+    return ModelUnavailable(f"model.bundle {name!r}: {error}")
+
+
 def torch_fault_of(error: BaseException) -> Fault:
     """Tell allocation failures and lost devices of torch from other errors."""
     import torch
@@ -93,7 +119,10 @@ def torch_fault_of(error: BaseException) -> Fault:
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return Fault.OUT_OF_MEMORY
     text = str(error)
-    if isinstance(error, RuntimeError) and "not enough memory" in text:
+    # Of the host's allocator on Windows, and elsewhere.
+    if isinstance(error, RuntimeError) and (
+        "not enough memory" in text or "can't allocate memory" in text
+    ):
         return Fault.OUT_OF_MEMORY
     if isinstance(error, RuntimeError) and "CUDA error" in text:
         return Fault.DEVICE_LOST

@@ -42,6 +42,7 @@ from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
 from gld_ros.mapping.pending import PendingImages, TfFailure
 from gld_ros.mapping.poses import pose_from_quaternion
 from gld_ros.mapping.postprocess import Postprocessor
+from gld_ros.mapping.synthesizer import DeviceFault
 from gld_ros.mapping.targets import poses_as_targets
 from gld_ros.mapping.worker import SynthesisWorker
 from gld_ros.ros.clock import stamp_to_ns
@@ -128,6 +129,9 @@ class GldNode(LifecycleNode):
             self._problem = str(error)
             self.get_logger().error(self._problem)
             return TransitionCallbackReturn.FAILURE
+        except DeviceFault as error:
+            self._device_lost(str(error))
+            return TransitionCallbackReturn.ERROR
         self._parts = _Parts(self, model)
         self.get_logger().info(
             "configured: " + ", ".join(f"{k} {v}" for k, v in model.description.items())
@@ -542,8 +546,13 @@ class GldNode(LifecycleNode):
         parts.goals.on_result(result)
         self._diagnostics.publish_status(self.facts())
         if result.device_lost:
-            self.get_logger().fatal(f"the device is lost: {result.error_msg}")
-            self.exit_code = DEVICE_LOST_EXIT_CODE
+            self._device_lost(result.error_msg)
+
+    def _device_lost(self, why: str) -> None:
+        """Have the process end, so that a new one can be started."""
+        self._problem = f"the device is lost: {why}"
+        self.get_logger().fatal(self._problem)
+        self.exit_code = DEVICE_LOST_EXIT_CODE
 
     # -- what goals, diagnostics and services ask -------------------------------------------------
 

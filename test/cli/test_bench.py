@@ -55,7 +55,7 @@ def test_stages_are_timed(micro_bundle, capsys):
     assert stages <= seconds["total"]["slowest"] * 1.01
     assert report["width_height"] == [56, 42]
     assert report["steps"] == 2
-    assert report["peak_resident_bytes"] > 10**7
+    assert report["peak_resident_bytes"] > report["estimated_peak_bytes"] > 10**5
 
 
 def test_no_repeats_is_refused(capsys):

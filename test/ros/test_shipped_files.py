@@ -95,3 +95,14 @@ def test_launch_file_runs_where_launch_exists(path):
 
     source = PythonLaunchDescriptionSource(str(path))
     assert source.get_launch_description(launch.LaunchContext()).entities
+
+
+def test_node_is_configured_at_every_start_of_its_process():
+    tree = ast.parse((ROOT / "launch" / "gld.launch.py").read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    (on_start,) = (c for c in calls if getattr(c.func, "id", "") == "OnProcessStart")
+    assert "TRANSITION_CONFIGURE" in ast.unparse(on_start)
+    # Also once at launch would be twice at the first start, and never after a respawn.
+    assert ast.unparse(tree).count("TRANSITION_CONFIGURE") == 1
+    (node,) = (c for c in calls if getattr(c.func, "id", "") == "LifecycleNode")
+    assert "respawn=argument['respawn']" in ast.unparse(node)

@@ -189,8 +189,8 @@ TABLE: tuple[Parameter, ...] = (
         "gpu.memory_budget",
         "double",
         0.0,
-        "Device memory the node may use; 0 takes 90 % of "
-        "what is free (60 % where it is shared with the CPU).",
+        "Memory the model may use; 0 takes 90 % of what is free (60 % where it is shared with the "
+        "CPU). Configure refuses what is estimated to need more.",
         INACTIVE,
         "GiB",
         0.0,

@@ -1,0 +1,150 @@
+"""How far the memory estimate is from measured peaks, for the embedded bundle on this CPU.
+
+    python benchmark/memory_estimate.py [--full]
+
+Runs the embedded bundle at several sizes and view counts in float32 and compares the growth of the
+process's peak resident memory with `gld_ros.memory_estimate`. `--full` also prints the estimate for
+the published sizes (280x504, 2 + 2 views, bfloat16, weights stage by stage), whose peak
+`benchmark/full_size_cpu.py` measures. Linux only: the peak is reset between runs.
+"""
+
+import argparse
+import ctypes
+import gc
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gld_ros.backbones.da3.config import DA3_BASE
+from gld_ros.decoders.rgb import RgbDecoderConfig
+from gld_ros.diffusion.denoiser import GLD_DA3_CASCADE, GLD_DA3_LEVEL1
+from gld_ros.memory_estimate import RunShape, estimate_memory
+from gld_ros.pipeline import NovelViewPipeline, ViewRequest
+from gld_ros.weights.bundle import BackboneSpec, BundleConfig, DenoiserSpec
+
+MIB = 2**20
+# (height, width), references, targets, samples, guidance, decoded one by one
+CASES = (
+    ((84, 112), 1, 1, 1, 1.0, False),
+    ((84, 112), 4, 4, 1, 1.0, False),
+    ((168, 224), 2, 2, 1, 1.0, False),
+    ((168, 224), 4, 4, 1, 2.0, False),
+    ((168, 224), 4, 4, 1, 2.0, True),
+    ((280, 504), 2, 2, 2, 1.0, False),
+    ((280, 504), 4, 4, 1, 1.0, False),
+    ((280, 504), 4, 4, 1, 1.0, True),
+)
+
+
+def request_of(
+    hw: tuple[int, int], references: int, targets: int, samples: int, guidance: float
+) -> ViewRequest:
+    """Return cameras in a row that look at noise, at the model's size."""
+    height, width = hw
+    K = np.array([[0.8 * width, 0, width / 2], [0, 0.8 * width, height / 2], [0, 0, 1.0]])
+    poses = np.tile(np.eye(4), (references + targets, 1, 1))
+    poses[:, 0, 3] = 0.1 * np.arange(references + targets)
+    rng = np.random.default_rng(0)
+    return ViewRequest(
+        images=[rng.integers(0, 256, (height, width, 3), dtype=np.uint8)] * references,
+        K_px_ref=np.tile(K, (references, 1, 1)),
+        T_world_cam_ref=poses[:references],
+        K_px_target=np.tile(K, (targets, 1, 1)),
+        T_world_cam_target=poses[references:],
+        target_hw=[hw] * targets,
+        model_hw=hw,
+        num_steps=2,
+        guidance_scale=guidance,
+        samples=samples,
+        seed=0,
+    )
+
+
+def resident_bytes(field: str) -> int:
+    """Return VmRSS (now) or VmHWM (peak since the last reset) of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def measured_growth(pipeline: NovelViewPipeline, request: ViewRequest) -> int:
+    """Run a request from an empty pipeline; bytes by which the peak exceeds what was there."""
+    pipeline.release()
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident_bytes("VmRSS")
+    pipeline(request)
+    return resident_bytes("VmHWM") - before
+
+
+def full_size() -> str:
+    """Return the estimate for the published sizes, in words."""
+    config = BundleConfig(
+        name="published sizes",
+        backbone=BackboneSpec("da3", DA3_BASE),
+        rgb_decoder=RgbDecoderConfig(in_channels=4 * DA3_BASE.channels),
+        denoisers={
+            "level1": DenoiserSpec(GLD_DA3_LEVEL1, None),
+            "cascade": DenoiserSpec(GLD_DA3_CASCADE, None),
+        },
+        boundary_level=1,
+        num_views=8,
+        num_euler_points=50,
+        guidance_scale=1.5,
+        ray_grid="official",
+        pose_scale="max",
+        resolutions_hw=((280, 504),),
+        licence="",
+        origin="",
+        non_commercial=False,
+        random_weights=True,
+    )
+    shape = RunShape(2, 2, (280, 504), guided=True)
+    estimate = estimate_memory(config, shape, dtype=torch.bfloat16, keep_weights=False)
+    stages = ", ".join(
+        f"{name} {memory.weights / 1e9:.2f} + {memory.activations / 1e9:.2f} = "
+        f"{memory.total / 1e9:.2f} GB"
+        for name, memory in estimate.stages.items()
+    )
+    return f"published sizes, 280x504, 2 + 2 views, bfloat16: {stages}"
+
+
+def main() -> int:
+    """Print one line per case, and the range of estimate / measured."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--full", action="store_true", help="estimate the published sizes too")
+    args = parser.parse_args()
+    if args.full:
+        print(full_size(), flush=True)
+    pipeline = NovelViewPipeline.from_pretrained("tiny", device="cpu", dtype="float32")
+    pipeline(request_of((84, 112), 1, 1, 1, 1.0))  # libraries load what they need once
+    print("| size | views | samples | guided | decoder | estimate, MiB | measured, MiB | ratio |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    ratios, spent_s = [], []
+    for hw, references, targets, samples, guidance, chunked in CASES:
+        pipeline.limit_memory(chunk_decoder=chunked, smallest_bucket=False)
+        started_s = time.process_time()
+        estimate = pipeline.estimate(
+            references, targets, samples=samples, guidance_scale=guidance, image_hw=hw
+        ).peak_bytes
+        spent_s.append(time.process_time() - started_s)
+        measured = measured_growth(pipeline, request_of(hw, references, targets, samples, guidance))
+        ratios.append(estimate / measured)
+        print(
+            f"| {hw[1]}x{hw[0]} | {references} + {targets} | {samples} | "
+            f"{'yes' if guidance > 1 else 'no'} | {'one by one' if chunked else 'together'} | "
+            f"{estimate / MIB:.0f} | {measured / MIB:.0f} | {ratios[-1]:.2f} |",
+            flush=True,
+        )
+    print(f"estimate / measured: {min(ratios):.2f} to {max(ratios):.2f}")
+    print(f"one estimate takes {min(spent_s):.1f} to {max(spent_s):.1f} s of processor time")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
