@@ -289,7 +289,8 @@ class SynthesisWorker:
                                 self._demand(request, lower) != self._demand(request, used)
                             ),
                         )
-                    logger.warning("out of memory at %s (%s)", limits.description, error)
+                    # As text: a kept log record would keep the tensors of the failed run alive.
+                    logger.warning("out of memory at %s (%s)", limits.description, str(error))
                     if lower and not ran_out:
                         ran_out = True
                         continue

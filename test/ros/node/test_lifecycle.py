@@ -95,23 +95,6 @@ def test_configure_fails_without_the_bundle(make_rig, plain_oracle, tmp_path):
     assert entities(rig.node) == before
 
 
-def test_configure_fails_on_a_wrong_hash(make_rig, plain_oracle, monkeypatch, tmp_path):
-    from types import SimpleNamespace
-
-    from rclpy.lifecycle import TransitionCallbackReturn as Result
-
-    from gld_ros.ros.model import load_model
-    from gld_ros.weights import bundle
-
-    check = SimpleNamespace(file="backbone.safetensors", problem="sha256 is 00, expected ff")
-    opened = SimpleNamespace(folder=tmp_path)
-    monkeypatch.setattr(bundle.Bundle, "open", lambda name: opened)
-    monkeypatch.setattr(bundle, "verify_bundle", lambda folder: [check])
-    rig = make_rig(plain_oracle, {"model.bundle": str(tmp_path)}, model_factory=load_model)
-    assert rig.node.trigger_configure() == Result.FAILURE
-    assert "backbone.safetensors: sha256 is 00, expected ff" in rig.node._problem
-
-
 def test_goals_while_inactive_are_answered(make_rig, plain_oracle):
     rig = make_rig(plain_oracle)
     rig.activate()
