@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +10,11 @@ import torch
 from gld_ros.backbones.interface import Geometry
 from gld_ros.cli.main import main
 from gld_ros.training.bundle_parts import WorkingBundle
+from gld_ros.training.config import DataConfig
 from gld_ros.training.curves import read_metrics
 from gld_ros.training.data import open_held_out, open_scenes
 from gld_ros.training.environment import ALLOCATOR_ENVIRONMENT
-from gld_ros.training.geometry_targets import geometry_losses
+from gld_ros.training.geometry_targets import geometry_losses, median_scaled_abs_rel
 from gld_ros.training.jobs import build_stage
 from gld_ros.training.latent_codec import FeatureCodec
 from gld_ros.training.loop import train
@@ -186,25 +188,43 @@ def test_the_shipped_sizes_make_a_whole_model(request):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_encoder_overfits_eight_scenes(tmp_path, monkeypatch, request):
-    """Criterion: median-scaled AbsRel of unposed depth on the eight scenes falls below 0.10."""
+    """Criterion: median-scaled AbsRel of unposed depth on the eight scenes falls below 0.10.
+
+    That is less than half of what the mean depth picture of these scenes scores, which looks at no
+    picture, and of what the untrained network scores.
+    """
     monkeypatch.chdir(request.config.rootpath)
     for name, value in ALLOCATOR_ENVIRONMENT.items():
         monkeypatch.setenv(name, value)  # no restart inside the test
     store = tmp_path / "store"
-    assert main(["scenes", "store", str(store), "--domain", "narrow", "--count", "8"]) == 0
+    stored = ["scenes", "store", str(store), "--domain", "narrow", "--count", "8"]
+    assert main([*stored, "--size", "56x42"]) == 0
     arguments = ["train", "encoder", "--config", f"{CONFIG}/encoder.yaml"]
     arguments += ["--model", f"{CONFIG}/model", "--run", str(tmp_path / "run")]
     for setting in (
         f"data.paths=[{store}]",
         f"data.held_out_paths=[{store}]",
+        "data.sizes_wh=[[56, 42]]",
         "batch_size=8",
         "steps=240",
         "validate_every=60",
         "optimizer.warmup_steps=20",
+        "optimizer.ema_decay=0.95",
         "options.validation_scenes=8",
         "options.drop_level0_probability=0",
     ):
         arguments += ["--set", setting]
     assert main(arguments) == 0
-    last = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
-    assert last["validation/abs_rel_unposed"] < 0.10
+    learnt = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["validation/abs_rel_unposed"]
+    data = DataConfig("rooms", ((56, 42),), paths=(str(store),), held_out_paths=(str(store),))
+    scenes = open_held_out(data).held_out_batch(list(range(8)), CPU)
+    depth_m = scenes["depth_m"]
+    blind = median_scaled_abs_rel(depth_m.mean((0, 1), keepdim=True).expand_as(depth_m), depth_m)
+    backbone = WorkingBundle.open(None, Path(CONFIG) / "model").trainable("backbone", CPU)
+    with torch.no_grad():
+        tokens = backbone.encode_levels(scenes["images"], range(4))
+        inputs = [backbone.decoder_input(tokens[level]) for level in range(4)]
+        untrained = backbone.decode_geometry(inputs, (42, 56)).depth
+    assert blind > 2 * 0.10
+    assert median_scaled_abs_rel(untrained, depth_m) > 2 * 0.10
+    assert learnt < 0.10
