@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from threading import Condition, Thread
 
 from gld_ros.mapping.degrade import DegradeLadder, MemoryLimits
@@ -284,10 +285,7 @@ class SynthesisWorker:
                 if fault is Fault.OUT_OF_MEMORY:
                     with self._changed:
                         lower = self._ladder.out_of_memory(
-                            self._steady_s(),
-                            lambda lower, used=limits: (
-                                self._demand(request, lower) != self._demand(request, used)
-                            ),
+                            self._steady_s(), partial(self._demands_differ, request, limits)
                         )
                     # As text: a kept log record would keep the tensors of the failed run alive.
                     logger.warning("out of memory at %s (%s)", limits.description, str(error))
@@ -316,6 +314,9 @@ class SynthesisWorker:
             degrade_level=limits.level,
             sampling_steps=clock.sampling_steps,
         )
+
+    def _demands_differ(self, request: JobRequest, a: MemoryLimits, b: MemoryLimits) -> bool:
+        return self._demand(request, a) != self._demand(request, b)
 
     def _demand(self, request: JobRequest, limits: MemoryLimits) -> tuple[int | bool, ...]:
         """What decides the memory of a job's runs under some limits."""
