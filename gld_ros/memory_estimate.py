@@ -7,8 +7,8 @@ is for who asks (`gld_ros.ros.memory_preflight`).
 
 Counted: weights, and tensors alive at the worst moment of each stage. Not counted: the process and
 its libraries, the context of a CUDA device, scratch memory of single operations, fragmentation,
-results of earlier runs. `SCRATCH_SHARE` adds for the last three; docs/performance.md says how far
-measured peaks are from the sum.
+results of earlier runs. `WEIGHTS_SHARE` and `SCRATCH_SHARE` are added for the last three;
+docs/performance.md says how far measured peaks are from the sum.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ from gld_ros.weights.tensor_file import float32_at_run
 
 META = torch.device("meta")
 CAMERA_MAP_CHANNELS = 7
-# Of the activations: convolution buffers, the allocator's rounding and gaps.
-SCRATCH_SHARE = 0.25
+# Measured on a CPU (benchmark/memory_estimate.py). Of the weights: files that are mapped while
+# they are read. Of the activations: buffers of single operations, the allocator's gaps.
+WEIGHTS_SHARE = 0.25
+SCRATCH_SHARE = 0.75
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class StageMemory:
     @property
     def total(self) -> int:
         """Weights, activations and what single operations need beside them."""
-        return self.weights + round((1 + SCRATCH_SHARE) * self.activations)
+        return round((1 + WEIGHTS_SHARE) * self.weights + (1 + SCRATCH_SHARE) * self.activations)
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,8 @@ def estimate_memory(
     """Memory of one run of a bundle with denoisers and RGB decoder in `dtype`.
 
     `keep_weights`: whether all weights stay in memory between stages, as in `NovelViewPipeline`.
-    Takes a fraction of a second for a small model, seconds for a large one, and no memory to speak
-    of. Raises ValueError for a bundle that makes no views and for a size that is no multiple of the
-    patch.
+    Takes a few seconds and no memory to speak of. Raises ValueError for a bundle that makes no
+    views and for a size that is no multiple of the patch.
     """
     if config.rgb_decoder is None or not config.denoisers:
         raise ValueError(f"bundle {config.name!r} holds a geometry backbone alone")
@@ -155,7 +156,7 @@ def _trace(
     grid_hw = (height // backbone.patch_size, width // backbone.patch_size)
     noise_shape = latent_shape(config.denoisers[denoisers[0]].config, views, grid_hw)
 
-    with torch.no_grad(), META, _FusedAttention(), live:
+    with torch.no_grad(), META, _FusedKernels(), live:
         images = torch.zeros(1, shape.num_references, 3, height, width)
         camera_map = torch.zeros(1, views, CAMERA_MAP_CHANNELS, height, width)
         viewmats, K_px = torch.zeros(1, views, 4, 4), torch.zeros(1, views, 3, 3)
@@ -262,8 +263,11 @@ class LiveTensors(TorchDispatchMode):
         self.bytes -= size
 
 
-class _FusedAttention(TorchFunctionMode):
-    """Attention as the fused kernels of real devices do it: no matrix of scores is ever stored."""
+class _FusedKernels(TorchFunctionMode):
+    """Operations that real devices do in one kernel, and the meta device in many parts.
+
+    Attention stores no matrix of scores, interpolation nothing but its result.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -271,4 +275,6 @@ class _FusedAttention(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             query, _, value = args[:3]
             return query.new_empty(*query.shape[:-1], value.shape[-1])
+        if func is F.interpolate and kwargs and kwargs.get("size") is not None:
+            return args[0].new_empty(*args[0].shape[:2], *kwargs["size"])
         return func(*args, **(kwargs or {}))
