@@ -264,7 +264,10 @@ def test_command_reports_bad_bags_and_rules_in_one_line(tmp_path, small_bag, cap
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_command_stops_cleanly_on_a_signal(ros_graph, small_bag, number):
     listener = Listener(ros_graph)
-    process = run_command(small_bag, "--loop")
+    # A shell's background jobs ignore SIGINT, and so would their children.
+    process = run_command(
+        small_bag, "--loop", preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
     ros_graph.wait_for(lambda: len(listener.images) > 2, "the first images")
     os.kill(process.pid, number)
     _, err = process.communicate(timeout=60)

@@ -595,7 +595,7 @@ def test_out_of_memory_degrades_and_retries_once(make_rig, plain_oracle):
     rig.activate()
     rig.drive()
     plain_oracle.errors = [OutOfMemory("full")]
-    status, result = rig.finished_goal([rig.T_fixed_cam(0.3)])
+    status, result = rig.finished_goal([rig.T_fixed_cam(0.3), rig.T_fixed_cam(0.1)])
     assert (status, result.error_code) == (4, 0)
     values = {v.key: v.value for v in rig.wait_level(GPU, WARN).values}
     assert (values["degrade_level"], values["oom_count"]) == ("1", "1")
