@@ -5,6 +5,7 @@ Tests marked ``ros`` need rclpy and the built interfaces. Without them they are 
 """
 
 import contextlib
+import gc
 import importlib
 import importlib.util
 import os
@@ -230,11 +231,25 @@ class RosGraph:
         self.executor.shutdown(timeout_sec=60.0)
         for node in self._nodes:
             node.destroy_node()
+        self._nodes.clear()
         self.context.try_shutdown()
+        self.context.destroy()
+
+
+@pytest.fixture(scope="session")
+def cheap_collection() -> None:
+    """Leave the libraries, which stay, out of garbage collection."""
+    import rclpy.executors  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
-def ros_graph() -> Iterator[RosGraph]:
+def ros_graph(cheap_collection) -> Iterator[RosGraph]:
     graph = RosGraph()
     yield graph
     graph.close()
+    # A participant stays on the graph of the tests that follow until the last reference is gone.
+    del graph
+    gc.collect()
