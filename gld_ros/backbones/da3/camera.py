@@ -14,6 +14,9 @@ from gld_ros.backbones.pose_encoding import POSE_NUMBERS, decode_transform, enco
 from gld_ros.full_precision import full_precision
 from gld_ros.geometry.rigid import invert_rigid
 
+MOTION_NUMBERS = 6  # of an encoding: the centre and the vector part of the quaternion
+MOTION_GAIN = 8.0
+
 
 def pose_encoding(T_cam_world: Tensor, K_px: Tensor, image_hw: tuple[int, int]) -> Tensor:
     """Encode cameras as [camera centre (3), rotation of cam-to-world xyzw (4), fov y, fov x].
@@ -48,7 +51,18 @@ class CameraEncoder(nn.Module):
             for _ in range(depth)
         )
         self.trunk_norm = nn.LayerNorm(dim, eps=1e-5)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start with tokens that tell the views of one scene apart.
+
+        Centres and rotations of neighbouring views differ by a tenth, while the other numbers are
+        near one and alike: at equal weights all tokens would start equal, and training would learn
+        to ignore them.
+        """
         init_linear_layers(self)
+        with torch.no_grad():
+            self.pose_branch.fc1.weight[:, :MOTION_NUMBERS] *= MOTION_GAIN
 
     def forward(self, T_cam_world: Tensor, K_px: Tensor, image_hw: tuple[int, int]) -> Tensor:
         """Encode T_cam_world (B, V, 4, 4) and K_px (B, V, 3, 3) to tokens (B, V, dim), float32."""

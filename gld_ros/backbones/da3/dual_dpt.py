@@ -27,6 +27,8 @@ from gld_ros.full_precision import full_precision
 VIEWS_PER_SLICE = 8
 HIDDEN_FEATURES = 32
 RAY_CHANNELS = 6
+ORIGIN_CHANNELS = slice(3, 6)
+ORIGIN_SPREAD = 0.1  # of the initial origins, in units of the initial directions
 
 
 class Scratch(nn.Module):
@@ -74,7 +76,18 @@ class DualDptHead(PyramidHead):
         super().__init__(channels, out_channels, patch_size)
         self.output_scale = output_scale
         self.scratch = Scratch(features, out_channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start with ray origins that are small, as centres of neighbouring cameras are.
+
+        Large random ones would be trained away first, and with them the weights through which
+        their gradient reaches the features.
+        """
         init_convolutions(self)
+        *_, weight, _bias = self.scratch.output_conv2_aux[-1].parameters()
+        with torch.no_grad():
+            weight[ORIGIN_CHANNELS] *= ORIGIN_SPREAD
 
     def forward(self, decoder_levels: Sequence[Tensor], image_hw: tuple[int, int]) -> Geometry:
         """Decode four (B, V, N, C) decoder inputs of images of size image_hw, in float32.

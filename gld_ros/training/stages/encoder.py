@@ -3,7 +3,9 @@
 The targets are what the backbone predicts (z-depth; ray directions and origins and cameras, if it
 has them), in units of the scene's mean point distance. An auxiliary linear read-out of the picture
 from levels 0 and 1 keeps colour and texture in the features; without it neither the RGB decoder nor
-diffusion could recover them. The read-out is thrown away after training.
+diffusion could recover them. A second one, of the cameras' motion from the patches of levels 1 to
+3, does the same for poses: the rays alone teach them too weakly, because centres are a tenth of
+the unit of length. The read-outs are thrown away after training.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gld_ros.backbones.interface import GeometryBackbone
-from gld_ros.geometry.rigid import invert_rigid
+from gld_ros.geometry.rigid import invert_rigid, quaternion_xyzw_from_matrix
 from gld_ros.training.bundle_parts import WorkingBundle
 from gld_ros.training.config import ConfigError, RunConfig
 from gld_ros.training.data import ScenePool
@@ -30,6 +32,9 @@ from gld_ros.training.geometry_targets import (
 from gld_ros.training.loop import Stage
 from gld_ros.training.randomness import generator_for
 
+MOTION_LEVELS = (1, 2, 3)  # views have met each other there, also in diffused features
+MOTION_UNIT = 10.0
+
 
 @dataclass(frozen=True)
 class EncoderOptions:
@@ -40,6 +45,7 @@ class EncoderOptions:
     """
 
     picture_weight: float = 1.0
+    motion_weight: float = 0.5
     point_weight: float = 1.0
     ray_weight: float = 1.0
     origin_weight: float = 0.05
@@ -63,6 +69,28 @@ class PictureReadout(nn.Module):
         pixels = self.linear(patches).flatten(0, 1).transpose(1, 2)
         height, width = (n * self.patch_size for n in grid_hw)
         return F.fold(pixels, (height, width), self.patch_size, stride=self.patch_size)
+
+
+class MotionReadout(nn.Module):
+    """Linear map from every patch token of one level to the motion of its camera."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, 6)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Turn (B, V, N, C) tokens into (B, V, N, 6) numbers like those of `motion_numbers`."""
+        motion: Tensor = self.linear(patches)
+        return motion
+
+
+def motion_numbers(T_view0_cam: Tensor) -> Tensor:
+    """Return camera centre and rotation of relative poses (B, V, 4, 4) as (B, V, 6), near one.
+
+    The rotation is the vector part of its quaternion. Both are tenths where views overlap.
+    """
+    rotation = quaternion_xyzw_from_matrix(T_view0_cam[..., :3, :3])[..., :3]
+    return MOTION_UNIT * torch.cat([T_view0_cam[..., :3, 3], rotation], dim=-1)
 
 
 class EncoderStage(Stage):
@@ -90,6 +118,9 @@ class EncoderStage(Stage):
         patch = self.model.patch_size
         self.readouts = nn.ModuleList(
             PictureReadout(self.model.channels, patch) for _ in range(2)
+        ).to(device)
+        self.motion_readouts = nn.ModuleList(
+            MotionReadout(self.model.channels) for _ in MOTION_LEVELS
         ).to(device)
 
     def batch(self, step: int, samples: range) -> dict[str, Any]:
@@ -133,6 +164,13 @@ class EncoderStage(Stage):
         )
         if camera is not None:
             losses["camera"] = camera
+        motion = motion_numbers(T_view0_cam)[:, :, None]
+        losses["motion"] = torch.stack(
+            [
+                (readout(levels[level].patches) - motion).abs().mean()
+                for level, readout in zip(MOTION_LEVELS, self.motion_readouts, strict=True)
+            ]
+        ).mean()
         pictures = images.flatten(0, 1)
         losses["picture"] = torch.stack(
             [
@@ -149,6 +187,7 @@ class EncoderStage(Stage):
         )
         if camera is not None:
             total = total + options.camera_weight * camera
+        total = total + options.motion_weight * losses["motion"]
         losses["loss"] = total + options.picture_weight * losses["picture"]
         return losses
 

@@ -157,3 +157,14 @@ def test_impossible_ray_maps_are_refused():
     constant = torch.ones(1, 1, 8, 8, 6)
     with pytest.raises(ValueError, match=r"no camera fits .*\(0, 0\)"):
         cameras_from_ray_map(constant, torch.ones(1, 1, 8, 8), IMAGE_HW)
+
+
+def test_untrained_tokens_tell_the_views_of_one_scene_apart():
+    torch.manual_seed(0)
+    encoder = CameraEncoder(64, num_heads=2, depth=1, layer_scale_init=0.5)
+    T_cam_world = torch.eye(4).repeat(1, 4, 1, 1)
+    T_cam_world[0, :, 0, 3] = torch.tensor([0.0, 0.06, 0.12, 0.18])  # a path of half a metre
+    K_px = torch.tensor([[60.0, 0, 42], [0, 60, 28], [0, 0, 1]]).expand(1, 4, 3, 3)
+    tokens = encoder(T_cam_world, K_px, (56, 84))
+    within = (tokens - tokens.mean(1, keepdim=True)).std()
+    assert within > 0.1 * tokens.std()

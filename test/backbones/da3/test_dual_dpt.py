@@ -80,3 +80,12 @@ def test_wrong_inputs_are_refused():
         head(random_levels(1)[:3], (28, 42))
     with pytest.raises(ValueError, match="6 patches per view do not make an image of 28x28"):
         head(random_levels(1), (28, 28))
+
+
+def test_untrained_rays_start_near_one_origin():
+    torch.manual_seed(0)
+    head = DualDptHead(32, 16, (8, 16, 16, 16), output_scale=2)
+    levels = [torch.randn(1, 2, 24, 32) for _ in range(4)]
+    ray = head(levels, (56, 84)).ray
+    assert ray[..., 3:].std() < 0.2 * ray[..., :3].std()
+    assert ray[..., 3:].std() > 0
