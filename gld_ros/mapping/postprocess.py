@@ -5,6 +5,7 @@ depth. The measures themselves are `scale`'s, the arrays `products`'.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from threading import Lock
 
 from gld_ros.mapping.jobs import JobRequest, SynthesisRun
@@ -15,6 +16,7 @@ from gld_ros.mapping.scale import (
     ScaleParameters,
     ScaleState,
     measure_from_depth,
+    measure_from_shared_points,
     measure_from_views,
     resample_sensor_depth,
 )
@@ -88,10 +90,19 @@ class Postprocessor:
 def _measure(
     run: SynthesisRun, parameters: ScaleParameters, min_confidence: float
 ) -> ScaleMeasurement:
+    references, keyframes = run.views.references, run.keyframes
+    if parameters.mode == "triangulation":
+        return measure_from_shared_points(references, keyframes, parameters, min_confidence)
     if parameters.mode != "depth_topic":
-        return measure_from_views(run.views.references, run.keyframes, parameters)
+        by_cameras = measure_from_views(references, keyframes, parameters)
+        if parameters.mode != "auto" or not by_cameras.fault:
+            return by_cameras
+        by_points = measure_from_shared_points(references, keyframes, parameters, min_confidence)
+        if not by_points.fault:
+            return by_points
+        return replace(by_cameras, fault=f"{by_cameras.fault}; {by_points.fault}")
     sensor_m, model, confident = [], [], []
-    for view, keyframe in zip(run.views.references, run.keyframes, strict=True):
+    for view, keyframe in zip(references, keyframes, strict=True):
         sensor = keyframe.sensor_depth
         if sensor is None:
             continue

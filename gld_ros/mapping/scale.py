@@ -1,9 +1,11 @@
-"""Metres per model unit: measured against TF baselines or a depth sensor, filtered, or withheld.
+"""Metres per model unit: measured against TF or a depth sensor, filtered, or withheld.
 
 Owns the estimator and its states. A network's depth has a unit of its own; poses from TF are
 metric, so the distances between recovered camera centres tell the unit. Ratios of distances are
 used instead of a similarity fit, because they need no orientation, work from two views on and stay
-defined for collinear motion. What is withheld while scale is unresolved is decided in `products`.
+defined for collinear motion. A model that recovers no cameras can be measured by its depth at
+corners that two pictures share. What is withheld while scale is unresolved is decided in
+`products`.
 """
 
 import math
@@ -18,12 +20,15 @@ from numpy.typing import NDArray
 
 from gld_ros.mapping.frames import Keyframe
 from gld_ros.mapping.poses import distance_m, rotation_angle_rad
+from gld_ros.mapping.triangulation import find_corners, triangulate
 from gld_ros.view_request import View
 
 FloatArray = NDArray[np.floating[Any]]
-ScaleMode = Literal["tf_baseline", "depth_topic", "fixed", "none"]
+ScaleMode = Literal["auto", "tf_baseline", "triangulation", "depth_topic", "fixed", "none"]
 
-SCALE_MODES: tuple[ScaleMode, ...] = ("tf_baseline", "depth_topic", "fixed", "none")
+SCALE_MODES: tuple[ScaleMode, ...] = (
+    "auto", "tf_baseline", "triangulation", "depth_topic", "fixed", "none",
+)  # fmt: skip
 NS_PER_S = 1_000_000_000
 
 MAX_ROTATION_ERROR_RAD = 0.05  # recovered relative rotations must agree with TF this well
@@ -31,6 +36,7 @@ SINGLE_PAIR_BASELINE_FACTOR = 3.0  # one pair is trusted alone from this many mi
 REJECT_SIGMA = 3.0
 RESTART_AFTER = 5  # consecutive rejections: the world changed, not the measurement
 MIN_DEPTH_PIXELS = 100
+MIN_SHARED_POINTS = 12
 
 _MAD_TO_SIGMA = 1.48  # of a normal distribution
 _MIN_LOG_SIGMA = 0.02  # even ratios that agree perfectly share the model's own error
@@ -50,13 +56,14 @@ class ScaleSource(IntEnum):
     DEPTH_TOPIC = 2
     FIXED = 3
     HELD = 4  # the last valid value, still inside the hold time
+    TRIANGULATION = 5
 
 
 @dataclass(frozen=True)
 class ScaleParameters:
     """Limits, as the parameters `scale.*`."""
 
-    mode: ScaleMode = "tf_baseline"
+    mode: ScaleMode = "auto"
     fixed_value: float = 1.0
     min_baseline_m: float = 0.10
     max_dispersion: float = 0.10
@@ -86,6 +93,7 @@ class ScaleState:
 class ScaleMeasurement:
     """What one job says about the scale; `fault` is empty if it may enter the filter."""
 
+    source: ScaleSource
     scale: float
     relative_dispersion: float
     num_pairs: int
@@ -130,6 +138,7 @@ def measure_from_baselines(
 
     if not ratios:
         return ScaleMeasurement(
+            ScaleSource.TF_BASELINE,
             math.nan,
             math.nan,
             0,
@@ -150,7 +159,9 @@ def measure_from_baselines(
             f"ratios of {len(ratios)} pairs scatter by {dispersion:.3f}; scale.max_dispersion is "
             f"{parameters.max_dispersion:.3f}"
         )
-    return ScaleMeasurement(scale, dispersion, len(ratios), max_baseline_m, fault, disagree)
+    return ScaleMeasurement(
+        ScaleSource.TF_BASELINE, scale, dispersion, len(ratios), max_baseline_m, fault, disagree
+    )
 
 
 def measure_from_views(
@@ -161,6 +172,7 @@ def measure_from_views(
     known = [T_model_cam for T_model_cam in recovered if T_model_cam is not None]
     if len(known) < len(recovered):
         return ScaleMeasurement(
+            ScaleSource.TF_BASELINE,
             math.nan,
             math.nan,
             0,
@@ -196,6 +208,72 @@ def _median_depth(views: Sequence[View]) -> float:
     return float(np.median(values)) if values.size else 0.0
 
 
+def measure_from_shared_points(
+    references: Sequence[View],
+    keyframes: Sequence[Keyframe],
+    parameters: ScaleParameters,
+    min_confidence: float,
+) -> ScaleMeasurement:
+    """Compare the model's depth of references with corners triangulated between their keyframes.
+
+    Needs nothing of the model but depth, and pairs of views with at least the minimal baseline.
+    The scale is the median of triangulated / model depth. Dispersion is half the width of the
+    middle 68 % of the ratios, over the median: how wrong the depth of the references is. (A median
+    deviation would overlook a part of the scene that is wrong throughout.)
+    """
+    ratios: list[FloatArray] = []
+    pairs = 0
+    max_baseline_m = 0.0
+    for i, j in combinations(range(len(keyframes)), 2):
+        baseline_m = distance_m(keyframes[i].T_fixed_cam, keyframes[j].T_fixed_cam)
+        max_baseline_m = max(max_baseline_m, baseline_m)
+        if baseline_m < parameters.min_baseline_m * (1 - 1e-9):
+            continue
+        shared = triangulate(find_corners(keyframes[i]), find_corners(keyframes[j]))
+        both = [
+            _depth_ratios(shared.in_first_m, references[i], min_confidence),
+            _depth_ratios(shared.in_second_m, references[j], min_confidence),
+        ]
+        ratios += both
+        pairs += any(r.size for r in both)
+    all_ratios = np.concatenate(ratios) if ratios else np.zeros(0)
+    if all_ratios.size < 2 * MIN_SHARED_POINTS:
+        return ScaleMeasurement(
+            ScaleSource.TRIANGULATION,
+            math.nan,
+            math.nan,
+            pairs,
+            max_baseline_m,
+            f"{all_ratios.size // 2} corners were triangulated between {len(keyframes)} "
+            f"conditioning views up to {max_baseline_m:.3f} m apart; {MIN_SHARED_POINTS} are "
+            f"needed, from pairs of at least scale.min_baseline {parameters.min_baseline_m:.3f} m",
+        )
+    low, scale, high = np.quantile(all_ratios, [0.16, 0.5, 0.84]).tolist()
+    dispersion = (high - low) / 2 / scale
+    fault = ""
+    if dispersion > parameters.max_dispersion:
+        fault = (
+            f"triangulated/model depth scatters by {dispersion:.3f} over {all_ratios.size // 2} "
+            f"corners; scale.max_dispersion is {parameters.max_dispersion:.3f}"
+        )
+    return ScaleMeasurement(
+        ScaleSource.TRIANGULATION, scale, dispersion, pairs, max_baseline_m, fault
+    )
+
+
+def _depth_ratios(points_m: FloatArray, view: View, min_confidence: float) -> FloatArray:
+    """True / model depth of points (N, 3) in the view's optical frame, where the model has any."""
+    height, width = view.depth.shape
+    pixels = points_m @ view.K_px.T
+    column, row = np.rint(pixels[:, :2] / pixels[:, 2:]).astype(np.int64).T
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    row, column, true = row[inside], column[inside], points_m[inside, 2]
+    depth = view.depth[row, column].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        valid = np.isfinite(depth) & (depth > 0) & (view.confidence[row, column] >= min_confidence)
+    return true[valid] / depth[valid]
+
+
 def measure_from_depth(
     sensor_depth_m: Sequence[FloatArray],
     model_depth: Sequence[FloatArray],
@@ -216,6 +294,7 @@ def measure_from_depth(
     all_ratios = np.concatenate(ratios) if ratios else np.zeros(0)
     if all_ratios.size < MIN_DEPTH_PIXELS:
         return ScaleMeasurement(
+            ScaleSource.DEPTH_TOPIC,
             math.nan,
             math.nan,
             views,
@@ -230,7 +309,7 @@ def measure_from_depth(
             f"sensor/model depth scatters by {dispersion:.3f} over {all_ratios.size} pixels; "
             f"scale.max_dispersion is {parameters.max_dispersion:.3f}"
         )
-    return ScaleMeasurement(scale, dispersion, views, 0.0, fault)
+    return ScaleMeasurement(ScaleSource.DEPTH_TOPIC, scale, dispersion, views, 0.0, fault)
 
 
 def robust_ratio(ratios: FloatArray, weights: FloatArray) -> tuple[float, float]:
@@ -320,7 +399,7 @@ class MetricScale:
         if m.fault:
             return self._held(measured, m.fault, stamp_ns)
 
-        single = self.parameters.mode == "tf_baseline" and m.num_pairs == 1
+        single = m.source is ScaleSource.TF_BASELINE and m.num_pairs == 1
         sigma = _SINGLE_PAIR_LOG_SIGMA if single else max(m.relative_dispersion, _MIN_LOG_SIGMA)
         long_baseline = SINGLE_PAIR_BASELINE_FACTOR * self.parameters.min_baseline_m
         short = m.max_baseline_m < long_baseline * (1 - 1e-9)
@@ -334,13 +413,8 @@ class MetricScale:
         fault = self._filter(math.log(m.scale), sigma, stamp_ns)
         if fault:
             return self._held(measured, fault, stamp_ns)
-        source = (
-            ScaleSource.TF_BASELINE
-            if self.parameters.mode == "tf_baseline"
-            else ScaleSource.DEPTH_TOPIC
-        )
         valid = replace(
-            measured, source=source, metric=True, scale=math.exp(self._log_scale), reason=""
+            measured, source=m.source, metric=True, scale=math.exp(self._log_scale), reason=""
         )
         self._last_valid, self._last_valid_ns = valid, stamp_ns
         return valid

@@ -44,7 +44,7 @@ def measure(T_fixed, T_model, confidence=None, parameters=DEFAULT):
 
 def good(scale, **changes):
     fields = {"relative_dispersion": 0.02, "num_pairs": 6, "max_baseline_m": 0.5}
-    return ScaleMeasurement(scale, **(fields | changes))
+    return ScaleMeasurement(ScaleSource.TF_BASELINE, scale, **(fields | changes))
 
 
 @given(

@@ -337,10 +337,10 @@ TABLE: tuple[Parameter, ...] = (
     Parameter(
         "scale.mode",
         "string",
-        "tf_baseline",
-        "Where metres come from.",
+        "auto",
+        "Where metres come from; auto: tf_baseline, and triangulation when that fails.",
         INACTIVE,
-        choices=("tf_baseline", "depth_topic", "fixed", "none"),
+        choices=("auto", "tf_baseline", "triangulation", "depth_topic", "fixed", "none"),
     ),
     Parameter(
         "scale.fixed_value",

@@ -18,7 +18,12 @@ from gld_ros.mapping.pending import PendingImages, TfFailure
 from gld_ros.mapping.poses import rotation_z
 from gld_ros.mapping.postprocess import Postprocessor
 from gld_ros.mapping.products import ALL_PRODUCTS
-from gld_ros.mapping.scale import MetricScale, ScaleMeasurement, measure_from_baselines
+from gld_ros.mapping.scale import (
+    MetricScale,
+    ScaleMeasurement,
+    ScaleSource,
+    measure_from_baselines,
+)
 from gld_ros.mapping.synthesizer import OracleSynthesizer
 from gld_ros.ros.fault_log import FaultLog
 from gld_ros.ros.intake import CameraState, Intake
@@ -180,7 +185,10 @@ def scale(parameters):
     measured = measure_from_baselines(fixed, model, [1.0] * 3, parameters.scale)
     states = [metric.update(measured, 100 * S), metric.state(115 * S)]
     states.append(
-        metric.update(ScaleMeasurement(1.0, 0.01, 3, 1.0, "no baseline to speak of"), 115 * S)
+        metric.update(
+            ScaleMeasurement(ScaleSource.TF_BASELINE, 1.0, 0.01, 3, 1.0, "no baseline to speak of"),
+            115 * S,
+        )
     )
     return [(s.source, s.metric, repr(s.scale), s.num_pairs) for s in states]
 
