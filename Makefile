@@ -5,13 +5,15 @@ ENTER := . ./env.sh &&
 PYTEST_ARGS ?=
 WORKERS ?= $(shell nproc)
 BAG ?=
+MINUTES ?= 3
 
-.PHONY: help build test test-slow lint format demo bench clean
+.PHONY: help build test test-slow soak lint format demo bench clean
 
 help:
 	@echo "make build            environment, ROS interfaces and env.sh"
 	@echo "make test             lint, then the quick tests   (PYTEST_ARGS='-k images' WORKERS=0)"
 	@echo "make test-slow        the tests that take minutes"
+	@echo "make soak             the node under faults for MINUTES=3; fails when anything grows"
 	@echo "make lint             ruff, format check and mypy"
 	@echo "make format           let ruff rewrite what it can"
 	@echo "make demo [BAG=...]   node and player as processes; products in out/demo"
@@ -32,6 +34,9 @@ test: lint
 
 test-slow: build
 	$(ENTER) GLD_REQUIRE_ROS=1 python -m pytest -m slow $(PYTEST_ARGS)
+
+soak: build
+	$(ENTER) mkdir -p out && ROS_DOMAIN_ID=$${ROS_DOMAIN_ID:-86} python tools/soak.py --minutes $(MINUTES) --json out/soak.json 2> out/soak.log
 
 demo: build
 	$(ENTER) gld-ros demo $(if $(BAG),--bag "$(BAG)")

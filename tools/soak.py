@@ -7,7 +7,8 @@ A gld_node with an oracle for a model runs in this process. A 30 Hz camera and 1
 over DDS, with random faults (damaged, late, missing, mis-stamped input, jumps of time), lifecycle
 cycles, and goals in storms, half of them cancelled. Memory, threads, file handles and latency are
 sampled; the first fifth is warm-up. Exit status 0: all flat, nothing unanswered, every goal's end
-known. What the oracle costs is not measured here, `gld-ros bench` does that.
+known. What the oracle costs is not measured here, `gld-ros bench` does that. Another node /gld in
+the same ROS domain would answer goals of this one: give the soak a ROS_DOMAIN_ID of its own.
 """
 
 from __future__ import annotations
