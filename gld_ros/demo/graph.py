@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import Counter
@@ -20,6 +21,8 @@ from gld_ros.demo.withheld import PosedPicture
 from gld_ros.ros.clock import NS_PER_S
 from gld_ros.ros.messages import rclpy_type
 from gld_ros.ros.view_messages import TOPICS, camera_info_message, make_header, pose_message
+
+DISCOVERY_S = 1.0
 
 
 class DemoFailed(RuntimeError):
@@ -66,6 +69,16 @@ class DemoGraph:
         self._thread.join(timeout=2.0)
         self._node.destroy_node()
         rclpy.try_shutdown()
+
+    def refuse_a_namesake(self) -> None:
+        """Raise DemoFailed when another gld_node is in this ROS domain: both would answer."""
+        # The first look may come before discovery.
+        if self._lifecycle.wait_for_service(timeout_sec=DISCOVERY_S):
+            domain = os.environ.get("ROS_DOMAIN_ID", "0")
+            raise DemoFailed(
+                f"a node /gld runs in ROS domain {domain} already and would answer in place of the "
+                "demonstration's; stop it, or set ROS_DOMAIN_ID to another number (0-101)"
+            )
 
     def configure_and_activate(self, timeout_s: float) -> None:
         """Bring the node up; raises DemoFailed when it does not come or refuses."""

@@ -50,18 +50,19 @@ def run_demo(options: DemoOptions) -> int:
         f"bag {source}: {len(split.shown)} images shown, {len(split.withheld)} withheld, "
         f"{split.duration_s:.1f} s, fixed frame {split.fixed_frame!r}"
     )
-    node = _start_node(split, options)
-    player: subprocess.Popen[bytes] | None = None
+    node = player = None
     graph = DemoGraph()
     started_s = time.monotonic()
     try:
+        graph.refuse_a_namesake()
+        node = _start_node(split, options)
         graph.configure_and_activate(timeout_s=180.0)
         player = _start_player(split, options.rate)
         player.wait(timeout=60.0 + 5 * split.duration_s / options.rate)
         rows, figures = _goals(split, graph)
     finally:
         graph.close()
-        node_code = _end(node)
+        node_code = _end(node) if node is not None else 0
         if player is not None:
             _end(player)
     return _report(options, split, graph, rows, figures, node_code, time.monotonic() - started_s)

@@ -19,6 +19,8 @@ from gld_ros.ros.intake import info_values
 from gld_ros.ros.offline import bag_cameras, bag_fixed_frame
 
 COMPARED_HW = (224, 224)  # withheld pictures are compared at most at this size
+# A frame a tenth of a second away shows the same picture: copying it would be the best answer.
+GAP_S = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,8 @@ class SplitBag:
 def split_bag(source: Path, target: Path, count: int, wanted_frame: str = "odom") -> SplitBag:
     """Copy a bag without `count` evenly spaced images of its first camera.
 
-    Never withholds the first or last image. Raises BagError for a bag without posed images.
+    Images within GAP_S of a withheld one are left out as well, in short bags fewer of them. Never
+    leaves out the first or last image. Raises BagError for a bag without posed images.
     """
     with BagReader(source) as reader:
         camera = next(iter(bag_cameras(reader).values()))
@@ -83,7 +86,11 @@ def split_bag(source: Path, target: Path, count: int, wanted_frame: str = "odom"
             raise BagError(f"bag {source} has {len(pictures)} images with a pose; 4 are needed")
         count = min(count, len(pictures) // 3)
         kept_back = {round((i + 1) * (len(pictures) - 1) / (count + 1)) for i in range(count)}
-        hidden_ns = {pictures[i][0] for i in kept_back}
+        duration_s = (pictures[-1][0] - pictures[0][0]) * 1e-9
+        per_gap = round(GAP_S * (len(pictures) - 1) / max(duration_s, 1e-9))
+        gap = min(per_gap, len(pictures) // (4 * (count + 1)))
+        hidden = {i + k for i in kept_back for k in range(-gap, gap + 1)}
+        hidden_ns = {pictures[i][0] for i in hidden}
         _copy_without(reader, target, camera.topic, hidden_ns)
         return SplitBag(
             path=target,
@@ -93,7 +100,7 @@ def split_bag(source: Path, target: Path, count: int, wanted_frame: str = "odom"
             fixed_frame=fixed_frame,
             duration_s=(reader.end_ns - reader.start_ns) * 1e-9,
             withheld=tuple(p for i, (_, p) in enumerate(pictures) if i in kept_back),
-            shown=tuple(p for i, (_, p) in enumerate(pictures) if i not in kept_back),
+            shown=tuple(p for i, (_, p) in enumerate(pictures) if i not in hidden),
         )
 
 
