@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,23 +100,11 @@ def sample(bundle: Path) -> dict[str, Any]:
     """One request through the pipeline in bfloat16, weights loaded stage by stage."""
     import numpy as np
 
-    from gld_ros.pipeline import NovelViewPipeline, ViewRequest
+    from gld_ros.cli.bench import example_request
+    from gld_ros.pipeline import NovelViewPipeline
 
-    rng = np.random.default_rng(0)
-    height, width = IMAGE_HW
-    K = np.array([[400.0, 0, (width - 1) / 2], [0, 400.0, (height - 1) / 2], [0, 0, 1]])
-    poses = np.tile(np.eye(4), (NUM_REFERENCES + NUM_TARGETS, 1, 1))
-    poses[:, 0, 3] = np.linspace(0, 0.6, len(poses))
-    request = ViewRequest(
-        images=[rng.integers(0, 255, (height, width, 3), dtype=np.uint8)] * NUM_REFERENCES,
-        K_px_ref=np.tile(K, (NUM_REFERENCES, 1, 1)),
-        T_world_cam_ref=poses[:NUM_REFERENCES],
-        K_px_target=np.tile(K, (NUM_TARGETS, 1, 1)),
-        T_world_cam_target=poses[NUM_REFERENCES:],
-        target_hw=[IMAGE_HW] * NUM_TARGETS,
-        num_steps=NUM_STEPS,
-        guidance_scale=1.5,
-        seed=0,
+    request = replace(
+        example_request(IMAGE_HW, NUM_REFERENCES, NUM_TARGETS, NUM_STEPS), guidance_scale=1.5
     )
     pipeline = NovelViewPipeline.from_pretrained(
         bundle, device="cpu", dtype="bfloat16", keep_weights=False

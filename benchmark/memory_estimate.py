@@ -13,12 +13,13 @@ import ctypes
 import gc
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from gld_ros.backbones.da3.config import DA3_BASE
+from gld_ros.cli.bench import example_request
 from gld_ros.decoders.rgb import RgbDecoderConfig
 from gld_ros.diffusion.denoiser import GLD_DA3_CASCADE, GLD_DA3_LEVEL1
 from gld_ros.memory_estimate import RunShape, estimate_memory
@@ -37,30 +38,6 @@ CASES = (
     ((280, 504), 4, 4, 1, 1.0, False),
     ((280, 504), 4, 4, 1, 1.0, True),
 )
-
-
-def request_of(
-    hw: tuple[int, int], references: int, targets: int, samples: int, guidance: float
-) -> ViewRequest:
-    """Return cameras in a row that look at noise, at the model's size."""
-    height, width = hw
-    K = np.array([[0.8 * width, 0, width / 2], [0, 0.8 * width, height / 2], [0, 0, 1.0]])
-    poses = np.tile(np.eye(4), (references + targets, 1, 1))
-    poses[:, 0, 3] = 0.1 * np.arange(references + targets)
-    rng = np.random.default_rng(0)
-    return ViewRequest(
-        images=[rng.integers(0, 256, (height, width, 3), dtype=np.uint8)] * references,
-        K_px_ref=np.tile(K, (references, 1, 1)),
-        T_world_cam_ref=poses[:references],
-        K_px_target=np.tile(K, (targets, 1, 1)),
-        T_world_cam_target=poses[references:],
-        target_hw=[hw] * targets,
-        model_hw=hw,
-        num_steps=2,
-        guidance_scale=guidance,
-        samples=samples,
-        seed=0,
-    )
 
 
 def resident_bytes(field: str) -> int:
@@ -122,7 +99,7 @@ def main() -> int:
     if args.full:
         print(full_size(), flush=True)
     pipeline = NovelViewPipeline.from_pretrained("tiny", device="cpu", dtype="float32")
-    pipeline(request_of((84, 112), 1, 1, 1, 1.0))  # libraries load what they need once
+    pipeline(example_request((84, 112), 1, 1, 2))  # libraries load what they need once
     print(
         "| size | views | samples | guided | decoder | weights, MiB | living tensors, MiB | "
         "estimate, MiB | measured, MiB | ratio |"
@@ -136,7 +113,13 @@ def main() -> int:
             references, targets, samples=samples, guidance_scale=guidance, image_hw=hw
         )
         spent_s.append(time.process_time() - started_s)
-        measured = measured_growth(pipeline, request_of(hw, references, targets, samples, guidance))
+        request = replace(
+            example_request(hw, references, targets, 2),
+            model_hw=hw,
+            guidance_scale=guidance,
+            samples=samples,
+        )
+        measured = measured_growth(pipeline, request)
         ratios.append(estimate.peak_bytes / measured)
         worst = estimate.stages[estimate.peak_stage]
         print(

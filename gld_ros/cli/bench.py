@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     config = pipeline.bundle.config
     hw = (args.size[1], args.size[0]) if args.size else config.resolutions_hw[0]
-    request = _request(hw, args.references, args.targets, args.steps)
+    request = example_request(hw, args.references, args.targets, args.steps)
     runs = []
     for number in range(args.repeats + 1):
         if number == 1 and pipeline.device.type == "cuda":
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _request(hw: tuple[int, int], references: int, targets: int, steps: int | None) -> Any:
+def example_request(hw: tuple[int, int], references: int, targets: int, steps: int | None) -> Any:
     """Return cameras in a row, 10 cm apart, that look at band-limited noise."""
     import cv2
     import numpy as np

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from gld_ros.backbones.interface import GeometryBackbone
 from gld_ros.training.config import ConfigError
 from gld_ros.weights.bundle import (
     Bundle,
@@ -61,6 +63,14 @@ class WorkingBundle:
             raise ConfigError(f"this job needs a bundle that has {name!r}; train that part first")
         module: nn.Module = self.present.load_module(name, device)
         return module.requires_grad_(False)
+
+    def trainable_backbone(self, device: torch.device) -> GeometryBackbone:
+        """`trainable` for the backbone."""
+        return cast(GeometryBackbone, self.trainable("backbone", device))
+
+    def frozen_backbone(self, device: torch.device) -> GeometryBackbone:
+        """`frozen` for the backbone."""
+        return cast(GeometryBackbone, self.frozen("backbone", device))
 
     def statistics(self, level: int) -> LevelStatistics:
         """Return the statistics of `level`; ConfigError when the bundle has none yet."""

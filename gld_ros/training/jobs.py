@@ -151,7 +151,7 @@ def _run_statistics(
     options = parse(StatisticsOptions, config.options, "options of statistics")
     bundle = WorkingBundle.open(args.bundle, args.model)
     summaries = feature_statistics(
-        bundle.frozen("backbone", device),  # type: ignore[arg-type]
+        bundle.frozen_backbone(device),
         source,
         scenes=options.scenes,
         batch_size=config.batch_size,

@@ -11,7 +11,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gld_ros.backbones.interface import GeometryBackbone
 from gld_ros.decoders.rgb import RgbDecoder
 from gld_ros.novel_view_stages import (
     decode_rgb,
@@ -49,7 +48,7 @@ class FeatureCodec:
     """
 
     def __init__(self, bundle: WorkingBundle, device: torch.device, level: int) -> None:
-        self.backbone: GeometryBackbone = bundle.frozen("backbone", device)  # type: ignore[assignment]
+        self.backbone = bundle.frozen_backbone(device)
         self.level, self.boundary_level = level, bundle.plan.boundary_level
         self.statistics = {
             wanted: bundle.statistics(wanted) for wanted in {level, self.boundary_level}

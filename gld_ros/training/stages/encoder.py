@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gld_ros.backbones.interface import GeometryBackbone
 from gld_ros.geometry.rigid import invert_rigid, quaternion_xyzw_from_matrix
 from gld_ros.training.bundle_parts import WorkingBundle
 from gld_ros.training.config import ConfigError, RunConfig
@@ -113,8 +112,7 @@ class EncoderStage(Stage):
                 "the encoder learns from true depth, but some of data.paths have none; leave them "
                 "out here (decoder and diffusion stages need no depth)"
             )
-        backbone = bundle.trainable("backbone", device)
-        self.model: GeometryBackbone = backbone  # type: ignore[assignment]
+        self.model = bundle.trainable_backbone(device)
         patch = self.model.patch_size
         self.readouts = nn.ModuleList(
             PictureReadout(self.model.channels, patch) for _ in range(2)
