@@ -20,12 +20,14 @@ from gld_ros.demo.graph import DemoFailed, DemoGraph
 from gld_ros.demo.pictures import GridRow, write_grid, write_recording
 from gld_ros.demo.withheld import SplitBag, nearest_shown, psnr_db, split_bag
 from gld_ros.mapping.ply import write_ply
+from gld_ros.mapping.poses import distance_m
 from gld_ros.ros.clouds import points_from_cloud
 from gld_ros.ros.images import depth_m_from_image
 
 ROOM_DOMAIN = "narrow"
 GOAL_WAIT_S = 120.0
 SCALE_UNRESOLVED = 906
+GUARD_LIMIT_M = 10.0  # the highest value of guard.max_translation
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def _start_node(split: SplitBag, options: DemoOptions) -> subprocess.Popen[bytes
         "scale.hold_time": "60.0",
         "scale.max_dispersion": "0.3",
         "depth.min_confidence": "0.05",
-        "guard.max_translation": "3.0",
+        "guard.max_translation": f"{_translation_limit(split):.1f}",
         "guard.min_overlap": "0.1",
     }
     command = [sys.executable, "-m", "gld_ros.ros.main", "--ros-args"]
@@ -111,6 +113,15 @@ def _start_node(split: SplitBag, options: DemoOptions) -> subprocess.Popen[bytes
     ]  # fmt: skip
     log = (options.out / "node.log").open("wb")
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=_environment())
+
+
+def _translation_limit(split: SplitBag) -> float:
+    """What the guard must allow for every goal; recordings with unscaled poses have wide gaps."""
+    far = max(
+        distance_m(withheld.T_fixed_cam, nearest_shown(split, withheld).T_fixed_cam)
+        for withheld in split.withheld
+    )
+    return min(max(3.0, 1.5 * far), GUARD_LIMIT_M)
 
 
 def _start_player(split: SplitBag, rate: float) -> subprocess.Popen[bytes]:

@@ -16,6 +16,7 @@ from gld_ros.mapping.frames import CameraFrame, shrink_to_fit
 from gld_ros.mapping.poses import invert_rigid
 
 FloatArray = NDArray[np.floating[Any]]
+IndexArray = NDArray[np.integer[Any]]
 
 # Larger pictures give more corners than are needed, at the square of the cost.
 MATCHED_HW = (480, 640)
@@ -68,45 +69,57 @@ def triangulate(first: Corners, second: Corners) -> SharedPoints:
     best, clearly better than the second best. Choosing among allowed pairs only keeps repeated
     texture, tiles for instance, from spoiling its own matches.
     """
+    squared = (
+        np.square(first.descriptors).sum(1)[:, None]
+        + np.square(second.descriptors).sum(1)
+        - 2.0 * (first.descriptors @ second.descriptors.T)
+    )
+    # Pairs beyond this cannot match, nor be a second best that hinders a match.
+    rows, columns = np.nonzero(squared <= (MAX_DISTANCE / MAX_DISTANCE_RATIO) ** 2)
+    depth_first_m, depth_second_m, allowed = _closest_points(first, second, rows, columns)
+    distance = np.full(squared.shape, np.inf)
+    distance[rows, columns] = np.sqrt(squared[rows, columns].clip(min=0.0))
+    distance[rows[~allowed], columns[~allowed]] = np.inf
+    best = _mutual_best(distance)[rows, columns]
+    return SharedPoints(
+        first.rays[rows[best]] * depth_first_m[best, None],
+        second.rays[columns[best]] * depth_second_m[best, None],
+    )
+
+
+def _closest_points(
+    first: Corners, second: Corners, rows: IndexArray, columns: IndexArray
+) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
+    """Depths along two rays (M,) where they come closest, and whether that may be one point."""
     T_first_second = invert_rigid(first.T_fixed_cam) @ second.T_fixed_cam
     t = T_first_second[:3, 3]
-    a = first.rays[:, None]
-    b = (second.rays @ T_first_second[:3, :3].T)[None]
+    a, b = first.rays[rows], second.rays[columns] @ T_first_second[:3, :3].T
     normal = np.cross(a, b)  # of the plane of both rays; its length is their parallax
-    squared_parallax = np.einsum("nmi,nmi->nm", normal, normal)
+    squared_parallax = np.einsum("mi,mi->m", normal, normal)
     focal_px = min(first.focal_px, second.focal_px)
     with np.errstate(divide="ignore", invalid="ignore"):
-        # Depths along both rays where they come closest, and the angle by which they miss.
-        depth_a = np.einsum("nmi,nmi->nm", np.cross(t, b), normal) / squared_parallax
-        depth_b = np.einsum("nmi,nmi->nm", np.cross(t, a), normal) / squared_parallax
+        depth_a = np.einsum("mi,mi->m", np.cross(t, b), normal) / squared_parallax
+        depth_b = np.einsum("mi,mi->m", np.cross(t, a), normal) / squared_parallax
         miss = np.abs(normal @ t) / np.sqrt(squared_parallax)
-        sine = np.sqrt(squared_parallax) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+        sine = np.sqrt(squared_parallax) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
         allowed = (
             (focal_px * sine >= MIN_PARALLAX_PX)
             & (depth_a > 0)
             & (depth_b > 0)
             & (focal_px * miss <= MAX_EPIPOLAR_ERROR_PX * np.minimum(depth_a, depth_b))
         )
-    rows, columns = _mutual_matches(first.descriptors, second.descriptors, allowed)
-    return SharedPoints(
-        first.rays[rows] * depth_a[rows, columns, None],
-        second.rays[columns] * depth_b[rows, columns, None],
-    )
+    return depth_a, depth_b, allowed
 
 
-def _mutual_matches(
-    first: NDArray[np.float32], second: NDArray[np.float32], allowed: NDArray[np.bool_]
-) -> tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]:
-    """Indices (M,) and (M,) of descriptors that choose each other without hesitation."""
-    nothing = np.zeros(0, np.int64)
-    if min(allowed.shape) < 2:  # no second best to compare with
-        return nothing, nothing
-    squared = np.square(first).sum(1)[:, None] + np.square(second).sum(1) - 2.0 * (first @ second.T)
-    squared = np.where(allowed, squared.clip(min=0.0), np.inf)
-    best = squared.argmin(1)
-    mutual = squared.argmin(0)[best] == np.arange(len(first))
-    two = np.partition(squared, 1, axis=1)[:, :2]
-    clear = np.isfinite(two[:, 0]) & (two[:, 0] <= MAX_DISTANCE_RATIO**2 * two[:, 1])
-    alike = two[:, 0] <= MAX_DISTANCE**2  # the only allowed pair need not be a match
-    rows = np.flatnonzero(mutual & clear & alike)
-    return rows, best[rows]
+def _mutual_best(distance: FloatArray) -> NDArray[np.bool_]:
+    """Which entries of (N, M) are the lowest of row and column, and clearly so in their row."""
+    chosen = np.zeros(distance.shape, np.bool_)
+    if min(distance.shape) < 2:  # no second best to compare with
+        return chosen
+    best = distance.argmin(1)
+    lowest, second_lowest = np.partition(distance, 1, axis=1)[:, :2].T
+    mutual = distance.argmin(0)[best] == np.arange(len(distance))
+    clear = (lowest <= MAX_DISTANCE_RATIO * second_lowest) & (lowest <= MAX_DISTANCE)
+    rows = np.flatnonzero(mutual & clear)
+    chosen[rows, best[rows]] = True
+    return chosen
