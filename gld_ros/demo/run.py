@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from gld_ros.demo.graph import DemoFailed, DemoGraph
 from gld_ros.demo.pictures import GridRow, write_grid, write_recording
-from gld_ros.demo.withheld import SplitBag, nearest_shown, psnr_db, split_bag
+from gld_ros.demo.withheld import SplitBag, depth_error, nearest_shown, psnr_db, split_bag
 from gld_ros.mapping.ply import write_ply
 from gld_ros.mapping.poses import distance_m
 from gld_ros.ros.clouds import points_from_cloud
@@ -196,6 +196,8 @@ def _goals(split: SplitBag, graph: DemoGraph) -> tuple[list[GridRow], list[dict[
         conditioning = {s.sec * 10**9 + s.nanosec for s in view.conditioning_stamps}
         references = [p.image for p in split.shown if p.stamp_ns in conditioning]
         depth_m = depth_m_from_image(result.depths[0]) if result.depths else None
+        if depth_m is not None and picture.depth_m is not None:
+            figure["depth"] = depth_error(depth_m, picture.depth_m)
         rows.append(
             GridRow(
                 picture,
@@ -305,6 +307,11 @@ def _print(summary: dict[str, Any], out: Path, note: str, metric: bool) -> None:
                 f"goal {index}: {figure['psnr_db']:.1f} dB, copy nearest "
                 f"{figure['copy_nearest_psnr_db']:.1f} dB; seconds: {stages}"
             )
+            if figure.get("depth"):
+                print(
+                    f"        depth against the bag's: off by {figure['depth']['abs_rel']:.1%}, "
+                    f"median ratio {figure['depth']['median_ratio']:.3f}"
+                )
         else:
             print(f"goal {index}: error {figure['error_code']}: {figure['error_msg']}")
     mean = summary["mean"]

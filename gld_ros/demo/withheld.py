@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from gld_ros.mapping.camera_info import pinhole_camera
 from gld_ros.mapping.frames import FloatArray, shrink_to_fit
 from gld_ros.mapping.poses import invert_rigid, rotation_angle_rad
+from gld_ros.mapping.scale import resample_sensor_depth
 from gld_ros.ros.bag_reader import COMPRESSED_IMAGE_TYPE, BagError, BagReader
 from gld_ros.ros.bag_writer import BagWriter
 from gld_ros.ros.clock import stamp_to_ns
-from gld_ros.ros.images import rgb_from_compressed, rgb_from_image
+from gld_ros.ros.images import depth_m_from_image, rgb_from_compressed, rgb_from_image
 from gld_ros.ros.intake import info_values
-from gld_ros.ros.offline import bag_cameras, bag_fixed_frame
+from gld_ros.ros.offline import DEPTH_TOPIC_ENDS, bag_cameras, bag_fixed_frame
 
 COMPARED_HW = (224, 224)  # withheld pictures are compared at most at this size
 # A frame a tenth of a second away shows the same picture: copying it would be the best answer.
@@ -31,6 +32,8 @@ class PosedPicture:
     image: NDArray[np.uint8]  # (H, W, 3) RGB
     K_px: FloatArray  # (3, 3)
     T_fixed_cam: FloatArray  # (4, 4)
+    frame_id: str
+    depth_m: FloatArray | None = None  # (H, W) of a withheld one, where the bag has its depth
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +83,12 @@ def split_bag(source: Path, target: Path, count: int, wanted_frame: str = "odom"
             pinhole = pinhole_camera(info, (rgb.shape[0], rgb.shape[1]), "auto", camera.topic)
             image, K_px = shrink_to_fit(pinhole.rectify(rgb), pinhole.K_px, COMPARED_HW)
             pictures.append(
-                (message.stamp_ns, PosedPicture(stamp_ns, np.array(image), K_px, T_fixed_cam))
+                (
+                    message.stamp_ns,
+                    PosedPicture(
+                        stamp_ns, np.array(image), K_px, T_fixed_cam, content.header.frame_id
+                    ),
+                )
             )
         if len(pictures) < 4:
             raise BagError(f"bag {source} has {len(pictures)} images with a pose; 4 are needed")
@@ -92,6 +100,7 @@ def split_bag(source: Path, target: Path, count: int, wanted_frame: str = "odom"
         hidden = {i + k for i in kept_back for k in range(-gap, gap + 1)}
         hidden_ns = {pictures[i][0] for i in hidden}
         _copy_without(reader, target, camera.topic, hidden_ns)
+        withheld = _with_depth(reader, [pictures[i][1] for i in sorted(kept_back)])
         return SplitBag(
             path=target,
             image_topic=camera.topic.removesuffix("/compressed"),
@@ -99,9 +108,37 @@ def split_bag(source: Path, target: Path, count: int, wanted_frame: str = "odom"
             compressed=camera.compressed,
             fixed_frame=fixed_frame,
             duration_s=(reader.end_ns - reader.start_ns) * 1e-9,
-            withheld=tuple(p for i, (_, p) in enumerate(pictures) if i in kept_back),
+            withheld=withheld,
             shown=tuple(p for i, (_, p) in enumerate(pictures) if i not in hidden),
         )
+
+
+def _with_depth(reader: BagReader, pictures: list[PosedPicture]) -> tuple[PosedPicture, ...]:
+    """The pictures with the depth of the same stamp and frame, where the bag has any."""
+    depth_by_stamp = {}
+    for topic in reader.topics_of_type("sensor_msgs/msg/Image"):
+        info_topic = reader.camera_info_topic(topic.name)
+        if not topic.name.endswith(DEPTH_TOPIC_ENDS) or info_topic is None:
+            continue
+        info = next(iter(reader.messages([info_topic.name])), None)
+        if info is None:
+            continue
+        K_px = np.array(info_values(info.content).K, np.float64).reshape(3, 3)
+        wanted = {(p.stamp_ns, p.frame_id) for p in pictures}
+        for message in reader.messages([topic.name]):
+            header = message.content.header
+            key = (stamp_to_ns(header.stamp), header.frame_id)
+            if key in wanted:
+                depth_by_stamp[key] = depth_m_from_image(message.content), K_px
+    found = []
+    for picture in pictures:
+        depth = depth_by_stamp.get((picture.stamp_ns, picture.frame_id))
+        if depth is not None:
+            hw = (picture.image.shape[0], picture.image.shape[1])
+            resampled = resample_sensor_depth(*depth, picture.K_px, hw)
+            picture = replace(picture, depth_m=resampled)
+        found.append(picture)
+    return tuple(found)
 
 
 def _copy_without(reader: BagReader, target: Path, image_topic: str, hidden_ns: set[int]) -> None:
@@ -133,6 +170,20 @@ def nearest_shown(split: SplitBag, target: PosedPicture) -> PosedPicture:
         return float(np.linalg.norm(relative[:3, 3])) + rotation_angle_rad(relative[:3, :3])
 
     return min(split.shown, key=far)
+
+
+def depth_error(depth_m: FloatArray, true_m: FloatArray) -> dict[str, float] | None:
+    """Mean |d - d*| / d* and median d / d* of metric depth, not scaled; None without overlap."""
+    with np.errstate(invalid="ignore"):
+        both = np.isfinite(depth_m) & (depth_m > 0) & np.isfinite(true_m) & (true_m > 0)
+    if not both.any():
+        return None
+    ratio = depth_m[both].astype(np.float64) / true_m[both]
+    return {
+        "abs_rel": round(float(np.mean(np.abs(ratio - 1))), 3),
+        "median_ratio": round(float(np.median(ratio)), 3),
+        "share": round(float(both.mean()), 3),
+    }
 
 
 def psnr_db(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:

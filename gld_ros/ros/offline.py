@@ -39,6 +39,7 @@ from gld_ros.ros.view_messages import (
 
 log = logging.getLogger(__name__)
 
+DEPTH_TOPIC_ENDS = ("depth/image_raw", "depth/image", "depth/image_rect")
 NODE_NAMESPACE = "/gld"
 LEVELS: dict[Level, int] = {
     "debug": logging.DEBUG,
@@ -81,7 +82,7 @@ def bag_cameras(reader: BagReader) -> dict[str, CameraState]:
     chosen: dict[str, BagTopic] = {}
     for topic in reader.image_topics():
         base = topic.name.removesuffix("/compressed")
-        if base.endswith(("depth/image_raw", "depth/image", "depth/image_rect")):
+        if base.endswith(DEPTH_TOPIC_ENDS):
             continue
         if reader.camera_info_topic(topic.name) is None:
             continue
