@@ -97,6 +97,7 @@ def _start_node(split: SplitBag, options: DemoOptions) -> subprocess.Popen[bytes
         "keyframes.max_age": "600.0",
         "keyframes.capacity": "256",
         "tf.cache_time": "300.0",
+        "tf.timeout": "3.0",  # a busy machine plays transforms late
         "product.max_age": "0.0",
         "scale.hold_time": "60.0",
         "scale.max_dispersion": "0.3",
