@@ -16,7 +16,6 @@ from torch import Tensor
 from gld_ros.backbones.interface import NUM_LEVELS, Geometry, LevelTokens
 from gld_ros.diffusion.conditioning import camera_conditions
 from gld_ros.diffusion.flow import draw_noise
-from gld_ros.geometry.rigid import invert_rigid
 from gld_ros.novel_view_stages import (
     EncodedReferences,
     decode_rgb,
@@ -27,7 +26,7 @@ from gld_ros.novel_view_stages import (
     sample,
     sampling_conditions,
 )
-from gld_ros.training.geometry_targets import relative_cameras
+from gld_ros.training.geometry_targets import true_camera_tokens
 from gld_ros.weights.bundle import Bundle
 from gld_ros.weights.statistics import LevelStatistics
 
@@ -164,8 +163,7 @@ class EvaluatedModel:
         they had in training (mean distance of the scene's points), nothing else.
         """
         image_hw = (images.shape[-2], images.shape[-1])
-        T_view0_cam, _ = relative_cameras(depth_m, K_px, T_world_cam)
-        tokens = self.backbone.known_camera_tokens(invert_rigid(T_view0_cam), K_px, image_hw)
+        tokens = true_camera_tokens(self.backbone, depth_m, K_px, T_world_cam, image_hw)
         if tokens is None:
             return None
         levels = self._true_tokens(images, tokens, True)

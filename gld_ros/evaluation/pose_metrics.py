@@ -16,7 +16,7 @@ from evo.core.trajectory import PosePath3D
 from numpy.typing import NDArray
 
 from gld_ros.mapping.poses import rotation_angle_rad
-from gld_ros.mapping.scale import ScaleParameters, measure_from_baselines
+from gld_ros.mapping.scale import ScaleParameters, coincidence, measure_from_baselines
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -29,13 +29,16 @@ AUC_DEG = (3, 30)
 
 
 def scale_from_baselines(
-    T_world_cam: FloatArray, T_model_cam: FloatArray, *, metric: bool
+    T_world_cam: FloatArray, T_model_cam: FloatArray, median_depth: float, *, metric: bool
 ) -> float:
     """World units per model unit as the robot's node measures it; NaN where it would refuse.
 
-    It refuses rotations that disagree, ratios that scatter, and, in metric data, baselines too
-    short to measure by (the node's defaults).
+    It refuses rotations that disagree, ratios that scatter, cameras in one place compared with
+    `median_depth` (model units), and, in metric data, baselines too short to measure by (the node's
+    defaults).
     """
+    if coincidence(list(T_model_cam), median_depth):
+        return float("nan")
     limits = ScaleParameters() if metric else ScaleParameters(min_baseline_m=MIN_BASELINE)
     measured = measure_from_baselines(
         list(T_world_cam), list(T_model_cam), [1.0] * len(T_world_cam), limits

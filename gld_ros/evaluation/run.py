@@ -400,11 +400,16 @@ def _camera_scales(views: ImaginedViews, batch: _Batch) -> Tensor:
     """
     taken = batch.num_references if batch.num_references > 1 else batch.images.shape[1]
     scales = [
-        scale_from_baselines(T.cpu().double().numpy(), T_model.numpy(), metric=batch.metric)
+        scale_from_baselines(
+            T.cpu().double().numpy(), T_model.numpy(), float(depth.median()), metric=batch.metric
+        )
         if bool(torch.isfinite(T_model).all())
         else float("nan")
-        for T, T_model in zip(
-            batch.T_world_cam[:, :taken], views.T_model_cam[:, :taken], strict=True
+        for T, T_model, depth in zip(
+            batch.T_world_cam[:, :taken],
+            views.T_model_cam[:, :taken],
+            views.depth[:, :taken],
+            strict=True,
         )
     ]
     return torch.tensor(scales)

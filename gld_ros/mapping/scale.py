@@ -187,18 +187,23 @@ def measure_from_views(
     )
     if measured.fault:
         return measured
-    spread = max(distance_m(a, b) for a, b in combinations(known, 2))
-    depth = _median_depth(references)
-    if spread < MIN_SPREAD_OF_DEPTH * depth:
-        return replace(
-            measured,
-            fault=(
-                f"the recovered cameras coincide: they are {spread / depth:.2g} of the scene's "
-                f"depth apart; {MIN_SPREAD_OF_DEPTH} is needed to measure by them"
-            ),
-            poses_disagree=True,
-        )
+    if fault := coincidence(known, _median_depth(references)):
+        return replace(measured, fault=fault, poses_disagree=True)
     return measured
+
+
+def coincidence(T_model_cam: Sequence[FloatArray], median_depth: float) -> str:
+    """Why recovered cameras (two or more) say nothing about scale: all in one place. Else ''.
+
+    Everything in model units.
+    """
+    spread = max(distance_m(a, b) for a, b in combinations(T_model_cam, 2))
+    if spread >= MIN_SPREAD_OF_DEPTH * median_depth:
+        return ""
+    return (
+        f"the recovered cameras coincide: they are {spread / median_depth:.2g} of the scene's "
+        f"depth apart; {MIN_SPREAD_OF_DEPTH} is needed to measure by them"
+    )
 
 
 def _median_depth(views: Sequence[View]) -> float:

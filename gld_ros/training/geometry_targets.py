@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gld_ros.backbones.interface import Geometry
+from gld_ros.backbones.interface import Geometry, GeometryBackbone
 from gld_ros.geometry.rigid import invert_rigid
 from gld_ros.training.losses import confident_l1, log_depth_gradient
 
@@ -48,6 +48,18 @@ def relative_cameras(depth_m: Tensor, K_px: Tensor, T_world_cam: Tensor) -> tupl
     T_scaled = T_view0_cam.clone()
     T_scaled[..., :3, 3] = centres / unit_m[:, None, None]
     return T_scaled, unit_m
+
+
+def true_camera_tokens(
+    backbone: GeometryBackbone,
+    depth_m: Tensor,
+    K_px: Tensor,
+    T_world_cam: Tensor,
+    image_hw: tuple[int, int],
+) -> Tensor | None:
+    """Return the tokens of known cameras, in the scene's unit; None if the backbone takes none."""
+    T_view0_cam, _ = relative_cameras(depth_m, K_px, T_world_cam)
+    return backbone.known_camera_tokens(invert_rigid(T_view0_cam), K_px, image_hw)
 
 
 @torch.no_grad()

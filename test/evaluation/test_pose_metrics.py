@@ -39,7 +39,7 @@ def test_a_similarity_costs_nothing():
     rotation, direction = pair_angles_deg(T, model, 2)
     assert len(rotation) == 5  # pairs that hold at least one of the two targets
     assert max(rotation.max(), direction.max()) < 1e-4
-    assert scale_from_baselines(T, model, metric=True) == pytest.approx(4.0)
+    assert scale_from_baselines(T, model, 1.0, metric=True) == pytest.approx(4.0)
     assert all(value < 1e-6 for value in trajectory_errors(T, model).values())
     figures = pair_figures(rotation, direction)
     assert all(value == 1.0 for value in figures.values())
@@ -47,10 +47,15 @@ def test_a_similarity_costs_nothing():
 
 def test_a_scale_that_the_node_would_refuse_is_none():
     T = _poses(0.01 * CENTRES)
-    assert math.isnan(scale_from_baselines(T, T, metric=True))
-    assert scale_from_baselines(T, T, metric=False) == pytest.approx(1.0)
+    assert math.isnan(scale_from_baselines(T, T, 1.0, metric=True))
+    assert scale_from_baselines(T, T, 1.0, metric=False) == pytest.approx(1.0)
     scattered = _poses(CENTRES * [[1, 1, 1], [1, 1, 1], [3, 1, 1], [1, 2, 1]])
-    assert math.isnan(scale_from_baselines(_poses(CENTRES), scattered, metric=True))
+    assert math.isnan(scale_from_baselines(_poses(CENTRES), scattered, 1.0, metric=True))
+
+
+def test_cameras_that_a_model_puts_in_one_place_have_no_scale():
+    T = _poses(CENTRES)
+    assert math.isnan(scale_from_baselines(T, _moved(T, 1e-5), 1.0, metric=True))
 
 
 def test_a_turned_target_is_found_in_rotations_and_directions():
@@ -82,7 +87,7 @@ def test_ate_is_the_rest_after_alignment():
 def test_cameras_on_a_line_have_no_alignment_but_a_scale():
     T = _poses([[0, 0, 0], [1, 0, 0], [2, 0, 0], [3.0, 0, 0]])
     assert trajectory_errors(T, T) is None
-    assert scale_from_baselines(T, _moved(T, 2.0), metric=True) == pytest.approx(0.5)
+    assert scale_from_baselines(T, _moved(T, 2.0), 1.0, metric=True) == pytest.approx(0.5)
 
 
 def test_a_camera_that_only_turns_has_no_direction_and_no_scale():
@@ -90,5 +95,5 @@ def test_a_camera_that_only_turns_has_no_direction_and_no_scale():
     rotation, direction = pair_angles_deg(T, T, 1)
     assert np.isfinite(rotation).all()
     assert np.isnan(direction).all()
-    assert math.isnan(scale_from_baselines(T, T, metric=False))
+    assert math.isnan(scale_from_baselines(T, T, 1.0, metric=False))
     assert math.isnan(pair_figures(rotation, direction)["RTA@15"])

@@ -72,6 +72,25 @@ def test_decoder_trains_rgb_and_geometry_head(tmp_path, rooms, plan_folder, micr
     assert any(not torch.equal(old[name], new[name]) for name in old)
 
 
+def test_a_geometry_head_can_be_tuned_for_known_cameras_too(
+    tmp_path, rooms, plan_folder, micro_bundle
+):
+    heads, losses = [], []
+    for number, share in enumerate((0.0, 1.0)):
+        options = {
+            "geometry_weight": 0.3,
+            "propagated_probability": 0.0,
+            "posed_probability": share,
+        }
+        config = run_config(rooms, "decoder", options=options)
+        stage = make_stage(config, micro_bundle, plan_folder)
+        outcome = train(stage, config, tmp_path / str(number), device=CPU)
+        losses.append(outcome.figures["validation/abs_rel_posed"])
+        heads.append(stage.backbone.geometry_head.state_dict())
+    assert all(np.isfinite(losses))
+    assert any(not torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+
+
 def test_level1_reports_true_and_shuffled_poses_and_samples(
     tmp_path, rooms, micro_bundle, plan_folder
 ):

@@ -21,6 +21,7 @@ from gld_ros.training.data import ScenePool
 from gld_ros.training.geometry_targets import (
     geometry_losses,
     median_scaled_abs_rel,
+    true_camera_tokens,
     weighted_geometry_loss,
 )
 from gld_ros.training.latent_codec import FeatureCodec
@@ -45,7 +46,9 @@ class DecoderOptions:
 
     `propagated_probability` is the share of batches decoded from the (noisy) boundary level alone;
     `noise_tau` the spread of its noise level |N(0, tau^2)|; `level_dropout` the probability of
-    dropping each level in the other batches (never all four). `perceptual` names a pretrained
+    dropping each level in the other batches (never all four). Of these, `posed_probability` is the
+    share encoded with known cameras, in scenes with depth: a geometry head that is tuned without
+    forgets them. `perceptual` names a pretrained
     network to compare pictures in (see `perceptual.py`), `adversary` adds a discriminator; both
     are off by default, as small models have neither the weights nor the time for them.
     """
@@ -57,6 +60,7 @@ class DecoderOptions:
     level_dropout: float = 0.15
     noise_tau: float = 0.2
     geometry_weight: float = 0.0
+    posed_probability: float = 0.0
     perceptual: str = "none"
     perceptual_weight: float = 1.0
     adversary: AdversaryOptions | None = None
@@ -109,12 +113,13 @@ class DecoderStage(Stage):
         order = torch.randperm(scenes["images"].shape[1], generator=generator)
         batch: dict[str, Any] = {name: value[:, order] for name, value in scenes.items()}
         propagated = bool(torch.rand((), generator=generator) < options.propagated_probability)
+        posed = bool(torch.rand((), generator=generator) < options.posed_probability)
         generators = sample_generators(seed, step, samples, "decoder")
         with torch.no_grad():
             batch["inputs"] = (
                 self._propagated(batch["images"], generators)
                 if propagated
-                else self._with_dropout(batch["images"], generators)
+                else self._with_dropout(batch, posed, generators)
             )
         return {**batch, "step": step}
 
@@ -125,8 +130,12 @@ class DecoderStage(Stage):
         noise = normal_per_sample(tuple(latents.shape[1:]), generators).to(latents)
         return self.codec.decoder_inputs({self.codec.level: latents + sigma * noise}, images)
 
-    def _with_dropout(self, images: Tensor, generators: list[torch.Generator]) -> list[Tensor]:
-        levels = self.codec.backbone.encode_levels(images, range(4))
+    def _with_dropout(
+        self, batch: dict[str, Any], posed: bool, generators: list[torch.Generator]
+    ) -> list[Tensor]:
+        images = batch["images"]
+        tokens = self._camera_tokens(batch) if posed else None
+        levels = self.codec.backbone.encode_levels(images, range(4), tokens)
         drawn = torch.stack([torch.rand(4, generator=g) for g in generators])
         keep = drawn >= self.options.level_dropout
         keep[:, 1] |= ~keep.any(dim=1)
@@ -135,6 +144,16 @@ class DecoderStage(Stage):
             self.codec.backbone.decoder_input(levels[i]) * weights[:, i].view(-1, 1, 1, 1)
             for i in range(4)
         ]
+
+    def _camera_tokens(self, batch: dict[str, Any]) -> Tensor | None:
+        height, width = batch["images"].shape[-2:]
+        return true_camera_tokens(
+            self.codec.backbone,
+            batch["depth_m"],
+            batch["K_px"],
+            batch["T_world_cam"],
+            (height, width),
+        )
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return the picture losses and, when wanted, perceptual, geometry and adversarial ones."""
@@ -192,7 +211,10 @@ class DecoderStage(Stage):
             adversary.load_state_dict(saved)
 
     def validate(self) -> dict[str, float]:
-        """Return PSNR and depth error, from all true levels and from the boundary level alone."""
+        """Return PSNR and depth error, from all true levels and from the boundary level alone.
+
+        Depth error also with known cameras, where the backbone takes them.
+        """
         sums: dict[str, float] = {}
         if self.held_out is None:
             return sums
@@ -215,9 +237,20 @@ class DecoderStage(Stage):
                     figures[f"abs_rel_{name}"] = median_scaled_abs_rel(
                         geometry.depth, batch["depth_m"]
                     )
-                for key, value in figures.items():
-                    sums[key] = sums.get(key, 0.0) + value * len(indices) / count
+                self._add(sums, figures, len(indices) / count)
+            tokens = self._camera_tokens(batch) if self.held_out.has_depth else None
+            if tokens is not None:
+                levels = self.codec.backbone.encode_levels(images, range(4), tokens)
+                inputs = [self.codec.backbone.decoder_input(levels[i]) for i in range(4)]
+                geometry = self.codec.backbone.decode_geometry(inputs, image_hw)
+                posed = median_scaled_abs_rel(geometry.depth, batch["depth_m"])
+                self._add(sums, {"abs_rel_posed": posed}, len(indices) / count)
         return sums
+
+    @staticmethod
+    def _add(sums: dict[str, float], figures: dict[str, float], share: float) -> None:
+        for key, value in figures.items():
+            sums[key] = sums.get(key, 0.0) + value * share
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """Return the RGB decoder, and the backbone when its head was tuned."""

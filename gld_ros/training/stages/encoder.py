@@ -26,6 +26,7 @@ from gld_ros.training.geometry_targets import (
     geometry_losses,
     median_scaled_abs_rel,
     relative_cameras,
+    true_camera_tokens,
     weighted_geometry_loss,
 )
 from gld_ros.training.loop import Stage
@@ -149,7 +150,9 @@ class EncoderStage(Stage):
         grid_hw = (height // self.model.patch_size, width // self.model.patch_size)
         camera_tokens = None
         if batch["posed"]:
-            camera_tokens = self._camera_tokens(batch, (height, width))
+            camera_tokens = true_camera_tokens(
+                self.model, batch["depth_m"], batch["K_px"], batch["T_world_cam"], (height, width)
+            )
         levels = self.model.encode_levels(images, range(4), camera_tokens)
         inputs = [self.model.decoder_input(levels[i]) for i in range(4)]
         inputs[0] = inputs[0] * batch["keep_level0"].view(-1, 1, 1, 1)
@@ -189,10 +192,6 @@ class EncoderStage(Stage):
         losses["loss"] = total + options.picture_weight * losses["picture"]
         return losses
 
-    def _camera_tokens(self, batch: dict[str, Any], image_hw: tuple[int, int]) -> Tensor | None:
-        T_view0_cam, _ = relative_cameras(batch["depth_m"], batch["K_px"], batch["T_world_cam"])
-        return self.model.known_camera_tokens(invert_rigid(T_view0_cam), batch["K_px"], image_hw)
-
     def validate(self) -> dict[str, float]:
         """Return errors of depth and camera centres, posed and not, and PSNRs of the read-outs."""
         sums: dict[str, float] = {}
@@ -210,7 +209,9 @@ class EncoderStage(Stage):
         images, depth_m = batch["images"], batch["depth_m"]
         height, width = images.shape[-2:]
         grid_hw = (height // self.model.patch_size, width // self.model.patch_size)
-        tokens = self._camera_tokens(batch, (height, width))
+        tokens = true_camera_tokens(
+            self.model, depth_m, batch["K_px"], batch["T_world_cam"], (height, width)
+        )
         figures: dict[str, float] = {}
         runs: list[tuple[str, Tensor | None]] = [("unposed", None)]
         if tokens is not None:
