@@ -1,8 +1,10 @@
 """`gld-ros scenes`: look at procedural rooms, render them to folders, stores and bags."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     store = actions.add_parser("store", help="write a store of scenes for training")
     store.add_argument("out", type=Path, help="folder of the store; an unfinished one is completed")
     _add_scene_arguments(store, split="train", count=1000, views=4, size="112x84")
+    store.add_argument(
+        "--processes",
+        type=int,
+        help="that render rooms side by side (default: one per core; 1 on cuda)",
+    )
     store.add_argument(
         "--recordings",
         nargs="+",
@@ -139,6 +146,12 @@ def _rooms(args: argparse.Namespace, ids: Sequence[int]) -> dict[str, Any]:
     )
 
 
+def _rooms_at(
+    args: argparse.Namespace, ids: Sequence[int], positions: Sequence[int]
+) -> dict[str, Any]:
+    return _rooms(args, [ids[i] for i in positions])
+
+
 def _preview(args: argparse.Namespace) -> int:
     from PIL import Image
 
@@ -168,10 +181,10 @@ def _store(args: argparse.Namespace) -> int:
             f"antialias {args.antialias}"
         )
 
-        def draw(positions: Sequence[int]) -> dict[str, Any]:
-            return _rooms(args, [ids[i] for i in positions])
-
-    write_store(args.out, source, count, args.views, (height, width), draw)
+        draw = partial(_rooms_at, args, ids)
+    side_by_side = args.device == "cpu" and not args.recordings
+    processes = (args.processes or os.cpu_count() or 1) if side_by_side else 1
+    write_store(args.out, source, count, args.views, (height, width), draw, processes=processes)
     print(f"{args.out}: {count} scenes x {args.views} views, {width}x{height}, from {source}")
     return 0
 

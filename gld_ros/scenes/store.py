@@ -8,7 +8,9 @@ that says where the scenes come from and how many are complete.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -110,11 +112,14 @@ def write_store(
     views: int,
     image_hw: tuple[int, int],
     render: Callable[[Sequence[int]], dict[str, Any]],
+    *,
+    processes: int = 1,
 ) -> SceneStore:
     """Fill a store, or complete an interrupted one.
 
     `render` maps positions 0..scenes-1 to a batched sample dictionary (images float in [0, 1]).
-    Raises StoreError when the folder holds a store of other scenes.
+    With more than one process it must be picklable; each has one thread. Raises StoreError when the
+    folder holds a store of other scenes.
     """
     wanted = StoreDescription(source, scenes, views, image_hw)
     layout = _layout(wanted)
@@ -138,9 +143,11 @@ def write_store(
         mode = "r+" if complete else "w+"
         arrays[name] = np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
     with tqdm(total=scenes, initial=complete, desc=f"render {source}", unit="scene") as bar:
-        for first in range(complete, scenes, CHUNK):
-            last = min(first + CHUNK, scenes)
-            batch = render(range(first, last))
+        chunks = [
+            range(first, min(first + CHUNK, scenes)) for first in range(complete, scenes, CHUNK)
+        ]
+        for chunk, batch in zip(chunks, _rendered(render, chunks, processes), strict=True):
+            first, last = chunk.start, chunk.stop
             arrays["images"][first:last] = (
                 (batch["images"].clamp(0, 1) * 255).round().byte().cpu().numpy()
             )
@@ -151,6 +158,27 @@ def write_store(
             _write_description(folder, StoreDescription(source, scenes, views, image_hw, last))
             bar.update(last - first)
     return SceneStore.open(folder)
+
+
+def _rendered(
+    render: Callable[[Sequence[int]], dict[str, Any]], chunks: Sequence[range], processes: int
+) -> Iterator[dict[str, Any]]:
+    """Batches of all chunks in order, made by so many processes."""
+    processes = min(processes, len(chunks))
+    if processes <= 1:
+        yield from map(render, chunks)
+        return
+    # A forked process would inherit locks of threads that it does not have.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=_use_one_thread) as pool:
+        yield from pool.map(render, chunks)
+
+
+def _use_one_thread() -> None:
+    # The many small operations of a renderer lose more by waiting for each other than they gain.
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _write_description(folder: Path, description: StoreDescription) -> None:

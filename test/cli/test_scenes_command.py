@@ -48,6 +48,17 @@ def test_store_of_rooms_and_of_recordings(tmp_path):
     assert np.isnan(stored["visible_fraction"]).all()
 
 
+def test_processes_render_what_one_renders(tmp_path):
+    arguments = ["--count", "70", "--views", "2", "--size", "12x8", "--domain", "narrow"]
+    for name, processes in (("one", "1"), ("two", "2")):
+        command = ["scenes", "store", str(tmp_path / name), "--processes", processes, *arguments]
+        assert main(command) == 0
+    one, two = (SceneStore.open(tmp_path / name) for name in ("one", "two"))
+    for position in (0, 33, 69):
+        for name, array in one.arrays(position).items():
+            np.testing.assert_array_equal(two.arrays(position)[name], array)
+
+
 def test_bag_writes_a_bag(tmp_path, capsys):
     arguments = ["scenes", "bag", str(tmp_path / "tour"), "--seconds", "0.5", "--size", "16x12"]
     assert main([*arguments, "--no-depth"]) == 0
