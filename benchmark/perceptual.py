@@ -15,12 +15,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+
+from gld_ros.evaluation.methods import TRUE_FEATURES
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "config" / "train" / "tiny"
 CHOICES = ("none", "efficientnet_lite0")
-CEILING = "decoder on true features"
+SHOWN = {"psnr": "PSNR, dB", "ssim": "SSIM", "perceptual": "1 - SSIM + gradients"}
 
 
 def gld_ros(*arguments: str) -> None:
@@ -48,15 +49,15 @@ def train(args: argparse.Namespace, perceptual: str) -> Path:
     return run
 
 
-def judge(run: Path, scenes: int) -> dict[str, Any]:
-    """Decode true features of rooms of the test split; returns the evaluator's report."""
+def judge(run: Path, scenes: int) -> dict[str, float]:
+    """Decode true features of rooms of the test split; returns the means of `SHOWN`."""
     report = run / "evaluation.json"
     gld_ros(
         "eval", "--bundle", str(run / "export"), "--data", f"rooms:narrow:{scenes}",
         "--real-features", "--json", str(report),
     )  # fmt: skip
-    content: dict[str, Any] = json.loads(report.read_text())
-    return content
+    figures = json.loads(report.read_text())["views"][TRUE_FEATURES]
+    return {name: figures[name]["mean"] for name in SHOWN}
 
 
 def main() -> None:
@@ -72,8 +73,9 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=32, help="rooms to judge on")
     args = parser.parse_args()
     for perceptual in CHOICES:
-        report = judge(train(args, perceptual), args.scenes)
-        print(perceptual, json.dumps(report["real_features"], indent=1))
+        figures = judge(train(args, perceptual), args.scenes)
+        words = ", ".join(f"{SHOWN[name]} {value:.3f}" for name, value in figures.items())
+        print(f"{perceptual}: {words}", flush=True)
 
 
 if __name__ == "__main__":
