@@ -4,6 +4,7 @@ Owns what is remembered between jobs besides keyframes: the running scale and th
 depth. The measures themselves are `scale`'s, the arrays `products`'.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from threading import Lock
@@ -100,7 +101,12 @@ def _measure(
         by_points = measure_from_shared_points(references, keyframes, parameters, min_confidence)
         if not by_points.fault:
             return by_points
-        return replace(by_cameras, fault=f"{by_cameras.fault}; {by_points.fault}")
+        depth_is_wrong = math.isfinite(by_points.scale)  # measured, and it scatters
+        return replace(
+            by_cameras if depth_is_wrong else by_points,
+            fault=f"{by_cameras.fault}; {by_points.fault}",
+            poses_disagree=depth_is_wrong or by_cameras.poses_disagree,
+        )
     sensor_m, model, confident = [], [], []
     for view, keyframe in zip(references, keyframes, strict=True):
         sensor = keyframe.sensor_depth

@@ -99,7 +99,9 @@ class ScaleMeasurement:
     num_pairs: int
     max_baseline_m: float
     fault: str = ""
-    poses_disagree: bool = False  # the recovered poses are wrong, so no scale can help this job
+    # The recovered poses are wrong: no scale can help this job, unless the scale in force was never
+    # measured by them.
+    poses_disagree: bool = False
 
 
 def measure_from_baselines(
@@ -399,7 +401,7 @@ class MetricScale:
             max_baseline_m=m.max_baseline_m,
             reason=m.fault,
         )
-        if m.poses_disagree:
+        if m.poses_disagree and not self._measured_without_cameras(m):
             return measured
         if m.fault:
             return self._held(measured, m.fault, stamp_ns)
@@ -423,6 +425,14 @@ class MetricScale:
         )
         self._last_valid, self._last_valid_ns = valid, stamp_ns
         return valid
+
+    def _measured_without_cameras(self, m: ScaleMeasurement) -> bool:
+        """Whether neither this measurement nor the scale in force is about recovered cameras."""
+        return (
+            m.source is ScaleSource.TRIANGULATION
+            and self._last_valid is not None
+            and self._last_valid.source is ScaleSource.TRIANGULATION
+        )
 
     def _filter(self, log_scale: float, sigma: float, stamp_ns: int) -> str:
         """One step of a scalar Kalman filter on log-scale; returns why it was rejected, or ''."""

@@ -140,3 +140,24 @@ def test_auto_triangulates_where_recovered_cameras_say_nothing(pair, mode, camer
     assert state.metric == (source is not ScaleSource.NONE)
     if state.metric:
         assert state.scale == pytest.approx(2.7, rel=0.03)
+
+
+def auto_measurement(pair, depth, images=None):
+    """What a job says whose recovered cameras coincide."""
+    frames = pair if images is None else tuple(keyframe(i, x) for i, x in images)
+    views = NovelViews(tuple(view(depth, np.eye(4)) for _ in frames), (), 0, {})
+    return _measure(SynthesisRun(views, (), frames), ScaleParameters(mode="auto"), 0.5)
+
+
+def test_a_triangulated_scale_is_held_when_corners_are_missing_but_not_when_depth_is_wrong(pair):
+    scale = MetricScale(ScaleParameters(mode="auto"))
+    plain = np.full((*HW, 3), 90, np.uint8)
+    blank = auto_measurement(pair, DEPTH_M / 2.7, [(plain, 0.0), (plain, BASELINE_M)])
+    assert not scale.update(blank, 10**9).metric  # nothing to hold yet
+    assert scale.update(auto_measurement(pair, DEPTH_M / 2.7), 2 * 10**9).metric
+    held = scale.update(blank, 3 * 10**9)
+    assert (held.metric, held.source) == (True, ScaleSource.HELD)
+    assert "0 corners" in held.reason
+    wrong = scale.update(auto_measurement(pair, DEPTH_M[::-1] / 2.7), 4 * 10**9)
+    assert (wrong.metric, wrong.source) == (False, ScaleSource.NONE)
+    assert "scatters by" in wrong.reason
