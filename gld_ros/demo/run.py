@@ -100,7 +100,6 @@ def _start_node(split: SplitBag, options: DemoOptions) -> subprocess.Popen[bytes
         "tf.timeout": "3.0",  # a busy machine plays transforms late
         "product.max_age": "0.0",
         "scale.hold_time": "60.0",
-        "scale.max_dispersion": "0.3",
         "depth.min_confidence": "0.05",
         "guard.max_translation": f"{_translation_limit(split):.1f}",
         "guard.min_overlap": "0.1",
