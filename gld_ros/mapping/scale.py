@@ -39,6 +39,7 @@ MIN_DEPTH_PIXELS = 100
 MIN_SHARED_POINTS = 12
 
 _MAD_TO_SIGMA = 1.48  # of a normal distribution
+_QUARTILES_TO_SIGMA = 1.349
 _MIN_LOG_SIGMA = 0.02  # even ratios that agree perfectly share the model's own error
 _SINGLE_PAIR_LOG_SIGMA = 0.1  # dispersion is undefined; take the default limit of acceptance
 # The model's unit follows the scene: its logarithm may wander this much per square root second.
@@ -224,9 +225,10 @@ def measure_from_shared_points(
     """Compare the model's depth of references with corners triangulated between their keyframes.
 
     Needs nothing of the model but depth, and pairs of views with at least the minimal baseline.
-    The scale is the median of triangulated / model depth. Dispersion is half the width of the
-    middle 68 % of the ratios, over the median: how wrong the depth of the references is. (A median
-    deviation would overlook a part of the scene that is wrong throughout.)
+    The scale is the median of triangulated / model depth. Dispersion is the distance of their
+    quartiles / 1.35 / median: how wrong the depth of the references is. It bears a quarter of false
+    matches on either side. (A median deviation would overlook a third of the scene that is wrong
+    throughout.)
     """
     ratios: list[FloatArray] = []
     pairs = 0
@@ -255,8 +257,8 @@ def measure_from_shared_points(
             f"conditioning views up to {max_baseline_m:.3f} m apart; {MIN_SHARED_POINTS} are "
             f"needed, from pairs of at least scale.min_baseline {parameters.min_baseline_m:.3f} m",
         )
-    low, scale, high = np.quantile(all_ratios, [0.16, 0.5, 0.84]).tolist()
-    dispersion = (high - low) / 2 / scale
+    low, scale, high = np.quantile(all_ratios, [0.25, 0.5, 0.75]).tolist()
+    dispersion = (high - low) / _QUARTILES_TO_SIGMA / scale
     fault = ""
     if dispersion > parameters.max_dispersion:
         fault = (

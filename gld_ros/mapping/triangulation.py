@@ -24,7 +24,7 @@ MAX_CORNERS = 1000
 MIN_CONTRAST = 0.01  # of a corner; robots look at plain walls
 MAX_DISTANCE = 250.0  # of descriptors, whose length is about 512
 MAX_DISTANCE_RATIO = 0.8  # of the best to the second-best match (Lowe 2004, section 7.1)
-MAX_EPIPOLAR_ERROR_PX = 1.0
+MAX_EPIPOLAR_ERROR_PX = 0.7
 # With corners found to about a third of a pixel, depth from less parallax says too little.
 MIN_PARALLAX_PX = 5.0
 
