@@ -27,7 +27,7 @@ from gld_ros.ros.images import depth_m_from_image
 ROOM_DOMAIN = "narrow"
 GOAL_WAIT_S = 120.0
 SCALE_UNRESOLVED = 906
-GUARD_LIMIT_M = 10.0  # the highest value of guard.max_translation
+SPARSE_M = 1.0  # from a withheld picture to the nearest shown one
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,7 @@ def _start_node(split: SplitBag, options: DemoOptions) -> subprocess.Popen[bytes
         "product.max_age": "0.0",
         "scale.hold_time": "60.0",
         "depth.min_confidence": "0.05",
-        "guard.max_translation": f"{_translation_limit(split):.1f}",
-        "guard.min_overlap": "0.1",
+        **_guard(split),
     }
     command = [sys.executable, "-m", "gld_ros.ros.main", "--ros-args"]
     for name, value in parameters.items():
@@ -115,19 +114,30 @@ def _start_node(split: SplitBag, options: DemoOptions) -> subprocess.Popen[bytes
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=_environment())
 
 
-def _translation_limit(split: SplitBag) -> float:
-    """What the guard must allow for every goal; recordings with unscaled poses have wide gaps."""
+def _guard(split: SplitBag) -> dict[str, str]:
+    """The guard's parameters: wide for recordings in which every picture is far from the next.
+
+    Those with poses of unknown scale are such; the guard would refuse every goal.
+    """
     far = max(
         distance_m(withheld.T_fixed_cam, nearest_shown(split, withheld).T_fixed_cam)
         for withheld in split.withheld
     )
-    return min(max(3.0, 1.5 * far), GUARD_LIMIT_M)
+    if far <= SPARSE_M:
+        return {"guard.max_translation": "3.0", "guard.min_overlap": "0.1"}
+    print(f"a sparse recording: pictures up to {far:.1f} apart; goals are not guarded")
+    return {
+        "guard.max_translation": "10.0",
+        "guard.max_rotation": "3.15",
+        "guard.min_overlap": "0.0",
+    }
 
 
 def _start_player(split: SplitBag, rate: float) -> subprocess.Popen[bytes]:
+    images = f"{split.image_topic}/compressed" if split.compressed else split.image_topic
     command = [
         sys.executable, "-m", "gld_ros.cli.main", "play", str(split.path), "--clock",
-        "--rate", str(rate),
+        "--rate", str(rate), "--wait-for", images, split.info_topic,
     ]  # fmt: skip
     return subprocess.Popen(command, env=_environment())
 
