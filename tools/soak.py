@@ -61,9 +61,9 @@ FRAME_FAULTS = {f"fault {name}" for name in FAULTS}
 WARM_UP = 0.2  # of the samples
 ANSWER_TIMEOUT_S = 30.0
 MAX_GROWTH = {"resident_mb": 0.05, "threads": 0.0, "file_handles": 0.0, "latency_s": 0.5}
+SLACK = {"resident_mb": 10.0, "threads": 2.0, "file_handles": 8.0, "latency_s": 0.5}
 STEAL_FIELD = 7  # of the first line of /proc/stat
 MAX_STOLEN_MORE = 0.1  # of processor time; beyond, latency speaks of the host
-SLACK = {"resident_mb": 10.0, "threads": 2.0, "file_handles": 8.0, "latency_s": 0.5}
 
 
 class Soak:

@@ -182,6 +182,8 @@ def _store(args: argparse.Namespace) -> int:
         )
 
         draw = partial(_rooms_at, args, ids)
+    if args.processes is not None and args.processes < 1:
+        raise ValueError(f"--processes is {args.processes}; at least 1 is needed")
     side_by_side = args.device == "cpu" and not args.recordings
     processes = (args.processes or os.cpu_count() or 1) if side_by_side else 1
     write_store(args.out, source, count, args.views, (height, width), draw, processes=processes)

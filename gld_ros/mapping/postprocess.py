@@ -41,7 +41,7 @@ class Postprocessor:
     def __call__(self, request: JobRequest, run: SynthesisRun) -> Products:
         """Products of one run. Raises `products.UnusableOutput`."""
         parameters = request.parameters
-        measurement = _measure(run, parameters.scale, parameters.products.min_confidence)
+        measurement = measure_scale(run, parameters.scale, parameters.products.min_confidence)
         with self._lock:
             self._use(parameters.scale)
             # A job of an earlier epoch is on its way to be discarded and must teach nothing.
@@ -88,9 +88,10 @@ class Postprocessor:
         self._scale.parameters = parameters
 
 
-def _measure(
+def measure_scale(
     run: SynthesisRun, parameters: ScaleParameters, min_confidence: float
 ) -> ScaleMeasurement:
+    """What one run says about the scale, by the means that the mode names."""
     references, keyframes = run.views.references, run.keyframes
     if parameters.mode == "triangulation":
         return measure_from_shared_points(references, keyframes, parameters, min_confidence)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,7 @@ from gld_ros.view_request import View
 FloatArray = NDArray[np.floating[Any]]
 ScaleMode = Literal["auto", "tf_baseline", "triangulation", "depth_topic", "fixed", "none"]
 
-SCALE_MODES: tuple[ScaleMode, ...] = (
-    "auto", "tf_baseline", "triangulation", "depth_topic", "fixed", "none",
-)  # fmt: skip
+SCALE_MODES: tuple[ScaleMode, ...] = get_args(ScaleMode)
 NS_PER_S = 1_000_000_000
 
 MAX_ROTATION_ERROR_RAD = 0.05  # recovered relative rotations must agree with TF this well

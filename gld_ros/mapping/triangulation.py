@@ -51,7 +51,7 @@ class SharedPoints:
 def find_corners(frame: CameraFrame) -> Corners:
     """Corners of a rectified picture, by scale-invariant features (SIFT)."""
     image, K_px = shrink_to_fit(frame.image, frame.K_px, MATCHED_HW)
-    sift = cv2.SIFT_create(nfeatures=MAX_CORNERS, contrastThreshold=MIN_CONTRAST)  # type: ignore[attr-defined]
+    sift = cv2.SIFT.create(nfeatures=MAX_CORNERS, contrastThreshold=MIN_CONTRAST)
     found, descriptors = sift.detectAndCompute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None)
     if descriptors is None:
         found, descriptors = (), np.zeros((0, 128), np.float32)

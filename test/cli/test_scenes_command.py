@@ -72,6 +72,7 @@ def test_bag_writes_a_bag(tmp_path, capsys):
         (["preview", "--domain", "palace"], "unknown domain 'palace'"),
         (["preview", "--ids", "-5"], "belongs to no split"),
         (["preview", "--split", "dev"], "unknown split 'dev'"),
+        (["store", "s", "--processes", "0"], "--processes is 0; at least 1"),
         (["store", "s", "--recordings", "folders"], "a kind and at least one path"),
         (["store", "s", "--recordings", "kitti", "."], "unknown kind of recordings"),
     ],

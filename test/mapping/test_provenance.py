@@ -96,10 +96,13 @@ def test_fast_classification_equals_its_definition(room, camera_at, pinhole_of, 
     depth_m[0, 0] = np.nan
     fast = classify(depth_m, K_px, T, views, tolerance).labels.ravel()
     points = unprojected(depth_m, K_px, T)
-    slow = [classify_point(p, views, tolerance) for p in points[1:]]
     assert fast[0] == Provenance.UNKNOWN
-    # Single precision may turn a tie at a limit.
-    assert (fast[1:] != slow).sum() <= 1
+    for label, point in zip(fast[1:], points[1:], strict=True):
+        if label == classify_point(point, views, tolerance):
+            continue
+        # Single precision may turn a tie at a limit: a hair away the definition says the same.
+        nearby = point + 1e-5 * rng.uniform(-1, 1, (50, 3))
+        assert label in {classify_point(p, views, tolerance) for p in nearby}
 
 
 def test_a_point_in_front_of_a_seen_surface_is_contradicted(room, seen, camera_at, pinhole_of):

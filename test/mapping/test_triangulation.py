@@ -5,7 +5,7 @@ import pytest
 from gld_ros.mapping.frames import Keyframe
 from gld_ros.mapping.jobs import SynthesisRun
 from gld_ros.mapping.poses import rigid_transform, rotation_z
-from gld_ros.mapping.postprocess import _measure
+from gld_ros.mapping.postprocess import measure_scale
 from gld_ros.mapping.scale import (
     MetricScale,
     ScaleParameters,
@@ -134,7 +134,7 @@ def test_auto_triangulates_where_recovered_cameras_say_nothing(pair, mode, camer
         poses = [rigid_transform(np.eye(3), [x, 0, 0]) for x in (0.0, offset)]
     views = NovelViews(tuple(view(DEPTH_M / 2.7, T) for T in poses), (), 0, {})
     parameters = ScaleParameters(mode=mode)
-    measured = _measure(SynthesisRun(views, (), pair), parameters, 0.5)
+    measured = measure_scale(SynthesisRun(views, (), pair), parameters, 0.5)
     state = MetricScale(parameters).update(measured, 10**9)
     assert state.source is source
     assert state.metric == (source is not ScaleSource.NONE)
@@ -146,7 +146,7 @@ def auto_measurement(pair, depth, images=None):
     """What a job says whose recovered cameras coincide."""
     frames = pair if images is None else tuple(keyframe(i, x) for i, x in images)
     views = NovelViews(tuple(view(depth, np.eye(4)) for _ in frames), (), 0, {})
-    return _measure(SynthesisRun(views, (), frames), ScaleParameters(mode="auto"), 0.5)
+    return measure_scale(SynthesisRun(views, (), frames), ScaleParameters(mode="auto"), 0.5)
 
 
 def test_a_triangulated_scale_is_held_when_corners_are_missing_but_not_when_depth_is_wrong(pair):

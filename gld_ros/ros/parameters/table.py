@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gld_ros.mapping.scale import SCALE_MODES
 from gld_ros.ros.parameters.spec import Parameter, When
 
 ANY, INACTIVE, START = When.ANY_TIME, When.INACTIVE, When.START
@@ -340,7 +341,7 @@ TABLE: tuple[Parameter, ...] = (
         "auto",
         "Where metres come from; auto: tf_baseline, and triangulation when that fails.",
         INACTIVE,
-        choices=("auto", "tf_baseline", "triangulation", "depth_topic", "fixed", "none"),
+        choices=SCALE_MODES,
     ),
     Parameter(
         "scale.fixed_value",

@@ -48,9 +48,9 @@ class DecoderOptions:
     `noise_tau` the spread of its noise level |N(0, tau^2)|; `level_dropout` the probability of
     dropping each level in the other batches (never all four). Of these, `posed_probability` is the
     share encoded with known cameras, in scenes with depth: a geometry head that is tuned without
-    forgets them. `perceptual` names a pretrained
-    network to compare pictures in (see `perceptual.py`), `adversary` adds a discriminator; both
-    are off by default, as small models have neither the weights nor the time for them.
+    forgets them. `perceptual` names a pretrained network to compare pictures in (see
+    `perceptual.py`), `adversary` adds a discriminator; both are off by default, as small models
+    have neither the weights nor the time for them.
     """
 
     l1_weight: float = 1.0

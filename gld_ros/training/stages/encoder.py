@@ -33,6 +33,7 @@ from gld_ros.training.loop import Stage
 from gld_ros.training.randomness import generator_for
 
 MOTION_LEVELS = (1, 2, 3)  # views have met each other there, also in diffused features
+MOTION_NUMBERS = 6
 MOTION_UNIT = 10.0
 
 
@@ -71,19 +72,6 @@ class PictureReadout(nn.Module):
         return F.fold(pixels, (height, width), self.patch_size, stride=self.patch_size)
 
 
-class MotionReadout(nn.Module):
-    """Linear map from every patch token of one level to the motion of its camera."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(channels, 6)
-
-    def forward(self, patches: Tensor) -> Tensor:
-        """Turn (B, V, N, C) tokens into (B, V, N, 6) numbers like those of `motion_numbers`."""
-        motion: Tensor = self.linear(patches)
-        return motion
-
-
 def motion_numbers(T_view0_cam: Tensor) -> Tensor:
     """Return camera centre and rotation of relative poses (B, V, 4, 4) as (B, V, 6), near one.
 
@@ -119,7 +107,7 @@ class EncoderStage(Stage):
             PictureReadout(self.model.channels, patch) for _ in range(2)
         ).to(device)
         self.motion_readouts = nn.ModuleList(
-            MotionReadout(self.model.channels) for _ in MOTION_LEVELS
+            nn.Linear(self.model.channels, MOTION_NUMBERS) for _ in MOTION_LEVELS
         ).to(device)
 
     def batch(self, step: int, samples: range) -> dict[str, Any]:
