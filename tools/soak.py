@@ -39,8 +39,8 @@ from rclpy.parameter import Parameter
 from gld_ros.action import SynthesizeViews
 from gld_ros.mapping.synthesizer import OracleSynthesizer
 from gld_ros.mapping.worker import fault_of
-from gld_ros.ros.images import image_message
-from gld_ros.ros.messages import rclpy_type
+from gld_ros.messages.images import image_message
+from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.model import LoadedModel
 from gld_ros.ros.node import GldNode
 from gld_ros.ros.view_messages import (

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from gld_ros.ros.bag_reader import BagReader
+    from gld_ros.bags.reader import BagReader
     from gld_ros.ros.model import load_model
     from gld_ros.ros.offline import (
         OfflineRun,

@@ -65,7 +65,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 def run(args: argparse.Namespace) -> int:
     """Play; the exit status is 0 at the end of the bag, 1 if a --wait-for topic had no listener."""
-    from gld_ros.ros.bag_reader import BagReader
+    from gld_ros.bags.reader import BagReader
     from gld_ros.ros.player import PlayOptions
 
     options = PlayOptions(

@@ -71,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
 
+    from gld_ros.messages.types import rclpy_type
     from gld_ros.ros.goal_client import GoalClient, offset_pose
-    from gld_ros.ros.messages import rclpy_type
     from gld_ros.ros.view_messages import pose_message
 
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C cancels the goal
@@ -119,8 +119,8 @@ def _report(answer: Any, out: Path) -> int:
     import numpy as np
 
     from gld_ros.mapping.ply import write_ply
+    from gld_ros.messages.images import depth_m_from_image, rgb_from_image
     from gld_ros.ros.clouds import points_from_cloud
-    from gld_ros.ros.images import depth_m_from_image, rgb_from_image
 
     result = answer.result
     if result.error_msg:

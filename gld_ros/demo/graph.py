@@ -18,8 +18,8 @@ from rclpy.executors import MultiThreadedExecutor
 
 from gld_ros.action import SynthesizeViews
 from gld_ros.demo.withheld import PosedPicture
-from gld_ros.ros.clock import NS_PER_S
-from gld_ros.ros.messages import rclpy_type
+from gld_ros.messages.stamps import NS_PER_S
+from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.view_messages import TOPICS, camera_info_message, make_header, pose_message
 
 DISCOVERY_S = 1.0

@@ -19,10 +19,10 @@ from tqdm import tqdm
 from gld_ros.demo.graph import DemoFailed, DemoGraph
 from gld_ros.demo.pictures import GridRow, write_grid, write_recording
 from gld_ros.demo.withheld import SplitBag, depth_error, nearest_shown, psnr_db, split_bag
+from gld_ros.geometry.poses import distance_m
 from gld_ros.mapping.ply import write_ply
-from gld_ros.mapping.poses import distance_m
+from gld_ros.messages.images import depth_m_from_image
 from gld_ros.ros.clouds import points_from_cloud
-from gld_ros.ros.images import depth_m_from_image
 
 ROOM_DOMAIN = "narrow"
 GOAL_WAIT_S = 120.0

@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.mapping.camera_info import pinhole_camera
+from gld_ros.bags.reader import COMPRESSED_IMAGE_TYPE, BagError, BagReader
+from gld_ros.bags.writer import BagWriter
+from gld_ros.geometry.poses import invert_rigid, rotation_angle_rad
 from gld_ros.mapping.frames import FloatArray, shrink_to_fit
-from gld_ros.mapping.poses import invert_rigid, rotation_angle_rad
 from gld_ros.mapping.scale import resample_sensor_depth
-from gld_ros.ros.bag_reader import COMPRESSED_IMAGE_TYPE, BagError, BagReader
-from gld_ros.ros.bag_writer import BagWriter
-from gld_ros.ros.clock import stamp_to_ns
-from gld_ros.ros.images import depth_m_from_image, rgb_from_compressed, rgb_from_image
-from gld_ros.ros.intake import info_values
+from gld_ros.messages.camera_info import camera_info_values, pinhole_camera
+from gld_ros.messages.images import depth_m_from_image, rgb_from_compressed, rgb_from_image
+from gld_ros.messages.stamps import stamp_to_ns
 from gld_ros.ros.offline import DEPTH_TOPIC_ENDS, bag_cameras, bag_fixed_frame
 
 COMPARED_HW = (224, 224)  # withheld pictures are compared at most at this size
@@ -65,7 +64,7 @@ def split_bag(source: Path, target: Path, count: int, wanted_frame: str = "odom"
         first_info = next(iter(reader.messages([info_topic.name])), None)
         if first_info is None:
             raise BagError(f"bag {source} has no message on {info_topic.name}")
-        info = info_values(first_info.content)
+        info = camera_info_values(first_info.content)
         pictures: list[tuple[int, PosedPicture]] = []
         for message in reader.messages([camera.topic]):
             content = message.content
@@ -123,7 +122,7 @@ def _with_depth(reader: BagReader, pictures: list[PosedPicture]) -> tuple[PosedP
         info = next(iter(reader.messages([info_topic.name])), None)
         if info is None:
             continue
-        K_px = np.array(info_values(info.content).K, np.float64).reshape(3, 3)
+        K_px = np.array(camera_info_values(info.content).K, np.float64).reshape(3, 3)
         wanted = {(p.stamp_ns, p.frame_id) for p in pictures}
         for message in reader.messages([topic.name]):
             header = message.content.header

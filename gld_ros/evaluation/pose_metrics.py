@@ -15,7 +15,7 @@ from evo.core.geometry import GeometryException
 from evo.core.trajectory import PosePath3D
 from numpy.typing import NDArray
 
-from gld_ros.mapping.poses import rotation_angle_rad
+from gld_ros.geometry.poses import rotation_angle_rad
 from gld_ros.mapping.scale import ScaleParameters, coincidence, measure_from_baselines
 
 FloatArray = NDArray[np.floating[Any]]

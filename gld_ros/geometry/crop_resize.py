@@ -28,6 +28,17 @@ SAME_SURFACE_RATIO = 1.1
 _EDGE_TOLERANCE_PX = 1e-3  # of a source pixel; the resampler's own coordinates are float32
 
 
+def resized_intrinsics(K_px: FloatArray, scale_x: float, scale_y: float) -> FloatArray:
+    """`K_px` after resizing by new/old size per axis: image edges stay edges."""
+    K = np.array(K_px, dtype=np.float64)
+    K[0] *= scale_x
+    K[1] *= scale_y
+    # Pixel centres are integers, so an edge lies at -0.5.
+    K[0, 2] += 0.5 * scale_x - 0.5
+    K[1, 2] += 0.5 * scale_y - 0.5
+    return K
+
+
 def gld_crop_resize(
     image: NDArray[np.uint8], K_px: FloatArray, target_hw: ImageHw
 ) -> tuple[NDArray[np.uint8], FloatArray]:

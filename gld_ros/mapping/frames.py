@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from gld_ros.geometry.crop_resize import resized_intrinsics
+
 FloatArray = NDArray[np.floating[Any]]
 
 
@@ -90,14 +92,3 @@ def shrink_to_fit(
     new_h, new_w = max(1, round(height * scale)), max(1, round(width * scale))
     small = cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_AREA)
     return small, resized_intrinsics(K_px, new_w / width, new_h / height)
-
-
-def resized_intrinsics(K_px: FloatArray, scale_x: float, scale_y: float) -> FloatArray:
-    """`K_px` after resizing by new/old size per axis: picture edges stay edges."""
-    K = np.array(K_px, dtype=np.float64)
-    K[0] *= scale_x
-    K[1] *= scale_y
-    # Pixel centres are integers, so an edge lies at -0.5.
-    K[0, 2] += 0.5 * scale_x - 0.5
-    K[1, 2] += 0.5 * scale_y - 0.5
-    return K

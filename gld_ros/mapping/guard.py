@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from gld_ros.geometry.poses import distance_m, turn_rad
 from gld_ros.mapping.frames import Keyframe, TargetCamera
 from gld_ros.mapping.overlap import covered_fraction, depth_plane_points, visible
-from gld_ros.mapping.poses import distance_m, turn_rad
 
 
 class GuardFault(Enum):

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from gld_ros.geometry.poses import distance_m, turn_rad
 from gld_ros.mapping.frames import Keyframe
-from gld_ros.mapping.poses import distance_m, turn_rad
 
 FloatArray = NDArray[np.floating[Any]]
 

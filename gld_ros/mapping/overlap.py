@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.mapping.poses import invert_rigid, transform_points
+from gld_ros.geometry.poses import invert_rigid, transform_points
 
 FloatArray = NDArray[np.floating[Any]]
 

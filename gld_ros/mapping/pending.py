@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.mapping.poses import is_rigid
+from gld_ros.geometry.poses import is_rigid
 
 FloatArray = NDArray[np.floating[Any]]
 Payload = TypeVar("Payload")

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.mapping.poses import invert_rigid, transform_points
+from gld_ros.geometry.poses import invert_rigid, transform_points
 
 FloatArray = NDArray[np.floating[Any]]
 LabelArray = NDArray[np.uint8]

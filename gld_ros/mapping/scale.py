@@ -18,8 +18,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from gld_ros.geometry.poses import distance_m, rotation_angle_rad
 from gld_ros.mapping.frames import Keyframe
-from gld_ros.mapping.poses import distance_m, rotation_angle_rad
 from gld_ros.mapping.triangulation import find_corners, triangulate
 from gld_ros.view_request import View
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gld_ros.geometry.poses import distance_m, turn_rad
 from gld_ros.mapping.frames import Keyframe, TargetCamera
 from gld_ros.mapping.overlap import depth_plane_points, visible
-from gld_ros.mapping.poses import distance_m, turn_rad
 
 # A baseline of this fraction of the scene's depth, or this turn, makes a view fully worth adding.
 DIVERSE_BASELINE = 0.1

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.mapping.poses import rigid_transform
+from gld_ros.geometry.poses import rigid_transform
 from gld_ros.view_request import NovelViews, Progress, View, ViewRequest
 
 FloatArray = NDArray[np.floating[Any]]

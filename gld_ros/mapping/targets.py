@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.mapping.poses import (
+from gld_ros.geometry.poses import (
     T_BODY_OPTICAL,
     PoseConvention,
     distance_m,

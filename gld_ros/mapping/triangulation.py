@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from gld_ros.geometry.poses import invert_rigid
 from gld_ros.mapping.frames import CameraFrame, shrink_to_fit
-from gld_ros.mapping.poses import invert_rigid
 
 FloatArray = NDArray[np.floating[Any]]
 IndexArray = NDArray[np.integer[Any]]

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from gld_ros.mapping.products import CLOUD_DTYPE
-from gld_ros.ros.messages import (
+from gld_ros.messages.types import (
     byte_field,
     message_with_bytes,
     rclpy_type,

@@ -16,9 +16,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from gld_ros.mapping.jobs import Outcome
 from gld_ros.mapping.keyframes import usable_keyframes
 from gld_ros.mapping.scale import ScaleSource
-from gld_ros.ros.clock import NS_PER_S
+from gld_ros.messages.stamps import NS_PER_S
+from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.intake import CameraState
-from gld_ros.ros.messages import rclpy_type
 from gld_ros.ros.parameters.snapshot import Snapshot
 from gld_ros.ros.view_messages import make_header, scale_message, times_message
 

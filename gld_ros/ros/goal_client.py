@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.ros.messages import rclpy_type
+from gld_ros.messages.types import rclpy_type
 
 POLL_S = 0.02
 CLOUD_WAIT_S = 2.0  # the cloud of a job is published just before its result

@@ -16,18 +16,17 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 
 from gld_ros.action import SynthesizeViews
-from gld_ros.mapping.camera_info import CameraInfoError, pinhole_camera
+from gld_ros.geometry.poses import PoseConvention
 from gld_ros.mapping.jobs import ErrorCode, JobProgress, JobRequest, JobResult, Outcome
-from gld_ros.mapping.poses import PoseConvention
 from gld_ros.mapping.products import Product
 from gld_ros.mapping.targets import InvalidTarget, poses_as_targets
-from gld_ros.ros.clock import NS_PER_S, stamp_to_ns
-from gld_ros.ros.images import image_message
-from gld_ros.ros.intake import info_values
+from gld_ros.messages.camera_info import CameraInfoError, camera_info_values, pinhole_camera
+from gld_ros.messages.images import image_message
+from gld_ros.messages.stamps import NS_PER_S, stamp_to_ns
+from gld_ros.messages.transforms import TransformUnavailable
+from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.job_maker import MadeJob, NoJob
-from gld_ros.ros.messages import rclpy_type
 from gld_ros.ros.outputs import job_views_message
-from gld_ros.ros.tf_buffer import TransformUnavailable
 from gld_ros.ros.view_messages import Frames, make_header
 
 logger = logging.getLogger(__name__)
@@ -190,7 +189,7 @@ class GoalServer:
             return None
         hw = (int(info.height), int(info.width))
         try:
-            return pinhole_camera(info_values(info), hw, "input_is_rectified").K_px, hw
+            return pinhole_camera(camera_info_values(info), hw, "input_is_rectified").K_px, hw
         except (CameraInfoError, ValueError) as error:
             raise GoalFailed(ErrorCode.INVALID_GOAL, str(error)) from error
 

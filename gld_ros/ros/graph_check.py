@@ -13,12 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from gld_ros.mapping.camera_info import CameraInfoError, CameraInfoValues, pinhole_camera
-from gld_ros.ros.clock import stamp_to_ns
-from gld_ros.ros.images import ImageError, rgb_from_compressed, rgb_from_image
-from gld_ros.ros.intake import info_values
-from gld_ros.ros.messages import rclpy_type
-from gld_ros.ros.tf_buffer import TransformUnavailable, make_tf_buffer
+from gld_ros.messages.camera_info import (
+    CameraInfoError,
+    CameraInfoValues,
+    camera_info_values,
+    pinhole_camera,
+)
+from gld_ros.messages.images import ImageError, rgb_from_compressed, rgb_from_image
+from gld_ros.messages.stamps import stamp_to_ns
+from gld_ros.messages.transforms import TransformUnavailable
+from gld_ros.messages.types import rclpy_type
+from gld_ros.ros.tf_buffer import make_tf_buffer
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 INFO = "sensor_msgs/msg/CameraInfo"
@@ -359,7 +364,7 @@ def _info_faults(image: TopicSeen, info: TopicSeen, rectification: Any) -> list[
         rgb = decode(image.newest).rgb
     except ImageError as error:
         return [Fault(image.topic, str(error), "change the driver's encoding")]
-    values: CameraInfoValues = info_values(info.newest)
+    values: CameraInfoValues = camera_info_values(info.newest)
     try:
         pinhole_camera(values, (rgb.shape[0], rgb.shape[1]), rectification, image.topic)
     except CameraInfoError as error:

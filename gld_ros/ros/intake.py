@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.mapping.camera_info import (
-    CameraInfoError,
-    CameraInfoValues,
-    PinholeCamera,
-    pinhole_camera,
-)
 from gld_ros.mapping.epochs import EpochMonitor, StampFault, TimeJump, is_future_stamp
+from gld_ros.mapping.fault_log import FaultLog
 from gld_ros.mapping.frames import Keyframe, SensorDepth, shrink_to_fit
 from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
 from gld_ros.mapping.pending import Lookup, PendingImages, PlacedImage, TfFailure, WaitingImage
-from gld_ros.ros.clock import stamp_to_ns
-from gld_ros.ros.fault_log import FaultLog
-from gld_ros.ros.images import (
+from gld_ros.messages.camera_info import (
+    CameraInfoError,
+    CameraInfoValues,
+    PinholeCamera,
+    camera_info_values,
+    pinhole_camera,
+)
+from gld_ros.messages.images import (
     ImageError,
     RgbImage,
     UnsupportedEncoding,
@@ -36,6 +36,7 @@ from gld_ros.ros.images import (
     rgb_from_compressed,
     rgb_from_image,
 )
+from gld_ros.messages.stamps import stamp_to_ns
 from gld_ros.ros.parameters.snapshot import Snapshot
 
 # Pixels beyond what any bucket of the model uses are not kept.
@@ -96,7 +97,7 @@ class Intake:
     def camera_info(self, camera: str, message: Any, parameters: Snapshot) -> Any:
         """Take in intrinsics; returns the image that was held for want of them, if any."""
         state = self.cameras[camera]
-        values = info_values(message)
+        values = camera_info_values(message)
         with self._lock:
             if state.info is not None and values != state.info:
                 self._gate.flush(camera)
@@ -388,27 +389,3 @@ def _nearest_depth(state: CameraState, stamp_ns: int) -> SensorDepth | None:
     if near is None or abs(near[0] - stamp_ns) > MAX_DEPTH_OFFSET_NS:
         return None
     return near[1]
-
-
-def info_values(message: Any) -> CameraInfoValues:
-    """Return the fields of a sensor_msgs/CameraInfo, from rclpy or from a bag."""
-
-    def get(*names: str) -> Any:
-        return next(getattr(message, name) for name in names if hasattr(message, name))
-
-    roi = message.roi
-    return CameraInfoValues(
-        width=int(message.width),
-        height=int(message.height),
-        distortion_model=message.distortion_model,
-        D=tuple(float(x) for x in get("d", "D")),
-        K=tuple(float(x) for x in get("k", "K")),
-        R=tuple(float(x) for x in get("r", "R")),
-        P=tuple(float(x) for x in get("p", "P")),
-        binning_x=int(message.binning_x),
-        binning_y=int(message.binning_y),
-        roi_x_offset=int(roi.x_offset),
-        roi_y_offset=int(roi.y_offset),
-        roi_height=int(roi.height),
-        roi_width=int(roi.width),
-    )

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.mapping.frames import Keyframe, TargetCamera, resized_intrinsics
+from gld_ros.geometry.crop_resize import resized_intrinsics
+from gld_ros.mapping.frames import Keyframe, TargetCamera
 from gld_ros.mapping.guard import GuardVerdict
 from gld_ros.mapping.jobs import ErrorCode, JobKind, JobParameters, JobRequest
 from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore, usable_keyframes

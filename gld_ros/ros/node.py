@@ -29,7 +29,9 @@ from rclpy.qos import (
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from std_srvs.srv import SetBool, Trigger
 
+from gld_ros.geometry.poses import pose_from_quaternion
 from gld_ros.mapping.epochs import EpochMonitor, TimeJump
+from gld_ros.mapping.fault_log import FaultLog
 from gld_ros.mapping.jobs import (
     CancelReason,
     ErrorCode,
@@ -40,18 +42,17 @@ from gld_ros.mapping.jobs import (
 )
 from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
 from gld_ros.mapping.pending import PendingImages, TfFailure
-from gld_ros.mapping.poses import pose_from_quaternion
 from gld_ros.mapping.postprocess import Postprocessor
 from gld_ros.mapping.synthesizer import DeviceFault
 from gld_ros.mapping.targets import poses_as_targets
 from gld_ros.mapping.worker import SynthesisWorker
-from gld_ros.ros.clock import stamp_to_ns
+from gld_ros.messages.stamps import stamp_to_ns
+from gld_ros.messages.transforms import TransformUnavailable
+from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.diagnostics import Diagnostics, NodeFacts
-from gld_ros.ros.fault_log import FaultLog
 from gld_ros.ros.goals import GoalServer
 from gld_ros.ros.intake import CameraState, Intake
 from gld_ros.ros.job_maker import JobMaker, MadeJob, NoJob, OccupancyGrid, PolicyInput
-from gld_ros.ros.messages import rclpy_type
 from gld_ros.ros.model import LoadedModel, ModelFactory, ModelUnavailable, load_model
 from gld_ros.ros.outputs import Outputs, is_too_old, latched
 from gld_ros.ros.parameters.declare import NodeParameters
@@ -59,7 +60,7 @@ from gld_ros.ros.parameters.snapshot import Snapshot
 from gld_ros.ros.parameters.spec import When
 from gld_ros.ros.parameters.table import BY_NAME
 from gld_ros.ros.scene_files import SceneNotSaved, save_scene
-from gld_ros.ros.tf_buffer import TransformUnavailable, make_tf_buffer
+from gld_ros.ros.tf_buffer import make_tf_buffer
 from gld_ros.ros.view_messages import Frames
 from gld_ros.srv import SaveScene
 

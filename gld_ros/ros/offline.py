@@ -13,21 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gld_ros.bags.reader import COMPRESSED_IMAGE_TYPE, BagError, BagReader, BagTopic
+from gld_ros.bags.writer import BagWriter
+from gld_ros.geometry.poses import FloatArray
 from gld_ros.mapping.epochs import EpochMonitor, TimeJump
+from gld_ros.mapping.fault_log import FaultLog, Level
 from gld_ros.mapping.jobs import JobRequest, StageTimes, SynthesisRun
 from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
 from gld_ros.mapping.pending import PendingImages, TfFailure
-from gld_ros.mapping.poses import FloatArray
 from gld_ros.mapping.postprocess import Postprocessor
 from gld_ros.mapping.products import Product, Products, UnusableOutput
 from gld_ros.mapping.synthesizer import ViewSynthesizer
-from gld_ros.ros.bag_reader import COMPRESSED_IMAGE_TYPE, BagError, BagReader, BagTopic
-from gld_ros.ros.bag_writer import BagWriter
-from gld_ros.ros.fault_log import FaultLog, Level
+from gld_ros.messages.transforms import TransformBuffer, TransformUnavailable
 from gld_ros.ros.intake import CameraState, Intake
 from gld_ros.ros.job_maker import JobMaker, MadeJob, PolicyInput
 from gld_ros.ros.parameters.snapshot import Snapshot
-from gld_ros.ros.tf_buffer import TransformBuffer, TransformUnavailable
 from gld_ros.ros.view_messages import (
     TOPICS,
     Frames,

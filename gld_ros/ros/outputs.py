@@ -12,7 +12,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from gld_ros.mapping.guard import GuardVerdict
 from gld_ros.mapping.jobs import JobResult, product_age_s
 from gld_ros.mapping.products import Product, Products
-from gld_ros.ros.messages import rclpy_type
+from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.view_messages import (
     TOPICS,
     Frames,

@@ -1,7 +1,7 @@
 """Playing a bag on the ROS graph in real time, for machines without `ros2 bag`.
 
 Messages go out as the bytes that were recorded, with the recorded durability and reliability.
-Leaves reading the file to `bag_reader` and arguments to the command line.
+Leaves reading the file to `gld_ros.bags.reader` and arguments to the command line.
 """
 
 import threading
@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from gld_ros.ros.bag_reader import BagError, BagReader, BagTopic
-from gld_ros.ros.clock import NS_PER_S, ns_to_stamp
-from gld_ros.ros.messages import rclpy_type
+from gld_ros.bags.reader import BagError, BagReader, BagTopic
+from gld_ros.messages.stamps import NS_PER_S, ns_to_stamp
+from gld_ros.messages.types import rclpy_type
 
 CLOCK_TOPIC = "/clock"
 _TF_TOPICS = ("/tf", "/tf_static")

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gld_ros.geometry.poses import quaternion_xyzw
 from gld_ros.mapping.frames import Keyframe
 from gld_ros.mapping.guard import GuardVerdict
 from gld_ros.mapping.jobs import JobRequest, StageTimes
-from gld_ros.mapping.poses import quaternion_xyzw
 from gld_ros.mapping.products import ObservedView, PredictedView, Product, Products
 from gld_ros.mapping.scale import ScaleState
-from gld_ros.ros.clock import ns_to_stamp
+from gld_ros.messages.images import compressed_message, image_message
+from gld_ros.messages.stamps import ns_to_stamp
+from gld_ros.messages.types import is_rclpy_type
 from gld_ros.ros.clouds import structured_cloud_message
-from gld_ros.ros.images import compressed_message, image_message
-from gld_ros.ros.messages import is_rclpy_type
 
 Types = Callable[[str], Any]
 

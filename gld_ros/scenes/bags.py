@@ -21,11 +21,12 @@ from rosbags.interfaces import Connection
 from rosbags.typesys import Stores, get_typestore
 from scipy.spatial.transform import Rotation, Slerp
 
-from gld_ros.mapping.camera_info import (
+from gld_ros.messages.camera_info import (
     TRANSPORT_SUFFIXES,
     CameraInfoError,
     CameraInfoValues,
     PinholeCamera,
+    camera_info_values,
     pinhole_camera,
 )
 from gld_ros.scenes.recording import FloatArray, Frame, Recording, RecordingError
@@ -123,7 +124,7 @@ class _OpenBag:
                 for transform in message.transforms:
                     index.transforms.add(transform, static)
             elif connection.msgtype == CAMERA_INFO:
-                stamped = (_stamp_ns(message), _info_values(message))
+                stamped = (_stamp_ns(message), camera_info_values(message))
                 index.infos.setdefault(connection.topic, []).append(stamped)
             else:
                 _index_picture(index, connection, bag_time, message)
@@ -159,24 +160,6 @@ def _index_picture(index: _Index, connection: Connection, bag_time: int, message
 def _stamp_ns(message: Any) -> int:
     stamp = message.header.stamp
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
-
-
-def _info_values(message: Any) -> CameraInfoValues:
-    return CameraInfoValues(
-        width=int(message.width),
-        height=int(message.height),
-        distortion_model=message.distortion_model,
-        D=tuple(float(v) for v in message.d),
-        K=tuple(float(v) for v in message.k),
-        R=tuple(float(v) for v in message.r),
-        P=tuple(float(v) for v in message.p),
-        binning_x=int(message.binning_x),
-        binning_y=int(message.binning_y),
-        roi_x_offset=int(message.roi.x_offset),
-        roi_y_offset=int(message.roi.y_offset),
-        roi_height=int(message.roi.height),
-        roi_width=int(message.roi.width),
-    )
 
 
 # --- one camera -------------------------------------------------------------------------------

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from gld_ros.mapping.frames import Keyframe, TargetCamera
-from gld_ros.mapping.jobs import JobKind, JobRequest
-from gld_ros.mapping.poses import (
+from gld_ros.geometry.poses import (
     T_BODY_OPTICAL,
     invert_rigid,
     rigid_transform,
     rotation_z,
     transform_points,
 )
+from gld_ros.mapping.frames import Keyframe, TargetCamera
+from gld_ros.mapping.jobs import JobKind, JobRequest
 
 SECOND = 1_000_000_000
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gld_ros.geometry.crop_resize import gld_crop_resize
+from gld_ros.geometry.poses import transform_points
 from gld_ros.mapping.frames import shrink_to_fit
-from gld_ros.mapping.poses import transform_points
 from gld_ros.mapping.products import (
     ALL_PRODUCTS,
     CLOUD_DTYPE,

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gld_ros.mapping.poses import transform_points
+from gld_ros.geometry.poses import transform_points
 from gld_ros.mapping.provenance import (
     NO_VIEW,
     DepthView,

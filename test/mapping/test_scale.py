@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gld_ros.mapping.poses import pose_from_quaternion, rigid_transform, rotation_z
+from gld_ros.geometry.poses import pose_from_quaternion, rigid_transform, rotation_z
 from gld_ros.mapping.scale import (
     RESTART_AFTER,
     MetricScale,

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from gld_ros.geometry.poses import invert_rigid, is_rigid
 from gld_ros.mapping.frames import Keyframe, SensorDepth
 from gld_ros.mapping.jobs import JobKind, JobParameters, JobRequest, SynthesisRun
-from gld_ros.mapping.poses import invert_rigid, is_rigid
 from gld_ros.mapping.postprocess import Postprocessor
 from gld_ros.mapping.products import ALL_PRODUCTS
 from gld_ros.mapping.scale import ScaleParameters, ScaleSource

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gld_ros.mapping.poses import is_rigid
+from gld_ros.geometry.poses import is_rigid
 from gld_ros.mapping.targets import (
     InvalidTarget,
     frontier,

@@ -2,9 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
+from gld_ros.geometry.poses import rigid_transform, rotation_z
 from gld_ros.mapping.frames import Keyframe
 from gld_ros.mapping.jobs import SynthesisRun
-from gld_ros.mapping.poses import rigid_transform, rotation_z
 from gld_ros.mapping.postprocess import measure_scale
 from gld_ros.mapping.scale import (
     MetricScale,

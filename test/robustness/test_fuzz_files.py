@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gld_ros.ros.bag_reader import BagError, BagReader
-from gld_ros.ros.bag_writer import BagWriter
+from gld_ros.bags.reader import BagError, BagReader
+from gld_ros.bags.writer import BagWriter
 from gld_ros.ros.parameters.files import ParameterError, load_snapshot
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,15 +6,15 @@ import cv2
 import numpy as np
 import pytest
 
-from gld_ros.mapping.camera_info import CameraInfoError, pinhole_camera
 from gld_ros.mapping.epochs import EpochMonitor
+from gld_ros.mapping.fault_log import FaultLog
 from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
 from gld_ros.mapping.pending import PendingImages, TfFailure
-from gld_ros.ros.fault_log import FaultLog
-from gld_ros.ros.images import ImageError, depth_m_from_image, rgb_from_compressed
-from gld_ros.ros.intake import CameraState, Intake, info_values
+from gld_ros.messages.camera_info import CameraInfoError, camera_info_values, pinhole_camera
+from gld_ros.messages.images import ImageError, depth_m_from_image, rgb_from_compressed
+from gld_ros.messages.transforms import TransformBuffer, TransformUnavailable, insert_message
+from gld_ros.ros.intake import CameraState, Intake
 from gld_ros.ros.parameters.files import load_snapshot
-from gld_ros.ros.tf_buffer import TransformBuffer, TransformUnavailable, insert_message
 
 START_NS = 1_700_000_000 * 10**9
 ENCODINGS = (
@@ -172,7 +172,7 @@ def test_camera_infos(fuzz):
         )  # fmt: skip
         rectification = rng.choice(("auto", "rectify", "input_is_rectified"))
         with fuzz.allowing(number, CameraInfoError):
-            found = pinhole_camera(info_values(message), (6, 8), rectification)
+            found = pinhole_camera(camera_info_values(message), (6, 8), rectification)
             assert np.isfinite(found.K_px).all()
             assert found.rectify(np.zeros((6, 8, 3), np.uint8)).shape == (6, 8, 3)
         if number % 10 == 0:

@@ -60,7 +60,7 @@ BAG = (
     PREAMBLE
     + """
 import shutil
-from gld_ros.ros.bag_writer import BagWriter
+from gld_ros.bags.writer import BagWriter
 begin()
 for _ in range(10**6):
     with BagWriter(target) as bag:
@@ -126,7 +126,7 @@ def check_bundle(path):
 
 
 def check_bag(path):
-    from gld_ros.ros.bag_reader import BagReader
+    from gld_ros.bags.reader import BagReader
 
     with BagReader(path) as bag:
         assert sum(1 for _ in bag.messages()) == 300

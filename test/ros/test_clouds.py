@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gld_ros.mapping.products import CLOUD_DTYPE
+from gld_ros.messages.types import byte_field
 from gld_ros.ros.clouds import (
     MalformedCloud,
     cloud_message,
@@ -11,7 +12,6 @@ from gld_ros.ros.clouds import (
     pack_points_reference,
     points_from_cloud,
 )
-from gld_ros.ros.messages import byte_field
 
 RANDOM = np.random.default_rng(5)
 CLOUD, FIELD = "sensor_msgs/msg/PointCloud2", "sensor_msgs/msg/PointField"

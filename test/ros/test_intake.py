@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from gld_ros.mapping.epochs import EpochMonitor
+from gld_ros.mapping.fault_log import FaultLog
 from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
 from gld_ros.mapping.pending import PendingImages
-from gld_ros.ros.fault_log import FaultLog
-from gld_ros.ros.images import image_message
+from gld_ros.messages.images import image_message
 from gld_ros.ros.intake import CameraState, Intake
 from gld_ros.ros.parameters.snapshot import make_snapshot
 from gld_ros.ros.parameters.table import TABLE, per_camera_parameters

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from gld_ros.bags.reader import BagReader
 from gld_ros.cli.main import main
-from gld_ros.mapping.poses import rigid_transform
+from gld_ros.geometry.poses import rigid_transform
 from gld_ros.mapping.synthesizer import OracleSynthesizer
-from gld_ros.ros.bag_reader import BagReader
-from gld_ros.ros.images import depth_m_from_image, rgb_from_image
+from gld_ros.messages.images import depth_m_from_image, rgb_from_image
 from gld_ros.ros.offline import NODE_NAMESPACE, OfflineRun, bag_cameras, bags_differ, write_jobs
 from gld_ros.ros.parameters.files import load_snapshot
 from gld_ros.ros.view_messages import TOPICS

@@ -10,8 +10,8 @@ from itertools import pairwise
 
 import pytest
 
+from gld_ros.bags.reader import BagError, BagReader
 from gld_ros.cli.main import main
-from gld_ros.ros.bag_reader import BagError, BagReader
 from gld_ros.ros.player import PlayOptions
 
 pytestmark = pytest.mark.ros

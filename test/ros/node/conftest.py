@@ -6,7 +6,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from gld_ros.ros.fault_log import THROTTLE_S
+from gld_ros.mapping.fault_log import THROTTLE_S
 
 
 class Rig:
@@ -66,14 +66,14 @@ class Rig:
         self.released += 1
 
     def listen(self, topic, type_name, qos=10):
-        from gld_ros.ros.messages import rclpy_type
+        from gld_ros.messages.types import rclpy_type
 
         self.peer.create_subscription(
             rclpy_type(type_name), topic, self.received[topic].append, qos
         )
 
     def publisher(self, topic, type_name, qos=10):
-        from gld_ros.ros.messages import rclpy_type
+        from gld_ros.messages.types import rclpy_type
 
         if topic not in self._publishers:
             self._publishers[topic] = self.peer.create_publisher(rclpy_type(type_name), topic, qos)
@@ -110,7 +110,7 @@ class Rig:
         return self.node.now_ns
 
     def send_tf(self, T, stamp_ns, parent="odom", child="camera_optical"):
-        from gld_ros.ros.messages import rclpy_type
+        from gld_ros.messages.types import rclpy_type
         from gld_ros.ros.view_messages import transform_message
 
         message = transform_message(T, parent, child, stamp_ns, rclpy_type)
@@ -119,7 +119,7 @@ class Rig:
         )
 
     def send_info(self, camera="camera", stamp_ns=None, K_px=None, hw=None, **changes):
-        from gld_ros.ros.messages import rclpy_type
+        from gld_ros.messages.types import rclpy_type
         from gld_ros.ros.view_messages import camera_info_message, make_header
 
         header = make_header(stamp_ns or self.now_ns(), "camera_optical", rclpy_type)
@@ -131,8 +131,8 @@ class Rig:
         self.publisher(f"{camera}/camera_info", "sensor_msgs/msg/CameraInfo").publish(message)
 
     def image(self, rgb, stamp_ns, frame_id="camera_optical", compressed=False):
-        from gld_ros.ros.images import compressed_message, image_message
-        from gld_ros.ros.messages import rclpy_type
+        from gld_ros.messages.images import compressed_message, image_message
+        from gld_ros.messages.types import rclpy_type
         from gld_ros.ros.view_messages import make_header
 
         header = make_header(stamp_ns, frame_id, rclpy_type)
@@ -174,8 +174,8 @@ class Rig:
         return stamp_ns
 
     def set_clock(self, stamp_ns):
-        from gld_ros.ros.clock import ns_to_stamp
-        from gld_ros.ros.messages import rclpy_type
+        from gld_ros.messages.stamps import ns_to_stamp
+        from gld_ros.messages.types import rclpy_type
 
         publisher = self.publisher("/clock", "rosgraph_msgs/msg/Clock")
         self.graph.wait_for(lambda: publisher.get_subscription_count() > 0, "clock matched")
@@ -228,7 +228,7 @@ class Rig:
         from rclpy.action import ActionClient
 
         from gld_ros.action import SynthesizeViews
-        from gld_ros.ros.messages import rclpy_type
+        from gld_ros.messages.types import rclpy_type
         from gld_ros.ros.view_messages import pose_message
 
         if not hasattr(self, "_client"):

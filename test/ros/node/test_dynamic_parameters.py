@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from gld_ros.geometry.poses import rotation_z
 from gld_ros.mapping.epochs import EpochMonitor
+from gld_ros.mapping.fault_log import FaultLog
 from gld_ros.mapping.frames import Keyframe
 from gld_ros.mapping.jobs import SynthesisRun
 from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
 from gld_ros.mapping.pending import PendingImages, TfFailure
-from gld_ros.mapping.poses import rotation_z
 from gld_ros.mapping.postprocess import Postprocessor
 from gld_ros.mapping.products import ALL_PRODUCTS
 from gld_ros.mapping.scale import (
@@ -25,7 +26,6 @@ from gld_ros.mapping.scale import (
     measure_from_baselines,
 )
 from gld_ros.mapping.synthesizer import OracleSynthesizer
-from gld_ros.ros.fault_log import FaultLog
 from gld_ros.ros.intake import CameraState, Intake
 from gld_ros.ros.job_maker import JobMaker, MadeJob, OccupancyGrid, PolicyInput
 from gld_ros.ros.parameters.snapshot import make_snapshot
@@ -291,7 +291,7 @@ def test_dynamic_parameters_on_an_active_node(make_rig, plain_oracle):
     rig.graph.wait_for(lambda: images, "a view")
 
     def view_transform_stamps():
-        from gld_ros.ros.clock import stamp_to_ns
+        from gld_ros.messages.stamps import stamp_to_ns
 
         return {
             stamp_to_ns(t.header.stamp)
@@ -342,8 +342,8 @@ def test_dynamic_parameters_on_an_active_node(make_rig, plain_oracle):
 
 @pytest.mark.ros
 def test_pose_convention_of_topics_changes_the_target(make_rig, plain_oracle):
-    from gld_ros.mapping.poses import T_BODY_OPTICAL
-    from gld_ros.ros.messages import rclpy_type
+    from gld_ros.geometry.poses import T_BODY_OPTICAL
+    from gld_ros.messages.types import rclpy_type
     from gld_ros.ros.view_messages import make_header, pose_message
 
     rig = make_rig(plain_oracle, {"policy.type": "topic", "policy.pose_convention": "optical"})

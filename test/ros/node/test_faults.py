@@ -205,7 +205,7 @@ def test_image_older_than_the_previous_is_dropped(make_rig, plain_oracle):
     stamp_ns = rig.stamps[-1]
 
     def earlier(message):
-        from gld_ros.ros.clock import ns_to_stamp
+        from gld_ros.messages.stamps import ns_to_stamp
 
         message.header.stamp = ns_to_stamp(stamp_ns - 1_000_000)
 
@@ -219,7 +219,7 @@ def test_image_older_than_the_previous_is_dropped(make_rig, plain_oracle):
 
 
 def test_all_cameras_far_back_in_time_is_a_jump(make_rig, plain_oracle):
-    from gld_ros.ros.clock import ns_to_stamp
+    from gld_ros.messages.stamps import ns_to_stamp
 
     rig = make_rig(plain_oracle)
     rig.activate()
@@ -231,7 +231,7 @@ def test_all_cameras_far_back_in_time_is_a_jump(make_rig, plain_oracle):
 
 
 def test_image_from_the_future_is_held_then_dropped(make_rig, plain_oracle):
-    from gld_ros.ros.clock import ns_to_stamp
+    from gld_ros.messages.stamps import ns_to_stamp
 
     rig = make_rig(plain_oracle, {"tf.timeout": 0.3})
     rig.watch()
@@ -369,7 +369,7 @@ def test_tf_that_is_late_within_its_timeout_costs_nothing(make_rig, plain_oracle
 
 @pytest.mark.parametrize("w", [2.0, float("nan")])
 def test_invalid_rotation_of_tf_is_refused(make_rig, plain_oracle, w):
-    from gld_ros.ros.messages import rclpy_type
+    from gld_ros.messages.types import rclpy_type
     from gld_ros.ros.view_messages import transform_message
 
     rig = make_rig(plain_oracle)
@@ -461,7 +461,7 @@ def test_unresolved_scale_withholds_depth_until_it_is_known(make_rig, plain_orac
 
 
 def with_policy(rig, poses, frame_id="odom"):
-    from gld_ros.ros.messages import rclpy_type
+    from gld_ros.messages.types import rclpy_type
     from gld_ros.ros.view_messages import make_header
 
     message = rclpy_type("geometry_msgs/msg/PoseArray")(
@@ -484,7 +484,7 @@ def target_rig(make_rig, oracle, **parameters):
 
 @pytest.mark.parametrize("fault", ["nan", "zero quaternion", "unknown frame", "outside guard"])
 def test_bad_target_is_refused_and_the_next_good_one_runs(make_rig, plain_oracle, fault):
-    from gld_ros.ros.messages import rclpy_type
+    from gld_ros.messages.types import rclpy_type
     from gld_ros.ros.view_messages import pose_message
 
     rig = target_rig(make_rig, plain_oracle)
@@ -503,7 +503,7 @@ def test_bad_target_is_refused_and_the_next_good_one_runs(make_rig, plain_oracle
 
 
 def test_too_many_targets_leave_the_farthest_out(make_rig, plain_oracle):
-    from gld_ros.ros.messages import rclpy_type
+    from gld_ros.messages.types import rclpy_type
     from gld_ros.ros.view_messages import pose_message
 
     rig = target_rig(make_rig, plain_oracle, **{"sampler.max_targets": 1})

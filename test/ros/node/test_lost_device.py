@@ -38,7 +38,7 @@ class Robot:
     def __init__(self, graph):
         from lifecycle_msgs.srv import ChangeState, GetState
 
-        from gld_ros.ros.messages import rclpy_type
+        from gld_ros.messages.types import rclpy_type
 
         self.graph, self.types = graph, rclpy_type
         self.node = graph.node("robot")
@@ -91,7 +91,7 @@ class Robot:
 
     def drive_on(self):
         """Send the next picture, 10 cm further on, with intrinsics and pose."""
-        from gld_ros.ros.images import image_message
+        from gld_ros.messages.images import image_message
         from gld_ros.ros.view_messages import camera_info_message, make_header, transform_message
 
         self.frames += 1

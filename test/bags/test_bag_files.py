@@ -9,11 +9,11 @@ import textwrap
 import numpy as np
 import pytest
 
-from gld_ros.ros.bag_reader import BagError, BagReader
-from gld_ros.ros.bag_writer import BagWriter
-from gld_ros.ros.images import rgb_from_image
-from gld_ros.ros.interface_files import message_definitions
-from gld_ros.ros.tf_buffer import FutureTransform
+from gld_ros.bags.interface_files import message_definitions
+from gld_ros.bags.reader import BagError, BagReader
+from gld_ros.bags.writer import BagWriter
+from gld_ros.messages.images import rgb_from_image
+from gld_ros.messages.transforms import FutureTransform
 
 START_NS = 1_700_000_000 * 10**9
 
@@ -221,7 +221,7 @@ def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path):
     script = textwrap.dedent(
         f"""
         import os, signal
-        from gld_ros.ros.bag_writer import BagWriter
+        from gld_ros.bags.writer import BagWriter
         with BagWriter({str(tmp_path / "bag")!r}) as bag:
             bag.add_topic("/p", "gld_ros/msg/Provenance")
             for i in range(1000):
@@ -271,7 +271,7 @@ def test_the_reader_needs_no_ros(small_bag):
     script = f"""
 import sys
 sys.modules["rclpy"] = None
-from gld_ros.ros.bag_reader import BagReader
+from gld_ros.bags.reader import BagReader
 with BagReader({str(small_bag)!r}) as bag:
     print(sum(1 for _ in bag.messages()))
 """
@@ -285,7 +285,7 @@ with BagReader({str(small_bag)!r}) as bag:
 def test_rclpy_decodes_what_we_write(small_bag):
     from rclpy.serialization import deserialize_message
 
-    from gld_ros.ros.messages import rclpy_type
+    from gld_ros.messages.types import rclpy_type
 
     with BagReader(small_bag) as bag:
         for message in bag.raw_messages():

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gld_ros.mapping.camera_info import (
+from gld_ros.messages.camera_info import (
     CameraInfoError,
     CameraInfoFault,
     CameraInfoValues,

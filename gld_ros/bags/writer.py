@@ -22,7 +22,7 @@ from rosbags.interfaces import (
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from gld_ros.ros.bag_reader import own_types
+from gld_ros.bags.reader import own_types
 
 _FOREVER = QosTime(9223372036, 854775807)
 

@@ -1,8 +1,8 @@
-"""From a CameraInfo and a picture size to a pinhole camera and the remap that pictures need.
+"""From a CameraInfo and an image size to a pinhole camera and the remap that images need.
 
-Owns every judgement about intrinsics: which values are refused and why, region of interest and
-binning (REP-104), whether pictures are rectified already, and the rectification maps. Message
-types stay outside: `CameraInfoValues` mirrors the fields of `sensor_msgs/CameraInfo`.
+Owns every decision about intrinsics: which values are rejected and why, region of interest and
+binning (REP-104), whether images are rectified already, and the rectification maps. Works on any
+object with the fields of sensor_msgs/CameraInfo, from rclpy or out of a bag.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.mapping.frames import resized_intrinsics
+from gld_ros.geometry.crop_resize import resized_intrinsics
 
 FloatArray = NDArray[np.floating[Any]]
 Rectification = Literal["auto", "rectify", "input_is_rectified"]
@@ -28,13 +28,13 @@ DISTORTION_LENGTHS = {
 }
 TRANSPORT_SUFFIXES = ("compressed", "theora", "zstd", "ffmpeg")
 
-# Rectified views are no wider than this (half angle, tangent): beyond, a pinhole picture is mostly
+# Rectified views are no wider than this (half angle, tangent): beyond, a pinhole image is mostly
 # stretched border.
 _MAX_TANGENT = np.tan(np.radians(60.0))
 _ZOOMS = np.geomspace(64.0, 0.25, 800)  # rectified focal length over calibrated one, 0.7 % apart
 _BORDER_POINTS = 17  # per side
 _MAX_INTRINSIC_PX = 1e9  # far beyond any camera; products of larger ones leave double precision
-_MAX_ZOOM = 4.0  # a calibration that leaves less than this of the picture is wrong
+_MAX_ZOOM = 4.0  # a calibration that leaves less than this of the image is wrong
 
 
 class CameraInfoFault(Enum):
@@ -73,7 +73,7 @@ class CameraInfoValues:
     binning_y: int = 0
     roi_x_offset: int = 0
     roi_y_offset: int = 0
-    roi_height: int = 0  # 0 is the whole picture
+    roi_height: int = 0  # 0 is the whole image
     roi_width: int = 0
 
     @property
@@ -83,17 +83,43 @@ class CameraInfoValues:
 
     @property
     def binning_xy(self) -> tuple[int, int]:
-        """Full-resolution pixels per picture pixel."""
+        """Full-resolution pixels per image pixel."""
         return max(self.binning_x, 1), max(self.binning_y, 1)
+
+
+def camera_info_values(message: Any) -> CameraInfoValues:
+    """Return the fields of a sensor_msgs/CameraInfo, from rclpy or from a bag."""
+
+    def matrix(name: str) -> tuple[float, ...]:
+        # ROS 1 and old bags spell these fields with capitals.
+        spelling = name if hasattr(message, name) else name.upper()
+        return tuple(float(value) for value in getattr(message, spelling))
+
+    roi = message.roi
+    return CameraInfoValues(
+        width=int(message.width),
+        height=int(message.height),
+        distortion_model=message.distortion_model,
+        D=matrix("d"),
+        K=matrix("k"),
+        R=matrix("r"),
+        P=matrix("p"),
+        binning_x=int(message.binning_x),
+        binning_y=int(message.binning_y),
+        roi_x_offset=int(roi.x_offset),
+        roi_y_offset=int(roi.y_offset),
+        roi_height=int(roi.height),
+        roi_width=int(roi.width),
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class PinholeCamera:
-    """Intrinsics of the pictures that `rectify` returns; its axes are those of the frame_id."""
+    """Intrinsics of the images that `rectify` returns; its axes are those of the frame_id."""
 
     K_px: FloatArray  # (3, 3)
     image_hw: tuple[int, int]  # of the input and of the output
-    remaps: bool  # False: pictures pass through untouched
+    remaps: bool  # False: images pass through untouched
     notes: tuple[str, ...]  # decisions worth one log line
     rectify: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
@@ -104,7 +130,7 @@ def pinhole_camera(
     rectification: Rectification = "auto",
     topic: str = "",
 ) -> PinholeCamera:
-    """The pinhole camera of pictures of `image_hw` that come with `info` on `topic`.
+    """The pinhole camera of images of `image_hw` that come with `info` on `topic`.
 
     `rectify` undistorts with K and D and zooms until no output pixel lies outside the input, so a
     model never sees black borders; `input_is_rectified` takes P; `auto` decides by the topic name
@@ -119,14 +145,14 @@ def pinhole_camera(
     )
     if rectified_input:
         K_full = _projection_intrinsics(info, notes)
-        notes.append("pictures are taken as rectified: P is used")
+        notes.append("images are taken as rectified: P is used")
     else:
         K_full = _raw_intrinsics(info)
     D = np.zeros(0) if rectified_input else _distortion(info)
-    K_px = _picture_intrinsics(K_full, info, image_hw, notes)
+    K_px = _image_intrinsics(K_full, info, image_hw, notes)
     if not D.any():
         if not rectified_input:
-            notes.append("no distortion: K is used and pictures pass through")
+            notes.append("no distortion: K is used and images pass through")
         return PinholeCamera(K_px, image_hw, False, tuple(notes), lambda image: image)
 
     try:
@@ -138,13 +164,13 @@ def pinhole_camera(
             f"{info.distortion_model} with D {D.tolist()} cannot be computed: {error}",
         ) from error
     notes.append(
-        f"pictures are rectified ({info.distortion_model}): focal length "
+        f"images are rectified ({info.distortion_model}): focal length "
         f"{K_px[0, 0]:.1f} px becomes {K_new[0, 0]:.1f} px"
     )
 
     def rectify(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if image.shape[:2] != image_hw:
-            raise ValueError(f"picture has size {image.shape[:2]}; the maps are for {image_hw}")
+            raise ValueError(f"image has size {image.shape[:2]}; the maps are for {image_hw}")
         return np.asarray(
             cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         )
@@ -214,7 +240,7 @@ def _distortion(info: CameraInfoValues) -> FloatArray:
         raise CameraInfoError(
             CameraInfoFault.UNKNOWN_DISTORTION,
             f"distortion model {info.distortion_model!r} with D {D.tolist()} is not known; known "
-            f"are {', '.join(DISTORTION_LENGTHS)}. Or publish rectified pictures and set "
+            f"are {', '.join(DISTORTION_LENGTHS)}. Or publish rectified images and set "
             "cameras.rectification to input_is_rectified",
         )
     if D.size not in lengths:
@@ -225,7 +251,7 @@ def _distortion(info: CameraInfoValues) -> FloatArray:
     return D
 
 
-def _picture_intrinsics(
+def _image_intrinsics(
     K_full: FloatArray, info: CameraInfoValues, image_hw: tuple[int, int], notes: list[str]
 ) -> FloatArray:
     """Apply region of interest, binning (both REP-104) and an integer size ratio to K.
@@ -242,7 +268,7 @@ def _picture_intrinsics(
         raise CameraInfoError(
             CameraInfoFault.BAD_REGION,
             f"CameraInfo roi {region_w}x{region_h} at ({info.roi_x_offset}, {info.roi_y_offset}) "
-            f"leaves the {info.width}x{info.height} picture",
+            f"leaves the {info.width}x{info.height} image",
         )
     K = K_full.copy()
     K[0, 2] -= info.roi_x_offset
@@ -257,11 +283,11 @@ def _picture_intrinsics(
     if ratio_x is None or ratio_y is None:
         raise CameraInfoError(
             CameraInfoFault.SIZE_MISMATCH,
-            f"pictures are {image_hw[1]}x{image_hw[0]} but CameraInfo describes "
+            f"images are {image_hw[1]}x{image_hw[0]} but CameraInfo describes "
             f"{expected_hw[1]}x{expected_hw[0]}, and neither is a whole multiple of the other",
         )
     notes.append(
-        f"pictures are {image_hw[1]}x{image_hw[0]} and CameraInfo describes "
+        f"images are {image_hw[1]}x{image_hw[0]} and CameraInfo describes "
         f"{expected_hw[1]}x{expected_hw[0]}: K is scaled by {ratio_x:.4g}, {ratio_y:.4g}"
     )
     return resized_intrinsics(K, ratio_x, ratio_y)
@@ -277,7 +303,7 @@ def _integer_ratio(size: int, expected: int) -> float | None:
 def _distorted_pixels(
     K_px: FloatArray, D: FloatArray, model: str, normalised_xy: FloatArray
 ) -> FloatArray:
-    """Pixels (N, 2) at which rays (x/z, y/z) (N, 2) appear in the raw picture."""
+    """Pixels (N, 2) at which rays (x/z, y/z) (N, 2) appear in the raw image."""
     if model == "equidistant":
         points = np.concatenate([normalised_xy, np.ones((len(normalised_xy), 1))], 1)[:, None]
         pixels, _ = cv2.fisheye.projectPoints(points, np.zeros(3), np.zeros(3), K_px, D)
@@ -290,9 +316,9 @@ def _distorted_pixels(
 def _widest_full_view(
     K_px: FloatArray, D: FloatArray, model: str, image_hw: tuple[int, int]
 ) -> FloatArray:
-    """Intrinsics of the widest rectified picture of the same size that the raw one fully covers.
+    """Intrinsics of the widest rectified image of the same size that the raw one fully covers.
 
-    Zooms out from a narrow view and stops before the border leaves the raw picture or stops moving
+    Zooms out from a narrow view and stops before the border leaves the raw image or stops moving
     outwards: beyond that, a distortion polynomial folds back and shows wrong pixels.
     """
     height, width = image_hw
@@ -314,7 +340,7 @@ def _widest_full_view(
     if best is None or best > _MAX_ZOOM:
         raise CameraInfoError(
             CameraInfoFault.BAD_DISTORTION,
-            f"{model} with D {D.tolist()} leaves no rectified picture of {width}x{height}; check "
+            f"{model} with D {D.tolist()} leaves no rectified image of {width}x{height}; check "
             "the calibration",
         )
     K_new = K_px.copy()

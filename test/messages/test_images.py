@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from rosbags.image import message_to_cvimage
 
-from gld_ros.ros import images
-from gld_ros.ros.images import (
+from gld_ros.messages import images
+from gld_ros.messages.images import (
     COLOUR_ENCODINGS,
     MalformedImage,
     UnsupportedEncoding,
@@ -19,7 +19,7 @@ from gld_ros.ros.images import (
     rgb_from_compressed,
     rgb_from_image,
 )
-from gld_ros.ros.messages import byte_field
+from gld_ros.messages.types import byte_field
 
 RANDOM = np.random.default_rng(3)
 H, W = 6, 8

@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn
 import cv2
 import numpy as np
 
-from gld_ros.ros.messages import byte_field, message_with_bytes, rclpy_type
+from gld_ros.messages.types import byte_field, message_with_bytes, rclpy_type
 
 
 class ImageError(ValueError):

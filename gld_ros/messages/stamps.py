@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gld_ros.ros.messages import rclpy_type
+from gld_ros.messages.types import rclpy_type
 
 NS_PER_S = 1_000_000_000
 

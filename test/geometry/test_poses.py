@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from gld_ros.mapping.poses import (
+from gld_ros.geometry.poses import (
     T_BODY_OPTICAL,
     invert_rigid,
     is_rigid,

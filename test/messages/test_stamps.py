@@ -1,6 +1,6 @@
 """Stamps survive the way through messages."""
 
-from gld_ros.ros.clock import ns_to_stamp, stamp_to_ns
+from gld_ros.messages.stamps import ns_to_stamp, stamp_to_ns
 
 S = 10**9
 T0 = 1_700_000_000 * S

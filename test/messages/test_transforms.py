@@ -1,0 +1,277 @@
+"""The rules of TF lookups, on our buffer and on the distribution's where there is one."""
+
+import math
+import threading
+
+import numpy as np
+import pytest
+
+from gld_ros.messages.transforms import (
+    DisconnectedFrames,
+    FutureTransform,
+    InvalidTransform,
+    PastTransform,
+    TransformBuffer,
+    TransformUnavailable,
+    UnknownFrame,
+    insert_message,
+)
+
+S = 10**9
+T0 = 1_700_000_000 * S  # nanoseconds of today do not fit a float
+IDENTITY = (0.0, 0.0, 0.0, 1.0)
+
+
+def yaw(angle):
+    return (0.0, 0.0, math.sin(angle / 2), math.cos(angle / 2))
+
+
+@pytest.fixture(params=["own", pytest.param("tf2", marks=pytest.mark.ros)])
+def buffer(request):
+    if request.param == "own":
+        yield TransformBuffer(cache_time_s=10.0)
+        return
+    pytest.importorskip("tf2_ros", reason="only a ROS distribution has tf2_ros")
+    from gld_ros.ros.tf_buffer import Tf2Buffer
+
+    node = request.getfixturevalue("ros_graph").node("tf2_buffer")
+    yield Tf2Buffer(node, 10.0)
+
+
+def test_position_is_linear_and_rotation_spherical(buffer):
+    buffer.insert("odom", "base", (0, 0, 0), yaw(0), T0)
+    buffer.insert("odom", "base", (1, 2, 4), yaw(math.pi / 2), T0 + S)
+    T = buffer.lookup("odom", "base", T0 + S // 4)
+    np.testing.assert_allclose(T[:3, 3], [0.25, 0.5, 1.0], atol=1e-12)
+    angle = math.atan2(T[1, 0], T[0, 0])
+    assert angle == pytest.approx(math.pi / 8, abs=1e-9)
+
+
+def test_rotation_takes_the_shorter_arc_whatever_the_sign(buffer):
+    buffer.insert("odom", "base", (0, 0, 0), yaw(0.2), T0)
+    buffer.insert("odom", "base", (0, 0, 0), tuple(-q for q in yaw(0.6)), T0 + S)
+    T = buffer.lookup("odom", "base", T0 + S // 2)
+    assert math.atan2(T[1, 0], T[0, 0]) == pytest.approx(0.4, abs=1e-9)
+
+
+def test_equal_and_tiny_rotations(buffer):
+    buffer.insert("odom", "base", (0, 0, 0), yaw(0.3), T0)
+    buffer.insert("odom", "base", (1, 0, 0), yaw(0.3 + 1e-9), T0 + S)
+    T = buffer.lookup("odom", "base", T0 + S // 2)
+    assert math.atan2(T[1, 0], T[0, 0]) == pytest.approx(0.3, abs=1e-8)
+
+
+def test_one_nanosecond_is_resolved(buffer):
+    buffer.insert("odom", "base", (0, 0, 0), IDENTITY, T0)
+    buffer.insert("odom", "base", (4, 0, 0), IDENTITY, T0 + 4)
+    assert buffer.lookup("odom", "base", T0 + 3)[0, 3] == pytest.approx(3.0)
+
+
+def test_chain_through_a_common_ancestor(buffer):
+    buffer.insert("odom", "base", (1, 0, 0), yaw(math.pi / 2), T0)
+    buffer.insert("base", "camera", (0, 1, 0), IDENTITY, 0, static=True)
+    buffer.insert("base", "laser", (0, 0, 2), yaw(math.pi / 2), 0, static=True)
+    T = buffer.lookup("odom", "camera", T0)
+    np.testing.assert_allclose(T[:3, 3], [0, 0, 0], atol=1e-12)  # 1 + R(90°) (0 1) = 1 - 1
+    T_laser_camera = buffer.lookup("laser", "camera", T0)
+    # From the laser, which looks along +y of the base: 2 below, 1 ahead.
+    np.testing.assert_allclose(T_laser_camera[:3, 3], [1, 0, -2], atol=1e-12)
+    np.testing.assert_allclose(
+        T_laser_camera @ buffer.lookup("camera", "laser", T0), np.eye(4), atol=1e-12
+    )
+
+
+def test_same_frame_is_identity(buffer):
+    buffer.insert("odom", "base", (1, 0, 0), IDENTITY, T0)
+    np.testing.assert_array_equal(buffer.lookup("base", "base", T0), np.eye(4))
+
+
+def test_only_static_edges_hold_at_any_time(buffer):
+    buffer.insert("base", "camera", (1, 0, 0), IDENTITY, 0, static=True)
+    assert buffer.lookup("base", "camera", T0)[0, 3] == 1.0
+    assert buffer.lookup("base", "camera")[0, 3] == 1.0
+
+
+@pytest.mark.parametrize(("offset_ns", "error"), [(-1, PastTransform), (S + 1, FutureTransform)])
+def test_no_extrapolation_by_even_a_nanosecond(buffer, offset_ns, error):
+    buffer.insert("odom", "base", (0, 0, 0), IDENTITY, T0)
+    buffer.insert("odom", "base", (1, 0, 0), IDENTITY, T0 + S)
+    with pytest.raises(error):
+        buffer.lookup("odom", "base", T0 + offset_ns)
+    buffer.lookup("odom", "base", T0)
+    buffer.lookup("odom", "base", T0 + S)
+
+
+def test_single_sample_answers_for_its_own_time_only(buffer):
+    buffer.insert("odom", "base", (1, 0, 0), IDENTITY, T0)
+    assert buffer.lookup("odom", "base", T0)[0, 3] == 1.0
+    with pytest.raises(FutureTransform):
+        buffer.lookup("odom", "base", T0 + 1)
+    with pytest.raises(PastTransform):
+        buffer.lookup("odom", "base", T0 - 1)
+
+
+def test_time_zero_is_a_time_and_not_the_latest(buffer):
+    buffer.insert("odom", "base", (1, 0, 0), IDENTITY, T0)
+    with pytest.raises(PastTransform):
+        buffer.lookup("odom", "base", 0)
+
+
+def test_unknown_and_disconnected_frames(buffer):
+    with pytest.raises(UnknownFrame):
+        buffer.lookup("odom", "base", T0)
+    buffer.insert("odom", "base", (0, 0, 0), IDENTITY, T0)
+    buffer.insert("world", "drone", (0, 0, 0), IDENTITY, T0)
+    with pytest.raises(UnknownFrame, match="arm"):
+        buffer.lookup("odom", "arm", T0)
+    with pytest.raises(DisconnectedFrames):
+        buffer.lookup("odom", "drone", T0)
+
+
+def test_reasons_are_the_names_of_the_diagnostics():
+    reasons = [e.reason for e in (FutureTransform, PastTransform, DisconnectedFrames, UnknownFrame)]
+    assert reasons == ["future", "past", "disconnected", "unknown_frame"]
+
+
+def test_samples_may_come_in_any_order(buffer):
+    for second in (3, 0, 2, 1, 4):
+        buffer.insert("odom", "base", (second, 0, 0), IDENTITY, T0 + second * S)
+    for half in range(9):
+        T = buffer.lookup("odom", "base", T0 + half * S // 2)
+        assert T[0, 3] == pytest.approx(half / 2)
+
+
+def test_latest_common_time(buffer):
+    for second in (0, 1, 2):
+        buffer.insert("odom", "base", (second, 0, 0), IDENTITY, T0 + second * S)
+    for second in (0, 1):
+        buffer.insert("base", "head", (0, second, 0), IDENTITY, T0 + second * S)
+    np.testing.assert_allclose(buffer.lookup("odom", "head")[:3, 3], [1, 1, 0])
+
+
+def test_old_samples_are_forgotten(buffer):
+    for tenth in range(300):
+        buffer.insert("odom", "base", (tenth, 0, 0), IDENTITY, T0 + tenth * S // 10)
+    with pytest.raises(PastTransform):
+        buffer.lookup("odom", "base", T0 + S)
+    assert buffer.lookup("odom", "base", T0 + 25 * S)[0, 3] == pytest.approx(250)
+
+
+def test_clear_keeps_static_transforms_only(buffer):
+    buffer.insert("odom", "base", (1, 0, 0), IDENTITY, T0)
+    buffer.insert("base", "camera", (0, 1, 0), IDENTITY, 0, static=True)
+    buffer.clear()
+    assert buffer.lookup("base", "camera", T0)[1, 3] == 1.0
+    with pytest.raises(TransformUnavailable):
+        buffer.lookup("odom", "base", T0)
+    buffer.insert("odom", "base", (5, 0, 0), IDENTITY, T0 - 100 * S)  # time went back
+    assert buffer.lookup("odom", "base", T0 - 100 * S)[0, 3] == 5.0
+
+
+@pytest.mark.parametrize(
+    ("parent", "child", "translation", "rotation"),
+    [
+        ("odom", "base", (math.nan, 0, 0), IDENTITY),
+        ("odom", "base", (0, math.inf, 0), IDENTITY),
+        ("odom", "base", (0, 0, 0), (0, 0, 0, math.nan)),
+        ("odom", "base", (0, 0, 0), (0, 0, 0, 0)),
+        ("odom", "base", (0, 0, 0), (0, 0, 0, 1.1)),
+        ("", "base", (0, 0, 0), IDENTITY),
+        ("odom", "", (0, 0, 0), IDENTITY),
+        ("odom", "odom", (0, 0, 0), IDENTITY),
+    ],
+)
+def test_impossible_transforms_are_refused_and_change_nothing(
+    buffer, parent, child, translation, rotation
+):
+    buffer.insert("odom", "base", (7, 0, 0), IDENTITY, T0)
+    with pytest.raises(InvalidTransform):
+        buffer.insert(parent, child, translation, rotation, T0)
+    assert buffer.lookup("odom", "base", T0)[0, 3] == 7.0
+
+
+def test_nearly_normalised_rotations_are_normalised(buffer):
+    buffer.insert("odom", "base", (0, 0, 0), (0, 0, 0, 1.002), T0)
+    np.testing.assert_allclose(buffer.lookup("odom", "base", T0), np.eye(4), atol=1e-12)
+
+
+def test_leading_slashes_do_not_matter(buffer):
+    buffer.insert("/odom", "/base", (1, 0, 0), IDENTITY, T0)
+    assert buffer.lookup("odom", "base", T0)[0, 3] == 1.0
+
+
+def test_latest_common_stamp():
+    buffer = TransformBuffer()
+    buffer.insert("odom", "base", (0, 0, 0), IDENTITY, T0)
+    buffer.insert("base", "camera", (0, 0, 0), IDENTITY, 0, static=True)
+    assert buffer.latest_common_stamp_ns("odom", "camera") == T0
+    assert buffer.latest_common_stamp_ns("base", "camera") is None
+
+
+def test_an_equal_stamp_replaces():
+    buffer = TransformBuffer()
+    for x in (1, 2, 3):
+        buffer.insert("odom", "base", (x, 0, 0), IDENTITY, T0)
+    assert buffer.lookup("odom", "base", T0)[0, 3] == 3.0
+
+
+def test_loops_of_frames_are_refused():
+    buffer = TransformBuffer()
+    buffer.insert("a", "b", (0, 0, 0), IDENTITY, T0)
+    buffer.insert("b", "c", (0, 0, 0), IDENTITY, T0)
+    with pytest.raises(InvalidTransform, match="loop"):
+        buffer.insert("c", "a", (0, 0, 0), IDENTITY, T0)
+
+
+def test_a_new_parent_takes_over():
+    buffer = TransformBuffer()
+    buffer.insert("odom", "base", (1, 0, 0), IDENTITY, T0)
+    buffer.insert("map", "base", (2, 0, 0), IDENTITY, T0 + S)
+    assert buffer.lookup("map", "base", T0 + S)[0, 3] == 2.0
+    with pytest.raises(TransformUnavailable):
+        buffer.lookup("odom", "base", T0 + S)
+
+
+def test_memory_stays_bounded():
+    buffer = TransformBuffer(cache_time_s=10.0)
+    for sample in range(20_000):
+        buffer.insert("odom", "base", (0, 0, 0), IDENTITY, T0 + sample * S // 100)
+    assert len(buffer._edges["base"].stamps_ns) < 1_200
+
+
+@pytest.mark.parametrize("cache_time_s", [0, -1, math.nan])
+def test_cache_time_must_be_positive(cache_time_s):
+    with pytest.raises(ValueError, match="cache_time_s"):
+        TransformBuffer(cache_time_s)
+
+
+def test_reading_and_writing_from_several_threads():
+    buffer = TransformBuffer(cache_time_s=1.0)
+    buffer.insert("odom", "base", (0, 0, 0), IDENTITY, T0)
+    failures = []
+
+    def read():
+        for _ in range(2000):
+            try:
+                T = buffer.lookup("odom", "base")
+                assert T[0, 3] == T[1, 3]  # never half of one sample and half of another
+            except TransformUnavailable as error:
+                failures.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for sample in range(5000):
+        buffer.insert("odom", "base", (sample, sample, 0), IDENTITY, T0 + sample * S // 100)
+    for reader in readers:
+        reader.join()
+    assert not failures
+
+
+def test_messages_are_inserted_and_refusals_returned(family):
+    buffer = TransformBuffer()
+    message = family.tf_message(("odom", "base", 3, T0, 1), ("base", "arm", 0, T0, 0))
+    refused = insert_message(buffer, message, static=False)
+    assert buffer.lookup("odom", "base", T0)[0, 3] == 3.0
+    assert len(refused) == 1
+    assert "arm" in str(refused[0])
