@@ -39,16 +39,13 @@ from rclpy.parameter import Parameter
 from gld_ros.action import SynthesizeViews
 from gld_ros.mapping.synthesizer import OracleSynthesizer
 from gld_ros.mapping.worker import fault_of
+from gld_ros.messages.camera_info import camera_info_message
 from gld_ros.messages.images import image_message
+from gld_ros.messages.stamps import make_header
+from gld_ros.messages.transforms import pose_message, transform_message
 from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.model import LoadedModel
 from gld_ros.ros.node import GldNode
-from gld_ros.ros.view_messages import (
-    camera_info_message,
-    make_header,
-    pose_message,
-    transform_message,
-)
 
 HW = (84, 112)
 K_PX = np.array([[80.0, 0.0, 55.5], [0.0, 80.0, 41.5], [0.0, 0.0, 1.0]])

@@ -60,8 +60,8 @@ class BagReader:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not self.path.exists():
-            raise BagError(f"bag {self.path} does not exist")
+        self._transforms: tuple[TransformBuffer, list[InvalidTransform]] | None = None
+        _require_regular_files(self.path)
         try:
             self._reader = Reader(self.path)
             self._reader.open()
@@ -110,10 +110,9 @@ class BagReader:
         """Topics of images, raw and compressed, by name."""
         return self.topics_of_type(IMAGE_TYPE, COMPRESSED_IMAGE_TYPE)
 
-    def camera_info_topic(self, image_topic: str) -> BagTopic | None:
-        """The CameraInfo that belongs to an image topic: `camera_info` beside it."""
-        raw = image_topic.removesuffix("/compressed")
-        return self.topics.get(f"{raw.rpartition('/')[0]}/camera_info")
+    def first(self, topic: str) -> Any | None:
+        """The first message of a topic, decoded; None where there is none. Raises BagError."""
+        return next((message.content for message in self.messages([topic])), None)
 
     def raw_messages(
         self,
@@ -176,17 +175,38 @@ class BagReader:
             ) from error
 
     def transforms(self) -> tuple[TransformBuffer, list[InvalidTransform]]:
-        """Return all transforms of the bag in a buffer that forgets nothing, and what was refused.
+        """Return all transforms of the bag in a buffer that forgets nothing, and what was rejected.
 
-        Reads /tf and /tf_static whole, so that a lookup never waits for a message to come.
+        Reads /tf and /tf_static whole, once, so that a lookup never waits for a message to come.
         """
-        buffer = TransformBuffer(cache_time_s=float("inf"))
-        refused: list[InvalidTransform] = []
-        names = [topic.name for topic in self.topics_of_type(TF_TYPE)]
-        for message in self.messages(names) if names else ():
-            static = self.topics[message.topic].name.endswith("tf_static")
-            refused += insert_message(buffer, message.content, static=static)
-        return buffer, refused
+        if self._transforms is None:
+            buffer = TransformBuffer(cache_time_s=float("inf"))
+            rejected: list[InvalidTransform] = []
+            names = [topic.name for topic in self.topics_of_type(TF_TYPE)]
+            for message in self.messages(names) if names else ():
+                static = message.topic.endswith("tf_static")
+                rejected += insert_message(buffer, message.content, static=static)
+            self._transforms = buffer, rejected
+        return self._transforms
+
+
+def _require_regular_files(path: Path) -> None:
+    """Raise BagError for what is no bag, before anything waits for a FIFO to be written."""
+    if not path.exists():
+        raise BagError(f"bag {path} does not exist")
+    if path.is_dir():
+        if not (path / "metadata.yaml").is_file():
+            raise BagError(
+                f"{path} is no ROS 2 bag: the folder has no metadata.yaml; give a bag folder, or "
+                "one .mcap or .db3 file"
+            )
+        odd = [p.name for p in path.iterdir() if not p.is_file() and not p.is_dir()]
+        if odd:
+            raise BagError(f"bag {path} holds what is no regular file: {', '.join(sorted(odd))}")
+    elif not path.is_file():
+        raise BagError(f"{path} is no ROS 2 bag: neither a folder nor a regular file")
+    elif path.stat().st_size == 0:
+        raise BagError(f"{path} is no ROS 2 bag: the file is empty")
 
 
 def _cause(error: BaseException) -> str:

@@ -42,15 +42,10 @@ def run(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
+    from gld_ros.bags.cameras import bag_cameras, bag_fixed_frame
     from gld_ros.bags.reader import BagReader
     from gld_ros.ros.model import load_model
-    from gld_ros.ros.offline import (
-        OfflineRun,
-        bag_cameras,
-        bag_fixed_frame,
-        bags_differ,
-        write_jobs,
-    )
+    from gld_ros.ros.offline import OfflineRun, bags_differ, write_jobs
     from gld_ros.ros.parameters.files import load_snapshot
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -62,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
             *args.overrides,
             f"fixed_frame={bag_fixed_frame(reader, given['fixed_frame'])}",
         ]
-        parameters = load_snapshot(args.params, overrides, list(bag_cameras(reader)))
+        parameters = load_snapshot(
+            args.params, overrides, [camera.name for camera in bag_cameras(reader)]
+        )
         model = load_model(parameters)
         if model.random_weights:
             print("WARNING: this bundle has RANDOM weights; its views mean nothing")

@@ -71,9 +71,9 @@ def run(args: argparse.Namespace) -> int:
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
 
+    from gld_ros.messages.transforms import pose_message
     from gld_ros.messages.types import rclpy_type
     from gld_ros.ros.goal_client import GoalClient, offset_pose
-    from gld_ros.ros.view_messages import pose_message
 
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C cancels the goal
     node = rclpy.create_node("gld_request")
@@ -119,7 +119,8 @@ def _report(answer: Any, out: Path) -> int:
     import numpy as np
 
     from gld_ros.mapping.ply import write_ply
-    from gld_ros.messages.images import depth_m_from_image, rgb_from_image
+    from gld_ros.messages.depth_images import depth_m_from_message
+    from gld_ros.messages.images import rgb_from_image
     from gld_ros.ros.clouds import points_from_cloud
 
     result = answer.result
@@ -133,7 +134,7 @@ def _report(answer: Any, out: Path) -> int:
         written.append(f"view_{index}.png")
         cv2.imwrite(str(out / written[-1]), rgb_from_image(message).rgb[..., ::-1])
     for index, message in enumerate(result.depths):
-        depth_m = depth_m_from_image(message)
+        depth_m = depth_m_from_message(message)
         written += [f"depth_{index}.npy", f"depth_{index}.png"]
         np.save(out / written[-2], depth_m)
         finite = depth_m[np.isfinite(depth_m)]

@@ -17,10 +17,12 @@ from rclpy.action import ActionClient
 from rclpy.executors import MultiThreadedExecutor
 
 from gld_ros.action import SynthesizeViews
-from gld_ros.demo.withheld import PosedPicture
-from gld_ros.messages.stamps import NS_PER_S
+from gld_ros.demo.withheld import PosedImage
+from gld_ros.messages.camera_info import camera_info_message
+from gld_ros.messages.stamps import NS_PER_S, make_header
+from gld_ros.messages.transforms import pose_message
 from gld_ros.messages.types import rclpy_type
-from gld_ros.ros.view_messages import TOPICS, camera_info_message, make_header, pose_message
+from gld_ros.ros.view_messages import TOPICS
 
 DISCOVERY_S = 1.0
 
@@ -95,7 +97,7 @@ class DemoGraph:
 
     def imagine(
         self,
-        picture: PosedPicture,
+        picture: PosedImage,
         frame_id: str,
         max_wait_s: float,
         on_feedback: Callable[[Any], None],

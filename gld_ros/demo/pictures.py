@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.demo.withheld import PosedPicture
+from gld_ros.demo.withheld import PosedImage
 
 CELL_HW = (168, 224)
 LABEL_HEIGHT = 20
@@ -28,7 +28,7 @@ PROVENANCE_COLOURS = {  # RGB
 class GridRow:
     """One withheld frame and everything about it."""
 
-    truth: PosedPicture
+    truth: PosedImage
     references: tuple[NDArray[np.uint8], ...]
     nearest: NDArray[np.uint8]
     imagined: NDArray[np.uint8]

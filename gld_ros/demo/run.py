@@ -21,7 +21,7 @@ from gld_ros.demo.pictures import GridRow, write_grid, write_recording
 from gld_ros.demo.withheld import SplitBag, depth_error, nearest_shown, psnr_db, split_bag
 from gld_ros.geometry.poses import distance_m
 from gld_ros.mapping.ply import write_ply
-from gld_ros.messages.images import depth_m_from_image
+from gld_ros.messages.depth_images import depth_m_from_message
 from gld_ros.ros.clouds import points_from_cloud
 
 ROOM_DOMAIN = "narrow"
@@ -205,7 +205,7 @@ def _goals(split: SplitBag, graph: DemoGraph) -> tuple[list[GridRow], list[dict[
             time.sleep(0.02)
         conditioning = {s.sec * 10**9 + s.nanosec for s in view.conditioning_stamps}
         references = [p.image for p in split.shown if p.stamp_ns in conditioning]
-        depth_m = depth_m_from_image(result.depths[0]) if result.depths else None
+        depth_m = depth_m_from_message(result.depths[0]) if result.depths else None
         if depth_m is not None and picture.depth_m is not None:
             figure["depth"] = depth_error(depth_m, picture.depth_m)
         rows.append(

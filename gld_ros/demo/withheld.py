@@ -8,24 +8,25 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.bags.reader import COMPRESSED_IMAGE_TYPE, BagError, BagReader
+from gld_ros.bags.cameras import BagCamera, bag_cameras, bag_fixed_frame, camera_info_topic
+from gld_ros.bags.reader import BagError, BagReader
 from gld_ros.bags.writer import BagWriter
 from gld_ros.geometry.poses import invert_rigid, rotation_angle_rad
 from gld_ros.mapping.frames import FloatArray, shrink_to_fit
 from gld_ros.mapping.scale import resample_sensor_depth
-from gld_ros.messages.camera_info import camera_info_values, pinhole_camera
-from gld_ros.messages.images import depth_m_from_image, rgb_from_compressed, rgb_from_image
+from gld_ros.messages.camera_info import base_topic, camera_info_values, pinhole_camera
+from gld_ros.messages.depth_images import depth_m_from_message
+from gld_ros.messages.images import rgb_from_message
 from gld_ros.messages.stamps import stamp_to_ns
-from gld_ros.ros.offline import DEPTH_TOPIC_ENDS, bag_cameras, bag_fixed_frame
 
-COMPARED_HW = (224, 224)  # withheld pictures are compared at most at this size
-# A frame a tenth of a second away shows the same picture: copying it would be the best answer.
+COMPARED_HW = (224, 224)  # withheld images are compared at most at this size
+# A frame a tenth of a second away shows the same image: copying it would be the best answer.
 GAP_S = 0.5
 
 
 @dataclass(frozen=True, eq=False)
-class PosedPicture:
-    """A picture of the bag at comparison size, with its camera."""
+class PosedImage:
+    """An image of the bag at comparison size, with its camera."""
 
     stamp_ns: int
     image: NDArray[np.uint8]  # (H, W, 3) RGB
@@ -45,8 +46,8 @@ class SplitBag:
     compressed: bool
     fixed_frame: str
     duration_s: float
-    withheld: tuple[PosedPicture, ...]
-    shown: tuple[PosedPicture, ...]
+    withheld: tuple[PosedImage, ...]
+    shown: tuple[PosedImage, ...]
 
 
 def split_bag(source: Path, target: Path, count: int, wanted_frame: str = "odom") -> SplitBag:
@@ -56,87 +57,78 @@ def split_bag(source: Path, target: Path, count: int, wanted_frame: str = "odom"
     leaves out the first or last image. Raises BagError for a bag without posed images.
     """
     with BagReader(source) as reader:
-        camera = next(iter(bag_cameras(reader).values()))
-        info_topic = reader.camera_info_topic(camera.topic)
-        assert info_topic is not None  # bag_cameras chose topics that have one
+        camera = bag_cameras(reader)[0]
         fixed_frame = bag_fixed_frame(reader, wanted_frame)
         buffer, _ = reader.transforms()
-        first_info = next(iter(reader.messages([info_topic.name])), None)
+        first_info = reader.first(camera.info_topic)
         if first_info is None:
-            raise BagError(f"bag {source} has no message on {info_topic.name}")
-        info = camera_info_values(first_info.content)
-        pictures: list[tuple[int, PosedPicture]] = []
-        for message in reader.messages([camera.topic]):
+            raise BagError(f"bag {source} has no message on {camera.info_topic}")
+        info = camera_info_values(first_info)
+        images: list[tuple[int, PosedImage]] = []
+        for message in reader.messages([camera.image_topic]):
             content = message.content
-            decode = (
-                rgb_from_compressed
-                if reader.topics[camera.topic].type == COMPRESSED_IMAGE_TYPE
-                else rgb_from_image
-            )
-            rgb = decode(content).rgb
+            rgb = rgb_from_message(content).rgb
             stamp_ns = stamp_to_ns(content.header.stamp)
             try:
                 T_fixed_cam = buffer.lookup(fixed_frame, content.header.frame_id, stamp_ns)
             except LookupError:
                 continue
-            pinhole = pinhole_camera(info, (rgb.shape[0], rgb.shape[1]), "auto", camera.topic)
+            pinhole = pinhole_camera(info, (rgb.shape[0], rgb.shape[1]), "auto", camera.image_topic)
             image, K_px = shrink_to_fit(pinhole.rectify(rgb), pinhole.K_px, COMPARED_HW)
-            pictures.append(
+            images.append(
                 (
                     message.stamp_ns,
-                    PosedPicture(
+                    PosedImage(
                         stamp_ns, np.array(image), K_px, T_fixed_cam, content.header.frame_id
                     ),
                 )
             )
-        if len(pictures) < 4:
-            raise BagError(f"bag {source} has {len(pictures)} images with a pose; 4 are needed")
-        count = min(count, len(pictures) // 3)
-        kept_back = {round((i + 1) * (len(pictures) - 1) / (count + 1)) for i in range(count)}
-        duration_s = (pictures[-1][0] - pictures[0][0]) * 1e-9
-        per_gap = round(GAP_S * (len(pictures) - 1) / max(duration_s, 1e-9))
-        gap = min(per_gap, len(pictures) // (4 * (count + 1)))
+        if len(images) < 4:
+            raise BagError(f"bag {source} has {len(images)} images with a pose; 4 are needed")
+        count = min(count, len(images) // 3)
+        kept_back = {round((i + 1) * (len(images) - 1) / (count + 1)) for i in range(count)}
+        duration_s = (images[-1][0] - images[0][0]) * 1e-9
+        per_gap = round(GAP_S * (len(images) - 1) / max(duration_s, 1e-9))
+        gap = min(per_gap, len(images) // (4 * (count + 1)))
         hidden = {i + k for i in kept_back for k in range(-gap, gap + 1)}
-        hidden_ns = {pictures[i][0] for i in hidden}
-        _copy_without(reader, target, camera.topic, hidden_ns)
-        withheld = _with_depth(reader, [pictures[i][1] for i in sorted(kept_back)])
+        hidden_ns = {images[i][0] for i in hidden}
+        _copy_without(reader, target, camera.image_topic, hidden_ns)
+        withheld = _with_depth(reader, camera, [images[i][1] for i in sorted(kept_back)])
         return SplitBag(
             path=target,
-            image_topic=camera.topic.removesuffix("/compressed"),
-            info_topic=info_topic.name,
+            image_topic=base_topic(camera.image_topic),
+            info_topic=camera.info_topic,
             compressed=camera.compressed,
             fixed_frame=fixed_frame,
             duration_s=(reader.end_ns - reader.start_ns) * 1e-9,
             withheld=withheld,
-            shown=tuple(p for i, (_, p) in enumerate(pictures) if i not in hidden),
+            shown=tuple(p for i, (_, p) in enumerate(images) if i not in hidden),
         )
 
 
-def _with_depth(reader: BagReader, pictures: list[PosedPicture]) -> tuple[PosedPicture, ...]:
-    """The pictures with the depth of the same stamp and frame, where the bag has any."""
+def _with_depth(
+    reader: BagReader, camera: BagCamera, images: list[PosedImage]
+) -> tuple[PosedImage, ...]:
+    """The images with the depth of the same stamp and frame, where the bag has any."""
     depth_by_stamp = {}
-    for topic in reader.topics_of_type("sensor_msgs/msg/Image"):
-        info_topic = reader.camera_info_topic(topic.name)
-        if not topic.name.endswith(DEPTH_TOPIC_ENDS) or info_topic is None:
-            continue
-        info = next(iter(reader.messages([info_topic.name])), None)
-        if info is None:
-            continue
-        K_px = np.array(camera_info_values(info.content).K, np.float64).reshape(3, 3)
-        wanted = {(p.stamp_ns, p.frame_id) for p in pictures}
-        for message in reader.messages([topic.name]):
+    info_topic = camera_info_topic(camera.depth_topic) if camera.depth_topic else ""
+    info = reader.first(info_topic) if info_topic in reader.topics else None
+    if camera.depth_topic is not None and info is not None:
+        K_px = np.array(camera_info_values(info).K, np.float64).reshape(3, 3)
+        wanted = {(p.stamp_ns, p.frame_id) for p in images}
+        for message in reader.messages([camera.depth_topic]):
             header = message.content.header
             key = (stamp_to_ns(header.stamp), header.frame_id)
             if key in wanted:
-                depth_by_stamp[key] = depth_m_from_image(message.content), K_px
+                depth_by_stamp[key] = depth_m_from_message(message.content), K_px
     found = []
-    for picture in pictures:
-        depth = depth_by_stamp.get((picture.stamp_ns, picture.frame_id))
+    for image in images:
+        depth = depth_by_stamp.get((image.stamp_ns, image.frame_id))
         if depth is not None:
-            hw = (picture.image.shape[0], picture.image.shape[1])
-            resampled = resample_sensor_depth(*depth, picture.K_px, hw)
-            picture = replace(picture, depth_m=resampled)
-        found.append(picture)
+            hw = (image.image.shape[0], image.image.shape[1])
+            resampled = resample_sensor_depth(*depth, image.K_px, hw)
+            image = replace(image, depth_m=resampled)
+        found.append(image)
     return tuple(found)
 
 
@@ -161,11 +153,11 @@ def _is_played(type_name: str) -> bool:
     )
 
 
-def nearest_shown(split: SplitBag, target: PosedPicture) -> PosedPicture:
-    """Return the shown picture whose camera is nearest to a withheld one (turns count as well)."""
+def nearest_shown(split: SplitBag, target: PosedImage) -> PosedImage:
+    """Return the shown image whose camera is nearest to a withheld one (turns count as well)."""
 
-    def far(picture: PosedPicture) -> float:
-        relative = invert_rigid(target.T_fixed_cam) @ picture.T_fixed_cam
+    def far(image: PosedImage) -> float:
+        relative = invert_rigid(target.T_fixed_cam) @ image.T_fixed_cam
         return float(np.linalg.norm(relative[:3, 3])) + rotation_angle_rad(relative[:3, :3])
 
     return min(split.shown, key=far)
@@ -186,6 +178,6 @@ def depth_error(depth_m: FloatArray, true_m: FloatArray) -> dict[str, float] | N
 
 
 def psnr_db(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Return the peak signal-to-noise ratio of two pictures of the same size in decibel."""
+    """Return the peak signal-to-noise ratio of two images of the same size in decibel."""
     error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2) / 255.0**2
     return float(-10 * np.log10(max(float(error), 1e-10)))

@@ -1,11 +1,11 @@
-"""Pictures of any size on the grid of the model and back, with intrinsics that stay exact.
+"""Images of any size on the grid of the model and back, with intrinsics that stay exact.
 
 Owns two mappings. `gld_crop_resize` is the official one (whole-pixel crops), for data prepared as
 the published model saw it. The pipeline uses the other functions: windows with fractional edges, so
-that a model grid and a picture grid differ by a scale and a shift per axis and nothing else. What
-a picture does not cover is NaN (confidence: 0); nothing is ever stretched.
+that a model grid and an image grid differ by a scale and a shift per axis and nothing else. What
+an image does not cover is NaN (confidence: 0); nothing is ever stretched.
 
-Pictures are numpy arrays (H, W, ...); K_px is (3, 3) with pixel centres at integers.
+Images are numpy arrays (H, W, ...); K_px is (3, 3) with pixel centres at integers.
 """
 
 import math
@@ -42,7 +42,7 @@ def resized_intrinsics(K_px: FloatArray, scale_x: float, scale_y: float) -> Floa
 def gld_crop_resize(
     image: NDArray[np.uint8], K_px: FloatArray, target_hw: ImageHw
 ) -> tuple[NDArray[np.uint8], FloatArray]:
-    """The official crop and resize: picture (h, w, 3) uint8 of `target_hw` and its `K_px`.
+    """The official crop and resize: image (h, w, 3) uint8 of `target_hw` and its `K_px`.
 
     K keeps its precision (the official code works in float32). Crops symmetrically about the
     rounded principal point, resizes to cover the target (Lanczos down, bicubic up), crops the
@@ -56,7 +56,7 @@ def gld_crop_resize(
     margin_y = min(centre_y, height - centre_y)
     if margin_x < 1 or margin_y < 1:
         raise ValueError(
-            f"principal point ({K[0, 2]}, {K[1, 2]}) lies outside the {width}x{height} picture; "
+            f"principal point ({K[0, 2]}, {K[1, 2]}) lies outside the {width}x{height} image; "
             "a crop that is symmetric about it is empty"
         )
     left, top = centre_x - margin_x, centre_y - margin_y
@@ -83,7 +83,7 @@ def gld_crop_resize(
 def _middle_of(
     K_px: FloatArray, size: NDArray[np.int_], new_size: NDArray[np.int_], scale: float
 ) -> FloatArray:
-    """K after scaling a picture of `size` (w, h) and keeping the middle `new_size` of it."""
+    """K after scaling an image of `size` (w, h) and keeping the middle `new_size` of it."""
     K = K_px.copy()
     K[:2, 2] += 0.5
     K[:2] *= scale
@@ -95,11 +95,11 @@ def _middle_of(
 def model_intrinsics_inside(
     K_px: FloatArray, image_hw: ImageHw, model_hw: ImageHw
 ) -> NDArray[np.float64]:
-    """`K_px` on the model grid such that the grid lies INSIDE a given picture: for references.
+    """`K_px` on the model grid such that the grid lies INSIDE a given image: for references.
 
     The largest window of the model's aspect, centred on the principal point unless that is so near
-    to a border that most of the picture would be lost; then, or when it is almost centred anyway,
-    on the picture's middle.
+    to a border that most of the image would be lost; then, or when it is almost centred anyway,
+    on the image's middle.
     """
     windows = [_window(c, n, inside=True) for c, n in _axes(K_px, image_hw)]
     sizes = [high - low for low, high in windows]
@@ -110,9 +110,9 @@ def model_intrinsics_inside(
 def model_intrinsics_around(
     K_px: FloatArray, image_hw: ImageHw, model_hw: ImageHw
 ) -> NDArray[np.float64]:
-    """`K_px` on the model grid such that the grid CONTAINS a wanted picture: for targets.
+    """`K_px` on the model grid such that the grid CONTAINS a wanted image: for targets.
 
-    The smallest window that contains the picture, centred like that of the references; the picture
+    The smallest window that contains the image, centred like that of the references; the image
     is a crop and resize of the model grid, whatever its aspect.
     """
     windows = [_window(c, n, inside=False) for c, n in _axes(K_px, image_hw)]
@@ -126,7 +126,7 @@ def choose_model_hw(
     references: Sequence[tuple[FloatArray, ImageHw]],
     targets: Sequence[tuple[FloatArray, ImageHw]],
 ) -> ImageHw:
-    """The candidate whose aspect fits the pictures (K_px, size) best; earlier ones win ties."""
+    """The candidate whose aspect fits the images (K_px, size) best; earlier ones win ties."""
     windows = [
         [_window(c, n, inside=inside) for c, n in _axes(K_px, image_hw)]
         for inside, pictures in ((True, references), (False, targets))
@@ -144,7 +144,7 @@ def choose_model_hw(
 def resample_image(
     image: Array, K_from_px: FloatArray, K_to_px: FloatArray, to_hw: ImageHw
 ) -> NDArray[np.float32]:
-    """Picture (H, W, C) seen on another grid of the same camera: (h, w, C) float32, NaN outside.
+    """Image (H, W, C) seen on another grid of the same camera: (h, w, C) float32, NaN outside.
 
     uint8 becomes [0, 1]; floats keep their unit and range (bicubic overshoot is cut at the range of
     the input). Filtered where it shrinks. Raises ValueError when the two K are not related by a
@@ -175,7 +175,7 @@ def resample_depth(
 ) -> NDArray[np.float32]:
     """z-depth (H, W) on another grid of the same camera: (h, w) float32, NaN outside.
 
-    Inverse depth is linear across a plane's picture, so it is what is interpolated, and only where
+    Inverse depth is linear across a plane's image, so it is what is interpolated, and only where
     the four neighbours are one surface; elsewhere the nearest value is taken, so that no depth
     appears between an object and what is behind it.
     """
@@ -218,7 +218,7 @@ def rescale_intrinsics(
 
 
 def _axes(K_px: FloatArray, image_hw: ImageHw) -> tuple[tuple[float, int], tuple[float, int]]:
-    """Per axis (x, y): principal point measured from the picture's edge, and size."""
+    """Per axis (x, y): principal point measured from the image's edge, and size."""
     return (float(K_px[0, 2]) + 0.5, image_hw[1]), (float(K_px[1, 2]) + 0.5, image_hw[0])
 
 

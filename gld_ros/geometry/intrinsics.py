@@ -1,10 +1,9 @@
-"""Pinhole intrinsics `K_px` (..., 3, 3): making, checking, moving between grids, projecting.
+"""Pinhole intrinsics `K_px` (..., 3, 3): making, checking, projecting.
 
 Pixel (0, 0) is the CENTRE of the first pixel (as in ROS CameraInfo and OpenCV), so an image of
-width W covers [-0.5, W - 0.5). Cropping and resizing pictures is `crop_resize`.
+width W covers [-0.5, W - 0.5). Cropping and resizing images, with their
+intrinsics, is `crop_resize`.
 """
-
-import math
 
 import torch
 from torch import Tensor
@@ -40,44 +39,6 @@ def require_intrinsics(K_px: Tensor, name: str = "intrinsics") -> None:
 def intrinsics(fx: float, fy: float, cx: float, cy: float) -> Tensor:
     """`K_px` (3, 3) float64 of focal lengths and principal point in pixels."""
     return torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]], dtype=torch.float64)
-
-
-def intrinsics_from_fov(fov_x_rad: float, image_hw: tuple[int, int]) -> Tensor:
-    """`K_px` (3, 3) float64 with square pixels and the principal point in the picture's middle."""
-    height, width = image_hw
-    if not 0 < fov_x_rad < math.pi:
-        raise ValueError(f"field of view must lie between 0 and pi radians, got {fov_x_rad}")
-    focal = focal_from_fov(fov_x_rad, width)
-    return intrinsics(focal, focal, (width - 1) / 2, (height - 1) / 2)
-
-
-def focal_from_fov(fov_rad: float, size_px: int) -> float:
-    """Focal length in pixels of a field of view over `size_px` pixels."""
-    return size_px / (2 * math.tan(fov_rad / 2))
-
-
-def fov_from_focal(focal_px: float, size_px: int) -> float:
-    """Field of view in radians over `size_px` pixels around a centred principal point."""
-    return 2 * math.atan(size_px / (2 * focal_px))
-
-
-def crop_intrinsics(K_px: Tensor, left_px: float, top_px: float) -> Tensor:
-    """`K_px` (..., 3, 3) of a picture whose first `left_px` columns and `top_px` rows are gone."""
-    shift = torch.zeros_like(K_px)
-    shift[..., 0, 2] = left_px
-    shift[..., 1, 2] = top_px
-    return K_px - shift
-
-
-def resize_intrinsics(K_px: Tensor, scale_x: float, scale_y: float) -> Tensor:
-    """`K_px` (..., 3, 3) after resizing by new/old size per axis; edges stay edges."""
-    resized = K_px.clone()
-    resized[..., 0, :] *= scale_x
-    resized[..., 1, :] *= scale_y
-    # A pixel's centre lies half a pixel from the edge that stays fixed.
-    resized[..., 0, 2] += 0.5 * scale_x - 0.5
-    resized[..., 1, 2] += 0.5 * scale_y - 0.5
-    return resized
 
 
 def pixel_grid(

@@ -4,7 +4,6 @@ Owns pose algebra for robot logic, without torch (`gld_ros.geometry.rigid` is it
 models). `T_a_b` maps points in frame b to frame a. Quaternions are xyzw, as in ROS messages.
 """
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -66,8 +65,8 @@ def rotation_z(angle_rad: float) -> FloatArray:
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
-def pose_from_quaternion(position_m: Sequence[float], xyzw: Sequence[float]) -> FloatArray:
-    """`T` (4, 4) of a position and a quaternion.
+def pose_vector(position_m: ArrayLike, xyzw: ArrayLike) -> FloatArray:
+    """`x y z qx qy qz qw` (7,) of a position and a quaternion, which gets length 1.
 
     Raises ValueError for NaN, infinity, or a quaternion whose length is not 1 within 1 %: a zero
     quaternion is the commonest uninitialised message, and normalising it would invent a direction.
@@ -80,13 +79,39 @@ def pose_from_quaternion(position_m: Sequence[float], xyzw: Sequence[float]) -> 
     length = float(np.linalg.norm(quaternion))
     if abs(length - 1.0) > QUATERNION_TOLERANCE:
         raise ValueError(f"quaternion xyzw {quaternion.tolist()} has length {length:.4g}, not 1")
-    x, y, z, w = quaternion / length
+    return np.concatenate((position, quaternion / length))
+
+
+def pose_from_vector(vector: FloatArray) -> FloatArray:
+    """`T` (4, 4) of a pose vector (7,) with a quaternion of length 1."""
+    x, y, z, w = vector[3:].tolist()
     R = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
         [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
         [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
     ]
-    return rigid_transform(R, position)
+    return rigid_transform(R, vector[:3])
+
+
+def pose_from_quaternion(position_m: ArrayLike, xyzw: ArrayLike) -> FloatArray:
+    """`T` (4, 4) of a position and a quaternion; raises ValueError as `pose_vector` does."""
+    return pose_from_vector(pose_vector(position_m, xyzw))
+
+
+def interpolated_pose(first: FloatArray, second: FloatArray, ratio: float) -> FloatArray:
+    """The pose vector (7,) at `ratio` in [0, 1] of the way between two.
+
+    The position moves on a straight line, the rotation on the shorter arc, as in tf2.
+    """
+    position = first[:3] + ratio * (second[:3] - first[:3])
+    cosine = float(first[3:] @ second[3:])
+    nearer = -second[3:] if cosine < 0 else second[3:]
+    angle = np.arccos(min(1.0, abs(cosine)))
+    if angle < 1e-6:  # the sines vanish; the arc is straight
+        quaternion = (1.0 - ratio) * first[3:] + ratio * nearer
+    else:
+        quaternion = np.sin((1.0 - ratio) * angle) * first[3:] + np.sin(ratio * angle) * nearer
+    return np.concatenate((position, quaternion / np.linalg.norm(quaternion)))
 
 
 def quaternion_xyzw(R: FloatArray) -> FloatArray:

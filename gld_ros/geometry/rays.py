@@ -69,7 +69,7 @@ def cameras_from_rays(
     """Cameras from predicted rays by a confidence-weighted linear fit, all in float64.
 
     ray (B, V, h', w', 6): direction (unnormalised) and origin; ray_confidence (B, V, h', w');
-    `image_hw` the picture size that K is for. Per view a 3x3 map from grid position to direction is
+    `image_hw` the image size that K is for. Per view a 3x3 map from grid position to direction is
     fitted on every `stride`-th row and column; view 0's inverse is K, and the rotations are the
     polar factors relative to view 0 (which gets the identity). The centre is the weighted mean
     origin of the whole map. Raises ValueError when the rays do not determine a camera.

@@ -1,4 +1,4 @@
-"""What one camera saw at one moment: a rectified picture with its intrinsics and pose.
+"""What one camera saw at one moment: a rectified image with its intrinsics and pose.
 
 Owns the records `CameraFrame` (just arrived), `Keyframe` (worth keeping) and `TargetCamera` (to be
 imagined), and the size at which pixels are kept. They are immutable, arrays included, so that they
@@ -30,7 +30,7 @@ class SensorDepth:
 
 @dataclass(frozen=True, eq=False)
 class CameraFrame:
-    """A rectified picture placed in the fixed frame."""
+    """A rectified image placed in the fixed frame."""
 
     camera: str
     stamp_ns: int  # acquisition time
@@ -81,7 +81,7 @@ def _make_read_only(record: object, *names: str) -> None:
 def shrink_to_fit(
     image: NDArray[np.uint8], K_px: FloatArray, max_hw: tuple[int, int]
 ) -> tuple[NDArray[np.uint8], FloatArray]:
-    """The picture at the largest size within `max_hw`, and its `K_px`; never enlarged.
+    """The image at the largest size within `max_hw`, and its `K_px`; never enlarged.
 
     Averages over areas, so that nothing aliases. Each axis keeps its exact own scale.
     """

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gld_ros.geometry.crop_resize import resized_intrinsics
+from gld_ros.messages.types import Types, is_rclpy_type
 
 FloatArray = NDArray[np.floating[Any]]
 Rectification = Literal["auto", "rectify", "input_is_rectified"]
@@ -26,7 +27,7 @@ DISTORTION_LENGTHS = {
     "rational_polynomial": (8, 12, 14),
     "equidistant": (4,),
 }
-TRANSPORT_SUFFIXES = ("compressed", "theora", "zstd", "ffmpeg")
+TRANSPORT_SUFFIXES = ("compressed", "compressedDepth", "theora", "zstd", "ffmpeg")
 
 # Rectified views are no wider than this (half angle, tangent): beyond, a pinhole image is mostly
 # stretched border.
@@ -38,7 +39,7 @@ _MAX_ZOOM = 4.0  # a calibration that leaves less than this of the image is wron
 
 
 class CameraInfoFault(Enum):
-    """Why a camera is refused; the value is the word used in diagnostics."""
+    """Why a camera is rejected; the value is the word used in diagnostics."""
 
     UNCALIBRATED = "uncalibrated"
     NOT_FINITE = "not_finite"
@@ -113,6 +114,33 @@ def camera_info_values(message: Any) -> CameraInfoValues:
     )
 
 
+def camera_info_message(
+    K_px: NDArray[Any], image_hw: tuple[int, int], header: Any, types: Types
+) -> Any:
+    """Return the CameraInfo of a pinhole image without distortion (REP-104)."""
+    kind = types("sensor_msgs/msg/CameraInfo")
+
+    def doubles(values: Any) -> Any:
+        flat = np.asarray(values, dtype=np.float64).reshape(-1)
+        return flat.tolist() if is_rclpy_type(kind) else flat
+
+    return kind(
+        header=header,
+        height=image_hw[0],
+        width=image_hw[1],
+        distortion_model="plumb_bob",
+        d=doubles(np.zeros(5)),
+        k=doubles(K_px),
+        r=doubles(np.eye(3)),
+        p=doubles(np.concatenate([np.asarray(K_px), np.zeros((3, 1))], axis=1)),
+        binning_x=0,
+        binning_y=0,
+        roi=types("sensor_msgs/msg/RegionOfInterest")(
+            x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
+        ),
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class PinholeCamera:
     """Intrinsics of the images that `rectify` returns; its axes are those of the frame_id."""
@@ -135,7 +163,7 @@ def pinhole_camera(
     `rectify` undistorts with K and D and zooms until no output pixel lies outside the input, so a
     model never sees black borders; `input_is_rectified` takes P; `auto` decides by the topic name
     (`is_rectified_topic`), because rectified topics share a CameraInfo that still carries D.
-    Raises CameraInfoError when the camera must be refused.
+    Raises CameraInfoError when the camera cannot be used.
     """
     if rectification not in RECTIFICATIONS:
         raise ValueError(f"rectification is {rectification!r}; allowed are {RECTIFICATIONS}")
@@ -180,10 +208,13 @@ def pinhole_camera(
 
 def is_rectified_topic(topic: str) -> bool:
     """Whether the last name of a resolved image topic says `image_rect...`, transport aside."""
-    names = [name for name in topic.split("/") if name]
-    if names and names[-1] in TRANSPORT_SUFFIXES:
-        names.pop()
-    return bool(names) and names[-1].startswith("image_rect")
+    return base_topic(topic).rpartition("/")[2].startswith("image_rect")
+
+
+def base_topic(topic: str) -> str:
+    """The name of an image topic without its transport (`compressed`, ...)."""
+    base, _, last = topic.rpartition("/")
+    return base if last in TRANSPORT_SUFFIXES else topic
 
 
 def _require_matrix(values: tuple[float, ...], name: str) -> None:

@@ -85,10 +85,19 @@ _PACKED: dict[str, _Encoding] = {
     "yuyv": _YUYV,
 }
 COLOUR_ENCODINGS: tuple[str, ...] = (*_PACKED, "nv12")
-DEPTH_ENCODINGS: tuple[str, ...] = ("32FC1", "16UC1", "mono16")
 OUTPUT_ENCODINGS: tuple[str, ...] = ("rgb8", "32FC1", "mono8")
 COMPRESSED_CONTENTS: tuple[str, ...] = ("JPEG", "PNG")
-MAX_PIXELS = 100_000_000  # a few bytes can claim a picture that fills the memory
+MAX_PIXELS = 100_000_000  # a few bytes can claim an image that fills the memory
+
+
+def rgb_from_message(message: Any) -> RgbImage:
+    """Return the colours of a sensor_msgs/Image or CompressedImage, whichever it is.
+
+    Raises UnsupportedEncoding or MalformedImage.
+    """
+    if hasattr(message, "format"):
+        return rgb_from_compressed(message)
+    return rgb_from_image(message)
 
 
 def rgb_from_image(message: Any) -> RgbImage:
@@ -104,7 +113,7 @@ def rgb_from_image(message: Any) -> RgbImage:
     encoding = _PACKED[message.encoding]
     if encoding.even_width and message.width % 2:
         raise MalformedImage(f"{message.encoding} needs an even width, given {message.width}")
-    pixels = _pixels(message, encoding.bytes_per_pixel, encoding.dtype, encoding.channels)
+    pixels = packed_pixels(message, encoding.bytes_per_pixel, encoding.dtype, encoding.channels)
     if encoding.dtype == "u2":
         return RgbImage(encoding.to_rgb((pixels >> 8).astype(np.uint8)), reduced_from_16_bit=True)
     if message.encoding in CV_BRIDGE_ENCODINGS and (bridge := trusted_cv_bridge()) is not None:
@@ -112,23 +121,8 @@ def rgb_from_image(message: Any) -> RgbImage:
     return RgbImage(encoding.to_rgb(pixels))
 
 
-def depth_m_from_image(message: Any) -> np.ndarray:
-    """Return z-depth (H, W) float32 in metres from 32FC1 (metres) or 16UC1 (millimetres, REP-118).
-
-    A millimetre value of 0 means "no measurement" and becomes NaN; 32FC1 keeps its own NaN and
-    infinities (REP-117). Raises UnsupportedEncoding or MalformedImage.
-    """
-    if message.encoding == "32FC1":
-        return _pixels(message, 4, "f4", 1).astype(np.float32)
-    if message.encoding in DEPTH_ENCODINGS:
-        millimetres = _pixels(message, 2, "u2", 1)
-        depth_m = millimetres.astype(np.float32) * np.float32(1e-3)
-        depth_m[millimetres == 0] = np.nan
-        return depth_m
-    raise UnsupportedEncoding(message.encoding, DEPTH_ENCODINGS)
-
-
-def _buffer(message: Any) -> np.ndarray:
+def message_bytes(message: Any) -> np.ndarray:
+    """Return the `data` of a message as (N,) uint8, without a copy."""
     data = message.data
     return data if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
 
@@ -147,11 +141,14 @@ def _rows(message: Any, row_bytes: int, num_rows: int) -> np.ndarray:
             f"{len(message.data)} bytes of data, but {num_rows} rows of step {message.step} "
             f"are {message.step * num_rows}"
         )
-    return _buffer(message).reshape(num_rows, message.step)
+    return message_bytes(message).reshape(num_rows, message.step)
 
 
-def _pixels(message: Any, bytes_per_pixel: int, dtype: str, channels: int) -> np.ndarray:
-    """The pixels without padding, in native byte order: (H, W) or (H, W, channels)."""
+def packed_pixels(message: Any, bytes_per_pixel: int, dtype: str, channels: int) -> np.ndarray:
+    """Return the pixels without padding, in native byte order: (H, W) or (H, W, channels).
+
+    Raises MalformedImage where the sizes of the message contradict each other.
+    """
     row_bytes = message.width * bytes_per_pixel
     rows = _rows(message, row_bytes, message.height)
     order = ">" if message.is_bigendian else "<"
@@ -172,7 +169,7 @@ def _rgb_from_nv12(message: Any) -> np.ndarray:
     return cv2.cvtColor(planes, cv2.COLOR_YUV2RGB_NV12)
 
 
-# What cv_bridge converts exactly as this module does; the rest it refuses or reads wrongly.
+# What cv_bridge converts exactly as this module does; the rest it rejects or reads wrongly.
 CV_BRIDGE_ENCODINGS = frozenset({"bgr8", "rgba8", "bgra8", "mono8"})
 
 
@@ -180,7 +177,7 @@ CV_BRIDGE_ENCODINGS = frozenset({"bgr8", "rgba8", "bgra8", "mono8"})
 def trusted_cv_bridge() -> Any | None:
     """Return the distribution's CvBridge, or None where there is none that reads rows rightly.
 
-    A package of that name on PyPI ignores `step` without an error, so a padded picture decides.
+    A package of that name on PyPI ignores `step` without an error, so a padded image decides.
     """
     try:
         from cv_bridge import CvBridge
@@ -202,17 +199,17 @@ def trusted_cv_bridge() -> Any | None:
 def rgb_from_compressed(message: Any) -> RgbImage:
     """Return the colours of a sensor_msgs/CompressedImage holding JPEG or PNG.
 
-    The content decides, not the `format` text. A picture that was cut off is refused rather than
-    filled with grey; an orientation tag is ignored, since intrinsics refer to the stored rows.
+    The content decides, not the `format` text. An image that was cut off is rejected rather than
+    filled with grey; an EXIF orientation is ignored, since intrinsics refer to the stored rows.
     Raises UnsupportedEncoding or MalformedImage.
     """
-    data = _buffer(message)
+    data = message_bytes(message)
     content = data.tobytes()
     if content.startswith(b"\xff\xd8\xff"):
         (width, height), whole = _jpeg_size_and_end(content)
         reduced = False
-    elif content.startswith(b"\x89PNG\r\n\x1a\n"):
-        width, height = (int.from_bytes(content[i : i + 4], "big") for i in (16, 20))
+    elif (size := png_size(content)) is not None:
+        width, height = size
         whole, reduced = b"IEND" in content[-64:], content[24:25] == b"\x10"
     else:
         given = f"{message.format} (content starts with {content[:8].hex() or 'nothing'})"
@@ -228,6 +225,13 @@ def rgb_from_compressed(message: Any) -> RgbImage:
     if bgr is None:
         raise MalformedImage(f"compressed image of {len(content)} bytes cannot be decoded")
     return RgbImage(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), reduced_from_16_bit=reduced)
+
+
+def png_size(content: bytes) -> tuple[int, int] | None:
+    """Return (width, height) that a PNG claims, None for other content."""
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return None
+    return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
 
 
 def _jpeg_size_and_end(content: bytes) -> tuple[tuple[int, int], bool]:
@@ -266,7 +270,7 @@ def image_message(
     dtype, dimensions = expected[encoding]
     right = pixels.dtype == dtype and pixels.ndim == dimensions
     if not right or (dimensions == 3 and pixels.shape[2] != 3):
-        _refuse_pixels(pixels, encoding)
+        _reject_pixels(pixels, encoding)
     message_type = message_type or rclpy_type("sensor_msgs/msg/Image")
     height, width = pixels.shape[:2]
     data = byte_field(message_type, pixels.astype(pixels.dtype.newbyteorder("<"), copy=False))
@@ -292,7 +296,7 @@ def compressed_message(
 ) -> Any:
     """Return a sensor_msgs/CompressedImage of (H, W, 3) uint8 colours. Raises MalformedImage."""
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
-        _refuse_pixels(rgb, content)
+        _reject_pixels(rgb, content)
     if content not in ("jpeg", "png"):
         raise UnsupportedEncoding(content, ("jpeg", "png"))
     message_type = message_type or rclpy_type("sensor_msgs/msg/CompressedImage")
@@ -300,13 +304,13 @@ def compressed_message(
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     done, encoded = cv2.imencode(f".{content}", bgr, settings)
     if not done:
-        raise MalformedImage(f"{content} cannot hold a picture of shape {rgb.shape}")
+        raise MalformedImage(f"{content} cannot hold an image of shape {rgb.shape}")
     words = f"rgb8; {content} compressed bgr8"  # the form that image_transport uses
     data = byte_field(message_type, encoded)
     return message_with_bytes(message_type, data, header=header, format=words)
 
 
-def _refuse_pixels(pixels: np.ndarray, encoding: str) -> NoReturn:
+def _reject_pixels(pixels: np.ndarray, encoding: str) -> NoReturn:
     raise MalformedImage(
         f"{encoding} cannot be made from {pixels.dtype} of shape {pixels.shape}; allowed are "
         "uint8 (H, W, 3) for colours, float32 (H, W) for 32FC1 and uint8 (H, W) for mono8"

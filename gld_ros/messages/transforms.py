@@ -1,20 +1,36 @@
 """Where every frame was at every moment: transforms by time, without extrapolation or waiting.
 
-Follows tf2's rules (linear position, spherical rotation) without ROS; `gld_ros.ros.tf_buffer` has
-the distribution's own buffer behind the same interface. Leaves waiting and retrying to the caller:
-a lookup answers, or raises at once what is missing.
+Follows tf2's rules (linear position, spherical rotation, a frame may change its parent), needs no
+ROS, and bounds how old a pose may be. `gld_ros.ros.tf_buffer` has the distribution's own buffer
+behind the same interface. Leaves waiting and retrying to the caller: a lookup answers, or raises at
+once what is missing.
 """
 
 import math
 import threading
 from bisect import bisect_left
+from collections import Counter
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from gld_ros.messages.stamps import NS_PER_S, stamp_to_ns
+from gld_ros.geometry.poses import (
+    interpolated_pose,
+    invert_rigid,
+    pose_from_vector,
+    pose_vector,
+    quaternion_xyzw,
+)
+from gld_ros.messages.stamps import NS_PER_S, make_header, stamp_to_ns
+from gld_ros.messages.types import Types
 
-_MAX_NORM_ERROR = 1e-2  # of the squared norm; what tf2 tolerates as well
+FloatArray = NDArray[np.floating[Any]]
+
+# Between samples farther apart than this a frame may have been anywhere.
+MAX_GAP_S = 1.0
+# After so many late samples in a row, not they are wrong but the newer ones.
+RESTART_AFTER = 3
 
 
 class TransformUnavailable(LookupError):
@@ -51,6 +67,10 @@ class InvalidTransform(ValueError):
     """A transform that cannot be right: not finite, no rotation, or a loop of frames."""
 
 
+class LateTransform(InvalidTransform):
+    """A transform from before all that is kept: a publisher's clock jumped, forth or back."""
+
+
 class TfBuffer(Protocol):
     """What a node asks of a buffer, whoever keeps it."""
 
@@ -58,8 +78,8 @@ class TfBuffer(Protocol):
         self,
         parent_frame: str,
         child_frame: str,
-        translation_m: Any,
-        rotation_xyzw: Any,
+        translation_m: ArrayLike,
+        rotation_xyzw: ArrayLike,
         stamp_ns: int,
         *,
         static: bool = False,
@@ -68,151 +88,164 @@ class TfBuffer(Protocol):
 
     def lookup(
         self, target_frame: str, source_frame: str, stamp_ns: int | None = None
-    ) -> np.ndarray:
+    ) -> FloatArray:
         """Return T_target_source (4, 4); raises a TransformUnavailable."""
 
     def clear(self) -> None:
         """Forget what depends on time; static transforms stay."""
 
 
-_Pose = tuple[float, float, float, float, float, float, float]  # x y z, qx qy qz qw
-
-
 def checked_pose(
-    parent: str, child: str, translation_m: Any, rotation_xyzw: Any
-) -> tuple[str, str, _Pose]:
-    """Return parent, child and pose as a buffer keeps them. Raises InvalidTransform."""
-    parent, child = parent.lstrip("/"), child.lstrip("/")  # tf2 ignores leading slashes, too
+    parent_frame: str, child_frame: str, translation_m: ArrayLike, rotation_xyzw: ArrayLike
+) -> tuple[str, str, FloatArray]:
+    """Return parent, child and pose vector as a buffer keeps them. Raises InvalidTransform."""
+    parent, child = _name(parent_frame), _name(child_frame)
     if not parent or not child or parent == child:
-        raise InvalidTransform(f"transform from frame {child!r} to frame {parent!r}")
-    values = tuple(float(value) for value in (*translation_m, *rotation_xyzw))
-    if not all(map(math.isfinite, values)):
-        raise InvalidTransform(f"transform {parent} <- {child} is not finite: {values}")
-    squared = sum(value * value for value in values[3:])
-    if abs(squared - 1.0) > _MAX_NORM_ERROR:
-        raise InvalidTransform(
-            f"rotation of {parent} <- {child} is not normalised: xyzw = {values[3:]}"
-        )
-    norm = math.sqrt(squared)
-    x, y, z, *rotation = values
-    qx, qy, qz, qw = (value / norm for value in rotation)
-    return parent, child, (x, y, z, qx, qy, qz, qw)
+        raise InvalidTransform(f"transform {parent!r} <- {child!r} does not join two frames")
+    try:
+        return parent, child, pose_vector(translation_m, rotation_xyzw)
+    except ValueError as error:
+        raise InvalidTransform(f"transform {parent} <- {child}: {error}") from error
 
 
-def _between(one: _Pose, two: _Pose, ratio: float) -> _Pose:
-    """Position on the straight line, rotation on the shorter arc (what tf2 does)."""
-    x, y, z = (a + ratio * (b - a) for a, b in zip(one[:3], two[:3], strict=True))
-    cosine = sum(a * b for a, b in zip(one[3:], two[3:], strict=True))
-    sign = -1.0 if cosine < 0 else 1.0
-    angle = math.acos(min(1.0, abs(cosine)))
-    if angle < 1e-6:
-        weight_one, weight_two = 1.0 - ratio, ratio
-    else:
-        weight_one = math.sin((1.0 - ratio) * angle) / math.sin(angle)
-        weight_two = math.sin(ratio * angle) / math.sin(angle)
-    rotation = [
-        weight_one * a + sign * weight_two * b for a, b in zip(one[3:], two[3:], strict=True)
-    ]
-    norm = math.sqrt(sum(value * value for value in rotation))
-    qx, qy, qz, qw = (value / norm for value in rotation)
-    return x, y, z, qx, qy, qz, qw
-
-
-def matrix_of_pose(pose: _Pose) -> np.ndarray:
-    """Return T (4, 4) of x y z and qx qy qz qw, whose length is 1."""
-    tx, ty, tz, x, y, z, w = pose
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w), tx],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w), ty],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y), tz],
-            [0.0, 0.0, 0.0, 1.0],
-        ]
-    )
-
-
-def _inverse(T: np.ndarray) -> np.ndarray:
-    inverse = np.eye(4)
-    inverse[:3, :3] = T[:3, :3].T
-    inverse[:3, 3] = -T[:3, :3].T @ T[:3, 3]
-    return inverse
+def _name(frame: str) -> str:
+    return frame.lstrip("/")  # as tf2 does
 
 
 class _Edge:
-    """T_parent_child over time: sorted stamps and poses; a static edge has one pose for all."""
+    """T_parent_child over time, by rising stamp; a static edge has one pose for all times."""
 
-    def __init__(self, parent: str, static: bool) -> None:
-        self.parent = parent
+    def __init__(self, child: str, static: bool) -> None:
+        self.child = child
         self.static = static
         self.stamps_ns: list[int] = []
-        self.poses: list[_Pose] = []
+        self.samples: list[tuple[str, FloatArray]] = []  # parent, pose vector
+        self.parents: set[str] = set()
+        self._late: list[tuple[int, str, FloatArray]] = []  # the present run of late samples
 
-    def insert(self, stamp_ns: int, pose: _Pose, cache_ns: float) -> None:
+    @property
+    def parent(self) -> str:
+        """The parent in the newest sample."""
+        return self.samples[-1][0]
+
+    def behind_ns(self, stamp_ns: int) -> int:
+        """How far a stamp lies behind the newest one."""
+        return self.stamps_ns[-1] - stamp_ns if self.stamps_ns else 0
+
+    def insert(
+        self, stamp_ns: int, parent: str, pose: FloatArray, cache_ns: float, max_gap_ns: float
+    ) -> bool:
+        """Keep a sample; returns False for one older than the cache, unless it completes a run."""
+        self.parents.add(parent)
         if self.static:
-            self.poses = [pose]
-            return
-        if not self.stamps_ns or stamp_ns > self.stamps_ns[-1]:
-            self.stamps_ns.append(stamp_ns)
-            self.poses.append(pose)
-        elif stamp_ns >= self.stamps_ns[-1] - cache_ns:
-            place = bisect_left(self.stamps_ns, stamp_ns)
-            if self.stamps_ns[place] == stamp_ns:
-                self.poses[place] = pose
-            else:
-                self.stamps_ns.insert(place, stamp_ns)
-                self.poses.insert(place, pose)
+            self.samples = [(parent, pose)]
+            return True
+        behind_ns = self.behind_ns(stamp_ns)
+        if behind_ns > max_gap_ns:
+            rising = self._late if self._late and self._late[-1][0] < stamp_ns else []
+            self._late = [*rising, (stamp_ns, parent, pose)]
+            if len(self._late) == RESTART_AFTER and math.isfinite(cache_ns):
+                kept = bisect_left(self.stamps_ns, self._late[0][0])
+                self.stamps_ns[kept:] = [stamp for stamp, _, _ in self._late]
+                self.samples[kept:] = [(parent, pose) for _, parent, pose in self._late]
+                self._late = []
+                return True
+            if behind_ns > cache_ns:
+                return False
+        else:
+            self._late = []
+        place = bisect_left(self.stamps_ns, stamp_ns)
+        if place < len(self.stamps_ns) and self.stamps_ns[place] == stamp_ns:
+            self.samples[place] = parent, pose
+        else:
+            self.stamps_ns.insert(place, stamp_ns)
+            self.samples.insert(place, (parent, pose))
         old = bisect_left(self.stamps_ns, self.stamps_ns[-1] - cache_ns)
         if old > 64:  # in batches, since each removal moves the rest
-            del self.stamps_ns[:old], self.poses[:old]
+            del self.stamps_ns[:old], self.samples[:old]
+        return True
 
-    def at(self, stamp_ns: int) -> _Pose:
-        """The pose at a time inside the range that the caller has checked."""
+    def at(self, stamp_ns: int, max_gap_ns: float) -> tuple[str, FloatArray]:
+        """Parent and pose vector at a time. Raises PastTransform or FutureTransform."""
         if self.static:
-            return self.poses[0]
-        place = bisect_left(self.stamps_ns, stamp_ns)
-        if self.stamps_ns[place] == stamp_ns:
-            return self.poses[place]
-        before_ns, after_ns = self.stamps_ns[place - 1 : place + 1]
+            return self.samples[0]
+        name, stamps_ns = f"{self.parent} <- {self.child}", self.stamps_ns
+        if stamp_ns < stamps_ns[0]:
+            raise PastTransform(f"{name} begins {_seconds(stamps_ns[0] - stamp_ns)} later")
+        if stamp_ns > stamps_ns[-1]:
+            late = _seconds(stamp_ns - stamps_ns[-1])
+            raise FutureTransform(f"{name} is known up to {late} before that")
+        place = bisect_left(stamps_ns, stamp_ns)
+        if stamps_ns[place] == stamp_ns:
+            return self.samples[place]
+        (parent, first), (next_parent, second) = self.samples[place - 1 : place + 1]
+        before_ns, after_ns = stamps_ns[place - 1 : place + 1]
+        if parent != next_parent:
+            raise PastTransform(f"{self.child} moves from {parent} to {next_parent} just then")
+        if after_ns - before_ns > max_gap_ns:
+            gap, limit = _seconds(after_ns - before_ns), _seconds(max_gap_ns)
+            raise FutureTransform(
+                f"{name} has no sample within {gap} around that; the limit is {limit}"
+            )
         ratio = (stamp_ns - before_ns) / (after_ns - before_ns)
-        return _between(self.poses[place - 1], self.poses[place], ratio)
+        return parent, interpolated_pose(first, second, ratio)
+
+
+def _seconds(duration_ns: float) -> str:
+    return f"{duration_ns / NS_PER_S:.3f} s"
 
 
 class TransformBuffer:
-    """Transforms of the last `cache_time_s` seconds per edge; safe to use from several threads."""
+    """Transforms of the last `cache_time_s` seconds per edge; safe to use from several threads.
 
-    def __init__(self, cache_time_s: float = 30.0) -> None:
+    `backward` counts, per "parent <- child", the samples whose stamp lies more than `max_gap_s`
+    behind the newest: a publisher whose clock jumped, or two publishers of one frame.
+    """
+
+    def __init__(self, cache_time_s: float = 30.0, max_gap_s: float = MAX_GAP_S) -> None:
         if not cache_time_s > 0:
             raise ValueError(f"cache_time_s is {cache_time_s}; it must be above 0")
         self._cache_ns = cache_time_s * NS_PER_S
+        self._max_gap_ns = max_gap_s * NS_PER_S
         self._edges: dict[str, _Edge] = {}  # by child
         self._lock = threading.Lock()
+        self.backward: Counter[str] = Counter()
 
     def insert(
         self,
         parent_frame: str,
         child_frame: str,
-        translation_m: Any,
-        rotation_xyzw: Any,
+        translation_m: ArrayLike,
+        rotation_xyzw: ArrayLike,
         stamp_ns: int,
         *,
         static: bool = False,
     ) -> None:
         """Add T_parent_child at a time; an equal stamp replaces, any order is allowed.
 
-        Samples older than the cache are ignored. A child that gets another parent starts anew with
-        it. Raises InvalidTransform.
+        A child may get another parent: each time keeps the parent it had. After RESTART_AFTER
+        samples in a row that lie more than `max_gap_s` behind the newest, the newer ones are
+        forgotten: they were ahead of time. Before that, samples older than the cache raise
+        LateTransform. Raises InvalidTransform.
         """
         parent, child, pose = checked_pose(parent_frame, child_frame, translation_m, rotation_xyzw)
         with self._lock:
+            if child in self._ancestors(parent):
+                raise InvalidTransform(f"transform {parent} <- {child} closes a loop of frames")
             edge = self._edges.get(child)
-            if edge is None or edge.parent != parent or edge.static != static:
-                if child in self._ancestors(parent):
-                    raise InvalidTransform(f"transform {parent} <- {child} closes a loop of frames")
-                edge = self._edges[child] = _Edge(parent, static)
-            edge.insert(stamp_ns, pose, self._cache_ns)
+            if edge is None or edge.static != static:
+                edge = self._edges[child] = _Edge(child, static)
+            behind_ns = edge.behind_ns(stamp_ns)
+            if behind_ns > self._max_gap_ns:
+                self.backward[f"{parent} <- {child}"] += 1
+            if not edge.insert(stamp_ns, parent, pose, self._cache_ns, self._max_gap_ns):
+                raise LateTransform(
+                    f"transform {parent} <- {child}: its stamp is {_seconds(behind_ns)} behind "
+                    "the newest; a publisher's clock jumped, or two publish this frame"
+                )
 
     def _ancestors(self, frame: str) -> list[str]:
-        """The frame and all above it."""
+        """The frame and all above it, by the newest samples."""
         chain = [frame]
         while (edge := self._edges.get(chain[-1])) is not None:
             chain.append(edge.parent)
@@ -220,57 +253,85 @@ class TransformBuffer:
 
     def lookup(
         self, target_frame: str, source_frame: str, stamp_ns: int | None = None
-    ) -> np.ndarray:
+    ) -> FloatArray:
         """Return T_target_source (4, 4) float64, which maps points of the source to the target.
 
-        Without a stamp: at the latest time that all edges between them know. Never extrapolates:
-        raises UnknownFrame, DisconnectedFrames, PastTransform or FutureTransform.
+        Without a stamp: at the latest time that all edges between them know. Never extrapolates,
+        nor interpolates over more than `max_gap_s`. Raises UnknownFrame, DisconnectedFrames,
+        PastTransform or FutureTransform.
         """
-        target, source = target_frame.lstrip("/"), source_frame.lstrip("/")
+        target, source = _name(target_frame), _name(source_frame)
         with self._lock:
-            up_target, up_source = self._edges_to_common(target, source)
-            if stamp_ns is None:
-                stamp_ns = _latest_common_ns([edge for _, edge in up_target + up_source])
-            for child, edge in up_target + up_source:
-                _require_covered(child, edge, stamp_ns, target, source)
-            T_common_target, T_common_source = np.eye(4), np.eye(4)
-            for _, edge in up_target:
-                T_common_target = matrix_of_pose(edge.at(stamp_ns)) @ T_common_target
-            for _, edge in up_source:
-                T_common_source = matrix_of_pose(edge.at(stamp_ns)) @ T_common_source
-        return _inverse(T_common_target) @ T_common_source
+            self._require_known(target, source)
+            when_ns = self._latest_common_ns(target, source) if stamp_ns is None else stamp_ns
+            above_target, no_target = self._climb(target, when_ns)
+            above_source, no_source = self._climb(source, when_ns)
+            common = next((frame for frame in above_target if frame in above_source), None)
+            if common is None:
+                self._edges_between(target, source)
+                missing = no_source if no_source is not None else no_target
+                kind = DisconnectedFrames if missing is None else type(missing)
+                why = "they were in separate trees" if missing is None else missing
+                at_s = when_ns / NS_PER_S
+                raise kind(f"{target} <- {source} at {at_s:.3f} s: {why}")
+        return invert_rigid(above_target[common]) @ above_source[common]
 
-    def latest_common_stamp_ns(self, target_frame: str, source_frame: str) -> int | None:
-        """Return the newest time at which a lookup works, None where only static edges join them.
+    def _climb(
+        self, frame: str, stamp_ns: int
+    ) -> tuple[dict[str, FloatArray], TransformUnavailable | None]:
+        """T_ancestor_frame at a time by ancestor, nearest first, and what ended the climb early."""
+        here, poses = frame, {frame: np.eye(4)}
+        while (edge := self._edges.get(here)) is not None:
+            try:
+                parent, pose = edge.at(stamp_ns, self._max_gap_ns)
+            except TransformUnavailable as error:
+                return poses, error
+            if parent in poses:
+                return poses, DisconnectedFrames(f"{parent} was its own ancestor")
+            poses[parent] = pose_from_vector(pose) @ poses[here]
+            here = parent
+        return poses, None
 
-        Raises UnknownFrame or DisconnectedFrames.
-        """
-        with self._lock:
-            paths = self._edges_to_common(target_frame.lstrip("/"), source_frame.lstrip("/"))
-            edges = [edge for path in paths for _, edge in path if not edge.static]
-        return _latest_common_ns(edges) if edges else None
-
-    def _edges_to_common(
-        self, target: str, source: str
-    ) -> tuple[list[tuple[str, _Edge]], list[tuple[str, _Edge]]]:
-        """The edges from both frames up to their nearest common ancestor, nearest first."""
-        known = {*self._edges, *(edge.parent for edge in self._edges.values())}
-        for frame in (target, source):
+    def _require_known(self, *frames: str) -> None:
+        known = self._frames()
+        for frame in frames:
             if frame not in known:
                 names = ", ".join(sorted(known)) or "none"
                 raise UnknownFrame(f"frame {frame!r} is not known; known are: {names}")
+
+    def _frames(self) -> set[str]:
+        return set(self._edges).union(*(edge.parents for edge in self._edges.values()))
+
+    def _edges_between(self, target: str, source: str) -> list[_Edge]:
+        """The edges that join two frames by the newest samples. Raises DisconnectedFrames."""
         above_target, above_source = self._ancestors(target), self._ancestors(source)
-        common = next((frame for frame in above_target if frame in above_source), None)
-        if common is None:
+        common = set(above_target) & set(above_source)
+        if not common:
             raise DisconnectedFrames(
                 f"{target} (below {above_target[-1]}) and {source} (below {above_source[-1]}) "
                 "are in separate trees"
             )
+        return [self._edges[f] for f in (*above_target, *above_source) if f not in common]
 
-        def path(chain: list[str]) -> list[tuple[str, _Edge]]:
-            return [(child, self._edges[child]) for child in chain[: chain.index(common)]]
+    def _latest_common_ns(self, target: str, source: str) -> int:
+        edges = self._edges_between(target, source)
+        return min((edge.stamps_ns[-1] for edge in edges if not edge.static), default=0)
 
-        return path(above_target), path(above_source)
+    def has_frame(self, frame_id: str) -> bool:
+        """Whether any transform has named the frame."""
+        with self._lock:
+            return _name(frame_id) in self._frames()
+
+    def roots(self) -> list[str]:
+        """Frames that are no child of another, by name."""
+        with self._lock:
+            return sorted(self._frames() - set(self._edges))
+
+    def root_of(self, frame_id: str) -> str:
+        """The frame at the top of this one's tree, by the newest samples. Raises UnknownFrame."""
+        with self._lock:
+            self._require_known(_name(frame_id))
+            return self._ancestors(_name(frame_id))[-1]
 
     def clear(self) -> None:
         """Forget all moving edges; static ones stay, because nobody sends them again."""
@@ -278,25 +339,9 @@ class TransformBuffer:
             self._edges = {child: edge for child, edge in self._edges.items() if edge.static}
 
 
-def _latest_common_ns(edges: list[_Edge]) -> int:
-    return min((edge.stamps_ns[-1] for edge in edges if not edge.static), default=0)
-
-
-def _require_covered(child: str, edge: _Edge, stamp_ns: int, target: str, source: str) -> None:
-    if edge.static:
-        return
-    asked = f"{target} <- {source} at {stamp_ns / NS_PER_S:.3f} s: {edge.parent} <- {child}"
-    if stamp_ns < edge.stamps_ns[0]:
-        early = (edge.stamps_ns[0] - stamp_ns) / NS_PER_S
-        raise PastTransform(f"{asked} begins {early:.3f} s later")
-    if stamp_ns > edge.stamps_ns[-1]:
-        late = (stamp_ns - edge.stamps_ns[-1]) / NS_PER_S
-        raise FutureTransform(f"{asked} is known up to {late:.3f} s before that")
-
-
 def insert_message(buffer: TfBuffer, message: Any, *, static: bool) -> list[InvalidTransform]:
-    """Insert all transforms of a tf2_msgs/TFMessage; return what had to be refused."""
-    refused = []
+    """Insert all transforms of a tf2_msgs/TFMessage; return what was rejected."""
+    rejected = []
     for transform in message.transforms:
         p, q = transform.transform.translation, transform.transform.rotation
         try:
@@ -309,5 +354,31 @@ def insert_message(buffer: TfBuffer, message: Any, *, static: bool) -> list[Inva
                 static=static,
             )
         except InvalidTransform as error:
-            refused.append(error)
-    return refused
+            rejected.append(error)
+    return rejected
+
+
+def transform_message(
+    T_parent_child: FloatArray, parent: str, child: str, stamp_ns: int, types: Types
+) -> Any:
+    """Return a geometry_msgs/TransformStamped of a rigid 4x4 matrix."""
+    x, y, z = (float(v) for v in T_parent_child[:3, 3])
+    qx, qy, qz, qw = (float(v) for v in quaternion_xyzw(T_parent_child[:3, :3]))
+    return types("geometry_msgs/msg/TransformStamped")(
+        header=make_header(stamp_ns, parent, types),
+        child_frame_id=child,
+        transform=types("geometry_msgs/msg/Transform")(
+            translation=types("geometry_msgs/msg/Vector3")(x=x, y=y, z=z),
+            rotation=types("geometry_msgs/msg/Quaternion")(x=qx, y=qy, z=qz, w=qw),
+        ),
+    )
+
+
+def pose_message(T_frame_pose: FloatArray, types: Types) -> Any:
+    """Return a geometry_msgs/Pose of a rigid 4x4 matrix."""
+    x, y, z = (float(v) for v in T_frame_pose[:3, 3])
+    qx, qy, qz, qw = (float(v) for v in quaternion_xyzw(T_frame_pose[:3, :3]))
+    return types("geometry_msgs/msg/Pose")(
+        position=types("geometry_msgs/msg/Point")(x=x, y=y, z=z),
+        orientation=types("geometry_msgs/msg/Quaternion")(x=qx, y=qy, z=qz, w=qw),
+    )

@@ -4,10 +4,13 @@ Leaves what the bytes mean to `images` and `clouds`.
 """
 
 import array
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 import numpy as np
+
+Types = Callable[[str], Any]  # message class by full name, such as "sensor_msgs/msg/Image"
 
 
 def rclpy_type(full_name: str) -> Any:

@@ -16,11 +16,11 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from gld_ros.mapping.jobs import Outcome
 from gld_ros.mapping.keyframes import usable_keyframes
 from gld_ros.mapping.scale import ScaleSource
-from gld_ros.messages.stamps import NS_PER_S
+from gld_ros.messages.stamps import NS_PER_S, make_header
 from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.intake import CameraState
 from gld_ros.ros.parameters.snapshot import Snapshot
-from gld_ros.ros.view_messages import make_header, scale_message, times_message
+from gld_ros.ros.view_messages import scale_message, times_message
 
 OK, WARN, ERROR = 0, 1, 2
 NO_IMAGE_WARN_S, NO_IMAGE_ERROR_S = 2.0, 10.0

@@ -22,12 +22,12 @@ from gld_ros.mapping.products import Product
 from gld_ros.mapping.targets import InvalidTarget, poses_as_targets
 from gld_ros.messages.camera_info import CameraInfoError, camera_info_values, pinhole_camera
 from gld_ros.messages.images import image_message
-from gld_ros.messages.stamps import NS_PER_S, stamp_to_ns
+from gld_ros.messages.stamps import NS_PER_S, make_header, stamp_to_ns
 from gld_ros.messages.transforms import TransformUnavailable
 from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.job_maker import MadeJob, NoJob
 from gld_ros.ros.outputs import job_views_message
-from gld_ros.ros.view_messages import Frames, make_header
+from gld_ros.ros.view_messages import Frames
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from gld_ros.messages.camera_info import (
     camera_info_values,
     pinhole_camera,
 )
-from gld_ros.messages.images import ImageError, rgb_from_compressed, rgb_from_image
+from gld_ros.messages.images import ImageError, rgb_from_message
 from gld_ros.messages.stamps import stamp_to_ns
 from gld_ros.messages.transforms import TransformUnavailable
 from gld_ros.messages.types import rclpy_type
@@ -360,8 +360,7 @@ def _info_faults(image: TopicSeen, info: TopicSeen, rectification: Any) -> list[
     if image.newest is None:
         return []
     try:
-        decode = rgb_from_compressed if image.type == COMPRESSED else rgb_from_image
-        rgb = decode(image.newest).rgb
+        rgb = rgb_from_message(image.newest).rgb
     except ImageError as error:
         return [Fault(image.topic, str(error), "change the driver's encoding")]
     values: CameraInfoValues = camera_info_values(info.newest)

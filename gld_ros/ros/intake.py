@@ -28,13 +28,11 @@ from gld_ros.messages.camera_info import (
     camera_info_values,
     pinhole_camera,
 )
+from gld_ros.messages.depth_images import depth_m_from_message
 from gld_ros.messages.images import (
     ImageError,
-    RgbImage,
     UnsupportedEncoding,
-    depth_m_from_image,
-    rgb_from_compressed,
-    rgb_from_image,
+    rgb_from_message,
 )
 from gld_ros.messages.stamps import stamp_to_ns
 from gld_ros.ros.parameters.snapshot import Snapshot
@@ -165,7 +163,7 @@ class Intake:
         """Remember a depth image of the camera's own optical frame, for mode depth_topic."""
         state = self.cameras[camera]
         try:
-            depth_m = depth_m_from_image(message)
+            depth_m = depth_m_from_message(message)
         except ImageError as error:
             with self._lock:
                 self._drop(state, "depth")
@@ -299,12 +297,8 @@ class Intake:
 
     def _decode(self, state: CameraState, message: Any) -> NDArray[np.uint8] | None:
         try:
-            if state.compressed:
-                decoded: RgbImage = rgb_from_compressed(message)
-                state.encoding = message.format
-            else:
-                decoded = rgb_from_image(message)
-                state.encoding = message.encoding
+            decoded = rgb_from_message(message)
+            state.encoding = message.format if state.compressed else message.encoding
         except UnsupportedEncoding as error:
             self._drop(state, "encoding")
             self._faults.once(f"{state.name}: encoding", "error", f"camera {state.name}: {error}")

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gld_ros.bags.reader import COMPRESSED_IMAGE_TYPE, BagError, BagReader, BagTopic
+from gld_ros.bags.cameras import bag_cameras
+from gld_ros.bags.reader import BagReader
 from gld_ros.bags.writer import BagWriter
 from gld_ros.geometry.poses import FloatArray
 from gld_ros.mapping.epochs import EpochMonitor, TimeJump
@@ -24,7 +25,7 @@ from gld_ros.mapping.pending import PendingImages, TfFailure
 from gld_ros.mapping.postprocess import Postprocessor
 from gld_ros.mapping.products import Product, Products, UnusableOutput
 from gld_ros.mapping.synthesizer import ViewSynthesizer
-from gld_ros.messages.transforms import TransformBuffer, TransformUnavailable
+from gld_ros.messages.transforms import TransformBuffer, TransformUnavailable, transform_message
 from gld_ros.ros.intake import CameraState, Intake
 from gld_ros.ros.job_maker import JobMaker, MadeJob, PolicyInput
 from gld_ros.ros.parameters.snapshot import Snapshot
@@ -33,13 +34,11 @@ from gld_ros.ros.view_messages import (
     Frames,
     keyframes_message,
     product_messages,
-    transform_message,
     views_message,
 )
 
 log = logging.getLogger(__name__)
 
-DEPTH_TOPIC_ENDS = ("depth/image_raw", "depth/image", "depth/image_rect")
 NODE_NAMESPACE = "/gld"
 LEVELS: dict[Level, int] = {
     "debug": logging.DEBUG,
@@ -73,54 +72,12 @@ class OfflineJob:
     products: Products
 
 
-def bag_cameras(reader: BagReader) -> dict[str, CameraState]:
-    """Return the cameras of a bag, named after the folder of their image topic.
-
-    Where a camera has raw and compressed images, the raw ones are taken. Raises BagError when there
-    is no image topic with a `camera_info` beside it.
-    """
-    chosen: dict[str, BagTopic] = {}
-    for topic in reader.image_topics():
-        base = topic.name.removesuffix("/compressed")
-        if base.endswith(DEPTH_TOPIC_ENDS):
-            continue
-        if reader.camera_info_topic(topic.name) is None:
-            continue
-        name = base.rpartition("/")[0].strip("/") or "camera"
-        if name not in chosen or topic.type != COMPRESSED_IMAGE_TYPE:
-            chosen[name] = topic
-    if not chosen:
-        raise BagError(
-            f"bag {reader.path} has no image topic with a camera_info beside it; "
-            f"it has: {', '.join(reader.topics) or 'nothing'}"
-        )
+def camera_states(reader: BagReader) -> dict[str, CameraState]:
+    """Return the cameras of a bag by name. Raises BagError where there is none."""
     return {
-        name: CameraState(name, topic.name, topic.type == COMPRESSED_IMAGE_TYPE)
-        for name, topic in sorted(chosen.items())
+        camera.name: CameraState(camera.name, camera.image_topic, camera.compressed)
+        for camera in bag_cameras(reader)
     }
-
-
-def bag_fixed_frame(reader: BagReader, wanted: str) -> str:
-    """Return the frame to take poses in: the wanted one, or the bag's single root if it lacks it.
-
-    Raises BagError that names the frames when neither is possible.
-    """
-    parents: set[str] = set()
-    children: set[str] = set()
-    for topic in reader.topics_of_type("tf2_msgs/msg/TFMessage"):
-        for message in reader.messages([topic.name]):
-            for transform in message.content.transforms:
-                parents.add(transform.header.frame_id.lstrip("/"))
-                children.add(transform.child_frame_id.lstrip("/"))
-    if wanted in parents | children:
-        return wanted
-    roots = sorted(parents - children)
-    if len(roots) != 1:
-        raise BagError(
-            f"bag {reader.path} has no frame {wanted!r}, and its roots are {roots}; name the "
-            "fixed frame"
-        )
-    return roots[0]
 
 
 class OfflineRun:
@@ -137,7 +94,7 @@ class OfflineRun:
         self._synthesizer = synthesizer
         self._parameters = parameters
         self.summary = OfflineSummary()
-        self.cameras = bag_cameras(reader)
+        self.cameras = camera_states(reader)
         self._buffer, refused = reader.transforms()
         for error in refused:
             log.warning("transform refused: %s", error)
@@ -172,16 +129,12 @@ class OfflineRun:
 
     def jobs(self, on_message: Callable[[], None] = lambda: None) -> Iterator[OfflineJob]:
         """Run through the bag, yielding every finished job; `on_message` is called per message."""
-        infos = {}
-        for camera in self.cameras.values():
-            info = self._reader.camera_info_topic(camera.topic)
-            assert info is not None  # bag_cameras chose topics that have one
-            infos[info.name] = camera.name
+        infos = {camera.info_topic: camera.name for camera in bag_cameras(self._reader)}
         images = {camera.topic: camera.name for camera in self.cameras.values()}
         for topic, name in infos.items():
-            first = next(iter(self._reader.messages([topic])), None)
+            first = self._reader.first(topic)
             if first is not None:
-                self._intake.camera_info(name, first.content, self._parameters)
+                self._intake.camera_info(name, first, self._parameters)
         for message in self._reader.messages([*infos, *images]):
             on_message()
             if message.topic in infos:

@@ -12,13 +12,13 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from gld_ros.mapping.guard import GuardVerdict
 from gld_ros.mapping.jobs import JobResult, product_age_s
 from gld_ros.mapping.products import Product, Products
+from gld_ros.messages.transforms import transform_message
 from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.view_messages import (
     TOPICS,
     Frames,
     keyframes_message,
     product_messages,
-    transform_message,
     views_message,
 )
 

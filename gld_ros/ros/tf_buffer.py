@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gld_ros.geometry.poses import pose_from_quaternion
 from gld_ros.messages.stamps import ns_to_stamp
 from gld_ros.messages.transforms import (
     DisconnectedFrames,
@@ -21,7 +22,6 @@ from gld_ros.messages.transforms import (
     UnknownFrame,
     checked_pose,
     insert_message,
-    matrix_of_pose,
 )
 
 
@@ -54,8 +54,8 @@ class Tf2Buffer:
         message.header.frame_id = parent
         message.header.stamp = ns_to_stamp(stamp_ns)
         translation, rotation = message.transform.translation, message.transform.rotation
-        translation.x, translation.y, translation.z = pose[:3]
-        rotation.x, rotation.y, rotation.z, rotation.w = pose[3:]
+        translation.x, translation.y, translation.z = pose[:3].tolist()
+        rotation.x, rotation.y, rotation.z, rotation.w = pose[3:].tolist()
         set_transform = self._buffer.set_transform_static if static else self._buffer.set_transform
         set_transform(message, "gld_ros")
 
@@ -78,7 +78,7 @@ class Tf2Buffer:
         except (self._tf2.LookupException, self._tf2.InvalidArgumentException) as error:
             raise UnknownFrame(str(error)) from error
         p, q = found.translation, found.rotation
-        return matrix_of_pose((p.x, p.y, p.z, q.x, q.y, q.z, q.w))
+        return pose_from_quaternion((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
 
     def clear(self) -> None:
         """Forget all moving edges; tf2 keeps static ones."""

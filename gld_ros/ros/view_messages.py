@@ -7,25 +7,21 @@ bag library's for the offline runner, from the same lines: `types` maps a full n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from gld_ros.geometry.poses import quaternion_xyzw
 from gld_ros.mapping.frames import Keyframe
 from gld_ros.mapping.guard import GuardVerdict
 from gld_ros.mapping.jobs import JobRequest, StageTimes
 from gld_ros.mapping.products import ObservedView, PredictedView, Product, Products
 from gld_ros.mapping.scale import ScaleState
+from gld_ros.messages.camera_info import camera_info_message
 from gld_ros.messages.images import compressed_message, image_message
-from gld_ros.messages.stamps import ns_to_stamp
-from gld_ros.messages.types import is_rclpy_type
+from gld_ros.messages.stamps import make_header, ns_to_stamp
+from gld_ros.messages.transforms import pose_message
+from gld_ros.messages.types import Types
 from gld_ros.ros.clouds import structured_cloud_message
-
-Types = Callable[[str], Any]
 
 # Topic below the node's name -> message type, and the product that must be made for it.
 TOPICS: dict[str, tuple[str, Product | None]] = {
@@ -213,63 +209,4 @@ def times_message(times: StageTimes, types: Types) -> Any:
         postprocess=times.postprocess,
         publish=times.publish,
         total=times.total,
-    )
-
-
-def make_header(stamp_ns: int, frame_id: str, types: Types) -> Any:
-    """Return a std_msgs/Header."""
-    stamp = ns_to_stamp(stamp_ns, types("builtin_interfaces/msg/Time"))
-    return types("std_msgs/msg/Header")(stamp=stamp, frame_id=frame_id)
-
-
-def pose_message(T_frame_pose: NDArray[Any], types: Types) -> Any:
-    """Return a geometry_msgs/Pose of a rigid 4x4 matrix."""
-    x, y, z = (float(v) for v in T_frame_pose[:3, 3])
-    qx, qy, qz, qw = (float(v) for v in quaternion_xyzw(T_frame_pose[:3, :3]))
-    return types("geometry_msgs/msg/Pose")(
-        position=types("geometry_msgs/msg/Point")(x=x, y=y, z=z),
-        orientation=types("geometry_msgs/msg/Quaternion")(x=qx, y=qy, z=qz, w=qw),
-    )
-
-
-def transform_message(
-    T_parent_child: NDArray[Any], parent: str, child: str, stamp_ns: int, types: Types
-) -> Any:
-    """Return a geometry_msgs/TransformStamped of a rigid 4x4 matrix."""
-    x, y, z = (float(v) for v in T_parent_child[:3, 3])
-    qx, qy, qz, qw = (float(v) for v in quaternion_xyzw(T_parent_child[:3, :3]))
-    return types("geometry_msgs/msg/TransformStamped")(
-        header=make_header(stamp_ns, parent, types),
-        child_frame_id=child,
-        transform=types("geometry_msgs/msg/Transform")(
-            translation=types("geometry_msgs/msg/Vector3")(x=x, y=y, z=z),
-            rotation=types("geometry_msgs/msg/Quaternion")(x=qx, y=qy, z=qz, w=qw),
-        ),
-    )
-
-
-def camera_info_message(
-    K_px: NDArray[Any], image_hw: tuple[int, int], header: Any, types: Types
-) -> Any:
-    """Return the CameraInfo of a pinhole picture without distortion (REP-104)."""
-    kind = types("sensor_msgs/msg/CameraInfo")
-
-    def doubles(values: Any) -> Any:
-        flat = np.asarray(values, dtype=np.float64).reshape(-1)
-        return flat.tolist() if is_rclpy_type(kind) else flat
-
-    return kind(
-        header=header,
-        height=image_hw[0],
-        width=image_hw[1],
-        distortion_model="plumb_bob",
-        d=doubles(np.zeros(5)),
-        k=doubles(K_px),
-        r=doubles(np.eye(3)),
-        p=doubles(np.concatenate([np.asarray(K_px), np.zeros((3, 1))], axis=1)),
-        binning_x=0,
-        binning_y=0,
-        roi=types("sensor_msgs/msg/RegionOfInterest")(
-            x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
-        ),
     )

@@ -1,4 +1,4 @@
-"""A picture of many samples at a glance: colours above depth, captioned with what is visible."""
+"""An image of many samples at a glance: colours above depth, captioned with what is visible."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INK, _FAINT, _PAPER = (235, 235, 235), (160, 160, 160), (24, 24, 28)
 def contact_sheet(
     samples: Mapping[str, Any], *, scale: int = 1, scenes_per_row: int = 1
 ) -> NDArray[np.uint8]:
-    """Draw a batched sample dictionary as one RGB picture (H, W, 3).
+    """Draw a batched sample dictionary as one RGB image (H, W, 3).
 
     Every scene is a block: its views side by side, depth below (near is bright; the same range for
     all scenes), each captioned with its role and the fraction of its pixels that the references

@@ -53,7 +53,7 @@ def find_scene_folders(path: Path) -> list[Path]:
 
 
 def open_scene_folder(path: Path) -> Recording:
-    """Open a scene folder; pictures are read when frames are loaded.
+    """Open a scene folder; images are read when frames are loaded.
 
     Raises RecordingError for a missing or damaged cameras.json, unusable intrinsics, a frame
     without a rigid pose, or a folder without frames.
@@ -103,7 +103,7 @@ def open_scene_folder(path: Path) -> Recording:
         if frames[i].get("depth"):
             depth = read_depth_mm(path / frames[i]["depth"], depth_scale)
             if depth.shape != size_hw:
-                raise RecordingError(f"{path / frames[i]['depth']} is not the picture's size")
+                raise RecordingError(f"{path / frames[i]['depth']} is not the image's size")
         return Frame(rgb, K_px, poses[i], depth, int(stamps[i]))
 
     return Recording(path.name, metric, poses, stamps.astype(np.int64), load)

@@ -1,6 +1,6 @@
 """The preprocessed layouts of RE10K, DL3DV-10K, Hypersim and TartanAir as recordings.
 
-All keep one `.npz` of camera-to-world pose (OpenCV axes) and pixel intrinsics beside each picture;
+All keep one `.npz` of camera-to-world pose (OpenCV axes) and pixel intrinsics beside each image;
 they differ in folders, names and keys. Depth is not part of these layouts.
 """
 
@@ -21,10 +21,10 @@ from gld_ros.scenes.recording import FloatArray, Frame, Recording, RecordingErro
 
 @dataclass(frozen=True)
 class DatasetLayout:
-    """Where a dataset keeps pictures and cameras, and how far apart views of a sample may be."""
+    """Where a dataset keeps images and cameras, and how far apart views of a sample may be."""
 
     name: str
-    picture_ending: str  # how picture names end, e.g. "_rgb.png"
+    image_ending: str  # how image names end, e.g. "_rgb.png"
     camera_ending: str  # what takes its place in the name of the camera file
     intrinsics_key: str
     pose_key: str
@@ -41,7 +41,7 @@ def _dl3dv_folders(root: Path) -> Iterator[Path]:
 
 def _folders_with(ending: str) -> Callable[[Path], Iterator[Path]]:
     def folders(root: Path) -> Iterator[Path]:
-        yield from {picture.parent for picture in root.rglob(f"*{ending}")}
+        yield from {image.parent for image in root.rglob(f"*{ending}")}
 
     return folders
 
@@ -90,7 +90,7 @@ def open_dataset(name: str, root: Path) -> list[Recording]:
     recordings = [recording for recording in recordings if len(recording)]
     if not recordings:
         raise RecordingError(
-            f"{root} holds no {name} scene: looked for pictures *{layout.picture_ending} with "
+            f"{root} holds no {name} scene: looked for images *{layout.image_ending} with "
             f"cameras *{layout.camera_ending} beside them"
         )
     return recordings
@@ -98,24 +98,24 @@ def open_dataset(name: str, root: Path) -> list[Recording]:
 
 def _open_folder(layout: DatasetLayout, folder: Path, root: Path) -> Recording:
     dropped: dict[str, int] = {}
-    pictures: list[Path] = []
+    images: list[Path] = []
     cameras: list[tuple[FloatArray, FloatArray]] = []
-    for picture in sorted(folder.glob(f"*{layout.picture_ending}"), key=_natural_order):
-        stem = picture.name.removesuffix(layout.picture_ending)
+    for image in sorted(folder.glob(f"*{layout.image_ending}"), key=_natural_order):
+        stem = image.name.removesuffix(layout.image_ending)
         try:
             camera = _read_camera(layout, folder / f"{stem}{layout.camera_ending}")
         except RecordingError as error:
             reason = error.args[1]
             dropped[reason] = dropped.get(reason, 0) + 1
             continue
-        pictures.append(picture)
+        images.append(image)
         cameras.append(camera)
 
     def load(i: int) -> Frame:
-        return Frame(read_rgb(pictures[i]), cameras[i][0], cameras[i][1], None, i)
+        return Frame(read_rgb(images[i]), cameras[i][0], cameras[i][1], None, i)
 
     poses = np.array([pose for _, pose in cameras]).reshape(-1, 4, 4)
-    stamps = np.arange(len(pictures), dtype=np.int64)
+    stamps = np.arange(len(images), dtype=np.int64)
     scene_id = f"{layout.name}/{folder.relative_to(root)}"
     return Recording(scene_id, False, poses, stamps, load, layout.gap_range, dropped)
 

@@ -22,7 +22,7 @@ from gld_ros.scenes.sample import SampleError, validate_sample
 MAX_CAMERA_DISTANCE = 100.0  # dataset units, from the world's origin
 MAX_START_TRIES = 100
 MAX_POSE_TRIES = 200
-# The principal point must be farther from each border than this part of the picture's size.
+# The principal point must be farther from each border than this part of the image's size.
 MIN_PRINCIPAL_MARGIN = 0.2
 
 

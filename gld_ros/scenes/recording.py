@@ -23,7 +23,7 @@ class RecordingError(ValueError):
 
 @dataclass(frozen=True)
 class Frame:
-    """One posed picture: rgb (H, W, 3) uint8, K_px (3, 3), T_world_cam (4, 4), depth or None.
+    """One posed image: rgb (H, W, 3) uint8, K_px (3, 3), T_world_cam (4, 4), depth or None.
 
     depth_m (H, W) float32 z-depth in metres (or the recording's unit), 0 = unknown.
     """
@@ -37,7 +37,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Recording:
-    """Frames in the order they were taken; poses are at hand, pictures are loaded when asked for.
+    """Frames in the order they were taken; poses are at hand, images are loaded when asked for.
 
     `load(i)` raises RecordingError for a frame that cannot be read. `gap_range` limits how many
     frames may lie between neighbouring views of a sample. `dropped` counts what the reader had to
@@ -58,14 +58,14 @@ class Recording:
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Read a picture file as (H, W, 3) uint8; raises RecordingError that names the file."""
+    """Read an image file as (H, W, 3) uint8; raises RecordingError that names the file."""
     try:
         with Image.open(path) as image:
             return np.array(image.convert("RGB"))
     except FileNotFoundError as error:
         raise RecordingError(f"{path} does not exist") from error
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise RecordingError(f"{path} is no readable picture: {error}") from error
+        raise RecordingError(f"{path} is no readable image: {error}") from error
 
 
 def read_depth_mm(path: Path, scale_m: float) -> NDArray[np.float32]:

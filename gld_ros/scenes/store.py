@@ -85,7 +85,7 @@ class SceneStore:
 
     @property
     def image_hw(self) -> tuple[int, int]:
-        """Picture size (height, width)."""
+        """Image size (height, width)."""
         return self.description.image_hw
 
     def arrays(self, index: int) -> dict[str, np.ndarray]:

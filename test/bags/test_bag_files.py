@@ -34,23 +34,13 @@ def test_topics_counts_times_and_durability(small_bag):
         assert bag.num_messages == 61
 
 
-def test_images_and_their_camera_info(small_bag):
+def test_images_come_in_the_order_of_recording(small_bag):
     with BagReader(small_bag) as bag:
         (topic,) = bag.image_topics()
         assert topic.name == "/camera/image"
-        assert bag.camera_info_topic(topic.name).name == "/camera/camera_info"
-        assert bag.camera_info_topic("/other/image") is None
         for frame, message in enumerate(bag.messages([topic.name])):
             assert message.stamp_ns == START_NS + frame * 10**8
             assert (rgb_from_image(message.content).rgb == frame).all()
-
-
-def test_camera_info_of_a_compressed_topic_is_beside_its_base_name(tmp_path):
-    with BagWriter(tmp_path / "bag") as bag:
-        bag.add_topic("/cam/image/compressed", "sensor_msgs/msg/CompressedImage")
-        bag.add_topic("/cam/camera_info", "sensor_msgs/msg/CameraInfo")
-    with BagReader(tmp_path / "bag") as bag:
-        assert bag.camera_info_topic("/cam/image/compressed").name == "/cam/camera_info"
 
 
 def test_transforms_of_the_whole_bag_are_known_ahead(small_bag):
@@ -148,11 +138,36 @@ def test_unknown_topics_are_named_with_those_there_are(small_bag):
         list(bag.messages(["/lidar"]))
 
 
-def test_a_missing_bag_and_a_folder_without_one(tmp_path):
-    with pytest.raises(BagError, match="does not exist"):
-        BagReader(tmp_path / "nowhere")
-    with pytest.raises(BagError, match="cannot be opened"):
-        BagReader(tmp_path)
+def folder_of_images(path):
+    path.mkdir()
+    (path / "000.png").write_bytes(b"\x89PNG")
+
+
+def fifo_in_a_bag(path):
+    path.mkdir()
+    (path / "metadata.yaml").write_text("rosbag2_bagfile_information: {}")
+    os.mkfifo(path / "bag.mcap")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "does not exist"),
+        (lambda path: path.mkdir(), "no metadata.yaml"),
+        (folder_of_images, "no metadata.yaml"),
+        (os.mkfifo, "neither a folder nor a regular file"),
+        (lambda path: path.touch(), "the file is empty"),
+        (lambda path: path.write_bytes(b"not a bag at all"), "cannot be opened"),
+        (fifo_in_a_bag, "no regular file: bag.mcap"),
+    ],
+    ids=["absent", "empty folder", "images", "fifo", "empty file", "other content", "fifo inside"],
+)
+@pytest.mark.timeout(20)
+def test_what_is_no_bag_is_named_at_once(tmp_path, make, message):
+    path = tmp_path / "bag.mcap"
+    make(path)
+    with pytest.raises(BagError, match=message):
+        BagReader(path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "rosbag2_bagfile_information: 5", "a: !!python/x"])

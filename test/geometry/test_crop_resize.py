@@ -1,4 +1,4 @@
-"""Pictures on the model grid and back: the official crop, and the pipeline's exact windows."""
+"""Images on the model grid and back: the official crop, and the pipeline's exact windows."""
 
 import numpy as np
 import pytest
@@ -95,7 +95,7 @@ def test_plane_stays_the_same_plane_on_every_grid(hw):
 
 
 def test_linear_colours_stay_where_the_camera_sees_them():
-    """A picture that is linear in direction stays so through model grid and back."""
+    """An image that is linear in direction stays so through model grid and back."""
     hw, model_hw = (90, 140), (56, 84)
     K = _K(100, 105, 76, 41)
     K_model = model_intrinsics_inside(K, hw, model_hw)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gld_ros.geometry.intrinsics import intrinsics, intrinsics_from_fov, pixel_grid
+from gld_ros.geometry.intrinsics import intrinsics, pixel_grid
 from gld_ros.geometry.rays import cameras_from_rays, plucker_map
 from gld_ros.geometry.rigid import matrix_from_quaternion_xyzw, rigid_transform
 
@@ -39,7 +39,7 @@ def test_unknown_grid_is_refused():
 
 def test_cameras_are_recovered_from_exact_rays():
     T = _cameras(3).expand(2, 3, 4, 4)
-    K = intrinsics_from_fov(1.0, (56, 84))
+    K = intrinsics(77.0, 77.0, 41.5, 27.5)
     grid = pixel_grid((32, 48), dtype=torch.float64)
     scaled = grid * torch.tensor([84 / 48, 56 / 32, 1.0])
     d = scaled @ torch.linalg.inv(K).T

@@ -81,7 +81,7 @@ def test_unknown_rectification_is_an_error():
 
 def test_integer_ratio_of_sizes_scales_k_exactly():
     camera = pinhole_camera(PLAIN, (60, 80))
-    # Pixel (10, 20) of the half picture is the block around (20.5, 40.5) of the full one.
+    # Pixel (10, 20) of the half image is the block around (20.5, 40.5) of the full one.
     full = np.linalg.solve(np.reshape(K, (3, 3)), [20.5, 40.5, 1.0])
     np.testing.assert_allclose(np.linalg.solve(camera.K_px, [10.0, 20.0, 1.0]), full)
     np.testing.assert_allclose(pinhole_camera(PLAIN, (240, 320)).K_px[0, 0], 260.0)
@@ -93,7 +93,7 @@ def test_region_and_binning_keep_every_ray():
         binning_x=2, binning_y=3,
     )  # fmt: skip
     camera = pinhole_camera(info, (20, 40))
-    # Picture pixel (5, 7) covers columns 50..51 and rows 41..43 of the full picture.
+    # Image pixel (5, 7) covers columns 50..51 and rows 41..43 of the full image.
     full = np.linalg.solve(np.reshape(K, (3, 3)), [50.5, 42.0, 1.0])
     np.testing.assert_allclose(np.linalg.solve(camera.K_px, [5.0, 7.0, 1.0]), full)
 
@@ -108,14 +108,14 @@ def test_region_and_binning_keep_every_ray():
     ],
 )
 def test_rectified_pictures_obey_the_pinhole_model(model, D):
-    """A raw picture of smooth colours by direction, drawn through the distortion itself."""
+    """A raw image of smooth colours by direction, drawn through the distortion itself."""
     info = replace(INFO, distortion_model=model, D=D)
     camera = pinhole_camera(info, HW, "rectify")
     raw = _draw(_rays_of_raw_pixels(np.reshape(K, (3, 3)), np.array(D), model))
     v, u = np.mgrid[0 : HW[0], 0 : HW[1]].astype(float)
     rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(camera.K_px).T
     difference = camera.rectify(raw).astype(int) - _draw(rays[..., :2]).astype(int)
-    # The border needs raw pixels at the very rim; everything is inside the raw picture.
+    # The border needs raw pixels at the very rim; everything is inside the raw image.
     assert np.abs(difference).max() <= 4
     assert camera.remaps
 

@@ -9,12 +9,12 @@ import pytest
 from rosbags.image import message_to_cvimage
 
 from gld_ros.messages import images
+from gld_ros.messages.depth_images import depth_m_from_message
 from gld_ros.messages.images import (
     COLOUR_ENCODINGS,
     MalformedImage,
     UnsupportedEncoding,
     compressed_message,
-    depth_m_from_image,
     image_message,
     rgb_from_compressed,
     rgb_from_image,
@@ -177,15 +177,15 @@ def test_subsampled_colours_need_even_sizes(family, encoding):
 
 def test_depth_in_metres_and_in_millimetres(family):
     metres = np.array([[0.5, np.nan], [np.inf, 2.25]], np.float32)
-    seen = depth_m_from_image(make_image(family, "32FC1", metres.view(np.uint8), 2))
+    seen = depth_m_from_message(make_image(family, "32FC1", metres.view(np.uint8), 2))
     np.testing.assert_array_equal(seen, metres)
     millimetres = np.array([[500, 0], [65535, 2250]], np.uint16)
     for encoding in ("16UC1", "mono16"):
-        seen = depth_m_from_image(make_image(family, encoding, millimetres.view(np.uint8), 2))
+        seen = depth_m_from_message(make_image(family, encoding, millimetres.view(np.uint8), 2))
         expected = np.array([[0.5, np.nan], [65.535, 2.25]], np.float32)
         np.testing.assert_allclose(seen, expected, rtol=1e-6)
     with pytest.raises(UnsupportedEncoding, match="32FC1"):
-        depth_m_from_image(make_image(family, "rgb8", random_rows("rgb8"), W))
+        depth_m_from_message(make_image(family, "rgb8", random_rows("rgb8"), W))
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_written_images_read_back(family, encoding, pixels):
     assert message.step * message.height == len(message.data)
     assert message.header.frame_id == "view"
     if encoding == "32FC1":
-        np.testing.assert_array_equal(depth_m_from_image(message), pixels)
+        np.testing.assert_array_equal(depth_m_from_message(message), pixels)
     else:
         seen = rgb_from_image(message).rgb
         np.testing.assert_array_equal(seen if pixels.ndim == 3 else seen[..., 0], pixels)

@@ -2,14 +2,17 @@
 
 import math
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from gld_ros.messages.transforms import (
+    RESTART_AFTER,
     DisconnectedFrames,
     FutureTransform,
     InvalidTransform,
+    LateTransform,
     PastTransform,
     TransformBuffer,
     TransformUnavailable,
@@ -200,14 +203,6 @@ def test_leading_slashes_do_not_matter(buffer):
     assert buffer.lookup("odom", "base", T0)[0, 3] == 1.0
 
 
-def test_latest_common_stamp():
-    buffer = TransformBuffer()
-    buffer.insert("odom", "base", (0, 0, 0), IDENTITY, T0)
-    buffer.insert("base", "camera", (0, 0, 0), IDENTITY, 0, static=True)
-    assert buffer.latest_common_stamp_ns("odom", "camera") == T0
-    assert buffer.latest_common_stamp_ns("base", "camera") is None
-
-
 def test_an_equal_stamp_replaces():
     buffer = TransformBuffer()
     for x in (1, 2, 3):
@@ -223,20 +218,89 @@ def test_loops_of_frames_are_refused():
         buffer.insert("c", "a", (0, 0, 0), IDENTITY, T0)
 
 
-def test_a_new_parent_takes_over():
+def test_each_time_keeps_the_parent_it_had(buffer):
+    for tenth in range(3):
+        buffer.insert("odom", "base", (1, 0, 0), IDENTITY, T0 + tenth * S // 10)
+    for tenth in range(3, 6):
+        buffer.insert("map", "base", (2, 0, 0), IDENTITY, T0 + tenth * S // 10)
+    assert buffer.lookup("odom", "base", T0 + S // 5)[0, 3] == 1.0
+    assert buffer.lookup("map", "base", T0 + S // 2)[0, 3] == 2.0
+    with pytest.raises(TransformUnavailable):
+        buffer.lookup("odom", "base", T0 + S // 2)
+    with pytest.raises(TransformUnavailable):
+        buffer.lookup("map", "base", T0)
+
+
+def test_between_two_parents_there_is_no_pose():
     buffer = TransformBuffer()
     buffer.insert("odom", "base", (1, 0, 0), IDENTITY, T0)
-    buffer.insert("map", "base", (2, 0, 0), IDENTITY, T0 + S)
-    assert buffer.lookup("map", "base", T0 + S)[0, 3] == 2.0
-    with pytest.raises(TransformUnavailable):
-        buffer.lookup("odom", "base", T0 + S)
+    buffer.insert("map", "base", (2, 0, 0), IDENTITY, T0 + S // 10)
+    with pytest.raises(PastTransform, match="base moves from odom to map"):
+        buffer.lookup("map", "base", T0 + S // 20)
+
+
+def test_no_pose_is_made_of_samples_too_far_apart():
+    buffer = TransformBuffer(max_gap_s=1.0)
+    buffer.insert("odom", "base", (0, 0, 0), IDENTITY, T0)
+    buffer.insert("odom", "base", (1, 0, 0), IDENTITY, T0 + S)
+    buffer.insert("odom", "base", (2, 0, 0), IDENTITY, T0 + 2 * S + 1)
+    buffer.lookup("odom", "base", T0 + S // 2)
+    with pytest.raises(FutureTransform, match=r"odom <- base has no sample within 1\.000 s"):
+        buffer.lookup("odom", "base", T0 + 3 * S // 2)
+
+
+@pytest.mark.parametrize("ahead_s", [5, 3600, 365 * 86400])
+def test_one_sample_far_ahead_does_no_lasting_harm(ahead_s):
+    buffer = TransformBuffer(cache_time_s=30.0)
+    rejected = []
+    for tenth in range(100):
+        stamp_ns = T0 + tenth * S // 10
+        try:
+            buffer.insert("odom", "base", (tenth, 0, 0), IDENTITY, stamp_ns)
+        except LateTransform as error:
+            rejected.append(str(error))
+        if tenth == 50:
+            buffer.insert("odom", "base", (-99, 0, 0), IDENTITY, stamp_ns + ahead_s * S)
+        if tenth in (49, 70, 99):
+            assert buffer.lookup("odom", "base", stamp_ns - S // 20)[0, 3] == tenth - 0.5
+        with pytest.raises(TransformUnavailable):  # never the last good pose, nor one in between
+            buffer.lookup("odom", "base", stamp_ns + S // 20)
+    assert buffer.backward["odom <- base"] >= 2
+    assert len(rejected) == (0 if ahead_s < 30 else RESTART_AFTER - 1)
+    assert all("odom <- base" in text for text in rejected)
+
+
+def test_single_late_samples_change_nothing():
+    buffer = TransformBuffer(cache_time_s=10.0)
+    for tenth in range(100):
+        buffer.insert("odom", "base", (tenth, 0, 0), IDENTITY, T0 + tenth * S // 10)
+        if tenth % 10 == 9:
+            with pytest.raises(LateTransform, match="odom <- base"):
+                buffer.insert("odom", "base", (-1, 0, 0), IDENTITY, T0 - 60 * S)
+    assert buffer.lookup("odom", "base", T0 + 5 * S)[0, 3] == 50.0
+
+
+def test_roots_are_frames_without_a_parent():
+    buffer = TransformBuffer()
+    buffer.insert("odom", "base", (0, 0, 0), IDENTITY, T0)
+    buffer.insert("base", "camera", (0, 0, 0), IDENTITY, 0, static=True)
+    buffer.insert("world", "drone", (0, 0, 0), IDENTITY, T0)
+    assert buffer.roots() == ["odom", "world"]
+    assert buffer.root_of("/camera") == "odom"
+    assert buffer.has_frame("drone")
+    assert not buffer.has_frame("arm")
+    with pytest.raises(UnknownFrame, match="arm"):
+        buffer.root_of("arm")
 
 
 def test_memory_stays_bounded():
     buffer = TransformBuffer(cache_time_s=10.0)
+    tracemalloc.start()
     for sample in range(20_000):
         buffer.insert("odom", "base", (0, 0, 0), IDENTITY, T0 + sample * S // 100)
-    assert len(buffer._edges["base"].stamps_ns) < 1_200
+    held_bytes = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held_bytes < 1_000_000  # 1000 samples within the cache, of some 300 bytes
 
 
 @pytest.mark.parametrize("cache_time_s", [0, -1, math.nan])

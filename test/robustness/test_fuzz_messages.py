@@ -11,7 +11,8 @@ from gld_ros.mapping.fault_log import FaultLog
 from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
 from gld_ros.mapping.pending import PendingImages, TfFailure
 from gld_ros.messages.camera_info import CameraInfoError, camera_info_values, pinhole_camera
-from gld_ros.messages.images import ImageError, depth_m_from_image, rgb_from_compressed
+from gld_ros.messages.depth_images import depth_m_from_message
+from gld_ros.messages.images import ImageError, rgb_from_compressed
 from gld_ros.messages.transforms import TransformBuffer, TransformUnavailable, insert_message
 from gld_ros.ros.intake import CameraState, Intake
 from gld_ros.ros.parameters.files import load_snapshot
@@ -146,7 +147,7 @@ def test_depth_images(fuzz):
         with fuzz.allowing(number):
             camera.intake.sensor_depth("camera", message)
         with fuzz.allowing(number, ImageError):
-            depth_m_from_image(message)
+            depth_m_from_message(message)
 
 
 def test_camera_infos(fuzz):

@@ -9,11 +9,11 @@ from gld_ros.mapping.epochs import EpochMonitor
 from gld_ros.mapping.fault_log import FaultLog
 from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
 from gld_ros.mapping.pending import PendingImages
+from gld_ros.messages.camera_info import camera_info_message
 from gld_ros.messages.images import image_message
 from gld_ros.ros.intake import CameraState, Intake
 from gld_ros.ros.parameters.snapshot import make_snapshot
 from gld_ros.ros.parameters.table import TABLE, per_camera_parameters
-from gld_ros.ros.view_messages import camera_info_message
 
 S = 10**9
 K_PX = np.array([[30.0, 0, 20.5], [0, 30.0, 13.5], [0, 0, 1]])

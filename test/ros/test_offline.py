@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from gld_ros.bags.cameras import bag_cameras
 from gld_ros.bags.reader import BagReader
 from gld_ros.cli.main import main
 from gld_ros.geometry.poses import rigid_transform
 from gld_ros.mapping.synthesizer import OracleSynthesizer
-from gld_ros.messages.images import depth_m_from_image, rgb_from_image
-from gld_ros.ros.offline import NODE_NAMESPACE, OfflineRun, bag_cameras, bags_differ, write_jobs
+from gld_ros.messages.depth_images import depth_m_from_message
+from gld_ros.messages.images import rgb_from_image
+from gld_ros.ros.offline import NODE_NAMESPACE, OfflineRun, bags_differ, write_jobs
 from gld_ros.ros.parameters.files import load_snapshot
 from gld_ros.ros.view_messages import TOPICS
 from gld_ros.scenes.rooms import render_room_views
@@ -60,7 +62,7 @@ def rendered(room):
 
 def run_offline(tour, rendered, output):
     with BagReader(tour) as reader:
-        parameters = load_snapshot(None, SETTINGS, list(bag_cameras(reader)))
+        parameters = load_snapshot(None, SETTINGS, [camera.name for camera in bag_cameras(reader)])
         offline = OfflineRun(reader, OracleSynthesizer(rendered), parameters, IMAGE_HW)
         jobs = list(write_jobs(offline.jobs(), output, parameters))
     return offline, jobs
@@ -141,7 +143,7 @@ def test_what_the_room_shows_at_the_tf_of_a_view_is_its_picture_and_depth(oracle
             shown = rgb_from_image(colours[key]).rgb.astype(int)
             assert np.abs(shown - rgb).mean() < 1.0
             if key in depths:
-                found_m = depth_m_from_image(depths[key])
+                found_m = depth_m_from_message(depths[key])
                 seen = np.isfinite(found_m)
                 assert seen.mean() > 0.5
                 assert np.median(np.abs(found_m - depth_m)[seen]) < 0.01
@@ -188,7 +190,7 @@ def test_a_vggt_bundle_imagines_a_bag_and_repeats_itself(tour, tmp_path, save_vg
     messages, _ = by_topic(first)
     depths = messages["/gld/predicted/depth/image"]
     assert len(depths) == len(messages["/gld/predicted/color/image"]) > 0
-    assert all(np.isfinite(depth_m_from_image(m.content)).any() for m in depths)
+    assert all(np.isfinite(depth_m_from_message(m.content)).any() for m in depths)
     assert all(m.content.scale.metric for m in messages["/gld/views"])
 
 

@@ -1,4 +1,4 @@
-"""Bags as recordings: pictures, intrinsics, depth and interpolated poses; faults are counted."""
+"""Bags as recordings: images, intrinsics, depth and interpolated poses; faults are counted."""
 
 import math
 
@@ -89,7 +89,7 @@ def write_bag(path, stream, storage=StoragePlugin.MCAP):
 
 
 def drive(num_frames=4, hw=(12, 16), picture=None, info=True, tf=True, d=(0.0,) * 5):
-    """Pictures at every step, TF half a step off, so that every pose is interpolated."""
+    """Images at every step, TF half a step off, so that every pose is interpolated."""
     height, width = hw
     stream = []
     for i in range(num_frames):
@@ -156,7 +156,7 @@ def test_compressed_pictures_are_read(tmp_path):
 @pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
 def test_depth_of_the_same_stamp_comes_along_in_metres(tmp_path, encoding):
     stream = drive()
-    for i in range(3):  # the last picture has none
+    for i in range(3):  # the last image has none
         depth = np.full((12, 16), 1.5 + i, dtype=np.float32)
         depth[0, 0] = 0 if encoding == "16UC1" else np.nan
         pixels = (depth * 1000).astype(np.uint16) if encoding == "16UC1" else depth
@@ -194,14 +194,14 @@ def test_pictures_outside_the_transforms_are_left_out_and_counted(tmp_path):
     stream = [e for e in drive(num_frames=6) if e[0] != "/tf" or e[1] < 4 * STEP_NS]
     (recording,) = open_bag(write_bag(tmp_path / "bag", stream))
     assert len(recording) == 3
-    assert recording.dropped == {"no transform map -> base at the stamp": 3}
+    assert recording.dropped == {"no transform at the stamp (future)": 3}
 
 
 def test_transforms_far_apart_are_not_interpolated_between(tmp_path):
     stream = [e for e in drive(num_frames=1) if e[0] != "/tf"]
     for stamp in (0, 1_500_000_000):
         stream.append(("/tf", stamp, transform(stamp, "map", "base")))
-    with pytest.raises(RecordingError, match="no transform map -> base at the stamp: 1"):
+    with pytest.raises(RecordingError, match=r"no transform at the stamp \(future\): 1"):
         open_bag(write_bag(tmp_path / "bag", stream))
 
 
@@ -221,29 +221,30 @@ def test_a_fixed_frame_can_be_chosen_and_must_exist(tmp_path):
     bag = write_bag(tmp_path / "bag", drive())
     (recording,) = open_bag(bag, fixed_frame="base")
     np.testing.assert_allclose(recording.T_world_cam[2, :3, 3], [0, 0, 1])
-    with pytest.raises(RecordingError, match="no transform from camera up to odom: 4"):
+    with pytest.raises(RecordingError, match=r"no transform at the stamp \(unknown_frame\): 4"):
         open_bag(bag, fixed_frame="odom")
 
 
-def test_circular_transforms_are_named(tmp_path):
+def test_a_transform_that_closes_a_circle_is_rejected_and_named(tmp_path, caplog):
     stream = [e for e in drive(num_frames=1) if e[0] != "/tf"]
     stream.append(("/tf_static", STEP_NS, transform(STEP_NS, "camera", "base")))
-    with pytest.raises(RecordingError, match="run in a circle"):
-        open_bag(write_bag(tmp_path / "bag", stream))
+    (recording,) = open_bag(write_bag(tmp_path / "bag", stream))
+    np.testing.assert_allclose(recording.T_world_cam[0, :3, 3], [0, 0, 1])
+    assert "transform camera <- base closes a loop" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("stream", "message"),
     [
-        (drive(info=False), "no CameraInfo beside /camera/image_raw: 4"),
-        (drive(tf=False), "no transform of frame 'camera': 4"),
+        (drive(info=False), "no colour images with a camera_info beside them"),
+        (drive(tf=False), r"no transform at the stamp \(unknown_frame\): 4"),
         (
             drive(picture=lambda stamp, rgb: image(stamp, rgb, "nonsense8")),
-            "encoding 'nonsense8' is not read: 4",
+            "encoding 'nonsense8' is not supported: 4",
         ),
-        ([e for e in drive() if "image" not in e[0]], "has no colour pictures"),
+        ([e for e in drive() if "image" not in e[0]], "has no colour images"),
     ],
-    ids=["info", "tf", "encoding", "pictures"],
+    ids=["info", "tf", "encoding", "images"],
 )
 def test_a_bag_without_a_usable_picture_says_why(tmp_path, stream, message):
     with pytest.raises(RecordingError, match=message):
@@ -257,7 +258,7 @@ def test_broken_pictures_are_named_when_loaded(tmp_path):
         return made
 
     (recording,) = open_bag(write_bag(tmp_path / "short", drive(picture=short)))
-    with pytest.raises(RecordingError, match="do not hold a 16x12 picture of rgb8"):
+    with pytest.raises(RecordingError, match=r"at 100000000 ns: .* bytes of data"):
         recording.load(0)
 
     def garbage(stamp, rgb):
@@ -266,7 +267,7 @@ def test_broken_pictures_are_named_when_loaded(tmp_path):
         return made
 
     (recording,) = open_bag(write_bag(tmp_path / "garbage", drive(picture=garbage)))
-    with pytest.raises(RecordingError, match="cannot be decoded"):
+    with pytest.raises(RecordingError, match="at 100000000 ns: encoding 'png"):
         recording.load(0)
 
 
@@ -283,20 +284,6 @@ def test_uncalibrated_cameras_are_named_when_loaded(tmp_path):
 def test_what_is_no_bag_is_named(tmp_path):
     with pytest.raises(RecordingError, match="does not exist"):
         open_bag(tmp_path / "absent")
-    (tmp_path / "x.mcap").write_bytes(b"not a bag at all")
-    with pytest.raises(RecordingError, match="no readable ROS 2 bag"):
-        open_bag(tmp_path / "x.mcap")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(RecordingError, match="no readable ROS 2 bag"):
-        open_bag(tmp_path / "empty")
-
-
-def test_a_cut_off_bag_is_named(tmp_path):
-    bag = write_bag(tmp_path / "bag", drive())
-    (data,) = bag.glob("*.mcap")
-    data.write_bytes(data.read_bytes()[:-200])
-    with pytest.raises(RecordingError, match="no readable ROS 2 bag"):
-        open_bag(bag)
 
 
 def test_messages_of_other_kinds_do_not_matter(tmp_path):

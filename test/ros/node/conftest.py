@@ -110,8 +110,8 @@ class Rig:
         return self.node.now_ns
 
     def send_tf(self, T, stamp_ns, parent="odom", child="camera_optical"):
+        from gld_ros.messages.transforms import transform_message
         from gld_ros.messages.types import rclpy_type
-        from gld_ros.ros.view_messages import transform_message
 
         message = transform_message(T, parent, child, stamp_ns, rclpy_type)
         self.publisher("/tf", "tf2_msgs/msg/TFMessage", 100).publish(
@@ -119,8 +119,9 @@ class Rig:
         )
 
     def send_info(self, camera="camera", stamp_ns=None, K_px=None, hw=None, **changes):
+        from gld_ros.messages.camera_info import camera_info_message
+        from gld_ros.messages.stamps import make_header
         from gld_ros.messages.types import rclpy_type
-        from gld_ros.ros.view_messages import camera_info_message, make_header
 
         header = make_header(stamp_ns or self.now_ns(), "camera_optical", rclpy_type)
         message = camera_info_message(
@@ -132,8 +133,8 @@ class Rig:
 
     def image(self, rgb, stamp_ns, frame_id="camera_optical", compressed=False):
         from gld_ros.messages.images import compressed_message, image_message
+        from gld_ros.messages.stamps import make_header
         from gld_ros.messages.types import rclpy_type
-        from gld_ros.ros.view_messages import make_header
 
         header = make_header(stamp_ns, frame_id, rclpy_type)
         return compressed_message(rgb, header) if compressed else image_message(rgb, "rgb8", header)
@@ -228,8 +229,8 @@ class Rig:
         from rclpy.action import ActionClient
 
         from gld_ros.action import SynthesizeViews
+        from gld_ros.messages.transforms import pose_message
         from gld_ros.messages.types import rclpy_type
-        from gld_ros.ros.view_messages import pose_message
 
         if not hasattr(self, "_client"):
             self._client = ActionClient(self.peer, SynthesizeViews, "/gld/synthesize_views")

@@ -343,8 +343,9 @@ def test_dynamic_parameters_on_an_active_node(make_rig, plain_oracle):
 @pytest.mark.ros
 def test_pose_convention_of_topics_changes_the_target(make_rig, plain_oracle):
     from gld_ros.geometry.poses import T_BODY_OPTICAL
+    from gld_ros.messages.stamps import make_header
+    from gld_ros.messages.transforms import pose_message
     from gld_ros.messages.types import rclpy_type
-    from gld_ros.ros.view_messages import make_header, pose_message
 
     rig = make_rig(plain_oracle, {"policy.type": "topic", "policy.pose_convention": "optical"})
     rig.listen("/gld/views", "gld_ros/msg/SynthesizedViewArray")

@@ -85,8 +85,8 @@ def test_depth_is_withheld_while_the_scale_is_unknown(make_rig, plain_oracle):
 
 def test_compressed_input_and_remapped_names(ros_graph, make_rig, plain_oracle):
     from gld_ros.messages.images import compressed_message
+    from gld_ros.messages.stamps import make_header
     from gld_ros.messages.types import rclpy_type
-    from gld_ros.ros.view_messages import make_header
 
     rig = make_rig(plain_oracle, {"image_transport": "compressed"})
     rig.activate()

@@ -369,8 +369,8 @@ def test_tf_that_is_late_within_its_timeout_costs_nothing(make_rig, plain_oracle
 
 @pytest.mark.parametrize("w", [2.0, float("nan")])
 def test_invalid_rotation_of_tf_is_refused(make_rig, plain_oracle, w):
+    from gld_ros.messages.transforms import transform_message
     from gld_ros.messages.types import rclpy_type
-    from gld_ros.ros.view_messages import transform_message
 
     rig = make_rig(plain_oracle)
     rig.watch()
@@ -461,8 +461,8 @@ def test_unresolved_scale_withholds_depth_until_it_is_known(make_rig, plain_orac
 
 
 def with_policy(rig, poses, frame_id="odom"):
+    from gld_ros.messages.stamps import make_header
     from gld_ros.messages.types import rclpy_type
-    from gld_ros.ros.view_messages import make_header
 
     message = rclpy_type("geometry_msgs/msg/PoseArray")(
         header=make_header(0, frame_id, rclpy_type), poses=poses
@@ -484,8 +484,8 @@ def target_rig(make_rig, oracle, **parameters):
 
 @pytest.mark.parametrize("fault", ["nan", "zero quaternion", "unknown frame", "outside guard"])
 def test_bad_target_is_refused_and_the_next_good_one_runs(make_rig, plain_oracle, fault):
+    from gld_ros.messages.transforms import pose_message
     from gld_ros.messages.types import rclpy_type
-    from gld_ros.ros.view_messages import pose_message
 
     rig = target_rig(make_rig, plain_oracle)
     good = pose_message(rig.T_fixed_cam(0.3), rclpy_type)
@@ -503,8 +503,8 @@ def test_bad_target_is_refused_and_the_next_good_one_runs(make_rig, plain_oracle
 
 
 def test_too_many_targets_leave_the_farthest_out(make_rig, plain_oracle):
+    from gld_ros.messages.transforms import pose_message
     from gld_ros.messages.types import rclpy_type
-    from gld_ros.ros.view_messages import pose_message
 
     rig = target_rig(make_rig, plain_oracle, **{"sampler.max_targets": 1})
     rig.listen("/gld/views", "gld_ros/msg/SynthesizedViewArray")

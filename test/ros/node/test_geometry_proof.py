@@ -128,10 +128,10 @@ def test_points_lie_on_the_true_surfaces(make_rig, case):
     from gld_ros.geometry.poses import T_BODY_OPTICAL, invert_rigid
     from gld_ros.mapping.provenance import Provenance
     from gld_ros.mapping.synthesizer import OracleSynthesizer
+    from gld_ros.messages.transforms import transform_message
     from gld_ros.messages.types import rclpy_type
     from gld_ros.ros.clouds import points_from_cloud
     from gld_ros.ros.outputs import latched
-    from gld_ros.ros.view_messages import transform_message
 
     options = CASES[case]
     hw = options.get("hw", (84, 112))

@@ -91,8 +91,10 @@ class Robot:
 
     def drive_on(self):
         """Send the next picture, 10 cm further on, with intrinsics and pose."""
+        from gld_ros.messages.camera_info import camera_info_message
         from gld_ros.messages.images import image_message
-        from gld_ros.ros.view_messages import camera_info_message, make_header, transform_message
+        from gld_ros.messages.stamps import make_header
+        from gld_ros.messages.transforms import transform_message
 
         self.frames += 1
         T_odom_camera = np.eye(4)
