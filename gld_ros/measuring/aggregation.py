@@ -1,0 +1,42 @@
+"""Semi-global aggregation: smoothness between pixels along four directions.
+
+Hirschmüller, "Stereo processing by semiglobal matching and mutual information", 2008, with a
+penalty for jumps that falls where the image has an edge.
+"""
+
+import torch
+from torch import Tensor
+
+# Costs lie in [0, 1]; both penalties are in their unit.
+SMALL_STEP_PENALTY = 0.06  # to the next hypothesis, from pixel to pixel
+JUMP_PENALTY = 0.5  # to any other hypothesis, where the image has no edge
+EDGE_GREY = 8.0  # grey values between pixels that halve the penalty of a jump
+
+
+def semi_global(cost: Tensor, grey: Tensor) -> Tensor:
+    """Cost (D, h, w) summed along paths from left, right, above and below, and averaged.
+
+    grey (h, w): grey values 0..255 of the image whose edges make jumps cheap.
+    """
+    vertical = _both_ways(cost.permute(1, 0, 2).contiguous(), grey)
+    horizontal = _both_ways(cost.permute(2, 0, 1).contiguous(), grey.T.contiguous())
+    return (vertical.permute(1, 0, 2) + horizontal.permute(1, 2, 0)).mul_(0.25)
+
+
+def _both_ways(cost: Tensor, grey: Tensor) -> Tensor:
+    """Path costs (L, D, M) along the first axis, forwards plus backwards, of (L, D, M)."""
+    both = torch.stack([cost, cost.flip(0)], dim=1)  # one loop serves both directions
+    values = torch.stack([grey, grey.flip(0)], dim=1)
+    jump = torch.full_like(values, JUMP_PENALTY)
+    jump[1:] = JUMP_PENALTY / (1.0 + (values[1:] - values[:-1]).abs() / EDGE_GREY)
+    jump.clamp_(min=SMALL_STEP_PENALTY)
+    path = both[0]
+    for line in range(1, len(both)):
+        lowest = path.amin(dim=1, keepdim=True)
+        best = torch.minimum(path, lowest + jump[line].unsqueeze(1))
+        stepped = path + SMALL_STEP_PENALTY
+        torch.minimum(best[:, 1:], stepped[:, :-1], out=best[:, 1:])
+        torch.minimum(best[:, :-1], stepped[:, 1:], out=best[:, :-1])
+        # Without the lowest so far, sums stay as small as single costs.
+        path = both[line].add_(best.sub_(lowest))
+    return both[:, 0] + both[:, 1].flip(0)

@@ -1,0 +1,40 @@
+"""Images at the sizes that depth is searched at: grey values and intrinsics, coarse to fine."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from gld_ros.geometry.intrinsics import resize_intrinsics
+from gld_ros.measuring.frames import FloatArray, PosedImage
+
+
+@dataclass(frozen=True, eq=False)
+class GreyImage:
+    """Grey values of an image at one size, with the intrinsics of that size."""
+
+    grey: Tensor  # (h, w) float32, 0..255
+    K_px: FloatArray  # (3, 3), pixels of `grey`
+
+    @property
+    def hw(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.grey.shape[0], self.grey.shape[1]
+
+
+def level_hw(image_hw: tuple[int, int], max_hw: tuple[int, int], divisor: int) -> tuple[int, int]:
+    """The largest size of the image's shape within `max_hw` (never enlarged), divided."""
+    scale = min(1.0, max_hw[0] / image_hw[0], max_hw[1] / image_hw[1]) / divisor
+    return max(1, round(image_hw[0] * scale)), max(1, round(image_hw[1] * scale))
+
+
+def grey_image(frame: PosedImage, hw: tuple[int, int], device: str) -> GreyImage:
+    """An image's grey values at size `hw`, averaged over areas so that nothing aliases."""
+    grey = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
+    if hw != frame.image_hw:
+        grey = cv2.resize(grey.astype(np.float32), (hw[1], hw[0]), interpolation=cv2.INTER_AREA)
+    scale_x, scale_y = hw[1] / frame.image_hw[1], hw[0] / frame.image_hw[0]
+    K_px = resize_intrinsics(torch.from_numpy(np.array(frame.K_px, np.float64)), scale_x, scale_y)
+    return GreyImage(torch.from_numpy(grey.astype(np.float32)).to(device), K_px.numpy())

@@ -1,0 +1,211 @@
+"""Depth of one posed image from others: plane sweep, coarse to fine in inverse depth.
+
+Owns the order of the steps and what counts as measured. Costs are `sweep`, smoothness is
+`aggregation`, the choice of neighbours is `neighbours`, agreement between measured images is
+`consistency`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gld_ros.geometry.crop_resize import resample_confidence, resample_depth
+from gld_ros.geometry.intrinsics import resize_intrinsics
+from gld_ros.measuring.aggregation import semi_global
+from gld_ros.measuring.frames import FloatArray, MeasuredDepth, PosedImage, nothing_measured
+from gld_ros.measuring.levels import GreyImage, grey_image, level_hw
+from gld_ros.measuring.sweep import matching_cost
+from gld_ros.measuring.winner import lowest_cost, margin_over_others
+
+
+@dataclass(frozen=True)
+class MeasuringParameters:
+    """What a caller may want to choose about measuring depth with posed images."""
+
+    depth_range_m: tuple[float, float] = (0.4, 12.0)  # nearest and farthest surface looked for
+    max_image_hw: tuple[int, int] = (240, 320)  # larger images are measured at this size
+    planes: int = 64  # of the coarsest level, evenly spaced in inverse depth
+    min_confidence: float = 0.3  # pixels below are not measured
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        near_m, far_m = self.depth_range_m
+        if not 0.0 < near_m < far_m:
+            raise ValueError(f"depth_range_m must be 0 < near < far, got {self.depth_range_m}")
+        if self.planes < 8:
+            raise ValueError(f"planes must be at least 8, got {self.planes}")
+
+
+@dataclass(frozen=True)
+class _Level:
+    """How one size of the pyramid is searched."""
+
+    divisor: int  # of the finest size
+    window_radius: int
+    offsets: int  # hypotheses on either side of the surface found so far; 0: all planes
+    spacing: float  # between hypotheses, in spacings of the coarsest level's planes
+
+
+_LEVELS = (_Level(4, 2, 0, 1.0), _Level(2, 2, 4, 0.5), _Level(1, 2, 2, 0.25))
+# The margin of a winner is taken over hypotheses that are not its direct surroundings.
+_EXCLUDED_PLANES = 3
+# Islands of fewer pixels, whose depth differs from their surroundings' by more than a step of
+# logarithmic depth, are dropped.
+_SPECKLE_PIXELS, _SPECKLE_STEP, _NO_STEP = 60, 0.05, -32768
+
+
+@dataclass(frozen=True, eq=False)
+class _Surface:
+    """What the levels so far found, on the grid of the last one."""
+
+    inverse_depth: Tensor  # (h, w)
+    margin: Tensor  # (h, w) of the coarsest level's winner
+    correlation: Tensor  # (h, w) ZNCC at the winner
+    curvature: Tensor  # (h, w) of the cost at the winner, per squared spacing
+    neighbours: Tensor  # (h, w) that see it
+
+
+def measure_depth(
+    reference: PosedImage, neighbours: Sequence[PosedImage], parameters: MeasuringParameters
+) -> MeasuredDepth:
+    """Depth of the reference on its own pixel grid, measured with the neighbours.
+
+    Depth (H, W) is NaN where texture or parallax is missing, where neighbours do not agree with
+    the reference, and everywhere without neighbours. The order of neighbours does not matter.
+    """
+    if not neighbours:
+        return nothing_measured(reference.image_hw, "stereo")
+    surface = _search(reference, neighbours, parameters)
+    confidence = _confidence(surface)
+    inverse_depth = surface.inverse_depth.cpu().numpy()
+    certainty = confidence.cpu().numpy()
+    kept = (certainty >= parameters.min_confidence) & ~_speckles(inverse_depth)
+    depth_m = np.where(kept, 1.0 / inverse_depth, np.nan).astype(np.float32)
+    return _on_grid_of(reference, depth_m, np.where(kept, certainty, 0.0).astype(np.float32))
+
+
+def _search(
+    reference: PosedImage, neighbours: Sequence[PosedImage], parameters: MeasuringParameters
+) -> _Surface:
+    """The surface with the lowest cost, level by level."""
+    near_m, far_m = parameters.depth_range_m
+    nearest_w, farthest_w = 1.0 / near_m, 1.0 / far_m
+    plane_spacing = (nearest_w - farthest_w) / (parameters.planes - 1)
+    T_neighbour_reference = [
+        np.linalg.inv(neighbour.T_fixed_cam) @ reference.T_fixed_cam for neighbour in neighbours
+    ]
+    surface: _Surface | None = None
+    for level in _LEVELS:
+        images = [
+            grey_image(
+                frame,
+                level_hw(frame.image_hw, parameters.max_image_hw, level.divisor),
+                parameters.device,
+            )
+            for frame in (reference, *neighbours)
+        ]
+        spacing = plane_spacing * level.spacing
+        if surface is None:
+            steps = torch.arange(parameters.planes, device=parameters.device)
+            hypotheses = (farthest_w + plane_spacing * steps)[:, None, None]
+        else:
+            # Hypotheses parallel to the surface so far: windows lean as the surface does.
+            steps = torch.arange(-level.offsets, level.offsets + 1, device=parameters.device)
+            around = _enlarge(_median3(surface.inverse_depth), images[0].hw)
+            hypotheses = (around + spacing * steps[:, None, None]).clamp(min=0.25 * farthest_w)
+        surface = _search_level(
+            images, T_neighbour_reference, hypotheses, spacing, level.window_radius, surface
+        )
+    assert surface is not None  # there are levels
+    return surface
+
+
+def _search_level(
+    images: Sequence[GreyImage],
+    T_neighbour_reference: Sequence[FloatArray],
+    hypotheses: Tensor,
+    spacing: float,
+    window_radius: int,
+    coarser: _Surface | None,
+) -> _Surface:
+    """The winner among hypotheses (D, h, w) or (D, 1, 1) of inverse depth."""
+    reference = images[0]
+    cost, seeing = matching_cost(
+        reference, images[1:], T_neighbour_reference, hypotheses, window_radius
+    )
+    aggregated = semi_global(cost, reference.grey)
+    winner = lowest_cost(aggregated)
+    at_winner = winner.index[None]
+    found = hypotheses.expand_as(cost).gather(0, at_winner)[0]
+    if coarser is None:
+        margin = margin_over_others(aggregated, winner.index, _EXCLUDED_PLANES)
+    else:
+        margin = _enlarge(coarser.margin, reference.hw)
+    return _Surface(
+        inverse_depth=found + spacing * (winner.position - winner.index),
+        margin=margin,
+        correlation=1.0 - 2.0 * cost.gather(0, at_winner)[0],
+        curvature=winner.curvature,
+        neighbours=seeing.gather(0, at_winner)[0],
+    )
+
+
+def _confidence(surface: _Surface) -> Tensor:
+    """How sure each pixel is (h, w), in [0, 1]: all of likeness, uniqueness and a sharp minimum."""
+    alike = ((surface.correlation - 0.3) / 0.5).clamp(0.0, 1.0)
+    unique = (surface.margin / 0.05).clamp(0.0, 1.0)
+    sharp = (surface.curvature / 0.01).clamp(0.0, 1.0)
+    return torch.where(surface.neighbours > 0, (alike * unique * sharp) ** (1 / 3), 0.0)
+
+
+def _on_grid_of(
+    reference: PosedImage, depth_m: NDArray[np.float32], confidence: NDArray[np.float32]
+) -> MeasuredDepth:
+    """The measured depth on the pixel grid of the reference's image."""
+    hw = reference.image_hw
+    if depth_m.shape != hw:
+        scale_y, scale_x = depth_m.shape[0] / hw[0], depth_m.shape[1] / hw[1]
+        K_px = np.array(reference.K_px, np.float64)
+        K_small = resize_intrinsics(torch.from_numpy(K_px), scale_x, scale_y).numpy()
+        depth_m = resample_depth(depth_m, K_small, K_px, hw).astype(np.float32)
+        confidence = resample_confidence(confidence, K_small, K_px, hw).astype(np.float32)
+        confidence[np.isnan(depth_m)] = 0.0
+    return MeasuredDepth(depth_m, confidence, "stereo")
+
+
+def _speckles(inverse_depth: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Pixels (h, w) of small islands: surfaces that nothing around them continues."""
+    steps = np.round(np.log(inverse_depth) / _SPECKLE_STEP).astype(np.int16)
+    marked = steps.copy()
+    cv2.filterSpeckles(marked, _NO_STEP, _SPECKLE_PIXELS, 1)
+    return marked == _NO_STEP
+
+
+def _enlarge(values: Tensor, hw: tuple[int, int]) -> Tensor:
+    """Values (h, w) on a finer grid, interpolated."""
+    return F.interpolate(values[None, None], hw, mode="bilinear", align_corners=False)[0, 0]
+
+
+def _median3(values: Tensor) -> Tensor:
+    """The median of 3x3 windows of (h, w), by exchanges: the same on every device."""
+    padded = F.pad(values[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
+    rows = [padded[k : k + values.shape[0]] for k in range(3)]
+    low, middle, high = _sort3(*rows)
+    columns = [slice(k, k + values.shape[1]) for k in range(3)]
+    lowest = torch.stack([low[:, c] for c in columns]).amax(0)
+    highest = torch.stack([high[:, c] for c in columns]).amin(0)
+    _, centre, _ = _sort3(*(middle[:, c] for c in columns))
+    return _sort3(lowest, centre, highest)[1]
+
+
+def _sort3(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Three tensors sorted element by element."""
+    a, b = torch.minimum(a, b), torch.maximum(a, b)
+    b, c = torch.minimum(b, c), torch.maximum(b, c)
+    return torch.minimum(a, b), torch.maximum(a, b), c

@@ -1,0 +1,52 @@
+"""Which posed images to measure with: enough parallax, much of the same surface, little turn."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gld_ros.measuring.frames import FloatArray, PosedImage
+
+MAX_TURN_DEG = 35.0
+# Camera baselines as shares of the scene's depth: below, depth is hardly determined; above, little
+# is seen by both cameras, and from other sides.
+MIN_BASELINE_RATIO, BEST_BASELINE_RATIO, MAX_BASELINE_RATIO = 0.015, 0.09, 0.35
+_TURN_WEIGHT_DEG = 25.0  # of turn count as much as a baseline e times too short or too long
+
+
+def choose_neighbours(
+    reference: PosedImage,
+    candidates: Sequence[PosedImage],
+    typical_depth_m: float,
+    count: int = 6,
+) -> list[PosedImage]:
+    """At most `count` of the candidates to measure the reference with, best first.
+
+    Candidates without parallax, too far away or turned by more than MAX_TURN_DEG are left out, and
+    so is the reference itself. Candidates that stand at one place say the same, so each choice
+    makes its surroundings less attractive. The order of the candidates does not matter.
+    """
+    T_reference_fixed = np.linalg.inv(reference.T_fixed_cam)
+    usable: list[tuple[float, int, FloatArray, PosedImage]] = []
+    for candidate in candidates:
+        if candidate is reference:
+            continue
+        T = T_reference_fixed @ candidate.T_fixed_cam
+        ratio = float(np.linalg.norm(T[:3, 3])) / typical_depth_m
+        turn_deg = float(np.degrees(np.arccos(np.clip(T[2, 2], -1.0, 1.0))))
+        if not MIN_BASELINE_RATIO <= ratio <= MAX_BASELINE_RATIO or turn_deg > MAX_TURN_DEG:
+            continue
+        penalty = abs(np.log(ratio / BEST_BASELINE_RATIO)) + turn_deg / _TURN_WEIGHT_DEG
+        usable.append((penalty, candidate.stamp_ns, T[:3, 3] / typical_depth_m, candidate))
+    usable.sort(key=lambda entry: entry[:2])
+    chosen: list[tuple[FloatArray, PosedImage]] = []
+    while usable and len(chosen) < count:
+        penalties = [penalty + _crowding(place, chosen) for penalty, _, place, _ in usable]
+        _, _, place, frame = usable.pop(int(np.argmin(penalties)))
+        chosen.append((place, frame))
+    return [frame for _, frame in chosen]
+
+
+def _crowding(place: FloatArray, chosen: Sequence[tuple[FloatArray, PosedImage]]) -> float:
+    """Penalty of a place (3,), in shares of the depth, near places that were chosen already."""
+    distances = [float(np.linalg.norm(place - other)) for other, _ in chosen]
+    return sum(np.exp(-((d / (0.5 * BEST_BASELINE_RATIO)) ** 2)) for d in distances)
