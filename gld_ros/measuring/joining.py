@@ -1,0 +1,110 @@
+"""Target views from what was measured and what was imagined, without a seam between the two.
+
+Measured pixels stay as they are. The rest takes the model's depth, aligned to what was measured,
+and the model's colours plus a smooth correction that makes them meet the measured ones along the
+border (a membrane: the cheap form of Poisson blending). Also the baseline without any network:
+measured surfaces, and OpenCV's inpainting for the rest.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gld_ros.measuring.rendering import RenderedView
+from gld_ros.measuring.scale_field import AlignedDepth
+from gld_ros.measuring.surfaces import FloatImage, inverse_depth
+
+INPAINT_RADIUS_PX = 5
+_SWEEPS = 24  # of relaxation per level of the membrane
+_COARSEST_PX = 6
+_MIN_BORDER = 32  # pixels along the border before the model's exposure is fitted to them
+_GAIN_LIMIT = 1.6
+
+
+@dataclass(frozen=True, eq=False)
+class JoinedView:
+    """A target view; arrays are (H, W) of the target."""
+
+    color: NDArray[np.uint8]  # (H, W, 3) RGB
+    depth_m: FloatImage  # NaN where neither source has any
+    relative_error: FloatImage  # of depth, to expect; one standard deviation
+    measured: NDArray[np.bool_]  # real pixels with measured depth
+
+
+def join_view(rendered: RenderedView, model_rgb: FloatImage, aligned: AlignedDepth) -> JoinedView:
+    """Measured surfaces where they cover the target, the model's view elsewhere.
+
+    model_rgb (H, W, 3) in [0, 1], NaN where the model shows nothing. With nothing measured the
+    result is the model's view, unchanged.
+    """
+    measured = rendered.covered
+    depth_m = np.where(measured, rendered.depth_m, aligned.depth_m)
+    error = np.where(measured, np.float32(0.0), aligned.relative_error)
+    return JoinedView(joined_colour(rendered, model_rgb), depth_m, error, measured)
+
+
+def joined_colour(rendered: RenderedView, model_rgb: FloatImage) -> NDArray[np.uint8]:
+    """Colours (H, W, 3) uint8: measured ones, and the model's (in [0, 1]) made to meet them."""
+    model = np.nan_to_num(model_rgb, nan=0.0) * np.float32(255.0)
+    known = rendered.covered
+    if known.any() and not known.all():
+        model = _same_exposure(model, rendered.color, known)
+        difference = rendered.color.astype(np.float32) - model
+        model = model + membrane(difference, known)
+    rounded = np.clip(model + np.float32(0.5), 0.0, 255.0).astype(np.uint8)
+    return np.where(known[..., None], rendered.color, rounded)
+
+
+def _same_exposure(
+    model: FloatImage, color: NDArray[np.uint8], known: NDArray[np.bool_]
+) -> FloatImage:
+    """The model's colours with the gain per channel that fits the measured pixels."""
+    if int(known.sum()) < _MIN_BORDER:
+        return model
+    mean_model, mean_color = model[known].mean(0), color[known].astype(np.float32).mean(0)
+    gain = np.clip((mean_color + 10.0) / (mean_model + 10.0), 1 / _GAIN_LIMIT, _GAIN_LIMIT)
+    return (model * gain).astype(np.float32)
+
+
+def membrane(values: FloatImage, known: NDArray[np.bool_]) -> FloatImage:
+    """Values (H, W, 3) continued smoothly from known pixels (H, W) into the others.
+
+    The harmonic function with the known values as its boundary, nearly: relaxed from coarse to
+    fine. Known values come back unchanged; with none known everything is 0.
+    """
+    mask = known.astype(np.float32)
+    filled = values * mask[..., None]
+    if min(known.shape) > _COARSEST_PX:
+        half = ((known.shape[1] + 1) // 2, (known.shape[0] + 1) // 2)
+        share = cv2.resize(mask, half, interpolation=cv2.INTER_AREA)
+        coarse = cv2.resize(filled, half, interpolation=cv2.INTER_AREA)
+        coarse = coarse / np.maximum(share, 1e-6)[..., None]
+        coarse = membrane(coarse, share > 1e-3)
+        size = (known.shape[1], known.shape[0])
+        start = cv2.resize(coarse, size, interpolation=cv2.INTER_LINEAR)
+    else:
+        weight = float(mask.sum())
+        mean = filled.sum((0, 1)) / max(weight, 1.0)
+        start = np.broadcast_to(mean, values.shape).astype(np.float32)
+    result = np.where(known[..., None], values, start).astype(np.float32)
+    for _ in range(_SWEEPS):
+        smooth = cv2.blur(result, (3, 3), borderType=cv2.BORDER_REPLICATE)
+        result = np.where(known[..., None], values, smooth)
+    return result
+
+
+def inpainted_view(rendered: RenderedView) -> tuple[NDArray[np.uint8], FloatImage]:
+    """Colours (H, W, 3) and depth (H, W) without any network: holes by Telea's inpainting.
+
+    Depth of holes continues smoothly from around them; NaN everywhere if nothing was measured.
+    """
+    known = rendered.covered
+    holes = (~known).astype(np.uint8)
+    color = cv2.inpaint(rendered.color, holes, INPAINT_RADIUS_PX, cv2.INPAINT_TELEA)
+    if not known.any():
+        return color, rendered.depth_m
+    inverse = np.repeat(inverse_depth(rendered.depth_m)[..., None], 3, axis=2)
+    continued = np.maximum(membrane(inverse, known)[..., 0], 1e-6)
+    return color, (1.0 / continued).astype(np.float32)

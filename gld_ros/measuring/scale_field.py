@@ -1,0 +1,187 @@
+"""One metric alignment: a model's depth fitted to measurements by a smooth field of scales.
+
+All views of one run share one unit, so first comes one scale for all of them; then each view gets a
+field of log-scale on top, which follows its measurements where there are any and fades to nothing
+away from them. Where only the one scale is left, the error to expect is the scatter of that scale;
+near measurements it is what the field leaves over. Owns the fit and this expectation; what is
+published of it is the caller's decision.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import scipy.sparse as sparse
+from numpy.typing import NDArray
+from scipy.sparse.linalg import splu
+
+FloatArray = NDArray[np.floating[Any]]
+FloatImage = NDArray[np.float32]
+
+MIN_PIXELS = 100  # measured ones of all views; fewer say nothing about the scale
+MIN_FIELD_CELLS = 8  # of a view with measurements; fewer leave the one scale as it is
+MIN_ERROR = 0.01  # what even depth that fits perfectly is off by
+_CELLS = 48  # of the field along the longer side of a view
+_MEASURED_WEIGHT = 12.0  # of a fully measured cell against the smoothness to one neighbour
+_DECAY_CELLS = 14.0  # over which the field fades away from measurements
+_EDGE_LOG = 0.15  # step of the model's log-depth over which cells hold less together
+_EDGE_FLOOR = 0.03  # of the smoothness across depth edges
+_ROBUST_LOG = 0.06  # beyond, a cell's measurement counts less and less (Cauchy)
+_ROUNDS = 3  # of reweighting
+_QUARTILES_TO_SIGMA = 1.349
+
+
+@dataclass(frozen=True)
+class CommonScale:
+    """Metres per unit over all views of a run, and how much single pixels scatter around it."""
+
+    scale: float  # NaN if it could not be measured
+    dispersion: float  # relative, robust; NaN likewise
+    num_pixels: int
+    fault: str = ""  # a sentence with numbers if there is no scale
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedDepth:
+    """A model's depth in metres."""
+
+    depth_m: FloatImage  # (H, W); NaN where the model has none
+    relative_error: FloatImage  # (H, W) to expect, one standard deviation of depth / true depth
+    influence: FloatImage  # (H, W) of measurements, 0 (none near) to 1
+
+
+def common_scale(
+    model_depth: Sequence[FloatArray], measured_m: Sequence[FloatArray]
+) -> CommonScale:
+    """Median of measured / model depth over all pixels of all views that have both.
+
+    Arrays (H, W) of one view each on one grid; not finite or <= 0 is unknown. Dispersion is the
+    distance of the quartiles / 1.35 / median, which tolerates 25 % of outliers on either side.
+    """
+    ratios = [
+        _ratios(model, measured).ravel()
+        for model, measured in zip(model_depth, measured_m, strict=True)
+    ]
+    values = np.concatenate([r[np.isfinite(r)] for r in ratios]) if ratios else np.zeros(0)
+    if values.size < MIN_PIXELS:
+        return CommonScale(
+            math.nan,
+            math.nan,
+            int(values.size),
+            f"{values.size} pixels of {len(ratios)} views have both measured and model depth; "
+            f"{MIN_PIXELS} are needed",
+        )
+    low, middle, high = np.exp(np.quantile(values, [0.25, 0.5, 0.75])).tolist()
+    return CommonScale(middle, (high - low) / _QUARTILES_TO_SIGMA / middle, int(values.size))
+
+
+def aligned_depth(
+    model_depth: FloatArray,
+    measured_m: FloatArray,
+    weight: FloatArray,
+    scale: float,
+    dispersion: float,
+) -> AlignedDepth:
+    """A view's model depth (H, W) in metres, fitted to measured depth (H, W) of the same pixels.
+
+    `weight` (H, W) in [0, 1] says how much each measurement counts; `scale` and `dispersion` are
+    those of `common_scale`. Minimises, over a field f of log-scale on a coarse grid, robust squares
+    of (log measured - log model - log scale - f) plus squared steps of f, less across depth edges
+    of the model, plus a little of f itself. Raises ValueError unless scale is finite and > 0.
+    """
+    if not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"scale is {scale}; finite and > 0 is needed")
+    spread = dispersion if math.isfinite(dispersion) else 0.0
+    offset = _ratios(model_depth, measured_m) - np.float32(math.log(scale))
+    log_model = np.log(np.where(model_depth > 0, model_depth, np.nan)).astype(np.float32)
+    height, width = model_depth.shape
+    stride = max(1, math.ceil(max(height, width) / _CELLS))
+    cells, share = _cell_means(offset, np.where(np.isfinite(offset), weight, 0.0), stride)
+    if np.count_nonzero(share) < MIN_FIELD_CELLS:
+        field = influence = np.zeros((height, width), np.float32)
+        left = spread
+    else:
+        depth_cells, _ = _cell_means(log_model, np.isfinite(log_model).astype(np.float32), stride)
+        coarse, coarse_influence, left = _fitted(cells, share, depth_cells)
+        field = _enlarged(coarse, stride, (height, width))
+        influence = np.clip(_enlarged(coarse_influence, stride, (height, width)), 0.0, 1.0)
+    depth_m = np.exp(log_model + field + np.float32(math.log(scale)))
+    far = max(spread, MIN_ERROR)
+    error = np.hypot(influence * max(left, MIN_ERROR), (1.0 - influence) * far)
+    return AlignedDepth(
+        depth_m.astype(np.float32), error.astype(np.float32), influence.astype(np.float32)
+    )
+
+
+def _ratios(model_depth: FloatArray, measured_m: FloatArray) -> FloatImage:
+    """log(measured / model) (H, W), NaN where either is unknown."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        known = np.isfinite(measured_m) & (measured_m > 0)
+        known &= np.isfinite(model_depth) & (model_depth > 0)
+        return np.where(known, np.log(measured_m / model_depth), np.nan).astype(np.float32)
+
+
+def _cell_means(
+    values: FloatArray, weight: FloatArray, stride: int
+) -> tuple[FloatArray, FloatArray]:
+    """Weighted means (h, w) over cells of stride x stride pixels, and the share that is known.
+
+    The mean of the pixels between the quartiles would be safer and slower; outliers of whole cells
+    are what the fit meets.
+    """
+    height, width = values.shape
+    pad = ((0, -height % stride), (0, -width % stride))
+    filled = np.pad(np.where(weight > 0, values, 0.0), pad)
+    weights = np.pad(weight, pad)
+    shape = (filled.shape[0] // stride, stride, filled.shape[1] // stride, stride)
+    total = weights.reshape(shape).sum((1, 3))
+    mean = (filled * weights).reshape(shape).sum((1, 3)) / np.maximum(total, 1e-12)
+    share = total / stride**2
+    share[share < 0.02] = 0.0
+    return np.where(share > 0, mean, 0.0), share
+
+
+def _fitted(
+    offset: FloatArray, share: FloatArray, log_depth: FloatArray
+) -> tuple[FloatArray, FloatArray, float]:
+    """Field (h, w), influence of the measurements (h, w), and the scatter that is left over."""
+    rows, columns = offset.shape
+    smooth = _smoothness(log_depth)
+    decay = sparse.identity(rows * columns, format="csc") / _DECAY_CELLS**2
+    measured = share.ravel() > 0
+    target = offset.ravel()
+    robust = np.ones(rows * columns)
+    field = influence = np.zeros(rows * columns)
+    for _ in range(_ROUNDS):
+        data = _MEASURED_WEIGHT * share.ravel() * robust
+        system = (smooth + decay + sparse.diags(data)).tocsc()
+        solved = splu(system).solve(np.stack([data * target, data], axis=1))
+        field, influence = solved[:, 0], solved[:, 1]
+        residual = np.where(measured, target - field, 0.0)
+        robust = 1.0 / (1.0 + (residual / _ROBUST_LOG) ** 2)
+    left = 1.48 * float(np.median(np.abs(residual[measured])))
+    return field.reshape(rows, columns), influence.reshape(rows, columns), left
+
+
+def _smoothness(log_depth: FloatArray) -> Any:
+    """Sparse (n, n) matrix of the weighted squared steps between neighbouring cells."""
+    index = np.arange(log_depth.size).reshape(log_depth.shape)
+    left = np.concatenate([index[:, :-1].ravel(), index[:-1].ravel()])
+    right = np.concatenate([index[:, 1:].ravel(), index[1:].ravel()])
+    values = log_depth.ravel()
+    step = np.abs(values[left] - values[right])
+    weight = _EDGE_FLOOR + (1 - _EDGE_FLOOR) * np.exp(-((step / _EDGE_LOG) ** 2))
+    n = log_depth.size
+    off = sparse.coo_matrix((weight, (left, right)), shape=(n, n))
+    off = off + off.T
+    return sparse.diags(np.asarray(off.sum(axis=1)).ravel()) - off
+
+
+def _enlarged(cells: FloatArray, stride: int, image_hw: tuple[int, int]) -> FloatImage:
+    """A coarse grid (h, w) at all pixels, bilinear."""
+    size = (cells.shape[1] * stride, cells.shape[0] * stride)
+    full = cv2.resize(cells.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    return np.ascontiguousarray(full[: image_hw[0], : image_hw[1]])

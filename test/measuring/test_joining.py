@@ -1,0 +1,85 @@
+"""Measured and imagined parts in one view."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gld_ros.measuring.joining import inpainted_view, join_view, joined_colour, membrane
+from gld_ros.measuring.rendering import RenderedView
+from gld_ros.measuring.scale_field import AlignedDepth
+
+HW = (40, 56)
+
+
+def rendered(covered: np.ndarray, color: np.ndarray, depth_m: float = 2.0) -> RenderedView:
+    return RenderedView(
+        np.where(covered[..., None], color, 0).astype(np.uint8),
+        np.where(covered, depth_m, np.nan).astype(np.float32),
+        covered.astype(np.float32),
+    )
+
+
+def model_view(seed: int) -> tuple[np.ndarray, AlignedDepth]:
+    rng = np.random.default_rng(seed)
+    depth = rng.uniform(1, 4, HW).astype(np.float32)
+    error = np.full(HW, 0.1, np.float32)
+    return rng.random((*HW, 3)).astype(np.float32), AlignedDepth(depth, error, error)
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 1000))
+def test_with_nothing_measured_the_models_view_is_unchanged(seed: int) -> None:
+    rgb, aligned = model_view(seed)
+    nothing = rendered(np.zeros(HW, bool), np.zeros((*HW, 3)))
+    joined = join_view(nothing, rgb, aligned)
+    expected = np.clip(rgb * np.float32(255) + np.float32(0.5), 0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(joined.color, expected)
+    np.testing.assert_array_equal(joined.depth_m, aligned.depth_m)
+    assert not joined.measured.any()
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 1000), share=st.floats(0.05, 1.0))
+def test_measured_pixels_are_never_changed(seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    covered = rng.random(HW) < share
+    color = rng.integers(0, 256, (*HW, 3))
+    view = rendered(covered, color)
+    joined = join_view(view, *model_view(seed))
+    np.testing.assert_array_equal(joined.color[covered], view.color[covered])
+    np.testing.assert_array_equal(joined.depth_m[covered], view.depth_m[covered])
+    np.testing.assert_array_equal(joined.measured, covered)
+
+
+def test_a_model_of_other_exposure_leaves_no_seam() -> None:
+    rows, columns = np.indices(HW)
+    true = np.stack([80 + 2 * columns, 60 + 2 * rows, 90 + columns + rows], -1).astype(np.float32)
+    covered = columns < 30
+    darker = (true * 0.7 - 10) / 255
+    joined = joined_colour(rendered(covered, true), darker.astype(np.float32)).astype(float)
+    step = np.abs(joined[:, 30] - joined[:, 29] - (true[:, 30] - true[:, 29]))
+    assert step.max() <= 4.0
+    assert np.abs(joined - true)[:, 30:].mean() < 0.5 * np.abs(darker * 255 - true)[:, 30:].mean()
+
+
+def test_a_membrane_keeps_what_is_known_and_stays_within_its_range() -> None:
+    rng = np.random.default_rng(0)
+    known = rng.random(HW) < 0.1
+    values = rng.normal(size=(*HW, 3)).astype(np.float32)
+    continued = membrane(values, known)
+    np.testing.assert_array_equal(continued[known], values[known])
+    assert continued.max() <= values[known].max() + 1e-4
+    assert continued.min() >= values[known].min() - 1e-4
+    constant = membrane(np.full((*HW, 3), 7.0, np.float32), known)
+    np.testing.assert_allclose(constant, 7.0, rtol=1e-5)
+    assert membrane(values, np.zeros(HW, bool)).max() == 0.0
+
+
+def test_inpainting_needs_no_network_and_fills_everything() -> None:
+    columns = np.indices(HW)[1]
+    covered = (columns < 20) | (columns > 36)
+    color, depth_m = inpainted_view(rendered(covered, np.full((*HW, 3), 120)))
+    assert np.abs(color.astype(int) - 120).max() <= 6
+    np.testing.assert_allclose(depth_m, 2.0, rtol=0.02)
+    _, nothing = inpainted_view(rendered(np.zeros(HW, bool), np.zeros((*HW, 3))))
+    assert np.isnan(nothing).all()

@@ -1,0 +1,161 @@
+"""Measured surfaces in another camera: geometry, occlusion, exposure."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gld_ros.measuring.rendering import render_surfaces
+from gld_ros.measuring.surfaces import Surface, without_edges
+
+HW = (60, 80)
+K_PX = np.array([[80.0, 0.0, 39.5], [0.0, 80.0, 29.5], [0.0, 0.0, 1.0]])
+
+
+def camera_at(x_m: float, y_m: float = 0.0, z_m: float = 0.0, yaw_rad: float = 0.0) -> np.ndarray:
+    T = np.eye(4)
+    c, s = np.cos(yaw_rad), np.sin(yaw_rad)
+    T[:3, :3] = [[c, 0, s], [0, 1, 0], [-s, 0, c]]
+    T[:3, 3] = x_m, y_m, z_m
+    return T
+
+
+def texture(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Smooth colours (..., 3) of places on a wall."""
+    waves = np.stack([np.sin(3.1 * x + y), np.sin(2.3 * y - x), np.cos(2.7 * x) * np.sin(y)], -1)
+    return 127.0 + 100.0 * waves
+
+
+def wall(T: np.ndarray, depth_m: float = 2.0, gain: float = 1.0) -> Surface:
+    """A camera's image and true depth of the textured wall z = depth_m."""
+    rows, columns = np.indices(HW)
+    rays = np.stack([columns, rows, np.ones(HW)], -1) @ np.linalg.inv(K_PX).T @ T[:3, :3].T
+    distance = (depth_m - T[2, 3]) / rays[..., 2]
+    points = rays * distance[..., None] + T[:3, 3]
+    image = np.clip(texture(points[..., 0], points[..., 1]) * gain, 0, 255).astype(np.uint8)
+    z = ((points - T[:3, 3]) @ T[:3, :3])[..., 2].astype(np.float32)
+    return Surface(image, K_PX, T, z, np.ones(HW, np.float32))
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(-10 * np.log10(np.mean((a.astype(float) - b.astype(float)) ** 2) / 255**2))
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    x=st.floats(-0.3, 0.3),
+    y=st.floats(-0.2, 0.2),
+    z=st.floats(-0.3, 0.3),
+    yaw=st.floats(-0.15, 0.15),
+)
+def test_a_textured_wall_is_the_warp_of_its_images(
+    x: float, y: float, z: float, yaw: float
+) -> None:
+    surfaces = [wall(camera_at(dx)) for dx in (-0.4, 0.0, 0.4)]
+    truth = wall(camera_at(x, y, z, yaw))
+    view = render_surfaces(surfaces, K_PX, camera_at(x, y, z, yaw), HW)
+    inner = np.zeros(HW, bool)
+    inner[15:-15, 20:-20] = True
+    assert view.covered[inner].all()
+    assert np.abs(view.depth_m[inner] / truth.depth_m[inner] - 1).max() < 0.01
+    assert psnr(view.color[inner], truth.image[inner]) > 32.0
+
+
+def test_the_same_camera_gets_its_own_image_back() -> None:
+    surface = wall(camera_at(0.0))
+    view = render_surfaces([surface], K_PX, surface.T_fixed_cam, HW)
+    assert view.covered.mean() > 0.95
+    assert np.abs(view.color.astype(int) - surface.image)[view.covered].max() <= 1
+
+
+def test_a_larger_target_keeps_the_resolution_of_the_images() -> None:
+    surface = wall(camera_at(0.0))
+    coarse = Surface(
+        surface.image,
+        K_PX,
+        surface.T_fixed_cam,
+        surface.depth_m[::2, ::2],
+        surface.confidence[::2, ::2],
+    )
+    view = render_surfaces([coarse], K_PX, surface.T_fixed_cam, HW)
+    assert view.depth_m.shape == HW
+    assert psnr(view.color[view.covered], surface.image[view.covered]) > 40.0
+
+
+def test_what_is_behind_does_not_show_through() -> None:
+    T = camera_at(0.0)
+    near, far = wall(camera_at(0.3), 1.0), wall(camera_at(-0.3), 3.0)
+    # The near board fills the left half of the target only.
+    board = near.depth_m.copy()
+    board[:, 16:] = np.nan
+    near = Surface(np.full((*HW, 3), 200, np.uint8), K_PX, near.T_fixed_cam, board, near.confidence)
+    view = render_surfaces([far, near], K_PX, T, HW)
+    on_board = np.isfinite(view.depth_m) & (view.depth_m < 2.0)
+    assert on_board.any()
+    assert (view.color[on_board] == 200).all()
+    assert not ((view.depth_m > 1.1) & (view.depth_m < 2.9)).any()  # no depth in between
+
+
+def test_a_point_that_other_cameras_looked_through_is_not_there() -> None:
+    surfaces = [wall(camera_at(dx)) for dx in (-0.2, -0.1, 0.1, 0.2)]
+    ghost = surfaces[1].depth_m.copy()
+    ghost[20:40, 30:50] = 0.8
+    surfaces[1] = Surface(
+        surfaces[1].image, K_PX, surfaces[1].T_fixed_cam, ghost, surfaces[1].confidence
+    )
+    view = render_surfaces(surfaces, K_PX, camera_at(0.0), HW)
+    known = view.depth_m[view.covered]
+    assert np.abs(known / 2.0 - 1).max() < 0.02
+
+
+def test_order_of_the_images_does_not_matter() -> None:
+    surfaces = [wall(camera_at(dx, gain)) for dx, gain in ((-0.3, 0.0), (0.1, 0.1), (0.4, 0.0))]
+    one = render_surfaces(surfaces, K_PX, camera_at(0.05), HW)
+    two = render_surfaces(surfaces[::-1], K_PX, camera_at(0.05), HW)
+    np.testing.assert_array_equal(one.covered, two.covered)
+    assert np.abs(one.color.astype(int) - two.color).max() <= 1
+    np.testing.assert_allclose(one.depth_m[one.covered], two.depth_m[two.covered], rtol=1e-5)
+
+
+def test_exposures_are_matched() -> None:
+    surfaces = [wall(camera_at(-0.25), gain=1.0), wall(camera_at(0.25), gain=0.7)]
+    view = render_surfaces(surfaces, K_PX, camera_at(-0.2), HW)
+    truth = wall(camera_at(-0.2))
+    inner = view.covered
+    inner[:, :5] = inner[:, -5:] = False
+    assert psnr(view.color[inner], truth.image[inner]) > 24.0  # 17 dB where 0.7 is left alone
+    columns = np.abs(np.diff(view.color.astype(float).mean((0, 2))))
+    assert columns.max() < 12.0  # no seam where one image ends
+
+
+def test_nothing_measured_renders_nothing() -> None:
+    surface = wall(camera_at(0.0))
+    unmeasured = Surface(
+        surface.image,
+        K_PX,
+        surface.T_fixed_cam,
+        np.full(HW, np.nan, np.float32),
+        np.zeros(HW, np.float32),
+    )
+    for surfaces in ([], [unmeasured]):
+        view = render_surfaces(surfaces, K_PX, camera_at(0.0), HW)
+        assert not view.covered.any()
+        assert view.weight.max() == 0.0
+    behind = render_surfaces([surface], K_PX, camera_at(0.0, z_m=5.0), HW)
+    assert not behind.covered.any()
+
+
+def test_an_empty_target_is_an_error() -> None:
+    with pytest.raises(ValueError, match="image_hw"):
+        render_surfaces([wall(camera_at(0.0))], K_PX, camera_at(0.0), (0, 80))
+
+
+def test_only_pixels_at_depth_edges_are_dropped() -> None:
+    depth = np.full((20, 20), 2.0, np.float32)
+    depth[:, 10:] = 3.0
+    dropped = ~np.isfinite(without_edges(depth))
+    assert dropped[:, 9:11].all()
+    assert not dropped[:, :9].any()
+    assert not dropped[:, 11:].any()
+    slanted = (1.0 / np.linspace(0.2, 1.5, 20)[:, None] * np.ones((1, 20))).astype(np.float32)
+    assert np.isfinite(without_edges(slanted)).all()
