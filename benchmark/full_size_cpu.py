@@ -36,7 +36,8 @@ def write_official(root: Path) -> dict[str, Any]:
     from gld_ros.backbones.da3.model import DepthAnything3
     from gld_ros.backbones.da3.official_keys import official_key
     from gld_ros.decoders.rgb import RgbDecoder, RgbDecoderConfig
-    from gld_ros.diffusion.denoiser import GLD_DA3_CASCADE, GLD_DA3_LEVEL1, Denoiser
+    from gld_ros.diffusion.config import GLD_DA3_CASCADE, GLD_DA3_LEVEL1
+    from gld_ros.diffusion.denoiser import Denoiser
     from gld_ros.weights.official import OFFICIAL_FILES
 
     generator = torch.Generator().manual_seed(0)

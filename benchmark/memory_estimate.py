@@ -21,7 +21,7 @@ import torch
 from gld_ros.backbones.da3.config import DA3_BASE
 from gld_ros.cli.bench import example_request
 from gld_ros.decoders.rgb import RgbDecoderConfig
-from gld_ros.diffusion.denoiser import GLD_DA3_CASCADE, GLD_DA3_LEVEL1
+from gld_ros.diffusion.config import GLD_DA3_CASCADE, GLD_DA3_LEVEL1
 from gld_ros.memory_estimate import RunShape, estimate_memory
 from gld_ros.pipeline import NovelViewPipeline, ViewRequest
 from gld_ros.weights.bundle import BackboneSpec, BundleConfig, DenoiserSpec

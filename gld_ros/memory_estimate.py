@@ -52,7 +52,7 @@ SCRATCH_SHARE = 0.75
 
 @dataclass(frozen=True)
 class RunShape:
-    """What decides how much a run takes: counts, the model's picture size, and options."""
+    """What decides how much a run takes: counts, the model's image size, and options."""
 
     num_references: int
     num_targets: int
@@ -150,7 +150,7 @@ def _trace(
     height, width = shape.image_hw
     views = shape.num_references + shape.num_targets
     backbone: Any = modules["backbone"]
-    denoisers = [name for name in (config.base_denoiser, "cascade") if name in modules]
+    denoisers = config.denoiser_names
     level_of = {name: 0 if name == "cascade" else config.boundary_level for name in denoisers}
     statistics = {level: _statistics(config) for level in sorted(level_of.values())}
     grid_hw = (height // backbone.patch_size, width // backbone.patch_size)

@@ -3,7 +3,7 @@
     encode_references -> sample (level 1) -> sample (cascade, optional) -> level_tokens
     -> decoder_inputs -> decode
 
-Owns how backbone, denoisers and RGB decoder are put together. Pictures of any size, files, memory
+Owns how backbone, denoisers and RGB decoder are put together. Images of any size, files, memory
 and requests are `pipeline`; the networks and the mathematics of sampling are in their folders.
 
 Shapes: B scenes, V views (references first), C latent channels, N = h x w patches, S special
@@ -24,7 +24,9 @@ from torch import Tensor, nn
 
 from gld_ros.backbones.interface import NUM_LEVELS, Geometry, GeometryBackbone, LevelTokens
 from gld_ros.decoders.rgb import RgbDecoder
-from gld_ros.diffusion.denoiser import Denoiser, DenoiserConditions, DenoiserConfig
+from gld_ros.diffusion.conditioning import DenoiserConditions
+from gld_ros.diffusion.config import DenoiserConfig
+from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.diffusion.flow import SamplingStep, sample_euler, time_grid, time_shift
 from gld_ros.diffusion.guidance import Branches, guided_velocity
 from gld_ros.weights.statistics import LevelStatistics
@@ -32,7 +34,7 @@ from gld_ros.weights.statistics import LevelStatistics
 
 @dataclass(frozen=True)
 class EncodedReferences:
-    """What the reference pictures contribute: latents, and special tokens for propagation."""
+    """What the reference images contribute: latents, and special tokens for propagation."""
 
     latents: Mapping[int, Tensor]  # level -> normalised latent of the references, seen together
     # (B, 1, S, C) raw tokens of reference 0 encoded alone, at the boundary level; None where the

@@ -1,8 +1,9 @@
-"""The library's front door: pictures and cameras in, views from other cameras out.
+"""The library's front door: images and cameras in, views from other cameras out.
 
-Owns requests of any picture size, the choice of the model's size, precision, seeds, and which
-weights are in memory when. The computation itself is `novel_view_stages`, the crop and resize
-`geometry.crop_resize`, the request and result types `view_request`.
+Owns device and precision, the order of the stages, and which weights are in memory when. A request
+becomes a run on the model's grid in `pipeline_plan`, and results become views in
+`pipeline_results`; the computation itself is `novel_view_stages`, the request and result types
+`view_request`.
 
     pipeline = NovelViewPipeline.from_pretrained("tiny")
     views = pipeline(ViewRequest(...))
@@ -11,33 +12,17 @@ weights are in memory when. The computation itself is `novel_view_stages`, the c
 from __future__ import annotations
 
 import gc
-import logging
-import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from gld_ros.backbones.interface import NUM_LEVELS, Geometry, GeometryBackbone, LevelTokens
-from gld_ros.diffusion.conditioning import camera_conditions
-from gld_ros.diffusion.flow import draw_noise
+from gld_ros.backbones.interface import NUM_LEVELS
 from gld_ros.diffusion.guidance import Branches
-from gld_ros.geometry.crop_resize import (
-    choose_model_hw,
-    model_intrinsics_around,
-    model_intrinsics_inside,
-    resample_confidence,
-    resample_depth,
-    resample_image,
-    rescale_intrinsics,
-)
 from gld_ros.geometry.rays import RecoveredCameras
 from gld_ros.memory_estimate import MemoryEstimate, RunShape, estimate_memory
 from gld_ros.novel_view_stages import (
@@ -46,14 +31,13 @@ from gld_ros.novel_view_stages import (
     decode,
     decoder_inputs,
     encode_references,
-    latent_shape,
     level_tokens,
     sample,
     sampling_conditions,
-    unit_confidence,
-    view_confidence,
 )
-from gld_ros.view_request import MAX_SEED, NovelViews, Progress, View, ViewRequest
+from gld_ros.pipeline_plan import RunLimits, ViewPlan, plan_views
+from gld_ros.pipeline_results import recovered_cameras, views_of
+from gld_ros.view_request import NovelViews, Progress, View, ViewRequest
 from gld_ros.weights.bundle import Bundle
 from gld_ros.weights.statistics import LevelStatistics
 
@@ -72,36 +56,9 @@ _DTYPES = {
 # Weights up to this size stay in memory; larger ones are loaded stage by stage on a CPU.
 SMALL_BUNDLE_BYTES = 1_000_000_000
 
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A validated request on the model's grid; V views, references first."""
-
-    request: ViewRequest
-    image_hw: tuple[int, int]
-    images: Tensor  # (1, R, 3, H, W) in [0, 1], on the device
-    view_K_px: NDArray[np.float64]  # (V, 3, 3) as requested
-    view_hw: tuple[tuple[int, int], ...]
-    T_world_cam: NDArray[np.float64]  # (V, 4, 4) as requested
-    model_K_px: NDArray[np.float64]  # (V, 3, 3) on the model's grid
-    camera_map: Tensor  # (1, V, 7, H, W)
-    viewmats: Tensor  # (1, V, 4, 4)
-    num_steps: int
-    guidance_scale: float
-    seed: int
-    noises: Mapping[str, Tensor]  # denoiser -> (samples, *latent_shape)
-    branches: Branches
-    decoded_together: int | None  # views in the decoders at once; None is all
-
-    @property
-    def num_references(self) -> int:
-        return self.images.shape[1]
-
 
 class NovelViewPipeline:
-    """Imagines views of a scene from 1-4 posed pictures; holds a bundle's weights.
+    """Imagines views of a scene from 1-4 posed images; holds a bundle's weights.
 
     Results are a function of request and seed: on a CPU they repeat bit for bit. The last target is
     the origin of the camera inputs (as in the published model), so other targets may be listed in
@@ -126,8 +83,8 @@ class NovelViewPipeline:
         ("auto": float32 on a CPU, bfloat16 or else float16 on a GPU); the geometry backbone and its
         heads always run in float32. keep_weights says whether weights stay in memory between
         stages and requests; None keeps those of small bundles, and on a GPU all that fill at most
-        half of its free memory. branches "in turn" halves the memory of guidance for some time.
-        Raises ValueError for a bundle without diffusion weights and for unknown options.
+        half of its free memory. branches "in turn" halves the memory of guidance at the cost of
+        run time. Raises ValueError for a bundle without diffusion weights and for unknown options.
         """
         config = bundle.config
         if config.rgb_decoder is None or not config.denoisers:
@@ -145,7 +102,7 @@ class NovelViewPipeline:
         self.keep_weights = self._fits() if keep_weights is None else keep_weights
         self._chunk_decoder = self._smallest_bucket = False
         self._kept: dict[str, Any] = {}
-        self._denoisers = [n for n in (config.base_denoiser, "cascade") if n in config.denoisers]
+        self._denoisers = config.denoiser_names
         levels = {self._level_of(name) for name in self._denoisers}
         self._statistics: Mapping[int, LevelStatistics] = {
             level: bundle.statistics(level) for level in sorted(levels)
@@ -184,18 +141,25 @@ class NovelViewPipeline:
         """Generator of `Progress` after every finished step; its return value is the result.
 
         The request is checked before the generator is returned: ValueError for wrong shapes or
-        types, singular intrinsics, poses that are not rigid, too few or too many views, pictures
+        types, singular intrinsics, poses that are not rigid, too few or too many views, images
         smaller than one patch, and cameras that all share one centre (`pose_scale` "max"). Closing
         the generator cancels. Sample k of a seed equals sample 0 of seed + k.
         """
-        return self._synthesise(self._plan(request))
+        limits = RunLimits(
+            self.max_references,
+            self.max_targets,
+            self._sizes_hw(),
+            self._branches(),
+            self._decoded_together(),
+        )
+        return self._synthesise(plan_views(request, self.bundle.config, limits, self.device))
 
     def limit_memory(self, *, chunk_decoder: bool, smallest_bucket: bool) -> None:
         """Trade time or resolution for memory, or stop doing so, from the next request on.
 
         chunk_decoder: decode one view at a time, and run the branches of guidance in turn.
         smallest_bucket: compute at the smallest of the bundle's sizes (`has_smaller_bucket`)
-        whatever suits the pictures; views come back in the size that was asked for. A request's own
+        whatever suits the images; views come back in the size that was asked for. A request's own
         `model_hw` still holds.
         """
         self._chunk_decoder, self._smallest_bucket = chunk_decoder, smallest_bucket
@@ -249,7 +213,7 @@ class NovelViewPipeline:
         self._kept.clear()
         _free_memory(self.device)
 
-    def _synthesise(self, plan: _Plan) -> Generator[Progress, None, NovelViews]:
+    def _synthesise(self, plan: ViewPlan) -> Generator[Progress, None, NovelViews]:
         # Every stage is a generator of its own: when it ends, its weights have no owner left.
         config, seconds = self.bundle.config, _StageSeconds()
         backbone = self._load("backbone")
@@ -271,7 +235,7 @@ class NovelViewPipeline:
         del backbone
         self._release_stage()
         with seconds.of("decoding"):
-            views = _views(plan, decoded, cameras)
+            views = views_of(plan, decoded, cameras)
         yield Progress("decoding", len(decoded) + 1, len(decoded) + 1)
 
         return NovelViews(
@@ -283,7 +247,7 @@ class NovelViewPipeline:
 
     def _denoise(
         self,
-        plan: _Plan,
+        plan: ViewPlan,
         name: str,
         encoded: EncodedReferences,
         latents: list[dict[int, Tensor]],
@@ -321,7 +285,7 @@ class NovelViewPipeline:
 
     def _decode(
         self,
-        plan: _Plan,
+        plan: ViewPlan,
         backbone: Any,
         encoded: EncodedReferences,
         latents: list[dict[int, Tensor]],
@@ -341,125 +305,18 @@ class NovelViewPipeline:
                     sample_latents,
                     encoded.special,
                     level,
-                    self._grid_hw(plan.image_hw),
+                    plan.grid_hw,
                 )
                 inputs = decoder_inputs(backbone, tokens)
                 decoded.append(
                     decode(backbone, rgb_decoder, inputs, plan.image_hw, plan.decoded_together)
                 )
                 if k == 0:
-                    last = tokens[NUM_LEVELS - 1]
-                    cameras = _cameras(backbone, decoded[0].geometry, last, plan.image_hw)
+                    cameras = recovered_cameras(
+                        backbone, decoded[0].geometry, tokens[NUM_LEVELS - 1], plan.image_hw
+                    )
             yield Progress("decoding", k + 1, len(latents) + 1)
         return cameras
-
-    def _plan(self, request: ViewRequest) -> _Plan:
-        request.validate()
-        config = self.bundle.config
-        references, targets = len(request.images), len(request.target_hw)
-        for count, limit, name in (
-            (references, self.max_references, "reference pictures"),
-            (targets, self.max_targets, "targets"),
-        ):
-            if count > limit:
-                raise ValueError(f"{count} {name} were given; at most {limit} are allowed")
-        view_hw = (
-            *((int(i.shape[0]), int(i.shape[1])) for i in request.images),
-            *((int(h), int(w)) for h, w in request.target_hw),
-        )
-        for i, hw in enumerate(view_hw):
-            if min(hw) < self.patch_size:
-                name = f"images[{i}]" if i < references else f"target_hw[{i - references}]"
-                raise ValueError(
-                    f"{name} has size {hw[0]}x{hw[1]} (height x width); the smallest the model can "
-                    f"look at is one patch, {self.patch_size}x{self.patch_size}"
-                )
-        K = np.concatenate([request.K_px_ref, request.K_px_target]).astype(np.float64)
-        T = np.concatenate([request.T_world_cam_ref, request.T_world_cam_target]).astype(np.float64)
-
-        image_hw = self._model_hw(request, K, view_hw)
-        model_K = np.stack(
-            [
-                (model_intrinsics_inside if i < references else model_intrinsics_around)(
-                    K[i], view_hw[i], image_hw
-                )
-                for i in range(references + targets)
-            ]
-        )
-        camera_map, viewmats, _ = camera_conditions(
-            torch.from_numpy(T)[None],
-            torch.from_numpy(model_K)[None],
-            image_hw,
-            references,
-            ray_grid=config.ray_grid,
-            pose_scale=config.pose_scale,
-        )
-        images = np.stack(
-            [
-                resample_image(image, K[i], model_K[i], image_hw)
-                for i, image in enumerate(request.images)
-            ]
-        )
-        num_steps, guidance = request.num_steps, request.guidance_scale
-        seed = secrets.randbelow(MAX_SEED) if request.seed is None else request.seed
-        return _Plan(
-            request=request,
-            image_hw=image_hw,
-            images=torch.from_numpy(images).permute(0, 3, 1, 2)[None].to(self.device),
-            view_K_px=K,
-            view_hw=view_hw,
-            T_world_cam=T,
-            model_K_px=model_K,
-            camera_map=camera_map.float().to(self.device),
-            viewmats=viewmats.to(self.device),
-            num_steps=config.num_euler_points - 1 if num_steps is None else num_steps,
-            guidance_scale=config.guidance_scale if guidance is None else guidance,
-            seed=seed,
-            noises=self._noises(request, seed, len(view_hw), image_hw),
-            branches=self._branches(),
-            decoded_together=self._decoded_together(),
-        )
-
-    def _model_hw(
-        self, request: ViewRequest, K: NDArray[np.float64], view_hw: tuple[tuple[int, int], ...]
-    ) -> tuple[int, int]:
-        if request.model_hw is not None:
-            height, width = request.model_hw
-            if height % self.patch_size or width % self.patch_size:
-                raise ValueError(
-                    f"model_hw is {(height, width)}; both must be multiples of {self.patch_size}"
-                )
-            return int(height), int(width)
-        pictures = list(zip(K, view_hw, strict=True))
-        references = len(request.images)
-        return choose_model_hw(self._sizes_hw(), pictures[:references], pictures[references:])
-
-    def _noises(
-        self, request: ViewRequest, seed: int, views: int, image_hw: tuple[int, int]
-    ) -> dict[str, Tensor]:
-        """Start noise (samples, *latent_shape) of each denoiser, drawn or as given."""
-        names, samples = self._denoisers, request.samples
-        config = self.bundle.config.denoisers[names[0]].config
-        shape = latent_shape(config, views, self._grid_hw(image_hw))
-        if request.noise is None:
-            generators = [
-                torch.Generator().manual_seed((seed + k) % MAX_SEED) for k in range(samples)
-            ]
-            return {name: torch.stack([draw_noise(shape, g) for g in generators]) for name in names}
-        if not isinstance(request.noise, Mapping) or set(request.noise) != set(names):
-            raise ValueError(f"noise must map each of {', '.join(names)} to an array")
-        expected = shape if samples == 1 else (samples, *shape)
-        noises = {name: torch.as_tensor(request.noise[name]).float() for name in names}
-        for name, noise in noises.items():
-            if tuple(noise.shape) != expected or not bool(torch.isfinite(noise).all()):
-                raise ValueError(
-                    f"noise[{name!r}] must be finite with shape {expected}, "
-                    f"got shape {tuple(noise.shape)}"
-                )
-        return {name: noise.reshape(samples, *shape) for name, noise in noises.items()}
-
-    def _grid_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
-        return image_hw[0] // self.patch_size, image_hw[1] // self.patch_size
 
     def _level_of(self, denoiser: str) -> int:
         return 0 if denoiser == "cascade" else self.bundle.config.boundary_level
@@ -498,79 +355,6 @@ class _StageSeconds:
         start = time.monotonic()
         yield
         self.total[stage] += time.monotonic() - start
-
-
-def _views(
-    plan: _Plan, decoded: list[DecodedViews], cameras: RecoveredCameras | None
-) -> list[View]:
-    """All views of the first sample on the grids that were asked for, with its cameras."""
-    first = decoded[0]
-    confidence = _numpy(view_confidence(first.geometry))[0]
-    rgb = _numpy(first.rgb.clamp(0, 1).permute(0, 1, 3, 4, 2))[0]
-    depth = _numpy(first.geometry.depth)[0]
-    spreads = _spreads(decoded, plan.num_references)
-    ray_confidence = first.geometry.ray_confidence
-    views = []
-    for i, hw in enumerate(plan.view_hw):
-        K_model, K_view = plan.model_K_px[i], plan.view_K_px[i]
-        views.append(
-            View(
-                rgb=resample_image(rgb[i], K_model, K_view, hw),
-                depth=resample_depth(depth[i], K_model, K_view, hw),
-                confidence=resample_confidence(confidence[i], K_model, K_view, hw),
-                K_px=K_view,
-                T_world_cam=plan.T_world_cam[i],
-                T_model_cam=None if cameras is None else _numpy(cameras.T_model_cam[0, i]),
-                recovered_K_px=None
-                if cameras is None
-                else rescale_intrinsics(_numpy(cameras.K_px_per_view[0, i]), K_model, K_view),
-                ray_confidence_mean=None
-                if ray_confidence is None
-                else float(unit_confidence(ray_confidence[0, i]).mean()),
-                **{
-                    name: resample_confidence(_numpy(maps[0, i]), K_model, K_view, hw)
-                    for name, maps in spreads.items()
-                    if i >= plan.num_references
-                },
-            )
-        )
-    return views
-
-
-@torch.no_grad()
-def _cameras(
-    backbone: GeometryBackbone,
-    geometry: Geometry,
-    last_level: LevelTokens,
-    image_hw: tuple[int, int],
-) -> RecoveredCameras | None:
-    try:
-        return backbone.recover_cameras(geometry, last_level, image_hw)
-    except ValueError as error:
-        _log.warning("no cameras recovered: %s", error)
-        return None
-
-
-def _spreads(decoded: list[DecodedViews], num_references: int) -> dict[str, Tensor]:
-    """Standard deviation (1, V, H, W) over samples of log-depth and colour; empty for one sample.
-
-    Every sample has its own unit of length; the median depth of the reference views, which all
-    samples share, removes it.
-    """
-    if len(decoded) < 2:
-        return {}
-    log_depth = torch.stack([d.geometry.depth.clamp(min=1e-12).log() for d in decoded])
-    unit = log_depth[:, :, :num_references].flatten(1).median(dim=1).values
-    rgb = torch.stack([d.rgb.clamp(0, 1) for d in decoded])
-    return {
-        "spread": (log_depth - unit[:, None, None, None, None]).std(0),
-        "rgb_spread": rgb.std(0).mean(2),
-    }
-
-
-def _numpy(tensor: Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = tensor.cpu().numpy()
-    return array
 
 
 def _resolve_device(device: str | torch.device) -> torch.device:

@@ -23,9 +23,9 @@ Stage = Literal["encoding", "sampling", "decoding"]
 
 @dataclass(frozen=True)
 class ViewRequest:
-    """One scene: R real pictures with their cameras, and T cameras to imagine a view for."""
+    """One scene: R real images with their cameras, and T cameras to imagine a view for."""
 
-    images: Sequence[NDArray[np.uint8]]  # R pictures (H_i, W_i, 3), RGB
+    images: Sequence[NDArray[np.uint8]]  # R arrays (H_i, W_i, 3), RGB
     K_px_ref: FloatArray  # (R, 3, 3) in pixels of `images`
     T_world_cam_ref: FloatArray  # (R, 4, 4), metres or any one unit
     K_px_target: FloatArray  # (T, 3, 3)
@@ -42,11 +42,11 @@ class ViewRequest:
         """Raise one ValueError that names the first fault, the value given and what is allowed."""
         references, targets = len(self.images), len(self.target_hw)
         if references == 0:
-            raise ValueError("images is empty; at least one reference picture is needed")
+            raise ValueError("images is empty; at least one reference image is needed")
         if targets == 0:
             raise ValueError("target_hw is empty; at least one target view is needed")
         for i, image in enumerate(self.images):
-            _require_picture(image, f"images[{i}]")
+            _require_image(image, f"images[{i}]")
         for i, hw in enumerate(self.target_hw):
             _require_size(hw, f"target_hw[{i}]")
         _require_cameras(self.K_px_ref, self.T_world_cam_ref, references, "ref", "images")
@@ -76,7 +76,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class View:
-    """One picture with depth, in the camera that was asked for and in the one the model believes.
+    """One image with depth, in the camera that was asked for and in the one the model believes.
 
     `depth` and the centre of `T_model_cam` share one unknown unit ("model unit") per result. What
     is recovered is None where the model recovers no cameras, or describes none that is one;
@@ -98,7 +98,7 @@ class View:
     def validate(self) -> None:
         """Raise one ValueError for the first array of wrong shape or type, or broken camera.
 
-        Values of pictures are not judged: NaN from a model is counted by whoever publishes it.
+        Values of images are not judged: NaN from a model is counted by whoever publishes it.
         """
         if self.rgb.ndim != 3 or self.rgb.shape[2] != 3:
             raise ValueError(f"rgb has shape {self.rgb.shape}; (H, W, 3) is needed")
@@ -142,7 +142,7 @@ class NovelViews:
                     raise ValueError(f"{group}[{i}]: {error}") from error
 
 
-def _require_picture(image: Any, name: str) -> None:
+def _require_image(image: Any, name: str) -> None:
     if not isinstance(image, np.ndarray):
         raise ValueError(f"{name} is a {type(image).__name__}; a NumPy array is needed")
     if image.ndim != 3 or image.shape[2] != 3:
@@ -188,7 +188,7 @@ def _require_intrinsics(K_px: FloatArray, name: str) -> None:
     if not np.allclose(K_px[2], (0.0, 0.0, 1.0), atol=1e-6):
         raise ValueError(f"{name} has last row {np.asarray(K_px[2]).tolist()}; [0, 0, 1] is needed")
     if abs(K_px[1, 0]) > 1e-6:
-        raise ValueError(f"{name} has {K_px[1, 0]} left of fy; rectified pictures have 0 there")
+        raise ValueError(f"{name} has {K_px[1, 0]} left of fy; rectified images have 0 there")
 
 
 def _require_pose(T: FloatArray, name: str) -> None:

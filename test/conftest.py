@@ -1,4 +1,4 @@
-"""Owns what tests share: reference numbers, a micro-bundle, messages, bags, ROS isolation.
+"""Owns what tests share: a micro-bundle, messages, bags, ROS isolation, when ROS tests skip.
 
 Tests marked ``ros`` need rclpy and the built interfaces. Without them they are skipped, unless
 ``GLD_REQUIRE_ROS=1`` says that the bootstrap succeeded: then their absence fails the whole run.
@@ -84,16 +84,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 @pytest.fixture(scope="session")
-def golden_da3() -> Path:
-    """Folder with the recorded reference numbers for Depth Anything 3."""
-    shared = os.environ.get("GLD_SHARED", Path(__file__).resolve().parents[2] / "shared")
-    folder = Path(shared) / "golden" / "da3"
-    if not folder.is_dir():
-        pytest.skip("reference numbers not found; set GLD_SHARED to the folder with golden/da3")
-    return folder
-
-
-@pytest.fixture(scope="session")
 def save_vggt_bundle() -> Callable[..., Any]:
     """Write a whole micro-bundle of VGGT with random weights, and return it opened."""
 
@@ -135,7 +125,7 @@ def save_vggt_bundle() -> Callable[..., Any]:
 def _micro_vggt(cascade: bool, camera_head: bool) -> Any:
     from gld_ros.backbones.vggt.config import VggtConfig
     from gld_ros.decoders.rgb import RgbDecoderConfig
-    from gld_ros.diffusion.denoiser import DenoiserConfig
+    from gld_ros.diffusion.config import DenoiserConfig
     from gld_ros.weights.bundle import BackboneSpec, BundleConfig, DenoiserSpec
 
     backbone = VggtConfig(

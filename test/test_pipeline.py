@@ -10,7 +10,7 @@ from torch import nn
 
 from gld_ros.backbones.da3.config import Da3Config
 from gld_ros.decoders.rgb import RgbDecoderConfig
-from gld_ros.diffusion.denoiser import DenoiserConfig
+from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.pipeline import NovelViewPipeline, Progress, ViewRequest
 from gld_ros.weights.bundle import BackboneSpec, BundleConfig, DenoiserSpec, save_bundle
 
@@ -379,7 +379,7 @@ def _bad_requests():
     black = np.zeros((28, 42, 3), np.uint8)
     yield "no references", replace(_request(1), images=[]), "images is empty"
     yield "no targets", replace(good, target_hw=[]), "target_hw is empty"
-    yield "5 references", _request(5), "5 reference pictures were given; at most 4"
+    yield "5 references", _request(5), "5 reference images were given; at most 4"
     yield "8 targets", _request(2, 8), "8 targets were given; at most 7"
     yield "grey picture", replace(good, images=[black[..., 0], black]), r"images\[0\] has shape"
     nan = black.astype(np.float32) * np.nan

@@ -1,4 +1,4 @@
-"""What every geometry backbone asks of its input images: their form, and ImageNet normalisation."""
+"""ImageNet normalisation, and the check of what a geometry backbone takes as input images."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ def imagenet_normalise(images: Tensor) -> Tensor:
     mean = images.new_tensor(IMAGENET_MEAN)[:, None, None]
     std = images.new_tensor(IMAGENET_STD)[:, None, None]
     return (images - mean) / std
+
+
+def imagenet_denormalise(images: Tensor) -> Tensor:
+    """The inverse of `imagenet_normalise`; nothing is clamped."""
+    mean = images.new_tensor(IMAGENET_MEAN)[:, None, None]
+    std = images.new_tensor(IMAGENET_STD)[:, None, None]
+    return images * std + mean
 
 
 def validate_images(images: Tensor, patch_size: int) -> None:

@@ -8,9 +8,9 @@ _DESCRIPTION = """\
 Runs stored reference cases through the library on the chosen device and precision and compares
 every quantity. Run it after installing on a new machine or driver.
 
-Without FOLDER the small set inside the package is used. Any folder of the same layout works; its
-config.json decides the sizes. Exit status: 0 if everything agrees, 1 if anything does not, if a
-file is unknown, or if a stored quantity was not checked.
+Without FOLDER the small sets inside the package are used, one of each backbone family. Any folder
+of either layout works, whatever its sizes. Exit status: 0 if everything agrees, 1 if anything does
+not, if a file is unknown, or if a stored quantity was not checked.
 """
 
 _EXAMPLES = """\

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from gld_ros.backbones.images import imagenet_denormalise
+
 NORM_EPS = 1e-12
 
 
@@ -142,9 +142,7 @@ class RgbDecoder(nn.Module):
             p=self.config.patch_size,
             c=3,
         )
-        mean = pixels.new_tensor(IMAGENET_MEAN)[:, None, None]
-        std = pixels.new_tensor(IMAGENET_STD)[:, None, None]
-        return pixels * std + mean
+        return imagenet_denormalise(pixels)
 
     def patch_pixels(self, tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
         """ImageNet-normalised pixels (B', N, rows * columns * 3) of every patch."""

@@ -1,30 +1,54 @@
-"""Camera inputs of the denoiser: ray maps, scaled view matrices, and their removal for guidance.
+"""What a denoiser is conditioned on: reference latents, ray maps and scaled view matrices.
 
-Owns: turning poses and intrinsics of one set of views into what `DenoiserConditions` holds, and
-the unconditional version of it. Leaves to others: the network, and everything about latents.
-Cameras are OpenCV (x right, y down, z forward); poses are camera-to-world; K is in pixels.
+Owns: `DenoiserConditions`, how poses and intrinsics become its camera inputs, its check, and its
+unconditional version. Leaves to others: the network, and how latents are made.
+
+Shapes: B scenes, V views (references first), C latent channels, N = h x w patches, S special
+tokens. Cameras are OpenCV (x right, y down, z forward); poses are camera-to-world; K is in pixels.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from gld_ros.diffusion.denoiser import DenoiserConditions
+from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.geometry.intrinsics import require_intrinsics
 from gld_ros.geometry.rays import RayGrid, plucker_map
 from gld_ros.geometry.rigid import invert_rigid, relative_transform, require_rigid
 
 PoseScale = Literal["max", "metric"]
 
+CAMERA_CHANNELS = 7  # mask, ray direction (3), ray moment (3)
 MIN_EXTENT = 1e-6  # below this, positions are rounding errors
 
 
 class CoincidentCamerasError(ValueError):
     """All cameras share one centre, so the scene has no length to measure positions by."""
+
+
+@dataclass(frozen=True)
+class DenoiserConditions:
+    """What one sampling run (or training batch) holds constant.
+
+    reference_latent: (B, V, C, h, w), or packed (B, V, C, S + N): clean normalised latent of views
+        0..num_references-1, zeros for the targets.
+    camera_map: (B, V, 7, H, W); viewmats: (B, V, 4, 4) scaled world-to-camera; K_px: (B, V, 3, 3)
+        in pixels of image_hw. See `conditioning.camera_conditions`.
+    source: latent a cascade starts from, shaped as reference_latent, or None. Its special tokens
+        have no influence.
+    """
+
+    reference_latent: Tensor
+    num_references: int
+    camera_map: Tensor
+    viewmats: Tensor
+    K_px: Tensor
+    image_hw: tuple[int, int]
+    source: Tensor | None = None
 
 
 def camera_conditions(
@@ -99,6 +123,73 @@ def unconditional(
         rays = rays.clone()
         rays[scenes, :, 1:] = 0.0
     return replace(conditions, camera_map=rays, viewmats=viewmats, K_px=K_px)
+
+
+def concatenate_conditions(
+    first: DenoiserConditions, second: DenoiserConditions
+) -> DenoiserConditions:
+    """The scenes of both along the batch axis; everything that is not a tensor must agree."""
+    merged: dict[str, Any] = {}
+    for name in (field.name for field in fields(DenoiserConditions)):
+        a, b = getattr(first, name), getattr(second, name)
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            merged[name] = torch.cat((a, b))
+        elif a == b:
+            merged[name] = a
+        else:
+            raise ValueError(f"conditions to be joined differ in {name}: {a} and {b}")
+    return DenoiserConditions(**merged)
+
+
+def patch_grid(conditions: DenoiserConditions, patch: int) -> tuple[int, int]:
+    """Patch rows and columns of the views, for square patches of `patch` pixels."""
+    height, width = conditions.camera_map.shape[-2:]
+    return height // patch, width // patch
+
+
+def require_fitting(
+    conditions: DenoiserConditions, config: DenoiserConfig, noisy: Tensor | None = None
+) -> None:
+    """Raise ValueError that names the first shape that a denoiser of `config` cannot take."""
+    shape = tuple(conditions.reference_latent.shape)
+    packed = config.special_tokens > 0 and len(shape) == 4
+    if not (packed or len(shape) == 5) or shape[2] != config.channels:
+        count = config.special_tokens
+        forms = f"(B, V, {config.channels}, h, w)" + (
+            f" or (B, V, {config.channels}, {count} + h * w)" if count else ""
+        )
+        raise ValueError(f"reference_latent has shape {shape}; expected {forms}")
+    batch, views = shape[:2]
+    rows, columns = patch_grid(conditions, config.camera_patch) if packed else shape[3:]
+    if packed and shape[3] != config.special_tokens + rows * columns:
+        raise ValueError(
+            f"reference_latent has {shape[3]} tokens per view; a camera map of "
+            f"{tuple(conditions.camera_map.shape[-2:])} pixels needs "
+            f"{config.special_tokens} special tokens + {rows} * {columns} patches"
+        )
+    patch = config.camera_patch
+    expected: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
+        "camera_map": (
+            conditions.camera_map,
+            (batch, views, CAMERA_CHANNELS, rows * patch, columns * patch),
+        ),
+        "viewmats": (conditions.viewmats, (batch, views, 4, 4)),
+        "K_px": (conditions.K_px, (batch, views, 3, 3)),
+    }
+    if noisy is not None:
+        expected["noisy"] = (noisy, shape)
+    if config.source_conditioned:
+        expected["source"] = (conditions.source, shape)
+    elif conditions.source is not None:
+        raise ValueError("this denoiser takes no source latent, but conditions.source is set")
+    for name, (value, wanted) in expected.items():
+        if value is None or tuple(value.shape) != wanted:
+            given = None if value is None else tuple(value.shape)
+            raise ValueError(f"{name} has shape {given}; expected {wanted}")
+    if not 1 <= conditions.num_references <= views:
+        raise ValueError(
+            f"num_references is {conditions.num_references}; expected 1 to {views} (all views)"
+        )
 
 
 def _position_scale(centre: Tensor, pose_scale: PoseScale) -> Tensor:

@@ -10,15 +10,15 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from gld_ros.diffusion.denoiser import Prediction
-
 LAST_TIME = 0.999  # unshifted times cover [0, 0.999] from the noise end; t = 0 is never reached
 MIN_DIVISOR = 0.02  # smallest t a predicted clean latent is divided by
 
+Prediction = Literal["velocity", "clean"]
 VelocityFn = Callable[[Tensor, float], Tensor]
 
 

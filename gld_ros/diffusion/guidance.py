@@ -1,7 +1,7 @@
 """Classifier-free guidance on cameras: one velocity function from a denoiser and its conditions.
 
 Owns: combining the conditional and unconditional branch. Leaves to others: what "unconditional"
-means (`conditioning.unconditional`) and integration (`flow.sample_euler`).
+means (`conditioning.unconditional`), the network and its fast path, and integration (`flow`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gld_ros.diffusion.conditioning import unconditional
-from gld_ros.diffusion.denoiser import Denoiser, DenoiserConditions, concatenate_conditions
+from gld_ros.diffusion.conditioning import (
+    DenoiserConditions,
+    concatenate_conditions,
+    unconditional,
+)
+from gld_ros.diffusion.denoiser import Denoiser
+from gld_ros.diffusion.fast_path import precompute, step, time_constants
 from gld_ros.diffusion.flow import VelocityFn, to_velocity
 
 Branches = Literal["together", "in turn"]
@@ -55,11 +60,14 @@ def guided_velocity(
             batches = [conditions, without_cameras]
             if branches == "together":
                 batches = [concatenate_conditions(conditions, without_cameras)]
-        constants = [denoiser.precompute(batch, times) for batch in batches]
+        runs = [precompute(denoiser, batch) for batch in batches]
+        known = {}
+        if times is not None:
+            known = dict(zip(times.tolist(), time_constants(denoiser, times), strict=True))
 
     def velocity(noisy: Tensor, t: float) -> Tensor:
-        copies = 2 if guidance_scale > 1 and branches == "together" else 1
-        outputs = [denoiser.step(torch.cat([noisy] * copies), t, run) for run in constants]
+        time = known.get(t) or time_constants(denoiser, torch.tensor([t]))[0]
+        outputs = [step(denoiser, noisy, time, run) for run in runs]
         output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
         if guidance_scale > 1:
             conditional, free = output.chunk(2)

@@ -15,7 +15,7 @@ import torch
 
 from gld_ros.selftest.rows import Row
 
-DEFAULT_FOLDER = Path(__file__).parent / "fixtures" / "da3"
+DEFAULT_FOLDERS = tuple(Path(__file__).parent / "fixtures" / name for name in ("da3", "vggt"))
 FOLDER_KINDS = ("gld_ros.selftest.da3.folder", "gld_ros.selftest.vggt.folder")
 
 
@@ -26,22 +26,31 @@ def run_selftest(
     dtype: torch.dtype = torch.float32,
     progress: Callable[[str], None] | None = None,
 ) -> list[Row]:
-    """One row per stored quantity of `folder` (default: the set in the package).
+    """One row per stored quantity of `folder` (default: the sets in the package).
 
     What cannot be checked (an unknown file, a quantity that no check computes, an error on the
     way) is a failed row. `progress` is called with the name of each file before it is run.
     Raises ValueError when the folder is missing or of no known kind.
     """
-    path = DEFAULT_FOLDER if folder is None else Path(folder)
-    if not path.is_dir():
-        raise ValueError(f"{path} is no folder of fixtures")
+    folders = DEFAULT_FOLDERS if folder is None else (Path(folder),)
+    return [row for path in folders for row in _rows(path, torch.device(device), dtype, progress)]
+
+
+def _rows(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Callable[[str], None] | None,
+) -> list[Row]:
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder of fixtures")
     for kind in map(_kind, FOLDER_KINDS):
-        if kind.recognises(path):
+        if kind.recognises(folder):
             # Full float32 in convolutions too: cuDNN rounds their inputs to 10 bits by default.
             with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
-                return list(kind.run_folder(path, torch.device(device), dtype, progress))
+                return list(kind.run_folder(folder, device, dtype, progress))
     raise ValueError(
-        f"{path} is no folder of fixtures: it has neither the files of a Depth Anything 3 set "
+        f"{folder} is no folder of fixtures: it has neither the files of a Depth Anything 3 set "
         "(config.json, weights_da3.safetensors) nor any VGGT fixture (safetensors files with their "
         "sizes in the metadata)"
     )

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from gld_ros.decoders.rgb import RgbDecoder, RgbDecoderConfig
-from gld_ros.diffusion.denoiser import Denoiser, DenoiserConfig
+from gld_ros.diffusion.config import DenoiserConfig
+from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.weights.backbone_kinds import backbone_kind
 from gld_ros.weights.config_json import config_from_json, config_to_json
 from gld_ros.weights.errors import BundleError, WeightsError
@@ -134,11 +135,15 @@ class BundleConfig:
         return f"level{self.boundary_level}"
 
     @property
+    def denoiser_names(self) -> tuple[str, ...]:
+        """The denoisers in the order they run."""
+        return tuple(n for n in (self.base_denoiser, "cascade") if n in self.denoisers)
+
+    @property
     def module_names(self) -> tuple[str, ...]:
         """The modules that this bundle must carry, in loading order."""
         decoder = () if self.rgb_decoder is None else ("rgb_decoder",)
-        denoisers = tuple(n for n in (self.base_denoiser, "cascade") if n in self.denoisers)
-        return ("backbone", *denoisers, *decoder)
+        return ("backbone", *self.denoiser_names, *decoder)
 
     def build_module(self, name: str) -> nn.Module:
         """A module of this config on the device in force; wrap in `torch.device("meta")` to load.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gld_ros.backbones.vggt.config import VggtConfig
-from gld_ros.diffusion.denoiser import DenoiserConfig
+from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.diffusion.flow import time_shift
 from gld_ros.weights.bundle import BackboneSpec, BundleConfig, DenoiserSpec, save_bundle
 from gld_ros.weights.checkpoint_file import read_checkpoint, unwrap

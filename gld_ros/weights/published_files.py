@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from gld_ros.decoders.rgb import RgbDecoderConfig
-from gld_ros.diffusion.denoiser import DenoiserConfig
+from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.weights.bundle import Bundle, TensorSource
 from gld_ros.weights.checkpoint_file import read_checkpoint, unwrap
 from gld_ros.weights.errors import CoverageError, WeightsError

@@ -8,7 +8,7 @@ import torch
 from gld_ros.backbones.da3.config import Da3Config
 from gld_ros.cli.main import main
 from gld_ros.decoders.rgb import RgbDecoderConfig
-from gld_ros.diffusion.denoiser import DenoiserConfig
+from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.weights.bundle import BackboneSpec, BundleConfig, DenoiserSpec, save_bundle
 
 

@@ -8,14 +8,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gld_ros.cli.main import main
-from gld_ros.selftest.run import DEFAULT_FOLDER
+from gld_ros.selftest.run import DEFAULT_FOLDERS
+
+DA3 = DEFAULT_FOLDERS[0]
 
 
 @pytest.fixture
 def folder(tmp_path):
     for name in ("config.json", "stats.safetensors", "weights_da3.safetensors"):
-        shutil.copyfile(DEFAULT_FOLDER / name, tmp_path / name)
-    shutil.copyfile(DEFAULT_FOLDER / "preprocess.safetensors", tmp_path / "preprocess.safetensors")
+        shutil.copyfile(DA3 / name, tmp_path / name)
+    shutil.copyfile(DA3 / "preprocess.safetensors", tmp_path / "preprocess.safetensors")
     return tmp_path
 
 

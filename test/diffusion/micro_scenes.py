@@ -1,10 +1,13 @@
 """Small random scenes and denoisers for the tests of this folder."""
 
+import math
+
 import torch
 from torch import Tensor
 
-from gld_ros.diffusion.conditioning import camera_conditions
-from gld_ros.diffusion.denoiser import Denoiser, DenoiserConditions, DenoiserConfig
+from gld_ros.diffusion.conditioning import DenoiserConditions, camera_conditions
+from gld_ros.diffusion.config import DenoiserConfig
+from gld_ros.diffusion.denoiser import Denoiser
 
 CHANNELS = 16
 GRID_HW = (2, 3)
@@ -30,12 +33,18 @@ def intrinsics(batch: int = 1, views: int = VIEWS) -> Tensor:
 
 
 def conditions_of(
-    T_world_cam: Tensor, *, references: int = 2, source: bool = False, **camera_options
+    T_world_cam: Tensor,
+    *,
+    references: int = 2,
+    source: bool = False,
+    special_tokens: int = 0,
+    **camera_options,
 ) -> DenoiserConditions:
-    """Random latents for the poses; the same for equal numbers of scenes and views."""
+    """Random latents for the poses, maps or packed; equal for equal numbers of scenes and views."""
     batch, views = T_world_cam.shape[:2]
     generator = torch.Generator().manual_seed(1)
-    shape = (batch, views, CHANNELS, *GRID_HW)
+    patches = (special_tokens + math.prod(GRID_HW),) if special_tokens else GRID_HW
+    shape = (batch, views, CHANNELS, *patches)
     reference_latent = torch.randn(shape, generator=generator)
     reference_latent[:, references:] = 0.0
     K_px = intrinsics(batch, views)

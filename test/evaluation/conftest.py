@@ -9,7 +9,7 @@ from torch import nn
 
 from gld_ros.backbones.da3.config import Da3Config
 from gld_ros.decoders.rgb import RgbDecoderConfig
-from gld_ros.diffusion.denoiser import DenoiserConfig
+from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.scenes.folders import write_scene_folder
 from gld_ros.weights.bundle import BackboneSpec, BundleConfig, DenoiserSpec, save_bundle
 

@@ -1,8 +1,7 @@
-"""Plücker maps and cameras recovered from rays, against geometry and reference numbers."""
+"""Plücker maps and cameras recovered from rays, against geometry."""
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from gld_ros.geometry.intrinsics import intrinsics, pixel_grid
 from gld_ros.geometry.rays import cameras_from_rays, plucker_map
@@ -59,25 +58,3 @@ def test_rays_that_carry_no_camera_are_refused():
         cameras_from_rays(flat, torch.ones(1, 1, 8, 8), (14, 14))
     with pytest.raises(ValueError, match="not finite"):
         cameras_from_rays(flat * torch.nan, torch.ones(1, 1, 8, 8), (14, 14))
-
-
-def test_recovered_cameras_equal_the_reference(golden_da3):
-    golden = load_file(golden_da3 / "camera.safetensors")
-    found = cameras_from_rays(
-        golden["in.ray"], golden["in.ray_conf"], tuple(golden["in.size_hw"].tolist())
-    )
-    torch.testing.assert_close(
-        found.T_model_cam[0], golden["out.recover_poses_c2w"], atol=1e-5, rtol=1e-4
-    )
-    torch.testing.assert_close(found.K_px[0], golden["out.recover_poses_K"], atol=1e-5, rtol=1e-4)
-
-
-def test_camera_map_equals_the_reference(golden_da3):
-    golden = load_file(golden_da3 / "prope.safetensors")
-    T, K = golden["in.c2w"], golden["in.K"]
-    relative = torch.linalg.inv(T[:, -1:]) @ T
-    relative[..., :3, 3] *= golden["out.scale"]
-    map_ = plucker_map(relative, K, tuple(golden["in.size_hw"].tolist()))[0]
-    torch.testing.assert_close(
-        map_, golden["out.mask_and_plucker_cond1"][:, 1:], atol=1e-5, rtol=1e-4
-    )

@@ -11,7 +11,8 @@ from gld_ros.backbones.da3.config import Da3Config
 from gld_ros.backbones.da3.model import DepthAnything3
 from gld_ros.backbones.da3.official_keys import official_key
 from gld_ros.decoders.rgb import RgbDecoder, RgbDecoderConfig
-from gld_ros.diffusion.denoiser import Denoiser, DenoiserConfig
+from gld_ros.diffusion.config import DenoiserConfig
+from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.weights.bundle import (
     BackboneSpec,
     Bundle,

@@ -12,7 +12,8 @@ from gld_ros.backbones.vggt.config import VggtConfig
 from gld_ros.backbones.vggt.model import VggtBackbone
 from gld_ros.cli.main import main
 from gld_ros.decoders.rgb import RgbDecoder, RgbDecoderConfig
-from gld_ros.diffusion.denoiser import Denoiser, DenoiserConfig
+from gld_ros.diffusion.config import DenoiserConfig
+from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.pipeline import NovelViewPipeline, ViewRequest
 from gld_ros.weights.converters import recognise
 from gld_ros.weights.errors import CoverageError, WeightsError

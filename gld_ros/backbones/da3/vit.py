@@ -40,7 +40,7 @@ class Da3Backbone(nn.Module):
         super().__init__()
         self.config = config
         dim = config.embed_dim
-        self.patch_embed = PatchEmbed(dim, config.patch_size)
+        self.patch_embed = PatchEmbed(3, dim, config.patch_size)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         # Entry 0 is for the reference view, entry 1 for every other view.
         self.camera_token = nn.Parameter(torch.empty(1, 2, dim))

@@ -33,7 +33,7 @@ class ImageTransformer(nn.Module):
         # Published files carry it; nothing reads it, so it is no parameter to be trained.
         self.mask_token: Tensor
         self.register_buffer("mask_token", torch.zeros(1, dim))
-        self.patch_embed = PatchEmbed(dim, config.patch_size)
+        self.patch_embed = PatchEmbed(3, dim, config.patch_size)
         self.blocks = nn.ModuleList(
             Block(
                 dim,

@@ -8,8 +8,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from gld_ros.diffusion.conditioning import camera_conditions
-from gld_ros.diffusion.denoiser import Denoiser, DenoiserConditions
+from gld_ros.diffusion.conditioning import DenoiserConditions, camera_conditions
+from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.diffusion.flow import time_grid, time_shift
 from gld_ros.diffusion.guidance import guided_velocity
 from gld_ros.diffusion.prope import PropeTables, camera_matrices, prope_tables, transform

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gld_ros.backbones.da3.camera import cameras_from_pose_encoding, pose_encoding
 from gld_ros.backbones.da3.ray_cameras import cameras_from_ray_map
-from gld_ros.backbones.images import IMAGENET_MEAN, IMAGENET_STD
+from gld_ros.backbones.images import imagenet_denormalise
 from gld_ros.backbones.interface import LevelTokens
 from gld_ros.geometry.rays import cameras_from_rays
 from gld_ros.geometry.rigid import invert_rigid
@@ -108,9 +108,7 @@ def check_camera(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
     yield from fixture.check("decoded_K", decoded_K, FLOAT32)
 
     if fixture.expects("full_"):
-        mean = inputs["images"].new_tensor(IMAGENET_MEAN)[:, None, None]
-        std = inputs["images"].new_tensor(IMAGENET_STD)[:, None, None]
-        images = inputs["images"] * std + mean
+        images = imagenet_denormalise(inputs["images"])
         for case in sorted({n.split(".")[0] for n in fixture.outputs if n.startswith("full_")}):
             yield from _check_whole_model(fixture, models, case, images, T_cam_world, K_px)
 

@@ -19,7 +19,8 @@ from gld_ros.backbones.da3.config import Da3Config
 from gld_ros.backbones.da3.model import DepthAnything3
 from gld_ros.backbones.da3.official_keys import key_from_official
 from gld_ros.decoders.rgb import RgbDecoder, RgbDecoderConfig
-from gld_ros.diffusion.denoiser import Denoiser, DenoiserConfig
+from gld_ros.diffusion.config import DenoiserConfig
+from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.selftest.da3.tolerances import Limits
 from gld_ros.weights.statistics import LevelStatistics
 from gld_ros.weights.tensor_file import fill_module

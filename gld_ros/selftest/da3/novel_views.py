@@ -106,29 +106,29 @@ def check_e2e(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
 
 
 def check_preprocess(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
-    """Pictures and intrinsics through both preparations, those of GLD and of DA3."""
+    """Images and intrinsics through both preparations, those of GLD and of DA3."""
     numbers = [n.removeprefix("image_u8_") for n in fixture.inputs if n.startswith("image_u8_")]
     for number in numbers:
         image = fixture.inputs[f"image_u8_{number}"].numpy()
         K_px = fixture.inputs[f"K_{number}"].double().numpy()
         if f"target_wh_{number}" in fixture.inputs:
             width, height = (int(side) for side in fixture.inputs[f"target_wh_{number}"])
-            picture, K = gld_crop_resize(image, K_px, (height, width))
-            yield from fixture.check(f"image_u8_{number}", _u8(picture), EXACT)
+            cropped, K = gld_crop_resize(image, K_px, (height, width))
+            yield from fixture.check(f"image_u8_{number}", _u8(cropped), EXACT)
             yield from fixture.check(f"K_{number}", torch.from_numpy(K), FLOAT32)
     for name in fixture.outputs:
         match = _DA3_RESIZED.fullmatch(name)
         if match is None:
             continue
         method, resolution, quantity, number = match.groups()
-        picture, resized_K = resize_for_network(
+        resized, resized_K = resize_for_network(
             fixture.inputs[f"image_u8_{number}"].numpy(),
             fixture.inputs[f"K_{number}"].double().numpy(),
             process_res=int(resolution),
             method=method,  # type: ignore[arg-type]  # any other name is refused by the function
         )
         if quantity == "image_u8":
-            yield from fixture.check(name, _u8(picture), OPENCV_IMAGE)
+            yield from fixture.check(name, _u8(resized), OPENCV_IMAGE)
         elif resized_K is not None:
             yield from fixture.check(name, torch.from_numpy(resized_K), FLOAT32)
 
@@ -189,5 +189,5 @@ def check_stats(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
             yield compare(fixture.name, f"level{level}.{name}", computed, expected, FLOAT32)
 
 
-def _u8(picture: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(picture))
+def _u8(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(image))

@@ -8,7 +8,7 @@ from gld_ros.selftest.rows import Row
 
 
 def check_mae(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
-    """Position tables, pixel logits and pictures of every `tokens_*` case."""
+    """Position tables, pixel logits and images of every `tokens_*` case."""
     decoder, tolerance = models.rgb_decoder, models.limits.module
     patch = decoder.config.patch_size
     for case in (n.removeprefix("tokens_") for n in fixture.inputs if n.startswith("tokens_")):

@@ -1,4 +1,4 @@
-"""Checks of the way from pictures to latents and back: encode, pack, propagate, decode.
+"""Checks of the way from images to latents and back: encode, pack, propagate, decode.
 
 References pack a latent as (views, C, S + N, 1).
 """
@@ -22,7 +22,7 @@ _REFERENCES = "_refs"
 
 
 def check_rae(file: ModuleFile) -> Iterator[Row]:
-    """Everything between pictures and latents, by the functions that the pipeline uses."""
+    """Everything between images and latents, by the functions that the pipeline uses."""
     file.expect_constants(eps=1e-5)
     fixture, images = file.fixture, file.input("images")
     backbone, rgb_decoder = _models(file)

@@ -9,7 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gld_ros.diffusion.denoiser import Denoiser, DenoiserConditions, DenoiserConfig
+from gld_ros.diffusion.conditioning import DenoiserConditions
+from gld_ros.diffusion.config import DenoiserConfig
+from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.diffusion.guidance import guided_velocity
 from gld_ros.novel_view_stages import sample
 from gld_ros.selftest.rows import Row

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from gld_ros.diffusion.conditioning import (
     CoincidentCamerasError,
+    DenoiserConditions,
     camera_conditions,
     unconditional,
 )
-from gld_ros.diffusion.denoiser import Denoiser, DenoiserConditions
+from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.diffusion.flow import LAST_TIME, add_noise, shift_times, velocity_target
 from gld_ros.diffusion.flow import time_shift as latent_time_shift
 from gld_ros.novel_view_stages import sample
