@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gld_ros.geometry.crop_resize import resample_confidence, resample_depth
-from gld_ros.geometry.intrinsics import resize_intrinsics
+from gld_ros.geometry.crop_resize import resample_confidence, resample_depth, resized_intrinsics
 from gld_ros.measuring.aggregation import semi_global
 from gld_ros.measuring.frames import FloatArray, MeasuredDepth, PosedImage, nothing_measured
 from gld_ros.measuring.levels import GreyImage, grey_image, level_hw
@@ -172,7 +171,7 @@ def _on_grid_of(
     if depth_m.shape != hw:
         scale_y, scale_x = depth_m.shape[0] / hw[0], depth_m.shape[1] / hw[1]
         K_px = np.array(reference.K_px, np.float64)
-        K_small = resize_intrinsics(torch.from_numpy(K_px), scale_x, scale_y).numpy()
+        K_small = resized_intrinsics(K_px, scale_x, scale_y)
         depth_m = resample_depth(depth_m, K_small, K_px, hw).astype(np.float32)
         confidence = resample_confidence(confidence, K_small, K_px, hw).astype(np.float32)
         confidence[np.isnan(depth_m)] = 0.0
