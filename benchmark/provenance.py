@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gld_ros.mapping.products import cloud_from_depth
+from gld_ros.mapping.clouds import cloud_from_depth
 from gld_ros.mapping.provenance import DepthView, Provenance, classify_view, seen_surface
 
 
@@ -49,7 +49,7 @@ def main() -> None:
     """Print one row per step."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, nargs=2, default=(378, 504), metavar=("H", "W"))
-    parser.add_argument("--views", type=int, default=4, help="conditioning views")
+    parser.add_argument("--views", type=int, default=4, help="reference views")
     parser.add_argument("--repeats", type=int, default=20)
     arguments = parser.parse_args()
     hw = (arguments.size[0], arguments.size[1])
@@ -72,7 +72,7 @@ def main() -> None:
         ),
     }
     shares = ", ".join(f"{p.name.lower()} {provenance.fraction(p):.2f}" for p in Provenance if p)
-    print(f"{hw[1]}x{hw[0]}, {len(views)} conditioning views: {shares}")
+    print(f"{hw[1]}x{hw[0]}, {len(views)} reference views: {shares}")
     for name, action in rows.items():
         times = milliseconds(action, arguments.repeats)
         print(f"{name:36s} median {statistics.median(times):6.1f} ms  best {min(times):6.1f} ms")

@@ -3,7 +3,7 @@
 Owns the estimate: the networks of a bundle's config are built without storage and the stages of a
 run (`novel_view_stages`) are traced on them while every tensor that lives is counted. So the
 estimate follows the code by itself. How much memory there is, and what to do if it is too little,
-is for who asks (`gld_ros.ros.memory_preflight`).
+is for who asks (`gld_ros.mapping.memory_preflight`).
 
 Counted: weights, and tensors alive at the worst moment of each stage. Not counted: the process and
 its libraries, the context of a CUDA device, scratch memory of single operations, fragmentation,

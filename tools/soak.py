@@ -37,6 +37,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from gld_ros.action import SynthesizeViews
+from gld_ros.mapping.model import LoadedModel
 from gld_ros.mapping.synthesizer import OracleSynthesizer
 from gld_ros.mapping.worker import fault_of
 from gld_ros.messages.camera_info import camera_info_message
@@ -44,7 +45,6 @@ from gld_ros.messages.images import image_message
 from gld_ros.messages.stamps import make_header
 from gld_ros.messages.transforms import pose_message, transform_message
 from gld_ros.messages.types import rclpy_type
-from gld_ros.ros.model import LoadedModel
 from gld_ros.ros.node import GldNode
 
 HW = (84, 112)
@@ -348,7 +348,7 @@ def _median(values: list[float | None]) -> float:
     return float(np.median([value for value in values if value is not None] or [np.nan]))
 
 
-def _oracle(snapshot: Any) -> LoadedModel:
+def _oracle(parameters: Any) -> LoadedModel:
     def render(T_world_cam: Any, K_px: Any, hw: tuple[int, int]) -> tuple[Any, Any]:
         return np.full((*hw, 3), 128, np.uint8), np.full(hw, 3.0, np.float32)
 

@@ -1,4 +1,4 @@
-"""`gld-ros bag`: a whole bag through the node's logic, and what it would have published."""
+"""`gld-ros bag`: a whole bag through the node's session, and what it would have published."""
 
 import argparse
 from pathlib import Path
@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
 
     from gld_ros.bags.cameras import bag_cameras, bag_fixed_frame
     from gld_ros.bags.reader import BagReader
-    from gld_ros.ros.model import load_model
-    from gld_ros.ros.offline import OfflineRun, bags_differ, write_jobs
+    from gld_ros.mapping.model import load_model
+    from gld_ros.mapping.offline import OfflineRun, bags_differ, write_jobs
     from gld_ros.ros.parameters.files import load_snapshot
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -55,23 +55,25 @@ def run(args: argparse.Namespace) -> int:
             f"policy.type={args.policy}",
             f"model.bundle={args.bundle}",
             *args.overrides,
-            f"fixed_frame={bag_fixed_frame(reader, given['fixed_frame'])}",
+            f"fixed_frame={bag_fixed_frame(reader, given.session.frames.fixed)}",
         ]
-        parameters = load_snapshot(
-            args.params, overrides, [camera.name for camera in bag_cameras(reader)]
-        )
-        model = load_model(parameters)
+        cameras = [camera.name for camera in bag_cameras(reader)]
+        parameters = load_snapshot(args.params, overrides, cameras)
+        model = load_model(parameters.session)
         if model.random_weights:
             print("WARNING: this bundle has RANDOM weights; its views mean nothing")
-        offline = OfflineRun(reader, model.synthesizer, parameters, model.model_hw)
+        offline = OfflineRun(reader, model, parameters.session, merged=parameters.node.merged_cloud)
+        frames = parameters.session.frames
         with tqdm(total=reader.num_messages, unit="message", desc="bag") as bar:
-            for _ in write_jobs(offline.jobs(bar.update), args.output, parameters):
+            for _ in write_jobs(offline.jobs(bar.update), args.output, frames):
                 bar.set_postfix(jobs=offline.summary.jobs)
     summary = offline.summary
     print(
         f"{summary.images} images, {summary.keyframes} keyframes, {summary.jobs} jobs "
         f"({summary.metric_jobs} with metric scale), {summary.views} views -> {args.output}"
     )
+    if summary.failed_jobs:
+        print(f"  {summary.failed_jobs} jobs failed")
     for cause, count in sorted(summary.dropped.items()):
         print(f"  dropped {count}: {cause}")
     for reason, count in summary.reasons_without_job.items():

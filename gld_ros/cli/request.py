@@ -119,9 +119,9 @@ def _report(answer: Any, out: Path) -> int:
     import numpy as np
 
     from gld_ros.mapping.ply import write_ply
+    from gld_ros.messages.clouds import points_from_cloud
     from gld_ros.messages.depth_images import depth_m_from_message
     from gld_ros.messages.images import rgb_from_image
-    from gld_ros.ros.clouds import points_from_cloud
 
     result = answer.result
     if result.error_msg:

@@ -18,11 +18,11 @@ from rclpy.executors import MultiThreadedExecutor
 
 from gld_ros.action import SynthesizeViews
 from gld_ros.demo.withheld import PosedImage
+from gld_ros.mapping.product_messages import TOPICS
 from gld_ros.messages.camera_info import camera_info_message
 from gld_ros.messages.stamps import NS_PER_S, make_header
 from gld_ros.messages.transforms import pose_message
 from gld_ros.messages.types import rclpy_type
-from gld_ros.ros.view_messages import TOPICS
 
 DISCOVERY_S = 1.0
 

@@ -21,8 +21,8 @@ from gld_ros.demo.pictures import GridRow, write_grid, write_recording
 from gld_ros.demo.withheld import SplitBag, depth_error, nearest_shown, psnr_db, split_bag
 from gld_ros.geometry.poses import distance_m
 from gld_ros.mapping.ply import write_ply
+from gld_ros.messages.clouds import points_from_cloud
 from gld_ros.messages.depth_images import depth_m_from_message
-from gld_ros.ros.clouds import points_from_cloud
 
 ROOM_DOMAIN = "narrow"
 GOAL_WAIT_S = 120.0
@@ -90,7 +90,7 @@ def _start_node(split: SplitBag, options: DemoOptions) -> subprocess.Popen[bytes
         "policy.type": "look_around",
         "policy.rate": "0.1",
         "policy.yaw_offsets": "[-0.3, 0.3]",
-        "sampler.conditioning_views": "2",
+        "sampler.reference_views": "2",
         "sampler.max_targets": "2",
         # Recordings move faster than robots, and goals may come minutes after the last image.
         "keyframes.max_angular_velocity": "6.0",

@@ -1,7 +1,8 @@
-"""Robot logic between camera images and safe products, on NumPy arrays: no ROS, no torch.
+"""The application between camera images and safe products, without ROS; torch only in `model`.
 
-From an image to a product: `camera_info` (pinhole camera) -> `pending` (wait for TF) ->
-`keyframes` (gate, store) -> `targets` (where to imagine) -> `selection`, `guard`, `planning`
-(which real views, which targets are sane) -> `jobs`, `worker` (run) -> `scale` (metres) ->
-`provenance` (what may be believed) -> `products` (arrays to publish). `epochs` watches time.
+`session` puts it together and is driven by a node or by `offline`. From an image to a product:
+`intake` (checks, `pending` for TF, decoding) -> `keyframes` (gate, store) -> `job_planner`
+(`targets`, `selection`, `guard`, `planning`) -> `jobs`, `worker` (run) -> `postprocess` (`scale`,
+`provenance`, `products`, `clouds`) -> `product_messages`. `epochs` watches time, `parameters` holds
+what can be set, `fault_log` and `job_history` what is reported.
 """

@@ -2,7 +2,7 @@
 
 Owns the ladder: down per failed allocation, one level up after 20 clean jobs or, where automatic
 jobs are paused and none could be clean, after a quiet minute. Applying a level is `worker`'s,
-refusing automatic jobs at the last one is the node's.
+rejecting automatic jobs at the last one is the node's.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 CLEAN_JOBS_TO_RECOVER = 20
 QUIET_S_TO_RESUME = 60.0
-DEGRADED_CONDITIONING_VIEWS = 2
+DEGRADED_REFERENCE_VIEWS = 2
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class MemoryLimits:
     description: str
     targets_per_run: int | None = None  # None: all of a job at once
     chunk_decoder: bool = False
-    max_conditioning_views: int | None = None  # None: as many as the job has
+    max_reference_views: int | None = None  # None: as many as the job has
     smallest_bucket: bool = False
     automatic_paused: bool = False
 
@@ -30,14 +30,14 @@ LADDER = (
     MemoryLimits(0, "nothing is limited"),
     MemoryLimits(1, "one target per run", 1),
     MemoryLimits(2, "and views decoded, guidance branches run, one at a time", 1, True),
-    MemoryLimits(3, "and two conditioning views", 1, True, DEGRADED_CONDITIONING_VIEWS),
-    MemoryLimits(4, "and the smallest bucket", 1, True, DEGRADED_CONDITIONING_VIEWS, True),
+    MemoryLimits(3, "and two reference views", 1, True, DEGRADED_REFERENCE_VIEWS),
+    MemoryLimits(4, "and the smallest bucket", 1, True, DEGRADED_REFERENCE_VIEWS, True),
     MemoryLimits(
         5,
         "and automatic jobs paused, goals only",
         1,
         True,
-        DEGRADED_CONDITIONING_VIEWS,
+        DEGRADED_REFERENCE_VIEWS,
         True,
         True,
     ),

@@ -1,4 +1,4 @@
-"""What goes wrong is said once per cause and epoch, or every five seconds; never per message."""
+"""Log lines about faults: once per cause and epoch, or every five seconds; never per message."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class FaultLog:
         self._emit = emit
         self._steady_s = steady_s
         self._lock = Lock()
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         self._last_s: dict[str, float] = {}
         self._silent: Counter[str] = Counter()
         self.lines: Counter[str] = Counter()
@@ -29,9 +29,9 @@ class FaultLog:
     def once(self, cause: str, level: Level, text: str) -> None:
         """Write `text` the first time that `cause` occurs in this epoch."""
         with self._lock:
-            if cause in self._said:
+            if cause in self._logged:
                 return
-            self._said.add(cause)
+            self._logged.add(cause)
             self.lines[cause] += 1
         self._emit(level, text)
 
@@ -52,6 +52,6 @@ class FaultLog:
     def new_epoch(self) -> None:
         """Allow every cause to be named again."""
         with self._lock:
-            self._said.clear()
+            self._logged.clear()
             self._last_s.clear()
             self._silent.clear()

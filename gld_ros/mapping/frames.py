@@ -1,11 +1,11 @@
 """What one camera saw at one moment: a rectified image with its intrinsics and pose.
 
-Owns the records `CameraFrame` (just arrived), `Keyframe` (worth keeping) and `TargetCamera` (to be
-imagined), and the size at which pixels are kept. They are immutable, arrays included, so that they
-pass between threads without locks.
+Owns the records `CameraFrame` (just arrived), `Keyframe` (worth keeping) and `TargetCamera` (asked
+for), and the size at which pixels are kept. They are immutable, arrays included, so that they pass
+between threads without locks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import cv2
@@ -40,7 +40,8 @@ class CameraFrame:
     T_fixed_cam: FloatArray  # (4, 4), metres
     epoch: int  # stretch of continuous time; see `epochs`
     wait_tf_s: float = 0.0  # how long it waited for its pose, steady clock
-    sensor_depth: SensorDepth | None = None  # only where scale is measured with it
+    sensor_depth: SensorDepth | None = None  # of a depth camera in the same optical frame
+    source_hw: tuple[int, int] | None = None  # of the camera's image, where `image` is smaller
 
     def __post_init__(self) -> None:
         _make_read_only(self, "image", "K_px", "T_fixed_cam")
@@ -50,6 +51,13 @@ class CameraFrame:
         """Height and width in pixels."""
         return self.image.shape[0], self.image.shape[1]
 
+    def source_camera(self) -> tuple[FloatArray, tuple[int, int]]:
+        """Return `K_px` (3, 3) and size of the image as the camera gave it."""
+        height, width = self.image_hw
+        source_h, source_w = self.source_hw or self.image_hw
+        K_px = resized_intrinsics(self.K_px, source_w / width, source_h / height)
+        return K_px, (source_h, source_w)
+
 
 @dataclass(frozen=True, eq=False)
 class Keyframe(CameraFrame):
@@ -57,10 +65,16 @@ class Keyframe(CameraFrame):
 
     segment: int = 0
 
+    @classmethod
+    def of(cls, frame: CameraFrame, segment: int) -> "Keyframe":
+        """Return a frame as a keyframe of a segment."""
+        values = {field.name: getattr(frame, field.name) for field in fields(frame)}
+        return cls(**values, segment=segment)
+
 
 @dataclass(frozen=True, eq=False)
 class TargetCamera:
-    """A camera that does not exist, to imagine a view for."""
+    """The camera of a target view; no such camera need exist."""
 
     T_fixed_cam: FloatArray  # (4, 4), metres, optical axes
     K_px: FloatArray  # (3, 3)

@@ -1,4 +1,4 @@
-"""The one guard that every target passes: too far from what was really seen is refused.
+"""The one guard that every target passes: too far from what was really seen is rejected.
 
 Owns the limits and the reasons. Refused targets are reported, never moved closer.
 """
@@ -15,7 +15,7 @@ from gld_ros.mapping.overlap import covered_fraction, depth_plane_points, visibl
 class GuardFault(Enum):
     """Which limit a target breaks."""
 
-    NO_CONDITIONING = "no_conditioning"
+    NO_REFERENCE = "no_reference"
     TRANSLATION = "translation"
     ROTATION = "rotation"
     OVERLAP = "overlap"
@@ -32,40 +32,40 @@ class GuardParameters:
 
 @dataclass(frozen=True)
 class GuardVerdict:
-    """Whether a target may be imagined; the numbers are there either way."""
+    """Whether a target is accepted; the numbers are there either way."""
 
     accepted: bool
     fault: GuardFault | None
     reason: str  # a sentence with numbers; empty when accepted
-    overlap: float  # fraction of the target's pixels inside some conditioning frustum
-    translation_m: float  # to the nearest conditioning view
-    rotation_rad: float  # to the conditioning view least turned away
+    overlap: float  # fraction of the target's pixels inside the frustum of a reference
+    translation_m: float  # to the nearest reference view
+    rotation_rad: float  # to the reference view turned least
 
 
 def check_target(
     target: TargetCamera,
-    conditioning: Sequence[Keyframe],
+    references: Sequence[Keyframe],
     median_depth_m: float,
     parameters: GuardParameters,
 ) -> GuardVerdict:
-    """Judge one target against the conditioning views of its job.
+    """Judge one target against the reference views of its job.
 
-    One single conditioning view must be near enough in both translation and rotation, and all
+    One single reference view must be near enough in both translation and rotation, and all
     together must cover enough of the target's pixels at the median depth.
     """
-    if not conditioning:
+    if not references:
         return GuardVerdict(
-            False, GuardFault.NO_CONDITIONING, "there is no conditioning view", 0.0, 0.0, 0.0
+            False, GuardFault.NO_REFERENCE, "there is no reference view", 0.0, 0.0, 0.0
         )
     offsets = [
         (distance_m(k.T_fixed_cam, target.T_fixed_cam), turn_rad(k.T_fixed_cam, target.T_fixed_cam))
-        for k in conditioning
+        for k in references
     ]
     translation_m = min(offset[0] for offset in offsets)
     rotation_rad = min(offset[1] for offset in offsets)
     points = depth_plane_points(target.T_fixed_cam, target.K_px, target.image_hw, median_depth_m)
     overlap = covered_fraction(
-        [visible(points, k.T_fixed_cam, k.K_px, k.image_hw) for k in conditioning]
+        [visible(points, k.T_fixed_cam, k.K_px, k.image_hw) for k in references]
     )
 
     fault, reason = None, ""
@@ -73,19 +73,19 @@ def check_target(
     if not near:
         fault = GuardFault.TRANSLATION
         reason = (
-            f"target is {translation_m:.2f} m from the nearest conditioning view; "
+            f"target is {translation_m:.2f} m from the nearest reference view; "
             f"guard.max_translation is {parameters.max_translation_m:.2f} m"
         )
     elif min(near) > parameters.max_rotation_rad:
         fault = GuardFault.ROTATION
         reason = (
-            f"target is turned {min(near):.2f} rad away from every conditioning view near it; "
+            f"target is turned {min(near):.2f} rad away from every reference view near it; "
             f"guard.max_rotation is {parameters.max_rotation_rad:.2f} rad"
         )
     elif overlap < parameters.min_overlap:
         fault = GuardFault.OVERLAP
         reason = (
-            f"conditioning views cover {overlap:.2f} of the target at {median_depth_m:.2f} m; "
+            f"reference views cover {overlap:.2f} of the target at {median_depth_m:.2f} m; "
             f"guard.min_overlap is {parameters.min_overlap:.2f}"
         )
     return GuardVerdict(fault is None, fault, reason, overlap, translation_m, rotation_rad)

@@ -1,7 +1,7 @@
 """One job from request to result: its data, its error codes, its cancellation and its progress.
 
-Owns the immutable records that pass between the node and the worker, the rules which job runs next
-(`JobQueue`), and the estimate of the time that is left. Running a job is `worker`'s.
+Owns the immutable records that pass between the session and the worker, the rules which job runs
+next (`JobQueue`), and the estimate of the time that is left. `worker` runs them.
 """
 
 import math
@@ -14,6 +14,7 @@ from threading import Lock
 import numpy as np
 
 from gld_ros.mapping.frames import Keyframe, TargetCamera
+from gld_ros.mapping.guard import GuardVerdict
 from gld_ros.mapping.products import Product, ProductParameters, Products
 from gld_ros.mapping.scale import ScaleParameters
 from gld_ros.view_request import NovelViews, Progress, ViewRequest
@@ -60,7 +61,7 @@ class CancelReason(Enum):
 
 
 CANCEL_ERROR_CODES = {
-    CancelReason.USER: ErrorCode.NONE,  # the action's own state says that it was cancelled
+    CancelReason.USER: ErrorCode.NONE,  # the action's own state tells that it was cancelled
     CancelReason.SUPERSEDED: ErrorCode.NONE,
     CancelReason.GOAL: ErrorCode.NONE,
     CancelReason.TIME_JUMP: ErrorCode.TIME_JUMP,
@@ -113,8 +114,10 @@ class JobRequest:
     epoch: int
     keyframes: tuple[Keyframe, ...]  # newest first: the first is the anchor
     targets: tuple[TargetCamera, ...]
+    verdicts: tuple[GuardVerdict, ...] = ()  # the guard's, one per target
     parameters: JobParameters = field(default_factory=JobParameters)
     always_wanted: frozenset[Product] = frozenset()  # whether or not anybody subscribed
+    publish: bool = True  # False: only who asked for it gets the result
     num_steps: int | None = None
     guidance_scale: float | None = None
     seed: int | None = None  # None: derived from the job id
@@ -190,10 +193,15 @@ class JobResult:
     device_lost: bool = False  # the process must end (exit code 70)
     sampling_steps: int = 0  # of one run
 
+    @property
+    def products(self) -> tuple[Products, ...]:
+        """What the runs let out, in the order of runs."""
+        return tuple(run.products for run in self.runs if run.products is not None)
+
 
 @dataclass(frozen=True)
 class JobProgress:
-    """Where a running job is, as its action feedback says it."""
+    """Where a running job is, as its action feedback reports it."""
 
     stage: str  # "queued", "encoding", "sampling", "decoding"
     step: int
@@ -289,7 +297,7 @@ def outdated(running: JobRequest, now_ns: int, mean_job_s: float) -> bool:
 
 
 class JobTiming:
-    """Running means of past jobs, to say how far a job is and how long it will take.
+    """Running means of past jobs, to estimate how far a job is and how long it will take.
 
     Belongs to the worker's lock.
     """

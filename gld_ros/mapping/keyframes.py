@@ -30,7 +30,7 @@ JUMPS_REMEMBERED = 64  # cameras lag behind each other by far less
 # Below both, TF noise and a standing robot cannot be told apart.
 STILL_SPEED_M_S = 0.01
 STILL_TURN_RATE_RAD_S = 0.01
-# A pose older than this says nothing about whether the robot still stands.
+# A pose older than this does not tell whether the robot still stands.
 STILL_KNOWN_FOR_NS = 5 * NS_PER_S
 
 
@@ -134,7 +134,7 @@ class KeyframeGate:
             if moving:
                 track.still_since_ns = stamp_ns
             if jump:
-                # What was accepted before the jump says nothing about distances after it.
+                # What was accepted before the jump does not tell distances after it.
                 track.keyframe_stamp_ns = track.keyframe_T_fixed_cam = None
             elif turned_rad > parameters.max_angular_velocity_rad_s * seconds:
                 return self._reject(Rejection.SPIN, stamp_ns)
@@ -178,7 +178,7 @@ class KeyframeGate:
 
     @property
     def rejected(self) -> dict[Rejection, int]:
-        """How many images were turned away so far, per reason (zeros included)."""
+        """How many images were rejected so far, per reason (zeros included)."""
         with self._lock:
             return {reason: self._rejected[reason] for reason in Rejection}
 
@@ -250,7 +250,7 @@ class KeyframeGate:
 
 
 def sharpness(image: NDArray[np.uint8]) -> float:
-    """Variance of the Laplacian of a picture (H, W, 3) at quarter size; higher is sharper."""
+    """Variance of the Laplacian of an image (H, W, 3) at quarter size; higher is sharper."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     height, width = grey.shape
     small = cv2.resize(

@@ -1,4 +1,4 @@
-"""How much of one camera's picture other cameras can see, at one assumed depth.
+"""How much of one camera's image other cameras can see, at one assumed depth.
 
 Owns the frustum overlap that `selection` maximises and `guard` limits; it knows no surfaces, so
 occlusion is `provenance`'s business.
@@ -14,7 +14,7 @@ from gld_ros.geometry.poses import invert_rigid, transform_points
 
 FloatArray = NDArray[np.floating[Any]]
 
-GRID_HW = (18, 24)  # samples over a picture: an overlap is known to about half a percent
+GRID_HW = (18, 24)  # samples over an image: an overlap is known to about half a percent
 MIN_DEPTH_M = 1e-6
 
 
@@ -33,14 +33,14 @@ def depth_plane_points(
 def visible(
     points_fixed: FloatArray, T_fixed_cam: FloatArray, K_px: FloatArray, image_hw: tuple[int, int]
 ) -> NDArray[np.bool_]:
-    """Which points (N, 3) lie in front of a camera and inside its picture: (N,)."""
+    """Which points (N, 3) lie in front of a camera and inside its image: (N,)."""
     projected = transform_points(invert_rigid(T_fixed_cam), points_fixed) @ K_px.T
     z = projected[:, 2]
     in_front = z > MIN_DEPTH_M
     with np.errstate(divide="ignore", invalid="ignore"):
         u, v = projected[:, 0] / z, projected[:, 1] / z
         height, width = image_hw
-        # The picture reaches half a pixel beyond its outer pixel centres.
+        # The image reaches half a pixel beyond its outer pixel centres.
         inside = (u >= -0.5) & (u < width - 0.5) & (v >= -0.5) & (v < height - 0.5)
     return in_front & inside
 

@@ -30,6 +30,12 @@ class TfFailure(Enum):
     NOT_RIGID = "not_rigid"  # NaN, or a rotation that is none
     OVERFLOW = "overflow"  # too many newer images of this camera were waiting
 
+    @classmethod
+    def of(cls, reason: str) -> "TfFailure":
+        """Return the failure that the `reason` of a TransformUnavailable names."""
+        known = {f.value: f for f in (cls.FUTURE, cls.PAST, cls.DISCONNECTED)}
+        return known.get(reason, cls.UNKNOWN_FRAME)
+
 
 Lookup = Callable[[str, int], FloatArray | TfFailure]  # (frame_id, stamp_ns) -> T_fixed_frame
 
@@ -57,7 +63,7 @@ class PlacedImage(Generic[Payload]):
 
 @dataclass(frozen=True)
 class DroppedImage(Generic[Payload]):
-    """An image that was given up, and why."""
+    """An image that was dropped, and why."""
 
     waiting: WaitingImage[Payload]
     reason: TfFailure
@@ -151,7 +157,7 @@ class PendingImages(Generic[Payload]):
 
     @property
     def dropped(self) -> dict[TfFailure, int]:
-        """How many images were given up so far, per reason (zeros included)."""
+        """How many images were dropped so far, per reason (zeros included)."""
         with self._lock:
             return {reason: self._dropped[reason] for reason in TfFailure}
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from gld_ros.mapping.frames import Keyframe, TargetCamera
 from gld_ros.mapping.guard import GuardParameters, GuardVerdict, check_target
-from gld_ros.mapping.selection import Selection, select_conditioning
+from gld_ros.mapping.selection import Selection, select_references
 
 
 @dataclass(frozen=True)
-class RefusedTarget:
-    """A target that the guard turned away; `index` counts the wanted targets from 0."""
+class RejectedTarget:
+    """A target that the guard rejected; `index` counts the wanted targets from 0."""
 
     index: int
     verdict: GuardVerdict
@@ -21,17 +21,17 @@ class RefusedTarget:
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """What a job will do: conditioning views, targets with their verdicts, and what was refused."""
+    """What a job will do: reference views, targets with their verdicts, and what was rejected."""
 
     selection: Selection | None  # None: no keyframe qualifies
     targets: tuple[TargetCamera, ...]
     target_indices: tuple[int, ...]  # of `targets` among the wanted ones
     verdicts: tuple[GuardVerdict, ...]
-    refused: tuple[RefusedTarget, ...]
+    rejected: tuple[RejectedTarget, ...]
 
     @property
     def runnable(self) -> bool:
-        """Whether there is anything to imagine, and from something."""
+        """Whether there is a target, and a view to start from."""
         return self.selection is not None and bool(self.targets)
 
 
@@ -46,18 +46,18 @@ def plan_views(
     cameras: Sequence[str] = (),
     anchor_time_ns: int = 0,
 ) -> ViewPlan:
-    """Choose conditioning views for the wanted targets and guard every target.
+    """Choose reference views for the wanted targets and guard every target.
 
-    Views chosen for a target that is then refused may serve the others badly, so the choice is
+    Views chosen for a target that is then rejected may serve the others badly, so the choice is
     repeated for those that remain, until the guard accepts them all.
     """
     if not median_depth_m > 0:
         raise ValueError(f"median_depth_m is {median_depth_m}; > 0 is needed")
     remaining = list(range(len(wanted)))
-    refused: list[RefusedTarget] = []
+    rejected: list[RejectedTarget] = []
     while True:
         targets = [wanted[i] for i in remaining]
-        selection = select_conditioning(
+        selection = select_references(
             keyframes,
             targets,
             count,
@@ -66,17 +66,17 @@ def plan_views(
             cameras=cameras,
             anchor_time_ns=anchor_time_ns,
         )
-        conditioning = selection.keyframes if selection else ()
-        verdicts = [check_target(t, conditioning, median_depth_m, guard) for t in targets]
+        references = selection.keyframes if selection else ()
+        verdicts = [check_target(t, references, median_depth_m, guard) for t in targets]
         failed = [(i, v) for i, v in zip(remaining, verdicts, strict=True) if not v.accepted]
         if not failed:
             break
-        refused.extend(RefusedTarget(i, verdict) for i, verdict in failed)
+        rejected.extend(RejectedTarget(i, verdict) for i, verdict in failed)
         remaining = [i for i, v in zip(remaining, verdicts, strict=True) if v.accepted]
     return ViewPlan(
         selection,
         tuple(targets),
         tuple(remaining),
         tuple(verdicts),
-        tuple(sorted(refused, key=lambda r: r.index)),
+        tuple(sorted(rejected, key=lambda r: r.index)),
     )

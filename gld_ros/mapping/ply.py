@@ -25,7 +25,7 @@ _KINDS = {"<f4": "float", "|u1": "uchar"}
 def write_ply(points: NDArray[Any], path: Path) -> None:
     """Write points with colour, confidence and provenance as a binary PLY.
 
-    `points` is a structured array (N,) as `gld_ros.ros.clouds.points_from_cloud` returns it.
+    `points` is a structured array (N,) as `gld_ros.messages.clouds.points_from_cloud` returns it.
     """
     out = np.zeros(len(points), _LAYOUT)
     for name in ("x", "y", "z", "confidence", "provenance", "view"):

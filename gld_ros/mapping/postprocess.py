@@ -28,7 +28,7 @@ DEFAULT_MEDIAN_DEPTH_M = 2.0  # before any job: a room
 class Postprocessor:
     """Turns runs into products; thread-safe, and usable as a worker's `postprocess`.
 
-    `wanted` says what has subscribers at the moment; a job may want more for itself.
+    `wanted` returns what has subscribers at the moment; a job may want more for itself.
     """
 
     def __init__(self, wanted: Callable[[], frozenset[Product]]) -> None:
@@ -91,7 +91,7 @@ class Postprocessor:
 def measure_scale(
     run: SynthesisRun, parameters: ScaleParameters, min_confidence: float
 ) -> ScaleMeasurement:
-    """What one run says about the scale, by the means that the mode names."""
+    """The scale as one run shows it, measured by the means that the mode names."""
     references, keyframes = run.views.references, run.keyframes
     if parameters.mode == "triangulation":
         return measure_from_shared_points(references, keyframes, parameters, min_confidence)

@@ -1,8 +1,8 @@
 """From a synthesis result to arrays that may be published: metric, masked, labelled, or withheld.
 
-Owns the meaning of published depth (REP-117), confidence in [0, 1], and cloud layout, and the rule
-that depth and clouds exist only with a trusted scale. Messages, topics and stamps are the node's;
-the classes of points come from `provenance`, metres per unit from `scale`.
+Owns the meaning of published depth (REP-117) and confidence in [0, 1], and the rule that depth and
+clouds exist only with a trusted scale. Points are made in `clouds`, their classes in `provenance`,
+metres per unit in `scale`; topics and messages belong to `product_messages`.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from gld_ros.mapping.clouds import cloud_from_depth, joined_points, moved_points, voxel_filtered
 from gld_ros.mapping.frames import Keyframe, TargetCamera
 from gld_ros.mapping.provenance import (
     DepthView,
@@ -31,20 +32,7 @@ from gld_ros.view_request import NovelViews, View
 
 FloatArray = NDArray[np.floating[Any]]
 
-MAX_BROKEN_FRACTION = 0.05  # of a view's pixels; a model that says NaN more often is not believed
-
-# One point, little-endian, 24 bytes. `rgb` is 0x00RRGGBB, which messages declare as FLOAT32; it
-# never passes through a float, or bits that are a signalling NaN would change.
-CLOUD_DTYPE = np.dtype(
-    {
-        "names": ["x", "y", "z", "rgb", "confidence", "provenance", "view"],
-        "formats": ["<f4", "<f4", "<f4", "<u4", "<f4", "u1", "u1"],
-        "offsets": [0, 4, 8, 12, 16, 20, 21],
-        "itemsize": 24,
-    }
-)
-_CLOUD_WORDS = 6
-_BAND_PIXELS = 16384
+MAX_BROKEN_FRACTION = 0.05  # of a view's pixels; with more, nothing of the output is used
 
 
 class Product(Enum):
@@ -116,7 +104,7 @@ class UnusableOutput(RuntimeError):
 
 @dataclass(frozen=True)
 class ViewQuality:
-    """How good one imagined view is; shares are of its pixels with published depth."""
+    """How good one target view is; shares are of its pixels with published depth."""
 
     mean_confidence: float = 0.0
     corroborated: float = 0.0
@@ -127,7 +115,7 @@ class ViewQuality:
 
 @dataclass(frozen=True, eq=False)
 class PredictedView:
-    """One imagined view; arrays that were not wanted, or are withheld, are None."""
+    """One target view; arrays that were not wanted, or are withheld, are None."""
 
     slot: int
     target: TargetCamera
@@ -141,7 +129,7 @@ class PredictedView:
 
 @dataclass(frozen=True, eq=False)
 class ObservedView:
-    """Depth of the newest conditioning picture, in its own optical frame."""
+    """Depth of the newest reference image, in its own optical frame."""
 
     keyframe: Keyframe
     K_px: FloatArray  # (3, 3) in pixels of the arrays
@@ -158,7 +146,7 @@ class Products:
     observed: ObservedView | None
     merged_points: NDArray[Any] | None  # (N,) in the fixed frame
     scale: ScaleState
-    median_depth_m: float  # of the conditioning views; NaN without a scale
+    median_depth_m: float  # of the reference views; NaN without a scale
     withheld: frozenset[Product] = field(default_factory=frozenset)  # wanted, but no scale
 
 
@@ -255,118 +243,6 @@ def color_image(rgb: FloatArray) -> NDArray[np.uint8]:
     """Colours (H, W, 3) in [0, 1] as uint8; NaN is black."""
     scaled = np.nan_to_num(rgb, nan=0.0) * np.float32(255.0) + np.float32(0.5)
     return np.clip(scaled, 0.0, 255.0).astype(np.uint8)
-
-
-def cloud_from_depth(
-    depth_m: FloatArray,
-    K_px: FloatArray,
-    T_frame_cam: FloatArray,
-    rgb: NDArray[np.uint8],
-    confidence: FloatArray,
-    provenance: NDArray[np.uint8] | Provenance,
-    view: int,
-    *,
-    stride: int = 1,
-    keep: NDArray[np.bool_] | None = None,
-    organized: bool = False,
-) -> NDArray[Any]:
-    """Points of a depth picture in the frame of `T_frame_cam`, as CLOUD_DTYPE.
-
-    Every `stride`-th row and column. Unorganised (N,): finite depth where `keep` holds, row by
-    row. Organised (H', W'): everything else has NaN coordinates.
-    """
-    step = (slice(None, None, stride), slice(None, None, stride))
-    depth = np.asarray(depth_m[step], dtype=np.float32)
-    rgb, confidence = rgb[step], confidence[step]
-    labels = provenance if isinstance(provenance, Provenance) else provenance[step]
-    height, width = depth.shape
-    chosen = np.isfinite(depth)
-    if keep is not None:
-        chosen &= keep[step]
-    # A point is depth x (a column term + a row term) + the camera's place.
-    ray = T_frame_cam[:3, :3] @ np.linalg.inv(K_px)
-    columns = (ray[:, :1] * (np.arange(width) * stride)).astype(np.float32)
-    rows = (ray[:, 1:2] * (np.arange(height) * stride) + ray[:, 2:]).astype(np.float32)
-    origin = T_frame_cam[:3, 3].astype(np.float32)
-
-    cloud = np.empty(height * width if organized else int(np.count_nonzero(chosen)), CLOUD_DTYPE)
-    words = cloud.view("<f4").reshape(1, -1, _CLOUD_WORDS)
-    filled = 0
-    # Bands that fit into the processor's cache are several times faster than whole pictures.
-    band_rows = max(1, _BAND_PIXELS // max(1, width))
-    for top in range(0, height, band_rows):
-        band = slice(top, top + band_rows)
-        z = depth[band]
-        picked: Any = slice(None)
-        count = z.size
-        if organized:
-            z = np.where(chosen[band], z, np.float32(np.nan))
-        else:
-            picked = np.flatnonzero(chosen[band])
-            count = picked.size
-            if count == z.size:
-                picked = slice(None)
-        if count == 0:
-            continue
-        with np.errstate(invalid="ignore"):  # infinite depth that is not picked
-            xyz = [
-                ((columns[i] + rows[i, band, None]) * z + origin[i]).ravel()[picked]
-                for i in range(3)
-            ]
-        colour = _packed_rgb(rgb[band].reshape(-1, 3)[picked])
-        if isinstance(labels, Provenance):
-            label = np.full(count, labels, "<u4")
-        else:
-            label = labels[band].ravel()[picked].astype("<u4")
-        label |= np.uint32(view << 8)
-        confident = confidence[band].ravel()[picked]
-        channels = [*xyz, colour.view("<f4"), confident, label.view("<f4")]
-        # One pass interleaves the six words of each point; it copies bits, whatever they stand for.
-        cv2.mixChannels(
-            [np.ascontiguousarray(c, dtype="<f4").reshape(1, count) for c in channels],
-            [words[:, filled : filled + count]],
-            [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5],
-        )
-        filled += count
-    return cloud.reshape(height, width) if organized else cloud
-
-
-def _packed_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """0x00RRGGBB (N,) of colours (N, 3)."""
-    bgra = cv2.cvtColor(np.ascontiguousarray(rgb).reshape(1, -1, 3), cv2.COLOR_RGB2BGRA)
-    packed = np.asarray(bgra).reshape(-1).view("<u4")
-    packed &= np.uint32(0x00FFFFFF)
-    return packed
-
-
-def voxel_filtered(cloud: NDArray[Any], voxel_size_m: float) -> NDArray[Any]:
-    """One point per cubic voxel: the most confident, the first of equals; input order is kept.
-
-    A real point and not a mean, so that it stays on its surface with its own provenance. 0 is off.
-    """
-    if voxel_size_m <= 0 or cloud.size == 0:
-        return cloud
-    index = np.stack([np.floor(cloud[axis] / voxel_size_m) for axis in "xyz"]).astype(np.int64)
-    index -= index.min(axis=1, keepdims=True)
-    extent = index.max(axis=1) + 1
-    key = (index[0] * extent[1] + index[1]) * extent[2] + index[2]
-    order = np.lexsort((-cloud["confidence"], key))
-    first = np.ones(len(order), bool)
-    first[1:] = key[order[1:]] != key[order[:-1]]
-    return _points_at(cloud, np.sort(order[first]))
-
-
-def _words(cloud: NDArray[Any]) -> NDArray[np.uint32]:
-    """The six words (N, 6) of each point, to copy points with their padding.
-
-    NumPy copies field by field and leaves padding random; the same input must give the same bytes.
-    """
-    return cloud.reshape(-1).view("<u4").reshape(-1, _CLOUD_WORDS)
-
-
-def _points_at(cloud: NDArray[Any], chosen: NDArray[Any]) -> NDArray[Any]:
-    """Points (N,) of a cloud by index or mask."""
-    return _words(cloud)[chosen].view(CLOUD_DTYPE).reshape(-1)
 
 
 def _has_spread(views: NovelViews) -> bool:
@@ -510,18 +386,11 @@ def _merged_points(
     predicted: Sequence[PredictedView], observed: ObservedView, parameters: ProductParameters
 ) -> NDArray[Any]:
     """Observed and predicted points together, in the fixed frame."""
-    real = observed.points
-    if real is None:
+    if observed.points is None:
         raise ValueError("merged points need observed points")
-    real = _points_at(real, np.isfinite(real["z"].ravel()))
-    in_camera = np.stack([real[axis] for axis in "xyz"])
-    T = observed.keyframe.T_fixed_cam.astype(np.float32)
-    in_fixed = T[:3, :3] @ in_camera + T[:3, 3:]
-    for i, axis in enumerate("xyz"):
-        real[axis] = in_fixed[i]
+    real = moved_points(observed.points, observed.keyframe.T_fixed_cam)
     clouds = [real, *(view.points for view in predicted if view.points is not None)]
-    merged = np.concatenate([_words(cloud) for cloud in clouds]).view(CLOUD_DTYPE).reshape(-1)
-    return voxel_filtered(merged, parameters.voxel_size_m)
+    return voxel_filtered(joined_points(clouds), parameters.voxel_size_m)
 
 
 def _mean(confidence: FloatArray) -> float:

@@ -1,6 +1,6 @@
-"""Which few keyframes condition a job: those that see its targets, from places apart, and recent.
+"""The reference views of a job: keyframes that see its targets, from places apart, and recent.
 
-Owns the choice alone; whether a target may be imagined from the chosen ones is `guard`'s decision.
+Owns the choice alone; whether they are enough for a target is `guard`'s decision.
 The same keyframes and targets always give the same choice.
 """
 
@@ -16,24 +16,24 @@ from gld_ros.mapping.overlap import depth_plane_points, visible
 # A baseline of this fraction of the scene's depth, or this turn, makes a view fully worth adding.
 DIVERSE_BASELINE = 0.1
 DIVERSE_TURN_RAD = 0.35
-REDUNDANT_WORTH = 0.05  # what a second picture from the same place is still worth
+REDUNDANT_WORTH = 0.05  # what a second image from the same place is still worth
 AGE_PENALTY = 0.2  # of a perfect score, at `max_age_s`
 _SCORE_DIGITS = 9  # beyond these, scores differ by rounding only and count as ties
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Conditioning keyframes, newest first: the first is the anchor whose stamp products carry."""
+    """Reference keyframes, newest first: the first is the anchor whose stamp products carry."""
 
     keyframes: tuple[Keyframe, ...]
 
     @property
     def anchor(self) -> Keyframe:
-        """The newest conditioning keyframe."""
+        """The newest of them."""
         return self.keyframes[0]
 
 
-def select_conditioning(
+def select_references(
     keyframes: Sequence[Keyframe],
     targets: Sequence[TargetCamera],
     count: int,

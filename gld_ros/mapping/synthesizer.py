@@ -80,7 +80,7 @@ class OracleSynthesizer:
         self._step_delay_s = step_delay_s
 
     def run(self, request: ViewRequest) -> Generator[Progress, None, NovelViews]:
-        """See `ViewSynthesizer`; the picture of a target is what the renderer sees there."""
+        """See `ViewSynthesizer`; the image of a target is what the renderer sees there."""
         request.validate()
         seconds: dict[str, float] = {}
         started = time.monotonic()

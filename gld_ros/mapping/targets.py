@@ -1,4 +1,4 @@
-"""Where to imagine views: policies that turn robot state into target camera poses.
+"""Where to put target views: policies that turn robot state into target camera poses.
 
 Owns one function per policy, from plain arrays to `T_fixed_cam` (optical axes, metres). Whether a
 target is sane is `guard`'s decision; when policies run is the node's.
@@ -185,7 +185,7 @@ def nearest_targets(
 ) -> list[FloatArray]:
     """The `max_targets` poses nearest to a camera (turn breaks ties), in their original order.
 
-    For automatic policies only: a goal with too many targets is refused, not cut.
+    For automatic policies only: a goal with too many targets is rejected, not cut.
     """
     order = sorted(
         range(len(T_fixed_targets)),

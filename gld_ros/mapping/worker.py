@@ -14,6 +14,7 @@ from functools import partial
 from threading import Condition, Thread
 
 from gld_ros.mapping.degrade import DegradeLadder, MemoryLimits
+from gld_ros.mapping.job_clock import JobClock
 from gld_ros.mapping.jobs import (
     CancelReason,
     ErrorCode,
@@ -72,7 +73,7 @@ class _Cancelled(Exception):
 
 
 class _InvalidRequest(Exception):
-    """A request that the synthesizer refuses."""
+    """A request that the synthesizer rejects."""
 
 
 class SynthesisWorker:
@@ -118,7 +119,7 @@ class SynthesisWorker:
         with self._changed:
             if self._thread is not None:
                 raise RuntimeError("the worker runs already; stop it first")
-            if self._abandoned is not None and self._abandoned.is_alive():
+            if self.hangs:
                 raise RuntimeError("the worker's former thread still hangs in one step")
             self._generation += 1
             self._thread = Thread(
@@ -155,6 +156,17 @@ class SynthesisWorker:
         if stuck is not None:
             self._deliver(cancelled_result(stuck, reason, StageTimes()))
         return False
+
+    def run(self, request: JobRequest) -> JobResult:
+        """Run one job to its end on the caller's thread, as the worker's own would.
+
+        For a session without a thread (a bag); the result is returned, not delivered. Raises
+        RuntimeError while the thread runs.
+        """
+        with self._changed:
+            if self._thread is not None:
+                raise RuntimeError("the worker's thread runs; submit the job instead")
+        return self._run_job(request)
 
     def submit_automatic(self, request: JobRequest) -> bool:
         """Queue an automatic job; it replaces one that waits. False if the worker is stopped.
@@ -215,6 +227,12 @@ class SynthesisWorker:
             return self._running
 
     @property
+    def hangs(self) -> bool:
+        """Whether a former thread was abandoned in a step that has not ended yet."""
+        with self._changed:
+            return self._abandoned is not None and self._abandoned.is_alive()
+
+    @property
     def limits(self) -> MemoryLimits:
         """What the degrade ladder allows now; while `automatic_paused`, submit goals only."""
         with self._changed:
@@ -264,7 +282,7 @@ class SynthesisWorker:
 
     def _run_job(self, request: JobRequest) -> JobResult:
         """Run one job, retrying once at a lower level when memory runs out."""
-        clock = _JobClock(request, self._steady_s)
+        clock = JobClock(request, self._steady_s)
         ran_out = False
         while True:
             limits = self.limits
@@ -327,13 +345,13 @@ class SynthesisWorker:
             smallest = limits.smallest_bucket and self._synthesizer.has_smaller_bucket
         return (
             min(targets, limits.targets_per_run or targets),
-            min(keyframes, limits.max_conditioning_views or keyframes),
+            min(keyframes, limits.max_reference_views or keyframes),
             chunked,
             smallest,
         )
 
     def _run_all(
-        self, request: JobRequest, limits: MemoryLimits, clock: "_JobClock"
+        self, request: JobRequest, limits: MemoryLimits, clock: JobClock
     ) -> list[SynthesisRun]:
         if isinstance(self._synthesizer, MemoryLimited):
             self._synthesizer.limit_memory(
@@ -342,7 +360,7 @@ class SynthesisWorker:
         slots = range(len(request.targets))
         per_run = limits.targets_per_run or max(1, len(request.targets))
         batches = [tuple(slots[i : i + per_run]) for i in range(0, len(slots), per_run)]
-        max_views = limits.max_conditioning_views or len(request.keyframes)
+        max_views = limits.max_reference_views or len(request.keyframes)
         clock.begin(len(batches))
         runs = []
         for batch in batches:
@@ -358,7 +376,7 @@ class SynthesisWorker:
         return runs
 
     def _synthesize(
-        self, request: JobRequest, slots: Sequence[int], max_views: int, clock: "_JobClock"
+        self, request: JobRequest, slots: Sequence[int], max_views: int, clock: JobClock
     ) -> NovelViews:
         view_request = request.view_request(slots, max_views)
         try:
@@ -399,7 +417,7 @@ class SynthesisWorker:
             raise _Cancelled(CancelReason.TIME_JUMP)
 
     def _failed(
-        self, request: JobRequest, clock: "_JobClock", code: ErrorCode, message: str
+        self, request: JobRequest, clock: JobClock, code: ErrorCode, message: str
     ) -> JobResult:
         return JobResult(
             request=request,
@@ -429,39 +447,3 @@ class SynthesisWorker:
             callback(*arguments)
         except Exception:
             logger.exception("callback of the worker failed")
-
-
-class _JobClock:
-    """Stage times of one job while it runs."""
-
-    def __init__(self, request: JobRequest, steady_s: Callable[[], float]) -> None:
-        self._steady_s = steady_s
-        self._started_s = steady_s()
-        self._queue_s = max(0.0, self._started_s - request.created_steady_s)
-        self._wait_tf_s = request.anchor.wait_tf_s
-        self.begin(1)
-
-    def begin(self, runs: int) -> None:
-        """Count the stages from zero: a retry after an allocation failure starts over."""
-        self._stages_s = {"encoding": 0.0, "sampling": 0.0, "decoding": 0.0}
-        self.postprocess_s = 0.0
-        self.sampling_steps = 0
-        self.runs, self.runs_done = runs, 0
-
-    def add(self, stage_seconds: dict[str, float]) -> None:
-        for stage in self._stages_s:
-            self._stages_s[stage] += stage_seconds.get(stage, 0.0)
-
-    def elapsed_s(self) -> float:
-        return self._steady_s() - self._started_s
-
-    def times(self) -> StageTimes:
-        return StageTimes(
-            wait_tf=self._wait_tf_s,
-            queue=self._queue_s,
-            encode=self._stages_s["encoding"],
-            sample=self._stages_s["sampling"],
-            decode=self._stages_s["decoding"],
-            postprocess=self.postprocess_s,
-            total=self._queue_s + self.elapsed_s(),
-        )

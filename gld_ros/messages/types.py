@@ -38,15 +38,6 @@ def byte_field(message_type: Any, pixels: np.ndarray) -> Any:
     return filled
 
 
-def writable_byte_field(message_type: Any, size: int) -> tuple[Any, np.ndarray]:
-    """Return a zeroed field of `size` bytes and a uint8 view to write it in place."""
-    if not is_rclpy_type(message_type):
-        field = np.zeros(size, np.uint8)
-        return field, field
-    filled = array.array("B", [0]) * size
-    return filled, np.frombuffer(filled, np.uint8)
-
-
 def message_with_bytes(message_type: Any, data: Any, **fields: Any) -> Any:
     """Return a message of this class whose `data` is the given field itself, not a copy.
 

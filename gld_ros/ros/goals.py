@@ -3,13 +3,11 @@
 Every accepted goal is answered with an error code; 0 means that the views are there.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
@@ -17,37 +15,36 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 
 from gld_ros.action import SynthesizeViews
 from gld_ros.geometry.poses import PoseConvention
+from gld_ros.mapping.frames import FloatArray
+from gld_ros.mapping.job_planner import JobOptions, PlannedJob
 from gld_ros.mapping.jobs import ErrorCode, JobProgress, JobRequest, JobResult, Outcome
+from gld_ros.mapping.product_messages import views_message
 from gld_ros.mapping.products import Product
+from gld_ros.mapping.session import SynthesisSession
 from gld_ros.mapping.targets import InvalidTarget, poses_as_targets
 from gld_ros.messages.camera_info import CameraInfoError, camera_info_values, pinhole_camera
 from gld_ros.messages.images import image_message
 from gld_ros.messages.stamps import NS_PER_S, make_header, stamp_to_ns
 from gld_ros.messages.transforms import TransformUnavailable
 from gld_ros.messages.types import rclpy_type
-from gld_ros.ros.job_maker import MadeJob, NoJob
-from gld_ros.ros.outputs import job_views_message
-from gld_ros.ros.view_messages import Frames
+from gld_ros.ros.policies import plain_poses
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.01
 STAGES = {"queued": 0, "encoding": 1, "sampling": 2, "decoding": 3}
-
-
-class GoalSource(Protocol):
-    """What the action needs of the node."""
-
-    def make_goal_job(self, poses: list[Any], options: dict[str, Any]) -> MadeJob | NoJob: ...
-    def goal_limits(self) -> tuple[int, str]: ...
-    def lookup_fixed(self, frame_id: str, stamp_ns: int) -> Any: ...
-    def submit_goal(self, made: MadeJob, publish: bool) -> bool: ...
-    def cancel_job(self, job_id: int) -> bool: ...
-    def frames(self) -> Frames: ...
-    @property
-    def is_active(self) -> bool: ...
-    @property
-    def epoch(self) -> int: ...
+CONVENTIONS: dict[int, PoseConvention] = {
+    SynthesizeViews.Goal.CONVENTION_BODY: "body",
+    SynthesizeViews.Goal.CONVENTION_OPTICAL: "optical",
+}
+RETURNED = frozenset(  # by `return_images`
+    {
+        Product.PREDICTED_COLOR,
+        Product.PREDICTED_DEPTH,
+        Product.PREDICTED_CONFIDENCE,
+        Product.QUALITY,
+    }
+)
 
 
 class GoalFailed(Exception):
@@ -63,7 +60,6 @@ class _OpenGoal:
     """A goal whose job was submitted; the worker's thread fills it in."""
 
     handle: Any
-    started_s: float
     done: threading.Event
     result: JobResult | None = None
 
@@ -71,8 +67,8 @@ class _OpenGoal:
 class GoalServer:
     """Answers goals; each occupies one executor thread while it waits."""
 
-    def __init__(self, node: Any, source: GoalSource) -> None:
-        self._source = source
+    def __init__(self, node: Any, session: SynthesisSession) -> None:
+        self._session = session
         self._open: dict[int, _OpenGoal] = {}
         self._lock = threading.Lock()
         self._server = ActionServer(
@@ -88,12 +84,6 @@ class GoalServer:
     def close(self) -> None:
         """Destroy the server."""
         self._server.destroy()
-
-    @property
-    def open_goals(self) -> int:
-        """How many goals have a job that waits or runs."""
-        with self._lock:
-            return len(self._open)
 
     def on_progress(self, request: JobRequest, progress: JobProgress) -> None:
         """Send feedback of a goal's job; called on the worker's thread."""
@@ -111,45 +101,35 @@ class GoalServer:
             goal.done.set()
 
     def _execute(self, handle: Any) -> Any:
-        verdicts: MadeJob | None = None
         try:
-            verdicts, result = self._run(handle)
+            result = self._run(handle)
         except GoalFailed as failure:
-            if handle.is_cancel_requested:
-                handle.canceled()
-            else:
-                handle.abort()
-            return _failure(failure.code, str(failure))
+            return _ended_badly(handle, failure.code, str(failure))
         except Exception as error:
             logger.exception("goal failed")
             handle.abort()
             return _failure(ErrorCode.UNKNOWN, f"{type(error).__name__}: {error}")
         if result.outcome is not Outcome.DONE:
-            if handle.is_cancel_requested:
-                handle.canceled()
-            else:
-                handle.abort()
-            return _failure(result.error_code, result.error_msg)
-        answer = self._success(handle.request, verdicts, result)
+            return _ended_badly(handle, result.error_code, result.error_msg)
+        answer = self._success(handle.request, result)
         handle.succeed()
         return answer
 
-    def _run(self, handle: Any) -> tuple[MadeJob, JobResult]:
+    def _run(self, handle: Any) -> JobResult:
         goal = handle.request
-        if not self._source.is_active:
+        if not self._session.active:
             raise GoalFailed(ErrorCode.NODE_INACTIVE, "the node is not active")
-        started_s = time.monotonic()
         wait_s = stamp_to_ns(goal.max_wait) / NS_PER_S
-        deadline_s = started_s + wait_s
-        camera = self._checked(goal)
-        epoch = self._source.epoch
-        made = self._made_in_time(handle, goal, camera, deadline_s, epoch)
-        opened = _OpenGoal(handle, started_s, threading.Event())
-        job_id = made.request.job_id
+        deadline_s = time.monotonic() + wait_s
+        self._check(goal)
+        epoch = self._session.epoch
+        planned = self._planned_in_time(handle, _options(goal, deadline_s), deadline_s, epoch)
+        opened = _OpenGoal(handle, threading.Event())
+        job_id = planned.request.job_id
         with self._lock:
             self._open[job_id] = opened
         try:
-            while not self._source.submit_goal(made, goal.publish):
+            while not self._session.submit_goal(planned):
                 self._keep_waiting(
                     handle, deadline_s, epoch, ErrorCode.TIMEOUT, "another goal waits already"
                 )
@@ -157,98 +137,54 @@ class GoalServer:
             asked_to_cancel = False
             while not opened.done.wait(POLL_S):
                 if handle.is_cancel_requested and not asked_to_cancel:
-                    asked_to_cancel = self._source.cancel_job(job_id)
+                    asked_to_cancel = self._session.worker.cancel(job_id)
             assert opened.result is not None  # set before the event
-            return made, opened.result
+            return opened.result
         finally:
             with self._lock:
                 del self._open[job_id]
 
-    def _checked(self, goal: Any) -> tuple[Any, tuple[int, int]] | None:
-        """Check what does not depend on time; returns the camera that was asked for, if any."""
-        max_targets, _ = self._source.goal_limits()
+    def _check(self, goal: Any) -> None:
+        """Check what does not depend on time; raises GoalFailed."""
+        max_targets = self._session.parameters.sampler.max_targets
         count = len(goal.targets.poses)
+        problem = ""
         if not 1 <= count <= max_targets:
-            raise GoalFailed(
-                ErrorCode.INVALID_GOAL, f"{count} targets; 1 to {max_targets} are allowed"
+            problem = f"{count} targets; 1 to {max_targets} are allowed"
+        elif goal.pose_convention not in CONVENTIONS:
+            problem = (
+                f"pose_convention is {goal.pose_convention}; 0 (body) or 1 (optical) is allowed"
             )
-        if goal.pose_convention not in (
-            SynthesizeViews.Goal.CONVENTION_BODY,
-            SynthesizeViews.Goal.CONVENTION_OPTICAL,
-        ):
-            raise GoalFailed(
-                ErrorCode.INVALID_GOAL,
-                f"pose_convention is {goal.pose_convention}; 0 (body) or 1 (optical) is allowed",
-            )
-        if not np.isfinite(goal.guidance_scale) or goal.guidance_scale < 0:
-            raise GoalFailed(
-                ErrorCode.INVALID_GOAL, f"guidance_scale is {goal.guidance_scale}; >= 0 is needed"
-            )
-        info = goal.camera_info
-        if info.width == 0:
-            return None
-        hw = (int(info.height), int(info.width))
-        try:
-            return pinhole_camera(camera_info_values(info), hw, "input_is_rectified").K_px, hw
-        except (CameraInfoError, ValueError) as error:
-            raise GoalFailed(ErrorCode.INVALID_GOAL, str(error)) from error
+        elif not np.isfinite(goal.guidance_scale) or goal.guidance_scale < 0:
+            problem = f"guidance_scale is {goal.guidance_scale}; >= 0 is needed"
+        if problem:
+            raise GoalFailed(ErrorCode.INVALID_GOAL, problem)
 
-    def _made_in_time(
-        self, handle: Any, goal: Any, camera: Any, deadline_s: float, epoch: int
-    ) -> MadeJob:
-        """Make the job, waiting for TF and keyframes until the deadline."""
-        options: dict[str, Any] = {
-            "cameras": list(goal.cameras),
-            "anchor_time_ns": stamp_to_ns(goal.anchor_time),
-            "seed": int(goal.seed) if goal.use_seed else None,
-            "num_steps": int(goal.num_steps),
-            "guidance_scale": float(goal.guidance_scale),
-            # The job may wait for the worker as long as the goal may wait at all.
-            "start_before_steady_s": (
-                deadline_s if stamp_to_ns(goal.max_wait) > 0 else float("inf")
-            ),
-        }
-        if camera is not None:
-            options["K_px"], options["image_hw"] = camera
-        if goal.return_images:
-            options["always_wanted"] = frozenset(
-                {
-                    Product.PREDICTED_COLOR,
-                    Product.PREDICTED_DEPTH,
-                    Product.PREDICTED_CONFIDENCE,
-                    Product.QUALITY,
-                }
-            )
+    def _planned_in_time(
+        self, handle: Any, options: JobOptions, deadline_s: float, epoch: int
+    ) -> PlannedJob:
+        """Plan the job, waiting for TF and keyframes until the deadline."""
         while True:
-            code, message = ErrorCode.UNKNOWN, ""
             try:
-                poses = self._targets(goal)
+                poses = self._targets(handle.request)
             except TransformUnavailable as error:
                 code, message = ErrorCode.TF_ERROR, str(error)
             else:
-                made = self._source.make_goal_job(poses, options)
-                if isinstance(made, MadeJob):
-                    return made
-                code, message = made.error_code, made.reason
+                planned = self._session.plan_goal(poses, options)
+                if isinstance(planned, PlannedJob):
+                    return planned
+                code, message = planned.error_code, planned.reason
                 if code is not ErrorCode.NO_KEYFRAMES:
                     raise GoalFailed(code, message)
             self._keep_waiting(handle, deadline_s, epoch, code, message)
 
-    def _targets(self, goal: Any) -> list[Any]:
+    def _targets(self, goal: Any) -> list[FloatArray]:
         header = goal.targets.header
-        T_fixed_frame = self._source.lookup_fixed(header.frame_id, stamp_to_ns(header.stamp))
-        convention: PoseConvention = (
-            "optical" if goal.pose_convention == SynthesizeViews.Goal.CONVENTION_OPTICAL else "body"
-        )
-        poses = [
-            (
-                (p.position.x, p.position.y, p.position.z),
-                (p.orientation.x, p.orientation.y, p.orientation.z, p.orientation.w),
-            )
-            for p in goal.targets.poses
-        ]
+        T_fixed_frame = self._session.lookup_fixed(header.frame_id, stamp_to_ns(header.stamp))
         try:
-            return poses_as_targets(T_fixed_frame, poses, convention)
+            return poses_as_targets(
+                T_fixed_frame, plain_poses(goal.targets.poses), CONVENTIONS[goal.pose_convention]
+            )
         except InvalidTarget as error:
             raise GoalFailed(ErrorCode.INVALID_GOAL, str(error)) from error
 
@@ -258,25 +194,24 @@ class GoalServer:
         """Sleep a little, or end the goal: cancelled, inactive, time jumped, or out of time."""
         if handle.is_cancel_requested:
             raise GoalFailed(ErrorCode.NONE, "cancelled by its client")
-        if not self._source.is_active:
+        if not self._session.active:
             raise GoalFailed(ErrorCode.NODE_INACTIVE, "the node was deactivated")
-        if self._source.epoch != epoch:
+        if self._session.epoch != epoch:
             raise GoalFailed(ErrorCode.TIME_JUMP, "time jumped while the goal waited")
         if time.monotonic() >= deadline_s:
             raise GoalFailed(code, message)
         time.sleep(POLL_S)
 
-    def _success(self, goal: Any, made: MadeJob, result: JobResult) -> Any:
+    def _success(self, goal: Any, result: JobResult) -> Any:
         answer = SynthesizeViews.Result()
-        frames = self._source.frames()
-        products = [run.products for run in result.runs if run.products is not None]
-        answer.views = job_views_message(result, made.verdicts, products, frames)
-        scale = products[-1].scale
+        frames = self._session.parameters.frames
+        answer.views = views_message(result, result.times, frames, rclpy_type)
+        scale = result.products[-1].scale
         if not scale.metric:
             answer.error_code = int(ErrorCode.SCALE_UNRESOLVED)
             answer.error_msg = f"colours only, depth is withheld: {scale.reason}"
         if goal.return_images:
-            for view in (v for p in products for v in p.predicted):
+            for view in (v for products in result.products for v in products.predicted):
                 header = make_header(
                     result.request.anchor.stamp_ns, frames.view(view.slot), rclpy_type
                 )
@@ -287,6 +222,39 @@ class GoalServer:
                 if view.confidence is not None:
                     answer.confidences.append(image_message(view.confidence, "32FC1", header))
         return answer
+
+
+def _options(goal: Any, deadline_s: float) -> JobOptions:
+    """Return what a goal asks for beyond its targets; raises GoalFailed for a bad camera."""
+    K_px = image_hw = None
+    info = goal.camera_info
+    if info.width:
+        image_hw = (int(info.height), int(info.width))
+        try:
+            K_px = pinhole_camera(camera_info_values(info), image_hw, "input_is_rectified").K_px
+        except (CameraInfoError, ValueError) as error:
+            raise GoalFailed(ErrorCode.INVALID_GOAL, str(error)) from error
+    return JobOptions(
+        K_px=K_px,
+        image_hw=image_hw,
+        cameras=tuple(goal.cameras),
+        anchor_time_ns=stamp_to_ns(goal.anchor_time),
+        seed=int(goal.seed) if goal.use_seed else None,
+        num_steps=int(goal.num_steps),
+        guidance_scale=float(goal.guidance_scale),
+        # The job may wait for the worker as long as the goal may wait at all.
+        start_before_steady_s=deadline_s if stamp_to_ns(goal.max_wait) > 0 else float("inf"),
+        always_wanted=RETURNED if goal.return_images else frozenset(),
+        publish=bool(goal.publish),
+    )
+
+
+def _ended_badly(handle: Any, code: ErrorCode, message: str) -> Any:
+    if handle.is_cancel_requested:
+        handle.canceled()
+    else:
+        handle.abort()
+    return _failure(code, message)
 
 
 def _failure(code: ErrorCode, message: str) -> Any:

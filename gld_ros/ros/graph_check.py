@@ -1,7 +1,7 @@
 """Is this graph fit for gld_node: topics, rates, QoS, stamps, CameraInfo and TF, looked at live.
 
-`watch` listens for some seconds and returns what it saw; `judge` turns that into a table and the
-faults, the one to fix first at the top. It changes nothing on the graph.
+`watch` subscribes for some seconds and returns what it received; `judge` turns that into a table
+and the faults, the one to fix first at the top. It changes nothing on the graph.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def watch(
     """Listen for some seconds with `node`, which somebody else spins, and return what was seen.
 
     `cameras` names cameras as the node's `camera_names` does (`front` is front/image); empty: what
-    the node at `target` listens to, or would by its parameters.
+    the node at `target` subscribes to, or would by its parameters.
     """
     tf = make_tf_buffer(node, cache_time_s=seconds + 10.0)
     deadline_s = time.monotonic() + CALL_TIMEOUT_S
@@ -284,7 +284,7 @@ def judge(seen: GraphSeen) -> list[Fault]:
                 seen.node_name,
                 f"the node is {seen.node_state}",
                 "configure and activate it (ros2 lifecycle set, or autostart of the launch file); "
-                "its log and /diagnostics say why if it refuses",
+                "its log and /diagnostics tell why if it fails",
             )
         )
     if 0 < seen.tf_placed < 0.9 * seen.tf_asked:

@@ -12,7 +12,7 @@ import rclpy
 from rclpy._rclpy_pybind11 import InvalidHandle, RCLError
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 
-from gld_ros.ros.model import ModelFactory, load_model
+from gld_ros.mapping.model import ModelFactory, load_model
 from gld_ros.ros.node import GldNode
 
 # The executor's thread is nearly always busy. With Python's 5 ms every callback waits that long to

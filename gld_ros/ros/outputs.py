@@ -1,26 +1,25 @@
 """The node's publishers: created at configure, and work only for topics with subscribers."""
 
-from __future__ import annotations
-
 import time
+from dataclasses import replace
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
-from gld_ros.mapping.guard import GuardVerdict
-from gld_ros.mapping.jobs import JobResult, product_age_s
-from gld_ros.mapping.products import Product, Products
-from gld_ros.messages.transforms import transform_message
-from gld_ros.messages.types import rclpy_type
-from gld_ros.ros.view_messages import (
+from gld_ros.mapping.jobs import JobResult
+from gld_ros.mapping.parameters import FrameParameters
+from gld_ros.mapping.product_messages import (
     TOPICS,
-    Frames,
-    keyframes_message,
-    product_messages,
+    job_messages,
+    products_for,
+    view_transforms,
     views_message,
 )
+from gld_ros.mapping.products import Product
+from gld_ros.messages.stamps import stamp_to_ns
+from gld_ros.messages.types import rclpy_type
 
 PRODUCT_QOS = QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE)
 
@@ -51,7 +50,7 @@ class Outputs:
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers = {}
 
-    def listened_to(self) -> frozenset[str]:
+    def subscribed_topics(self) -> frozenset[str]:
         """Return the topics that have a subscriber now."""
         return frozenset(
             topic
@@ -61,70 +60,37 @@ class Outputs:
 
     def wanted(self) -> frozenset[Product]:
         """Return the products to make for the present subscribers."""
-        products = {TOPICS[topic][1] for topic in self.listened_to()}
-        return frozenset(product for product in products if product is not None)
+        return products_for(self.subscribed_topics())
 
-    def publish_job(
-        self, result: JobResult, verdicts: tuple[GuardVerdict, ...], frames: Frames, view_tf: bool
-    ) -> float:
-        """Publish everything of a finished job that somebody listens to; returns the seconds."""
-        started = time.monotonic()
-        topics = self.listened_to()
-        made = [run.products for run in result.runs if run.products is not None]
-        for products in made:
-            for topic, message in product_messages(
-                products, result.request, frames, rclpy_type, topics
-            ):
-                if topic in topics:
-                    self._publishers[topic].publish(message)
-        if view_tf:
-            self._broadcast(made, result, frames)
-        if "keyframes" in topics:
-            message = keyframes_message(result.request.keyframes, frames, rclpy_type)
-            self._publishers["keyframes"].publish(message)
-        if "views" in topics and made:
-            self._publishers["views"].publish(job_views_message(result, verdicts, made, frames))
-        return time.monotonic() - started
+    def publish_job(self, result: JobResult, frames: FrameParameters) -> float:
+        """Publish everything of a finished job that has a subscriber; returns the seconds.
 
-    def _broadcast(self, made: list[Products], result: JobResult, frames: Frames) -> None:
-        """Broadcast the poses of imagined views, each frame at most once per stamp."""
-        stamp_ns = result.request.anchor.stamp_ns
-        transforms = []
-        for products in made:
-            for view in products.predicted:
-                child = frames.view(view.slot)
-                if self._last_tf.get(child) != stamp_ns:
-                    self._last_tf[child] = stamp_ns
-                    transforms.append(
-                        transform_message(
-                            view.target.T_fixed_cam, frames.fixed, child, stamp_ns, rclpy_type
-                        )
-                    )
-        if transforms:
-            self._tf.publish(rclpy_type("tf2_msgs/msg/TFMessage")(transforms=transforms))
+        `~/views` comes last and reports how long all before it took.
+        """
+        started_s = time.monotonic()
+        topics = self.subscribed_topics()
+        for topic, message in job_messages(result, frames, rclpy_type, topics):
+            self._publishers[topic].publish(message)
+        if frames.publish_views:
+            self._broadcast(view_transforms(result, frames, rclpy_type))
+        seconds = time.monotonic() - started_s
+        if "views" in topics:
+            times = replace(result.times, publish=seconds)
+            self._publishers["views"].publish(views_message(result, times, frames, rclpy_type))
+        return seconds
 
-
-def job_views_message(
-    result: JobResult, verdicts: tuple[GuardVerdict, ...], made: list[Products], frames: Frames
-) -> Any:
-    """Return the record of all views of a job, for `~/views` and the action's result."""
-    return views_message(
-        result.request,
-        made,
-        verdicts,
-        result.runs[0].views.seed,
-        made[-1].scale,
-        result.times,
-        frames,
-        rclpy_type,
-    )
+    def _broadcast(self, transforms: list[Any]) -> None:
+        """Broadcast the poses of target views, each frame at most once per stamp."""
+        new = []
+        for transform in transforms:
+            child, stamp_ns = transform.child_frame_id, stamp_to_ns(transform.header.stamp)
+            if self._last_tf.get(child) != stamp_ns:
+                self._last_tf[child] = stamp_ns
+                new.append(transform)
+        if new:
+            self._tf.publish(rclpy_type("tf2_msgs/msg/TFMessage")(transforms=new))
 
 
 def latched(depth: int = 1) -> QoSProfile:
     """Return the QoS of a topic whose last message late subscribers receive."""
     return QoSProfile(depth=depth, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-
-
-def is_too_old(result: JobResult, now_ns: int, max_age_s: float) -> bool:
-    """Tell whether consumers' TF buffers could no longer place this result; 0 is never."""
-    return max_age_s > 0 and product_age_s(result.request.anchor.stamp_ns, now_ns) > max_age_s

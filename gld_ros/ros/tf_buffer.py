@@ -88,7 +88,7 @@ class Tf2Buffer:
 class TfSubscriber:
     """Feeds a buffer from /tf and /tf_static of a node, and tells when something new came.
 
-    `rejected` counts the transforms that were refused, by frame and reason.
+    `rejected` counts the transforms that were rejected, by frame and reason.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ def make_tf_buffer(
     """Return a subscriber whose `buffer` is tf2_ros' where it can be imported, else our own.
 
     `on_transforms` is called after each message that brought transforms, `on_invalid` for each one
-    refused; both from the executor's thread.
+    rejected; both from the executor's thread.
     """
     buffer: TfBuffer
     try:

@@ -178,7 +178,7 @@ def test_each_level_gives_up_one_thing_more():
             (
                 limits.targets_per_run is not None,
                 limits.chunk_decoder,
-                limits.max_conditioning_views is not None,
+                limits.max_reference_views is not None,
                 limits.smallest_bucket,
                 limits.automatic_paused,
             )

@@ -10,10 +10,10 @@ import torch
 
 from gld_ros.mapping.degrade import LADDER
 from gld_ros.mapping.jobs import ErrorCode, JobKind, Outcome
+from gld_ros.mapping.model import torch_fault_of
 from gld_ros.mapping.worker import SynthesisWorker
 from gld_ros.memory_estimate import LiveTensors
 from gld_ros.pipeline import NovelViewPipeline
-from gld_ros.ros.model import torch_fault_of
 from gld_ros.weights.bundle import Bundle
 
 SIZES_HW = ((56, 84), (28, 42))
@@ -56,7 +56,7 @@ class TightPipeline:
             chunk_decoder=limits.chunk_decoder, smallest_bucket=limits.smallest_bucket
         )
         slots = range(len(job.targets))[: limits.targets_per_run]
-        request = job.view_request(slots, limits.max_conditioning_views or len(job.keyframes))
+        request = job.view_request(slots, limits.max_reference_views or len(job.keyframes))
         before = self.allocator.bytes
         self.allocator.peak_bytes = before
         steps = self.run(request)

@@ -1,4 +1,4 @@
-"""Overlap, choice of conditioning views, guard, and the plan that joins them."""
+"""Overlap, choice of reference views, guard, and the plan that joins them."""
 
 import itertools
 
@@ -8,7 +8,7 @@ import pytest
 from gld_ros.mapping.guard import GuardFault, GuardParameters, check_target
 from gld_ros.mapping.overlap import depth_plane_points, visible
 from gld_ros.mapping.planning import plan_views
-from gld_ros.mapping.selection import select_conditioning
+from gld_ros.mapping.selection import select_references
 
 S = 1_000_000_000
 DEPTH_M = 3.0
@@ -30,7 +30,7 @@ def test_points_behind_a_camera_are_not_seen(camera_at, pinhole_of):
 
 
 def select(keyframes, targets, count=4, **options):
-    selection = select_conditioning(keyframes, targets, count, DEPTH_M, 20.0, **options)
+    selection = select_references(keyframes, targets, count, DEPTH_M, 20.0, **options)
     return None if selection is None else [(k.camera, k.stamp_ns / S) for k in selection.keyframes]
 
 
@@ -125,7 +125,7 @@ def test_one_view_must_be_near_in_place_and_direction_at_once(keyframe_of, camer
     target = target_of(camera_at(0, 0))
     verdict = check_target(target, [near_but_turned, far_but_aligned], DEPTH_M, GUARD)
     assert verdict.fault is GuardFault.ROTATION
-    assert check_target(target, [], DEPTH_M, GUARD).fault is GuardFault.NO_CONDITIONING
+    assert check_target(target, [], DEPTH_M, GUARD).fault is GuardFault.NO_REFERENCE
 
 
 def test_views_together_cover_what_none_covers_alone(keyframe_of, camera_at, target_of):
@@ -144,7 +144,7 @@ def test_a_plan_refuses_bad_targets_and_serves_the_rest(keyframe_of, camera_at, 
     assert plan.runnable
     assert plan.target_indices == (0, 2)
     assert plan.targets == (wanted[0], wanted[2])
-    assert [(r.index, r.verdict.fault) for r in plan.refused] == [(1, GuardFault.TRANSLATION)]
+    assert [(r.index, r.verdict.fault) for r in plan.rejected] == [(1, GuardFault.TRANSLATION)]
     assert all(v.accepted for v in plan.verdicts)
     assert plan.selection.anchor.stamp_ns == 3 * S
 

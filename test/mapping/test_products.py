@@ -9,23 +9,22 @@ from hypothesis import strategies as st
 
 from gld_ros.geometry.crop_resize import gld_crop_resize
 from gld_ros.geometry.poses import transform_points
+from gld_ros.mapping.clouds import cloud_from_depth, voxel_filtered
 from gld_ros.mapping.frames import shrink_to_fit
 from gld_ros.mapping.products import (
     ALL_PRODUCTS,
-    CLOUD_DTYPE,
     Product,
     ProductParameters,
     UnusableOutput,
     broken_fraction,
-    cloud_from_depth,
     color_image,
     make_products,
     rep117_depth,
-    voxel_filtered,
 )
 from gld_ros.mapping.provenance import Provenance
 from gld_ros.mapping.scale import MetricScale, ScaleParameters, measure_from_views
 from gld_ros.mapping.synthesizer import OracleSynthesizer
+from gld_ros.messages.clouds import CLOUD_DTYPE
 from gld_ros.view_request import NovelViews, View, ViewRequest
 
 HW = (48, 64)

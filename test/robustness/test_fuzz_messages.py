@@ -8,13 +8,18 @@ import pytest
 
 from gld_ros.mapping.epochs import EpochMonitor
 from gld_ros.mapping.fault_log import FaultLog
+from gld_ros.mapping.intake import CameraState, Intake
 from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
-from gld_ros.mapping.pending import PendingImages, TfFailure
+from gld_ros.mapping.pending import PendingImages
 from gld_ros.messages.camera_info import CameraInfoError, camera_info_values, pinhole_camera
 from gld_ros.messages.depth_images import depth_m_from_message
 from gld_ros.messages.images import ImageError, rgb_from_compressed
-from gld_ros.messages.transforms import TransformBuffer, TransformUnavailable, insert_message
-from gld_ros.ros.intake import CameraState, Intake
+from gld_ros.messages.transforms import (
+    FutureTransform,
+    TransformBuffer,
+    TransformUnavailable,
+    insert_message,
+)
 from gld_ros.ros.parameters.files import load_snapshot
 
 START_NS = 1_700_000_000 * 10**9
@@ -53,41 +58,41 @@ def image(stamp_ns, value=100, **changes):
 
 
 class Input:
-    """An Intake with one camera, and a pose for every time but the future."""
+    """An Intake with one camera, and a pose for every time but the future (it is its own TF)."""
 
     def __init__(self, *, compressed=False, **parameters):
         overrides = ["keyframes.min_translation=0.0", "keyframes.min_interval=0.0"]
         self.parameters = load_snapshot(
             overrides=overrides + [f"{k}={v}" for k, v in parameters.items()]
-        )
+        ).session
         self.state = CameraState("camera", "/camera/image", compressed)
         self.lines = []
         self.store = KeyframeStore(4)
         self.intake = Intake(
             {"camera": self.state}, KeyframeGate(), self.store, PendingImages(),
             EpochMonitor(0.1, 10.0), FaultLog(lambda *line: self.lines.append(line)),
-            lambda jump: None,
+            self,
         )  # fmt: skip
         self.x_m, self.now_ns = 0.0, START_NS
 
     def info(self, message):
-        self.intake.camera_info("camera", message, self.parameters)
+        self.intake.camera_info("camera", message, self.parameters, self.now_ns, self.now_ns)
 
     def send(self, message):
         self.now_ns += 10**8
         self.intake.image("camera", message, self.parameters, self.now_ns, self.now_ns)
-        return self.retry()
+        return self.intake.place(self.parameters, self.now_ns, self.now_ns)
 
-    def retry(self):
-        def lookup(frame_id, stamp_ns):
-            if stamp_ns > self.now_ns + 10**9:
-                return TfFailure.FUTURE
-            self.x_m += 0.2
-            T = np.eye(4)
-            T[0, 3] = self.x_m
-            return T
+    def lookup(self, target_frame, source_frame, stamp_ns=None):
+        if stamp_ns > self.now_ns + 10**9:
+            raise FutureTransform
+        self.x_m += 0.2
+        T = np.eye(4)
+        T[0, 3] = self.x_m
+        return T
 
-        return self.intake.retry(lookup, self.parameters, self.now_ns, self.now_ns)
+    def clear(self):
+        pass
 
     def takes_good_input_again(self):
         self.now_ns += 10**9
@@ -120,8 +125,8 @@ def test_raw_images(fuzz):
 def test_compressed_images(fuzz):
     camera = Input(compressed=True)
     camera.info(camera_info(START_NS))
-    picture = np.arange(8 * 6 * 3, dtype=np.uint8).reshape(6, 8, 3)
-    originals = [cv2.imencode(suffix, picture)[1].tobytes() for suffix in (".png", ".jpg")]
+    pixels = np.arange(8 * 6 * 3, dtype=np.uint8).reshape(6, 8, 3)
+    originals = [cv2.imencode(suffix, pixels)[1].tobytes() for suffix in (".png", ".jpg")]
     for number, rng in fuzz.cases(30, 1500):
         data = fuzz.mutated(rng.choice(originals), rng)
         message = SimpleNamespace(
@@ -145,7 +150,7 @@ def test_depth_images(fuzz):
             data=np.frombuffer(rng.randbytes(rng.randrange(300)), np.uint8),
         )  # fmt: skip
         with fuzz.allowing(number):
-            camera.intake.sensor_depth("camera", message)
+            camera.intake.depth_image("camera", message)
         with fuzz.allowing(number, ImageError):
             depth_m_from_message(message)
 
@@ -220,7 +225,7 @@ def test_infos_and_images_in_any_order(fuzz, pairing):
             if rng.random() < 0.3:
                 camera.info(camera_info(at, width=rng.choice((8, 16, 4, 9))))
             if rng.random() < 0.05:
-                camera.intake.flush()
+                camera.intake.forget()
             camera.send(image(at))
     if pairing == "latest":
         assert camera.takes_good_input_again()

@@ -78,7 +78,7 @@ SCENE = (
 import shutil
 import numpy as np
 from gld_ros.mapping.frames import Keyframe
-from gld_ros.ros.scene_files import save_scene
+from gld_ros.mapping.scene_files import save_scene
 noise = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
 frames = [Keyframe(camera="c", stamp_ns=i, frame_id="c", image=noise, K_px=np.eye(3),
                    T_fixed_cam=np.eye(4), epoch=0, wait_tf_s=0.0) for i in range(8)]

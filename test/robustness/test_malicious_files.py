@@ -146,7 +146,7 @@ def test_bundle_cannot_name_files_outside_its_folder(tmp_path, name):
 
 @pytest.mark.parametrize("path", ["relative", "", "~nobody-such/x"])
 def test_scenes_are_saved_at_absolute_paths_only(tmp_path, monkeypatch, path):
-    from gld_ros.ros.scene_files import SceneNotSaved, save_scene
+    from gld_ros.mapping.scene_files import SceneNotSaved, save_scene
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SceneNotSaved):

@@ -22,7 +22,7 @@ def test_defaults_satisfy_their_own_row(parameter):
 
 def test_defaults_fit_together_and_make_a_snapshot():
     assert problem_with_set(DEFAULTS) == ""
-    assert make_snapshot(DEFAULTS).guard.max_translation_m == 1.5
+    assert make_snapshot(DEFAULTS).session.guard.max_translation_m == 1.5
 
 
 def test_yaml_and_docs_in_the_repository_are_those_of_the_table():

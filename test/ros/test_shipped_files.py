@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gld_ros.mapping.product_messages import TOPICS
 from gld_ros.ros.parameters.files import load_snapshot
 from gld_ros.ros.parameters.table import BY_NAME
 
@@ -22,7 +23,7 @@ def test_profile_loads_and_changes_something(path):
 
 def test_planner_snippet_loads():
     snapshot = load_snapshot(ROOT / "config" / "nav2_planner.yaml")
-    assert len(snapshot.products.predicted_provenance) == 1
+    assert len(snapshot.session.products.predicted_provenance) == 1
 
 
 def test_doubles_keep_their_decimal_point():
@@ -106,3 +107,9 @@ def test_node_is_configured_at_every_start_of_its_process():
     assert ast.unparse(tree).count("TRANSITION_CONFIGURE") == 1
     (node,) = (c for c in calls if getattr(c.func, "id", "") == "LifecycleNode")
     assert "respawn=argument['respawn']" in ast.unparse(node)
+
+
+def test_every_topic_of_the_node_is_documented():
+    text = (ROOT / "docs" / "node.md").read_text()
+    names = [f"~/{topic}" for topic in TOPICS] + ["target_poses", "path", "map"]
+    assert [name for name in names if f"`{name}`" not in text] == []

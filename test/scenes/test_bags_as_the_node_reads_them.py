@@ -16,15 +16,16 @@ from gld_ros.bags.reader import (
 )
 from gld_ros.bags.writer import BagWriter
 from gld_ros.geometry.poses import pose_from_quaternion
+from gld_ros.mapping.cameras import CameraState
 from gld_ros.mapping.epochs import EpochMonitor
 from gld_ros.mapping.fault_log import FaultLog
+from gld_ros.mapping.intake import Intake
 from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
 from gld_ros.mapping.pending import PendingImages
 from gld_ros.messages.camera_info import camera_info_message
 from gld_ros.messages.images import COLOUR_ENCODINGS
 from gld_ros.messages.stamps import make_header
 from gld_ros.messages.transforms import transform_message
-from gld_ros.ros.intake import CameraState, Intake
 from gld_ros.ros.parameters.snapshot import make_snapshot
 from gld_ros.ros.parameters.table import TABLE, per_camera_parameters
 from gld_ros.scenes.bags import open_bag
@@ -116,7 +117,7 @@ def keyframes_of_the_node(path):
         (camera,) = bag_cameras(reader)
         buffer, _ = reader.transforms()
         fixed = bag_fixed_frame(reader, "map")
-        parameters = make_snapshot(defaults | {"fixed_frame": fixed})
+        parameters = make_snapshot(defaults | {"fixed_frame": fixed}).session
         intake = Intake(
             {"camera": CameraState("camera", camera.image_topic, camera.compressed)},
             KeyframeGate(),
@@ -124,18 +125,15 @@ def keyframes_of_the_node(path):
             PendingImages(),
             EpochMonitor(),
             FaultLog(lambda level, text: None),
-            lambda jump: None,
+            buffer,
         )
         keyframes = []
         for message in reader.messages([camera.info_topic, camera.image_topic]):
-            if message.topic == camera.info_topic:
-                intake.camera_info("camera", message.content, parameters)
-                continue
+            is_info = message.topic == camera.info_topic
             at_ns = message.stamp_ns
-            intake.image("camera", message.content, parameters, at_ns, at_ns)
-            keyframes += intake.retry(
-                lambda frame, stamp: buffer.lookup(fixed, frame, stamp), parameters, at_ns, at_ns
-            )
+            take = intake.camera_info if is_info else intake.image
+            take("camera", message.content, parameters, at_ns, at_ns)
+            keyframes += intake.place(parameters, at_ns, at_ns)
         return keyframes
 
 

@@ -29,7 +29,7 @@ class NodeParameters:
     """The parameters of one node: `snapshot` is always a valid set.
 
     Declared in the constructor, so that they can be listed and set before configure. Values that a
-    YAML file gives wrongly do not crash the node: `problems` reports them and configure refuses.
+    YAML file gives wrongly do not crash the node: `problems` reports them and configure fails.
     """
 
     def __init__(self, node: Node, is_active: Callable[[], bool]) -> None:
@@ -42,7 +42,7 @@ class NodeParameters:
         for parameter in TABLE:
             self._declare(parameter)
         cameras = self._values["camera_names"]
-        assert isinstance(cameras, list)  # its row says so
+        assert isinstance(cameras, list)  # as its row states
         for parameter in per_camera_parameters([str(name) for name in cameras]):
             self._declare(parameter)
         self.snapshot = self._try_snapshot()
@@ -63,6 +63,14 @@ class NodeParameters:
             )
         contradiction = problem_with_set(self._values)
         return [*found, contradiction] if contradiction else found
+
+    def needing_configure(self, since: Snapshot) -> list[str]:
+        """Return what differs from `since` and takes effect only with another configure."""
+        return [
+            name
+            for name, value in self.snapshot.values.items()
+            if value != since.values[name] and self._table[name].when is When.INACTIVE
+        ]
 
     def _declare(self, parameter: Parameter) -> None:
         self._table[parameter.name] = parameter
@@ -86,23 +94,23 @@ class NodeParameters:
             return make_snapshot({p.name: p.default for p in self._table.values()})
 
     def _validate(self, changes: Sequence[RosParameter]) -> SetParametersResult:
-        """Accept or refuse a batch as one set, so that values that belong together can change."""
+        """Accept or reject a batch as one set, so that values that belong together can change."""
         values = dict(self._values)
         for change in changes:
             parameter = self._table.get(change.name)
             if parameter is None:
                 continue  # not ours, e.g. use_sim_time; unknown names are never declared
             if parameter.when is When.START:
-                return _refused(f"{change.name} can only be set at start")
+                return _rejected(f"{change.name} can only be set at start")
             if parameter.when is When.INACTIVE and self._is_active():
-                return _refused(f"{change.name} can only be set while the node is not active")
+                return _rejected(f"{change.name} can only be set while the node is not active")
             value = _plain(change.value)
             problem = problem_with(parameter, value)
             if problem:
-                return _refused(problem)
+                return _rejected(problem)
             values[change.name] = value
         contradiction = problem_with_set(values)
-        return _refused(contradiction) if contradiction else SetParametersResult(successful=True)
+        return _rejected(contradiction) if contradiction else SetParametersResult(successful=True)
 
     def _apply(self, changes: Sequence[RosParameter]) -> None:
         names = {change.name for change in changes if change.name in self._table}
@@ -119,7 +127,7 @@ class NodeParameters:
         self.on_change(self.snapshot, names)
 
 
-def _refused(reason: str) -> SetParametersResult:
+def _rejected(reason: str) -> SetParametersResult:
     return SetParametersResult(successful=False, reason=reason)
 
 

@@ -1,9 +1,4 @@
-"""Parameter values as the robot logic wants them: immutable records, made anew on every change.
-
-A job carries the snapshot it was made with, so a change never reaches a running job.
-"""
-
-from __future__ import annotations
+"""Parameter values as code wants them: immutable typed groups, made anew on every change."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +6,17 @@ from typing import Any
 
 from gld_ros.mapping.guard import GuardParameters
 from gld_ros.mapping.keyframes import GateParameters
+from gld_ros.mapping.parameters import (
+    CameraParameters,
+    FrameParameters,
+    KeyframeParameters,
+    ModelParameters,
+    PolicyParameters,
+    SamplerParameters,
+    SessionParameters,
+    TfParameters,
+    TimeParameters,
+)
 from gld_ros.mapping.products import ProductParameters
 from gld_ros.mapping.provenance import Provenance
 from gld_ros.mapping.scale import ScaleParameters
@@ -18,25 +24,56 @@ from gld_ros.ros.parameters.spec import Value
 
 
 @dataclass(frozen=True)
+class NodeSettings:
+    """What only the node needs: its topics, timers and end."""
+
+    camera_names: tuple[str, ...]
+    compressed: bool  # subscribe to compressed images
+    merged_cloud: bool  # offer `~/merged/points`
+    release_on_deactivate: bool
+    shutdown_timeout_s: float
+    diagnostics_period_s: float
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """All parameters at one moment; `values` holds them by name."""
 
     values: Mapping[str, Value]
-    gate: GateParameters
-    guard: GuardParameters
-    scale: ScaleParameters
-    products: ProductParameters
-
-    def __getitem__(self, name: str) -> Any:
-        """Return the value of parameter `name`."""
-        return self.values[name]
+    session: SessionParameters
+    node: NodeSettings
 
 
 def make_snapshot(values: Mapping[str, Any]) -> Snapshot:
-    """Return the snapshot of validated values; `values` holds every parameter of the table."""
+    """Return the snapshot of validated values; `values` holds every parameter of the table.
+
+    Raises ValueError for values that do not fit together.
+    """
     v = values
-    return Snapshot(
-        values=dict(values),
+    override = "frame_id_override."
+    session = SessionParameters(
+        cameras=CameraParameters(
+            exact_pairing=v["camera_info.pairing"] == "exact",
+            rectification=v["cameras.rectification"],
+            frame_ids={k.removeprefix(override): v[k] for k in v if k.startswith(override)},
+            max_side_px=v["keyframes.max_image_side"],
+        ),
+        frames=FrameParameters(
+            fixed=v["fixed_frame"],
+            base=v["base_frame"],
+            view_prefix=v["view_frame_prefix"],
+            publish_views=v["view_tf.publish"],
+        ),
+        tf=TfParameters(
+            timeout_s=v["tf.timeout"],
+            pending_max=v["tf.pending_max"],
+            cache_time_s=v["tf.cache_time"],
+        ),
+        time=TimeParameters(
+            backward_tolerance_s=v["time.backward_tolerance"],
+            forward_gap_s=v["time.forward_gap"],
+            max_product_age_s=v["product.max_age"],
+        ),
         gate=GateParameters(
             min_translation_m=v["keyframes.min_translation"],
             min_rotation_rad=v["keyframes.min_rotation"],
@@ -44,6 +81,35 @@ def make_snapshot(values: Mapping[str, Any]) -> Snapshot:
             min_interval_s=v["keyframes.min_interval"],
             min_sharpness=v["keyframes.min_sharpness"],
             max_angular_velocity_rad_s=v["keyframes.max_angular_velocity"],
+        ),
+        keyframes=KeyframeParameters(
+            capacity=v["keyframes.capacity"], max_age_s=v["keyframes.max_age"]
+        ),
+        model=ModelParameters(
+            bundle=v["model.bundle"],
+            backend=v["model.backend"],
+            precision=v["model.precision"],
+            device=v["device"],
+            self_test=v["model.self_test"],
+            memory_budget_gib=v["gpu.memory_budget"],
+        ),
+        sampler=SamplerParameters(
+            num_steps=v["sampler.num_steps"] or None,
+            guidance_scale=v["sampler.guidance_scale"] or None,
+            seed=v["sampler.seed"] if v["sampler.seed"] >= 0 else None,
+            samples=v["sampler.samples"],
+            reference_views=v["sampler.reference_views"],
+            max_targets=v["sampler.max_targets"],
+            source_size=v["image.output_size"] == "source",
+        ),
+        policy=PolicyParameters(
+            type=v["policy.type"],
+            rate_hz=v["policy.rate"],
+            yaw_offsets_rad=tuple(v["policy.yaw_offsets"]),
+            baselines_m=tuple(v["policy.baselines"]),
+            path_spacing_m=v["policy.path_spacing"],
+            frontier_radius_m=v["policy.frontier_radius"],
+            pose_convention=v["policy.pose_convention"],
         ),
         guard=GuardParameters(
             max_translation_m=v["guard.max_translation"],
@@ -70,5 +136,17 @@ def make_snapshot(values: Mapping[str, Any]) -> Snapshot:
                 Provenance[name.upper()] for name in v["cloud.predicted_provenance"]
             ),
             withhold_if_unresolved=v["scale.withhold_if_unresolved"],
+        ),
+    )
+    return Snapshot(
+        values=dict(values),
+        session=session,
+        node=NodeSettings(
+            camera_names=tuple(v["camera_names"]),
+            compressed=v["image_transport"] == "compressed",
+            merged_cloud=v["cloud.publish_merged"],
+            release_on_deactivate=v["release_on_deactivate"],
+            shutdown_timeout_s=v["shutdown_timeout"],
+            diagnostics_period_s=v["diagnostics.period"],
         ),
     )

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gld_ros.mapping.scale import SCALE_MODES
+from gld_ros.mapping.targets import POLICIES
 from gld_ros.ros.parameters.spec import Parameter, When
 
 ANY, INACTIVE, START = When.ANY_TIME, When.INACTIVE, When.START
 
-POLICIES = ("none", "topic", "look_around", "stereo_baseline", "path_ahead", "frontier")
 PROVENANCE_NAMES = ("corroborated", "hallucinated", "contradicted", "unknown")
 
 TABLE: tuple[Parameter, ...] = (
@@ -66,10 +66,10 @@ TABLE: tuple[Parameter, ...] = (
         "view_frame_prefix",
         "string",
         "gld_view",
-        "Frames of imagined views are <prefix>_<slot>_optical.",
+        "Frames of target views are <prefix>_<slot>_optical.",
         INACTIVE,
     ),
-    Parameter("view_tf.publish", "bool", True, "Broadcast the pose of imagined views on /tf."),
+    Parameter("view_tf.publish", "bool", True, "Broadcast the pose of target views on /tf."),
     Parameter(
         "tf.timeout",
         "double",
@@ -146,6 +146,16 @@ TABLE: tuple[Parameter, ...] = (
     ),
     Parameter("keyframes.capacity", "int", 64, "Keyframes kept.", low=2, high=10000),
     Parameter(
+        "keyframes.max_image_side",
+        "int",
+        1280,
+        "Keyframes keep the camera's image, shrunk to this width and height at most.",
+        INACTIVE,
+        "px",
+        64,
+        8192,
+    ),
+    Parameter(
         "keyframes.max_age",
         "double",
         20.0,
@@ -159,7 +169,7 @@ TABLE: tuple[Parameter, ...] = (
         "model.backend",
         "string",
         "auto",
-        "Geometric foundation model: `auto` is the bundle's, a name refuses bundles of another.",
+        "Geometric foundation model: `auto` is the bundle's, a name rejects bundles of another.",
         INACTIVE,
         choices=("auto", "da3", "vggt"),
     ),
@@ -191,7 +201,7 @@ TABLE: tuple[Parameter, ...] = (
         "double",
         0.0,
         "Memory the model may use; 0 takes 90 % of what is free (60 % where it is shared with the "
-        "CPU). Configure refuses what is estimated to need more.",
+        "CPU). Configure rejects what is estimated to need more.",
         INACTIVE,
         "GiB",
         0.0,
@@ -231,26 +241,28 @@ TABLE: tuple[Parameter, ...] = (
         high=8,
     ),
     Parameter(
-        "sampler.conditioning_views",
+        "sampler.reference_views",
         "int",
         4,
-        "Keyframes that a job looks at, at most.",
+        "Keyframes that a job takes as reference views, at most.",
         low=1,
         high=4,
     ),
-    Parameter(
-        "sampler.max_targets", "int", 4, "Views that a job imagines, at most.", low=1, high=7
-    ),
+    Parameter("sampler.max_targets", "int", 4, "Target views of a job, at most.", low=1, high=7),
     Parameter(
         "image.output_size",
         "string",
         "model",
-        "Size of imagined views: that of the model or that of the camera.",
+        "Size of target views: that of the model or that of the camera's image.",
         choices=("model", "source"),
     ),
     # Targets
     Parameter(
-        "policy.type", "string", "none", "Where automatic views are imagined.", choices=POLICIES
+        "policy.type",
+        "string",
+        "none",
+        "Where automatic jobs put their target views.",
+        choices=POLICIES,
     ),
     Parameter(
         "policy.rate",
@@ -312,7 +324,7 @@ TABLE: tuple[Parameter, ...] = (
         "guard.max_translation",
         "double",
         1.5,
-        "Targets farther from every conditioning view are refused.",
+        "Targets farther from every reference view are rejected.",
         unit="m",
         low=0.0,
         high=10.0,
@@ -321,7 +333,7 @@ TABLE: tuple[Parameter, ...] = (
         "guard.max_rotation",
         "double",
         1.05,
-        "Targets turned further from every conditioning view are refused.",
+        "Targets turned further from every reference view are rejected.",
         unit="rad",
         low=0.0,
         high=3.15,
@@ -330,7 +342,7 @@ TABLE: tuple[Parameter, ...] = (
         "guard.min_overlap",
         "double",
         0.25,
-        "Share of a target's pixels that conditioning views must cover.",
+        "Share of a target's pixels that reference views must cover.",
         low=0.0,
         high=1.0,
     ),
@@ -445,7 +457,7 @@ TABLE: tuple[Parameter, ...] = (
         "cloud.organized_observed",
         "bool",
         True,
-        "Observed clouds keep the picture's grid, with NaN for invalid points.",
+        "Observed clouds keep the image's grid, with NaN for invalid points.",
     ),
     Parameter(
         "cloud.predicted_provenance",

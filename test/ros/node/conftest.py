@@ -12,7 +12,8 @@ from gld_ros.mapping.fault_log import THROTTLE_S
 class Rig:
     """One gld_node, and a second node that plays camera driver, TF and consumer.
 
-    `model_factory` replaces the oracle by what it loads, such as `gld_ros.ros.model.load_model`.
+    `model_factory` replaces the oracle by what it loads, such as
+    `gld_ros.mapping.model.load_model`.
     """
 
     HW = (84, 112)
@@ -23,14 +24,14 @@ class Rig:
     ):
         from rclpy.parameter import Parameter
 
+        from gld_ros.mapping.model import LoadedModel
         from gld_ros.mapping.worker import fault_of
-        from gld_ros.ros.model import LoadedModel
         from gld_ros.ros.node import GldNode
 
         self.graph = ros_graph
         self.released = 0
 
-        def factory(snapshot):
+        def factory(parameters):
             return LoadedModel(
                 synthesizer,
                 {"backend": "oracle", "self_test": "passed"},
@@ -82,10 +83,10 @@ class Rig:
     def activate(self):
         from rclpy.lifecycle import TransitionCallbackReturn as Result
 
-        if self.node._parts is None:
+        if self.node.session is None:
             assert self.node.trigger_configure() == Result.SUCCESS
         assert self.node.trigger_activate() == Result.SUCCESS
-        for camera in self.node._parts.intake.cameras.values():
+        for camera in self.node.session.cameras.values():
             kind = "CompressedImage" if camera.compressed else "Image"
             image = self.publisher(camera.topic, f"sensor_msgs/msg/{kind}")
             info = self.publisher(f"{camera.name}/camera_info", "sensor_msgs/msg/CameraInfo")
@@ -140,7 +141,7 @@ class Rig:
         return compressed_message(rgb, header) if compressed else image_message(rgb, "rgb8", header)
 
     def send_image(self, message, camera="camera"):
-        topic = self.node._parts.intake.cameras[camera].topic
+        topic = self.node.session.cameras[camera].topic
         kind = "CompressedImage" if topic.endswith("/compressed") else "Image"
         self.publisher(topic, f"sensor_msgs/msg/{kind}").publish(message)
 
@@ -158,7 +159,7 @@ class Rig:
         self.stamps.append(stamp_ns)
         if tf:
             self.send_tf(self.T_fixed_cam(x_m), stamp_ns)
-        state = self.node._parts.intake.cameras[camera]
+        state = self.node.session.cameras[camera]
         if info is not False:
             # Replaced, not changed, by each message: an object that differs is a message later.
             before = state.info
@@ -204,7 +205,7 @@ class Rig:
         return found[-1]
 
     def drive(self, positions_m=(0.0, 0.2, 0.4), **options):
-        store = self.node._parts.store
+        store = self.node.session.store
         for x_m in positions_m:
             stamp_ns = self.send_frame(x_m, **options)
             self.graph.wait_for(

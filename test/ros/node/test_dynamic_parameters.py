@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from gld_ros.geometry.poses import rotation_z
+from gld_ros.mapping.cameras import CameraState
 from gld_ros.mapping.epochs import EpochMonitor
 from gld_ros.mapping.fault_log import FaultLog
 from gld_ros.mapping.frames import Keyframe
+from gld_ros.mapping.intake import Intake
+from gld_ros.mapping.job_planner import JobPlanner, OccupancyGrid, PlannedJob, PolicyInput
 from gld_ros.mapping.jobs import SynthesisRun
 from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
-from gld_ros.mapping.pending import PendingImages, TfFailure
+from gld_ros.mapping.pending import PendingImages
 from gld_ros.mapping.postprocess import Postprocessor
 from gld_ros.mapping.products import ALL_PRODUCTS
 from gld_ros.mapping.scale import (
@@ -26,8 +29,7 @@ from gld_ros.mapping.scale import (
     measure_from_baselines,
 )
 from gld_ros.mapping.synthesizer import OracleSynthesizer
-from gld_ros.ros.intake import CameraState, Intake
-from gld_ros.ros.job_maker import JobMaker, MadeJob, OccupancyGrid, PolicyInput
+from gld_ros.messages.transforms import TransformBuffer
 from gld_ros.ros.parameters.snapshot import make_snapshot
 from gld_ros.ros.parameters.spec import When
 from gld_ros.ros.parameters.table import TABLE, per_camera_parameters
@@ -48,7 +50,7 @@ def pose(x_m, yaw_rad=0.0):
 
 def snapshot(**changes):
     rows = (*TABLE, *per_camera_parameters(["camera"]))
-    return make_snapshot({row.name: row.default for row in rows} | changes)
+    return make_snapshot({row.name: row.default for row in rows} | changes).session
 
 
 def keyframes(count=5):
@@ -59,12 +61,12 @@ def keyframes(count=5):
     ]
 
 
-def made_job(parameters):
+def planned_job(parameters):
     """The automatic job over five keyframes, with everything a policy may ask for."""
     store = KeyframeStore()
     for keyframe in keyframes():
         store.add(keyframe)
-    jobs = JobMaker(KeyframeGate(), store, (14, 28), lambda: 2.0, steady_s=lambda: 0.0)
+    jobs = JobPlanner(KeyframeGate(), store, (14, 28), lambda: 2.0, steady_s=lambda: 0.0)
     cells = np.zeros((20, 20), np.int8)
     cells[12:] = -1
     given = PolicyInput(
@@ -78,8 +80,8 @@ def made_job(parameters):
 
 def job(parameters):
     """What a job asks of the model, as plain values."""
-    made = made_job(parameters)
-    if not isinstance(made, MadeJob):
+    made = planned_job(parameters)
+    if not isinstance(made, PlannedJob):
         return made.error_code
     r = made.request
     poses = [np.round(t.T_fixed_cam, 6).tolist() for t in r.targets]
@@ -121,14 +123,14 @@ def waiting(parameters):
         pending,
         EpochMonitor(),
         FaultLog(lambda level, text: None),
-        lambda jump: None,
+        TransformBuffer(),
     )
     camera.info = SimpleNamespace()
     for i in range(5):
         stamp = SimpleNamespace(sec=100 + i, nanosec=0)
         message = SimpleNamespace(header=SimpleNamespace(stamp=stamp, frame_id="camera_optical"))
         intake.image("camera", message, parameters, (104 * S), 0)
-    intake.retry(lambda *asked: TfFailure.FUTURE, parameters, 104 * S + 6 * S // 10, 0)
+    intake.place(parameters, 104 * S + 6 * S // 10, 0)
     return len(pending), sum(pending.dropped.values())
 
 
@@ -145,7 +147,7 @@ def corner(T_world_cam, K_px, hw):
 
 def products(parameters, spoil=lambda view: view):
     """Bytes of everything that may leave after one job."""
-    made = made_job(parameters)
+    made = planned_job(parameters)
     request = made.request
     slots = tuple(range(len(request.targets)))
     steps = OracleSynthesizer(corner).run(request.view_request(slots, len(request.keyframes)))
@@ -209,7 +211,7 @@ CASES = {
     "sampler.guidance_scale": (job, LOOK, 2.0),
     "sampler.seed": (job, LOOK, 12),
     "sampler.samples": (job, LOOK, 3),
-    "sampler.conditioning_views": (job, LOOK, 2),
+    "sampler.reference_views": (job, LOOK, 2),
     "sampler.max_targets": (job, LOOK, 2),
     "image.output_size": (job, LOOK, "source"),
     "policy.type": (job, LOOK, "stereo_baseline"),
@@ -231,7 +233,7 @@ CASES = {
     "scale.withhold_if_unresolved": (
         products,
         # One pair, too close to be trusted alone.
-        LOOK | {"sampler.conditioning_views": 2, "scale.min_baseline": 0.2},
+        LOOK | {"sampler.reference_views": 2, "scale.min_baseline": 0.2},
         False,
     ),
     "depth.min": (products, LOOK, 2.0),
@@ -312,7 +314,7 @@ def test_dynamic_parameters_on_an_active_node(make_rig, plain_oracle):
     assert view_transform_stamps() <= set(rig.stamps[:-2])
 
     assert set_parameter(rig, "keyframes.capacity", 2).successful
-    assert len(rig.node._parts.store) == 2
+    assert len(rig.node.session.store) == 2
 
     assert set_parameter(rig, "policy.rate", 0.01).successful
     seen = len(images)
@@ -332,11 +334,11 @@ def test_dynamic_parameters_on_an_active_node(make_rig, plain_oracle):
     # A hung step is given up after shutdown_timeout, and the weights go if asked.
     plain_oracle.step_delay_s = 2.0
     rig.drive((1.4,))
-    rig.graph.wait_for(lambda: rig.node._parts.worker.running is not None, "a slow step")
+    rig.graph.wait_for(lambda: rig.node.session.worker.running is not None, "a slow step")
     assert set_parameter(rig, "shutdown_timeout", 0.0).successful
     assert set_parameter(rig, "release_on_deactivate", True).successful
     rig.node.trigger_deactivate()
-    assert rig.node._parts.worker._abandoned is not None
+    assert rig.node.session.worker.hangs
     assert rig.released == 1
 
 
@@ -401,7 +403,7 @@ def test_values_that_belong_together_change_together(make_rig, plain_oracle):
     changes = [Parameter("depth.min", value=40.0), Parameter("depth.max", value=50.0)]
     assert not rig.node.set_parameters([changes[0]])[0].successful
     assert rig.node.set_parameters_atomically(changes).successful
-    assert rig.node.parameters.snapshot.products.depth_min_m == 40.0
+    assert rig.node.parameters.snapshot.session.products.depth_min_m == 40.0
     assert not set_parameter(rig, "depth.max", "far").successful
     with pytest.raises(ParameterNotDeclaredException):
         set_parameter(rig, "no.such.parameter", 1)

@@ -49,6 +49,7 @@ def test_policy_publishes_families_with_the_anchors_stamp(make_rig, plain_oracle
     views = rig.received["/gld/views"][0]
     assert [v.slot for v in views.views] == [0, 1]
     assert views.scale.metric
+    assert views.times.publish > 0
     stamp = views.views[0].anchor_stamp
     image = rig.received["/gld/predicted/color/image"][0]
     info = rig.received["/gld/predicted/color/camera_info"][0]
@@ -68,8 +69,8 @@ def test_no_work_without_subscribers(make_rig, plain_oracle):
     rig.activate()
     rig.drive()
     waiting = "nobody subscribes to a product"
-    rig.graph.wait_for(lambda: rig.node._parts.waiting_for == waiting, waiting)
-    assert rig.node._parts.jobs_done == 0
+    rig.graph.wait_for(lambda: rig.node.session.waiting_for == waiting, waiting)
+    assert rig.node.session.history.done == 0
 
 
 def test_depth_is_withheld_while_the_scale_is_unknown(make_rig, plain_oracle):
@@ -90,8 +91,8 @@ def test_compressed_input_and_remapped_names(ros_graph, make_rig, plain_oracle):
 
     rig = make_rig(plain_oracle, {"image_transport": "compressed"})
     rig.activate()
-    assert rig.node._parts.intake.cameras["camera"].topic == "/camera/image/compressed"
-    store = rig.node._parts.store
+    assert rig.node.session.cameras["camera"].topic == "/camera/image/compressed"
+    store = rig.node.session.store
     for x_m in (0.0, 0.3):
         stamp_ns = rig.now_ns()
         rig.send_tf(rig.T_fixed_cam(x_m), stamp_ns)
@@ -109,7 +110,7 @@ def test_two_cameras_share_one_store(make_rig, plain_oracle):
     rig.activate()
     rig.drive((0.0,), camera="front")
     rig.drive((0.3,), camera="left")
-    assert {k.camera for k in rig.node._parts.store.snapshot()} == {"front", "left"}
+    assert {k.camera for k in rig.node.session.store.snapshot()} == {"front", "left"}
 
 
 def test_late_tf_places_an_image_and_missing_tf_drops_it(make_rig, plain_oracle):
@@ -117,15 +118,15 @@ def test_late_tf_places_an_image_and_missing_tf_drops_it(make_rig, plain_oracle)
 
     rig = make_rig(plain_oracle, {"tf.timeout": 10.0})
     rig.activate()
-    parts = rig.node._parts
+    session = rig.node.session
     stamp_ns = rig.send_frame(0.0, tf=False)
-    rig.graph.wait_for(lambda: len(parts.pending) == 1, "the image waits")
+    rig.graph.wait_for(lambda: len(session.pending) == 1, "the image waits")
     rig.send_tf(rig.T_fixed_cam(0.0), stamp_ns)
-    rig.graph.wait_for(lambda: len(parts.store) == 1, "late TF placed it")
+    rig.graph.wait_for(lambda: len(session.store) == 1, "late TF placed it")
     assert rig.node.set_parameters([Parameter("tf.timeout", value=0.3)])[0].successful
     rig.send_frame(0.3, tf=False)
-    rig.graph.wait_for(lambda: sum(parts.pending.dropped.values()) == 1, "it is dropped")
-    assert len(parts.store) == 1
+    rig.graph.wait_for(lambda: sum(session.pending.dropped.values()) == 1, "it is dropped")
+    assert len(session.store) == 1
 
 
 def test_reset_forgets_and_pause_stops_automatic_jobs(make_rig, plain_oracle):
@@ -139,12 +140,12 @@ def test_reset_forgets_and_pause_stops_automatic_jobs(make_rig, plain_oracle):
     future = reset.call_async(Trigger.Request())
     rig.graph.wait_for(future.done, "reset")
     assert future.result().success
-    assert len(rig.node._parts.store) == 0
+    assert len(rig.node.session.store) == 0
     pause = rig.peer.create_client(SetBool, "/gld/pause")
     assert pause.wait_for_service(timeout_sec=60.0)
     future = pause.call_async(SetBool.Request(data=True))
     rig.graph.wait_for(future.done, "pause")
-    assert rig.node._parts.paused
+    assert rig.node.session.paused
 
 
 def test_save_scene_writes_all_or_nothing(make_rig, plain_oracle, tmp_path):

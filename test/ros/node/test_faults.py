@@ -167,12 +167,12 @@ def test_bad_image_is_dropped_counted_and_said_once(make_rig, plain_oracle, faul
     rig = make_rig(plain_oracle, fault.parameters)
     rig.watch()
     rig.activate()
-    dropped = rig.node._parts.intake.cameras["camera"].dropped
+    dropped = rig.node.session.cameras["camera"].dropped
     fault.inject(rig)
     rig.graph.wait_for(lambda: dropped[fault.cause] == fault.count, f"{fault.count} drops")
     rig.wait_level(INPUT, fault.level)
     rig.wait_said_once(fault.log)
-    assert len(rig.node._parts.store) == 0
+    assert len(rig.node.session.store) == 0
     rig.drive((1.0,))
     rig.wait_level(INPUT, OK)
     assert sum(dropped.values()) == fault.count
@@ -189,7 +189,7 @@ def test_sixteen_bit_colours_are_reduced_and_said_once(make_rig, plain_oracle):
         message.is_bigendian = 0
         message.data = deep.tobytes()
 
-    store = rig.node._parts.store
+    store = rig.node.session.store
     three_frames(edit=sixteen_bit)(rig)
     rig.graph.wait_for(lambda: len(store) == 3, "keyframes")
     assert int(store.snapshot()[0].image.max()) == 100
@@ -209,13 +209,13 @@ def test_image_older_than_the_previous_is_dropped(make_rig, plain_oracle):
 
         message.header.stamp = ns_to_stamp(stamp_ns - 1_000_000)
 
-    dropped = rig.node._parts.intake.cameras["camera"].dropped
+    dropped = rig.node.session.cameras["camera"].dropped
     three_frames(edit=earlier)(rig)
     rig.graph.wait_for(lambda: dropped["stamp"] == 3, "3 drops")
     rig.wait_level(INPUT, WARN)
     rig.wait_said_once("camera: stamp backward")
     rig.drive((1.0,))
-    assert rig.node.epoch == 0
+    assert rig.node.session.epoch == 0
 
 
 def test_all_cameras_far_back_in_time_is_a_jump(make_rig, plain_oracle):
@@ -226,8 +226,8 @@ def test_all_cameras_far_back_in_time_is_a_jump(make_rig, plain_oracle):
     rig.drive()
     past = ns_to_stamp(rig.stamps[0] - 5 * 10**9)
     rig.send_frame(0.6, edit=lambda m: setattr(m.header, "stamp", past))
-    store = rig.node._parts.store
-    rig.graph.wait_for(lambda: rig.node.epoch == 1 and len(store) == 0, "an empty epoch")
+    store = rig.node.session.store
+    rig.graph.wait_for(lambda: rig.node.session.epoch == 1 and len(store) == 0, "an empty epoch")
 
 
 def test_image_from_the_future_is_held_then_dropped(make_rig, plain_oracle):
@@ -241,10 +241,10 @@ def test_image_from_the_future_is_held_then_dropped(make_rig, plain_oracle):
     rig.send_frame(0.2, edit=lambda m: setattr(m.header, "stamp", future))
     rig.wait_level(INPUT, WARN)
     rig.wait_said_once("camera: stamp future")
-    rig.graph.wait_for(lambda: sum(rig.node._parts.pending.dropped.values()) == 1, "a drop")
+    rig.graph.wait_for(lambda: sum(rig.node.session.pending.dropped.values()) == 1, "a drop")
     rig.drive((1.0,))
-    assert rig.node.epoch == 0
-    assert len(rig.node._parts.store) == 2
+    assert rig.node.session.epoch == 0
+    assert len(rig.node.session.store) == 2
 
 
 def test_image_without_camera_info_is_held(make_rig, plain_oracle):
@@ -252,12 +252,12 @@ def test_image_without_camera_info_is_held(make_rig, plain_oracle):
     rig.watch()
     rig.activate()
     three_frames(info=False)(rig)
-    camera = rig.node._parts.intake.cameras["camera"]
+    camera = rig.node.session.cameras["camera"]
     rig.graph.wait_for(lambda: camera.dropped["no_info"] == 2, "the newest is held")
     rig.wait_level(INPUT, WARN)
     rig.wait_said_once("camera: no CameraInfo")
     rig.send_info()
-    rig.graph.wait_for(lambda: len(rig.node._parts.store) == 1, "the held image")
+    rig.graph.wait_for(lambda: len(rig.node.session.store) == 1, "the held image")
     rig.drive((1.0,))
 
 
@@ -283,7 +283,7 @@ def test_incompatible_qos_is_counted(make_rig, plain_oracle):
         "/camera/image",
         QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
     )
-    camera = rig.node._parts.intake.cameras["camera"]
+    camera = rig.node.session.cameras["camera"]
     rig.graph.wait_for(lambda: camera.qos_incompatible == 1, "the event")
     rig.wait_said_once("camera: qos")
     rig.drive((0.0,))  # a reliable publisher is heard
@@ -294,8 +294,8 @@ def test_info_of_a_whole_multiple_is_scaled(make_rig, plain_oracle):
     rig.watch()
     rig.activate()
     three_frames(info=double_size())(rig)
-    rig.graph.wait_for(lambda: len(rig.node._parts.store) == 3, "keyframes")
-    np.testing.assert_allclose(rig.node._parts.store.snapshot()[0].K_px, rig.K_px)
+    rig.graph.wait_for(lambda: len(rig.node.session.store) == 3, "keyframes")
+    np.testing.assert_allclose(rig.node.session.store.snapshot()[0].K_px, rig.K_px)
     rig.received["/diagnostics"].clear()  # the camera may have been silent at first
     assert "is scaled" in rig.wait_level(INPUT, WARN).message
     rig.drive((1.0,))
@@ -312,7 +312,7 @@ def test_changed_intrinsics_forget_the_cameras_keyframes(make_rig, plain_oracle)
     rig.send_frame(0.6, info={"K_px": K_px})
     rig.wait_level(INPUT, WARN)
     rig.wait_said_once("camera: intrinsics changed")
-    store = rig.node._parts.store
+    store = rig.node.session.store
     rig.graph.wait_for(lambda: len(store) == 2, "the new keyframe")
     assert {k.camera for k in store.snapshot()} == {"camera", "other"}
 
@@ -323,7 +323,7 @@ def test_changed_image_size_forgets_the_cameras_keyframes(make_rig, plain_oracle
     rig.drive()
     rgb = np.full((168, 224, 3), 100, np.uint8)
     rig.send_frame(0.6, rgb=rgb, info=double_size())
-    store = rig.node._parts.store
+    store = rig.node.session.store
     rig.graph.wait_for(lambda: [k.image_hw for k in store.snapshot()] == [(168, 224)], "one")
     rig.wait_said_once("camera: size changed")
 
@@ -347,7 +347,7 @@ def test_image_that_tf_cannot_place_is_dropped_by_reason(make_rig, plain_oracle,
         rig.send_frame(0.0, tf=False)
 
     def dropped():
-        return {r.value: n for r, n in rig.node._parts.pending.dropped.items() if n}
+        return {r.value: n for r, n in rig.node.session.pending.dropped.items() if n}
 
     rig.graph.wait_for(lambda: sum(dropped().values()) == 2, "2 drops")
     assert dropped() == {reason: 2}
@@ -360,10 +360,10 @@ def test_tf_that_is_late_within_its_timeout_costs_nothing(make_rig, plain_oracle
     rig.watch()
     rig.activate()
     stamp_ns = rig.send_frame(0.0, tf=False)
-    rig.graph.wait_for(lambda: len(rig.node._parts.pending) == 1, "it waits")
+    rig.graph.wait_for(lambda: len(rig.node.session.pending) == 1, "it waits")
     rig.wait_level(TF, OK)
     rig.send_tf(rig.T_fixed_cam(0.0), stamp_ns)
-    rig.graph.wait_for(lambda: len(rig.node._parts.store) == 1, "it is placed")
+    rig.graph.wait_for(lambda: len(rig.node.session.store) == 1, "it is placed")
     assert not [cause for cause in rig.node.faults.lines if cause.startswith("tf")]
 
 
@@ -381,7 +381,7 @@ def test_invalid_rotation_of_tf_is_refused(make_rig, plain_oracle, w):
         rig.publisher("/tf", "tf2_msgs/msg/TFMessage", 100).publish(
             rclpy_type("tf2_msgs/msg/TFMessage")(transforms=[message])
         )
-    rejected = rig.node._parts.tf.rejected
+    rejected = rig.node.rejected_transforms
     rig.graph.wait_for(lambda: sum(rejected.values()) == 3, "3 refusals")
     rig.wait_level(TF, ERROR)
     rig.wait_said_once("tf invalid")
@@ -397,7 +397,7 @@ def test_pose_jump_starts_a_segment(make_rig, plain_oracle):
     rig.drive((500.0, 500.2))
     rig.wait_level(KEYFRAMES, WARN)
     rig.wait_said_once("pose jump")
-    assert [k.segment for k in rig.node._parts.store.snapshot()] == [0, 0, 1, 1]
+    assert [k.segment for k in rig.node.session.store.snapshot()] == [0, 0, 1, 1]
     rig.wait_level(KEYFRAMES, OK)
 
 
@@ -410,9 +410,9 @@ def test_standing_still_adds_no_keyframes_and_is_no_fault(make_rig, plain_oracle
     rig.drive((0.0,))
     for _ in range(5):
         rig.send_frame(0.0)
-    gate = rig.node._parts.gate
+    gate = rig.node.session.gate
     rig.graph.wait_for(lambda: gate.rejected[Rejection.MOTION] == 5, "5 rejections")
-    assert len(rig.node._parts.store) == 1
+    assert len(rig.node.session.store) == 1
     time.sleep(0.4)  # longer than max_age
     rig.received["/diagnostics"].clear()
     rig.wait_level(KEYFRAMES, OK)
@@ -557,15 +557,15 @@ def test_outdated_job_is_superseded(make_rig, plain_oracle):
     rig.listen("/gld/predicted/color/image", "sensor_msgs/msg/Image")
     rig.activate()
     rig.drive()
-    parts = rig.node._parts
-    rig.graph.wait_for(lambda: parts.jobs_done >= 1, "a quick job, so that jobs are quick")
+    session = rig.node.session
+    rig.graph.wait_for(lambda: session.history.done >= 1, "a quick job, so that jobs are quick")
     plain_oracle.step_delay_s = 1.0
     rig.drive((0.6,))
-    rig.graph.wait_for(lambda: parts.worker.running is not None, "a slow job")
+    rig.graph.wait_for(lambda: session.worker.running is not None, "a slow job")
     rig.drive((0.8,))
-    rig.graph.wait_for(lambda: parts.jobs_superseded >= 1, "superseded")
+    rig.graph.wait_for(lambda: session.history.superseded >= 1, "superseded")
     plain_oracle.step_delay_s = 0.0
-    rig.graph.wait_for(lambda: parts.jobs_done >= 2, "the newer job")
+    rig.graph.wait_for(lambda: session.history.done >= 2, "the newer job")
 
 
 def test_product_that_is_too_old_is_dropped(make_rig, plain_oracle):
@@ -652,19 +652,19 @@ def test_full_disk_leaves_no_half_written_scene(make_rig, plain_oracle, tmp_path
 def test_product_without_subscribers_is_not_made_any_more(make_rig, plain_oracle):
     rig = make_rig(plain_oracle)
     rig.activate()
-    outputs = rig.node._parts.outputs
-    assert not outputs.wanted()
+    session = rig.node.session
+    assert not session.wanted()
     rig.listen("/gld/predicted/points", "sensor_msgs/msg/PointCloud2")
-    rig.graph.wait_for(lambda: len(outputs.wanted()) == 1, "it is wanted")
+    rig.graph.wait_for(lambda: len(session.wanted()) == 1, "it is wanted")
     for subscription in list(rig.peer.subscriptions):
         if subscription.topic_name == "/gld/predicted/points":
             rig.peer.destroy_subscription(subscription)
-    rig.graph.wait_for(lambda: not outputs.wanted(), "nobody listens any more")
+    rig.graph.wait_for(lambda: not session.wanted(), "nobody listens any more")
 
 
 def test_ten_seconds_without_image_or_intrinsics_are_an_error():
-    from gld_ros.ros.diagnostics import DiagnosticsMemory, NodeFacts, _input_status
-    from gld_ros.ros.intake import CameraState
+    from gld_ros.mapping.cameras import CameraState
+    from gld_ros.ros.diagnostic_statuses import DiagnosticsMemory, NodeFacts, input_status
 
     for has_images in (False, True):
         camera = CameraState("camera", "/camera/image", False)
@@ -674,6 +674,6 @@ def test_ten_seconds_without_image_or_intrinsics_are_an_error():
             if has_images:
                 camera.received += 1
                 camera.last_arrival_steady_ns = second * 10**9
-            facts = NodeFacts(0, second * 10**9, True, False, None, None)
-            levels.append(_input_status(camera, facts, memory).level)
+            facts = NodeFacts(0, second * 10**9, True, False, None, {})
+            levels.append(input_status(camera, facts, memory).level)
         assert levels[1:] == [WARN, ERROR]

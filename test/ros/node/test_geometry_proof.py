@@ -128,9 +128,9 @@ def test_points_lie_on_the_true_surfaces(make_rig, case):
     from gld_ros.geometry.poses import T_BODY_OPTICAL, invert_rigid
     from gld_ros.mapping.provenance import Provenance
     from gld_ros.mapping.synthesizer import OracleSynthesizer
+    from gld_ros.messages.clouds import points_from_cloud
     from gld_ros.messages.transforms import transform_message
     from gld_ros.messages.types import rclpy_type
-    from gld_ros.ros.clouds import points_from_cloud
     from gld_ros.ros.outputs import latched
 
     options = CASES[case]
@@ -156,7 +156,7 @@ def test_points_lie_on_the_true_surfaces(make_rig, case):
     focal = 0.72 * hw[1]
     K_px = np.array([[focal, 0, hw[1] / 2 - 1.7], [0, focal, hw[0] / 2 + 0.8], [0, 0, 1]])
     info = {"hw": hw, "K_px": K_px, **({"d": D.tolist()} if distorted else {})}
-    store = rig.node._parts.store
+    store = rig.node.session.store
     began_ns = rig.now_ns() - 10**9
     for count, T_world_cam in enumerate(poses, 1):
         rgb = (distorted_picture if distorted else clear_picture)(T_world_cam, K_px, hw)

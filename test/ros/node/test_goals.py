@@ -24,7 +24,7 @@ def test_cancel_is_honoured_within_one_step(make_rig, plain_oracle):
     rig.graph.wait_for(future.done, "the answer")
     assert future.result().status == CANCELED
     assert len(feedback) <= steps_then + 2  # the running step, and one on its way here
-    assert rig.node._parts.jobs_cancelled == 1
+    assert rig.node.session.history.cancelled == 1
     plain_oracle.step_delay_s = 0.0
     assert rig.finished_goal([rig.T_fixed_cam(0.3)])[0] == SUCCEEDED
 
@@ -113,7 +113,7 @@ def test_two_goals_queue_and_a_late_one_times_out(make_rig, plain_oracle):
     rig.drive()
     target = [rig.T_fixed_cam(0.3)]
     _, first = rig.goal(target, num_steps=100)
-    rig.graph.wait_for(lambda: rig.node._parts.worker.running is not None, "the first runs")
+    rig.graph.wait_for(lambda: rig.node.session.worker.running is not None, "the first runs")
     _, second = rig.goal(target, num_steps=1, max_wait=Duration(nanosec=300_000_000))
     rig.graph.wait_for(second.done, "the second's time is up")
     assert second.result().result.error_code == second.result().result.TIMEOUT
@@ -136,7 +136,7 @@ def test_goal_preempts_an_automatic_job(make_rig, plain_oracle):
     rig.listen("/gld/predicted/color/image", "sensor_msgs/msg/Image")
     rig.activate()
     rig.drive()
-    worker = rig.node._parts.worker
+    worker = rig.node.session.worker
     rig.graph.wait_for(
         lambda: worker.running is not None and worker.running.kind is JobKind.AUTOMATIC, "it runs"
     )
@@ -144,7 +144,7 @@ def test_goal_preempts_an_automatic_job(make_rig, plain_oracle):
     status, result = rig.finished_goal([rig.T_fixed_cam(0.3)], num_steps=1)
     assert (status, result.error_code) == (SUCCEEDED, 0)
     assert time.monotonic() - started < 25.0  # the automatic job alone takes 30 s
-    assert rig.node._parts.jobs_cancelled >= 1
+    assert rig.node.session.history.cancelled >= 1
 
 
 def test_deactivate_answers_the_running_goal(make_rig, plain_oracle):
@@ -153,7 +153,7 @@ def test_deactivate_answers_the_running_goal(make_rig, plain_oracle):
     rig.activate()
     rig.drive()
     _, future = rig.goal([rig.T_fixed_cam(0.3)], num_steps=100)
-    rig.graph.wait_for(lambda: rig.node._parts.worker.running is not None, "the job runs")
+    rig.graph.wait_for(lambda: rig.node.session.worker.running is not None, "the job runs")
     rig.node.trigger_deactivate()
     rig.graph.wait_for(future.done, "the answer")
     assert future.result().result.error_code == future.result().result.NODE_INACTIVE

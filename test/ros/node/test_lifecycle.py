@@ -51,10 +51,10 @@ def test_node_works_again_after_deactivate_and_cleanup(make_rig, plain_oracle):
     rig.activate()
     rig.drive()
     rig.node.trigger_deactivate()
-    assert len(rig.node._parts.store) == 3  # kept for the next activate
+    assert len(rig.node.session.store) == 3  # kept for the next activate
     rig.node.trigger_cleanup()
     rig.activate()
-    assert len(rig.node._parts.store) == 0
+    assert len(rig.node.session.store) == 0
     rig.drive((1.0, 1.2, 1.4))
     status, result = rig.finished_goal([rig.T_fixed_cam(1.3)])
     assert (status, result.error_code) == (4, 0)
@@ -77,21 +77,21 @@ def test_configure_fails_and_names_the_parameter(make_rig, plain_oracle, paramet
     rig.watch()
     for _ in range(2):
         assert rig.node.trigger_configure() == Result.FAILURE
-        assert says in rig.node._problem
-    assert rig.node._parts is None
+        assert says in rig.node.problem
+    assert rig.node.session is None
     assert says in rig.wait_level("gld: model", 2).message
 
 
 def test_configure_fails_without_the_bundle(make_rig, plain_oracle, tmp_path):
     from rclpy.lifecycle import TransitionCallbackReturn as Result
 
-    from gld_ros.ros.model import load_model
+    from gld_ros.mapping.model import load_model
 
     missing = str(tmp_path / "no_such_bundle")
     rig = make_rig(plain_oracle, {"model.bundle": missing}, model_factory=load_model)
     before = entities(rig.node)
     assert rig.node.trigger_configure() == Result.FAILURE
-    assert missing in rig.node._problem
+    assert missing in rig.node.problem
     assert entities(rig.node) == before
 
 
@@ -117,7 +117,7 @@ def test_what_is_set_while_inactive_takes_effect_at_activate(make_rig, plain_ora
     rig.node.trigger_deactivate()
     assert rig.node.set_parameters([Parameter("image_transport", value="compressed")])[0].successful
     rig.activate()
-    assert rig.node._parts.intake.cameras["camera"].compressed
+    assert rig.node.session.cameras["camera"].compressed
     rig.drive((1.0,))
 
 
@@ -132,11 +132,11 @@ def test_activate_fails_when_a_changed_model_cannot_be_had(make_rig, plain_oracl
     from rclpy.lifecycle import TransitionCallbackReturn as Result
     from rclpy.parameter import Parameter
 
+    from gld_ros.mapping.model import LoadedModel, ModelUnavailable
     from gld_ros.mapping.worker import fault_of
-    from gld_ros.ros.model import LoadedModel, ModelUnavailable
 
-    def factory(snapshot):
-        if snapshot["model.bundle"] == "broken":
+    def factory(parameters):
+        if parameters.model.bundle == "broken":
             raise ModelUnavailable("bundle 'broken' is broken")
         return LoadedModel(plain_oracle, {"backend": "oracle"}, (84, 112), fault_of)
 
@@ -145,8 +145,8 @@ def test_activate_fails_when_a_changed_model_cannot_be_had(make_rig, plain_oracl
     rig.node.trigger_deactivate()
     rig.node.set_parameters([Parameter("model.bundle", value="broken")])
     assert rig.node.trigger_activate() != Result.SUCCESS
-    assert "broken" in rig.node._problem
-    assert rig.node._parts is None
+    assert "broken" in rig.node.problem
+    assert rig.node.session is None
     rig.node.set_parameters([Parameter("model.bundle", value="tiny")])
     rig.activate()
     rig.drive((0.0,))

@@ -14,7 +14,7 @@ HW = (84, 112)
 PROCESS = """
 import sys
 from gld_ros.ros.main import main
-from gld_ros.ros.model import LoadedModel, torch_fault_of
+from gld_ros.mapping.model import LoadedModel, torch_fault_of
 
 class Lost:
     def run(self, request):

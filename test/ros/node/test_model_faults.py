@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gld_ros.ros.model import load_model
+from gld_ros.mapping.model import load_model
 
 pytestmark = pytest.mark.ros
 
@@ -41,8 +41,8 @@ def test_damaged_weights_are_refused_with_file_and_hashes(rig_of, bundle):
     rig = rig_of()
     rig.watch()
     assert configured(rig) == (False, "unconfigured")
-    assert str(weights) in rig.node._problem
-    assert expected["sha256"][:12] in rig.node._problem
+    assert str(weights) in rig.node.problem
+    assert expected["sha256"][:12] in rig.node.problem
     assert "backbone.safetensors" in rig.wait_level("gld: model", 2).message
     weights.write_bytes(good)
     assert configured(rig) == (True, "inactive")
@@ -61,7 +61,7 @@ def test_a_device_that_is_lost_while_the_model_is_tried_asks_for_a_respawn(rig_o
     rig = rig_of(**{"model.self_test": True})
     assert rig.node.trigger_configure() in (Result.ERROR, Result.FAILURE)
     assert rig.node.exit_code == 70
-    assert "illegal memory access" in rig.node._problem
+    assert "illegal memory access" in rig.node.problem
 
 
 def test_weights_cut_short_or_missing_are_refused(rig_of, bundle):
@@ -70,10 +70,10 @@ def test_weights_cut_short_or_missing_are_refused(rig_of, bundle):
     weights.write_bytes(good[: len(good) // 2])
     rig = rig_of()
     assert configured(rig) == (False, "unconfigured")
-    assert str(weights) in rig.node._problem
+    assert str(weights) in rig.node.problem
     weights.unlink()
     assert configured(rig) == (False, "unconfigured")
-    assert "level1.safetensors" in rig.node._problem
+    assert "level1.safetensors" in rig.node.problem
     weights.write_bytes(good)
     assert configured(rig) == (True, "inactive")
 
@@ -81,8 +81,8 @@ def test_weights_cut_short_or_missing_are_refused(rig_of, bundle):
 def test_a_model_beyond_the_budget_is_refused_with_what_would_fit(rig_of, bundle, monkeypatch):
     from rclpy.parameter import Parameter
 
+    from gld_ros.mapping.memory_preflight import GIB
     from gld_ros.pipeline import NovelViewPipeline
-    from gld_ros.ros.memory_preflight import GIB
 
     needed = {
         targets: NovelViewPipeline(bundle, device="cpu").estimate(4, targets).peak_bytes / GIB
@@ -90,20 +90,20 @@ def test_a_model_beyond_the_budget_is_refused_with_what_would_fit(rig_of, bundle
     }
     rig = rig_of(**{"gpu.memory_budget": (needed[2] + needed[4]) / 2})
     assert configured(rig) == (False, "unconfigured")
-    assert "gpu.memory_budget" in rig.node._problem
-    assert "sampler.max_targets 2" in rig.node._problem
+    assert "gpu.memory_budget" in rig.node.problem
+    assert "sampler.max_targets 2" in rig.node.problem
     assert rig.node.set_parameters([Parameter("sampler.max_targets", value=2)])[0].successful
     assert configured(rig) == (True, "inactive")
-    assert rig.node._parts.model.description["memory"].endswith("GiB")
+    assert rig.node.session.model.description["memory"].endswith("GiB")
 
 
 def test_a_machine_without_free_memory_is_refused(rig_of, monkeypatch):
-    from gld_ros.ros import memory_preflight
+    from gld_ros.mapping import memory_preflight
 
     with monkeypatch.context() as patched:
         patched.setattr(memory_preflight, "available_host_bytes", lambda: 4096)
         rig = rig_of()
         assert configured(rig) == (False, "unconfigured")
-    assert "no smaller job fits" in rig.node._problem
-    assert "model.precision bf16" in rig.node._problem
+    assert "no smaller job fits" in rig.node.problem
+    assert "model.precision bf16" in rig.node.problem
     assert configured(rig) == (True, "inactive")

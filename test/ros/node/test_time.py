@@ -14,8 +14,8 @@ def test_beginning_of_simulated_time_is_no_jump(make_rig, plain_oracle):
     assert rig.now_ns() == 0
     rig.set_clock(T0)
     rig.drive()
-    assert rig.node.epoch == 0
-    assert len(rig.node._parts.store) == 3
+    assert rig.node.session.epoch == 0
+    assert len(rig.node.session.store) == 3
 
 
 def test_missing_clock_is_named(make_rig, plain_oracle):
@@ -43,20 +43,20 @@ def test_looping_bag_starts_a_new_epoch_and_ends_the_goal(make_rig, plain_oracle
     rig.set_clock(T0)
     rig.drive()
     _, future = rig.goal([rig.T_fixed_cam(0.3)], num_steps=100)
-    rig.graph.wait_for(lambda: rig.node._parts.worker.running is not None, "the job runs")
+    rig.graph.wait_for(lambda: rig.node.session.worker.running is not None, "the job runs")
     rig.set_clock(T0)  # the bag begins again
     rig.graph.wait_for(future.done, "the goal's answer")
     assert future.result().status == 6
     assert future.result().result.error_code == future.result().result.TIME_JUMP
-    assert rig.node.epoch == 1
+    assert rig.node.session.epoch == 1
     # The goal is answered first, then everything is forgotten.
-    rig.graph.wait_for(lambda: len(rig.node._parts.store) == 0, "an empty store")
+    rig.graph.wait_for(lambda: len(rig.node.session.store) == 0, "an empty store")
     rig.wait_level("gld: clock", 1)
     rig.drive()
     status, result = rig.finished_goal([rig.T_fixed_cam(0.3)], num_steps=1)
     assert (status, result.error_code) == (4, 0)
     assert result.views.epoch == 1
-    assert rig.node.epoch == 1
+    assert rig.node.session.epoch == 1
 
 
 def test_steps_within_tolerance_are_no_jumps(make_rig, plain_oracle):
@@ -65,5 +65,5 @@ def test_steps_within_tolerance_are_no_jumps(make_rig, plain_oracle):
     for stamp_ns in (T0, T0 + S, T0 + S - S // 20, T0 + 9 * S):
         rig.set_clock(stamp_ns)
     rig.set_clock(T0 + 60 * S)  # a seek
-    rig.graph.wait_for(lambda: rig.node.epoch >= 1, "an epoch")
-    assert rig.node.epoch == 1  # that of the seek
+    rig.graph.wait_for(lambda: rig.node.session.epoch >= 1, "an epoch")
+    assert rig.node.session.epoch == 1  # that of the seek

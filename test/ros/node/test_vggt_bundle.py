@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gld_ros.ros.model import load_model
+from gld_ros.mapping.model import load_model
 
 pytestmark = pytest.mark.ros
 SUCCEEDED = 4

@@ -1,31 +1,30 @@
 """From parameters to a loaded synthesizer: bundle, device, precision, memory, self-test.
 
-Owns what configure says when the model cannot be had. Imports torch only when called.
+Owns what configure reports when the model cannot be loaded. Imports torch only when called.
 """
 
-from __future__ import annotations
-
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from gld_ros.mapping.memory_preflight import NotEnoughMemory, check_memory, enforce_budget
+from gld_ros.mapping.parameters import SessionParameters
 from gld_ros.mapping.synthesizer import DeviceFault, ViewSynthesizer
 from gld_ros.mapping.worker import Fault
 from gld_ros.mapping.worker import fault_of as named_fault
-from gld_ros.ros.memory_preflight import NotEnoughMemory, check_memory, enforce_budget
-from gld_ros.ros.parameters.snapshot import Snapshot
 from gld_ros.view_request import ViewRequest
 
 
 class ModelUnavailable(RuntimeError):
-    """The model that the parameters ask for cannot be loaded; the text says why in one line."""
+    """The model that the parameters ask for cannot be loaded; the text tells why in one line."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A synthesizer, and what diagnostics say about it."""
+    """A synthesizer, and what diagnostics report of it."""
 
     synthesizer: ViewSynthesizer
     description: dict[str, str]
@@ -35,18 +34,25 @@ class LoadedModel:
     release: Callable[[], None] = lambda: None
 
 
-ModelFactory = Callable[[Snapshot], LoadedModel]
+ModelFactory = Callable[[SessionParameters], LoadedModel]
 
 
-def load_model(parameters: Snapshot) -> LoadedModel:
+def load_model(parameters: SessionParameters) -> LoadedModel:
     """Load the bundle of `model.bundle`.
 
-    Raises ModelUnavailable with what is wrong, or DeviceFault if the device is lost.
+    Raises ModelUnavailable with what is wrong and what to do, or DeviceFault if the device is lost.
     """
-    from gld_ros.pipeline import NovelViewPipeline
-    from gld_ros.weights.bundle import Bundle, verify_bundle
-
-    name = parameters["model.bundle"]
+    wanted = parameters.model
+    name = wanted.bundle
+    try:
+        from gld_ros.pipeline import NovelViewPipeline
+        from gld_ros.weights.bundle import Bundle, verify_bundle
+    except ModuleNotFoundError as error:
+        raise ModelUnavailable(
+            f"model.bundle {name!r} needs the Python package {error.name!r}, which is not "
+            f"installed in {sys.prefix}; install the packages of gld_ros there: `make build` in a "
+            "checkout, `pip install gld_ros` elsewhere"
+        ) from error
     try:
         bundle = Bundle.open(name)
         broken = [check for check in verify_bundle(bundle.folder) if check.problem]
@@ -55,17 +61,15 @@ def load_model(parameters: Snapshot) -> LoadedModel:
                 "; ".join(f"{bundle.folder / c.file}: {c.problem}" for c in broken)
             )
         kind = bundle.config.backbone.kind
-        stated = parameters["model.backend"]
-        if stated not in ("auto", kind):
+        if wanted.backend not in ("auto", kind):
             raise ModelUnavailable(
-                f"model.bundle {name!r} has backend {kind!r}, but model.backend is {stated!r}; "
+                f"model.bundle {name!r} has backend {kind!r}, but model.backend is "
+                f"{wanted.backend!r}; "
                 f"use 'auto' or {kind!r}, or another bundle"
             )
-        pipeline = NovelViewPipeline(
-            bundle, device=parameters["device"], dtype=parameters["model.precision"]
-        )
+        pipeline = NovelViewPipeline(bundle, device=wanted.device, dtype=wanted.precision)
         memory = check_memory(pipeline, parameters)
-        enforce_budget(pipeline.device, parameters["gpu.memory_budget"])
+        enforce_budget(pipeline.device, wanted.memory_budget_gib)
     except ModelUnavailable:
         raise
     except NotEnoughMemory as error:
@@ -73,7 +77,7 @@ def load_model(parameters: Snapshot) -> LoadedModel:
     except (ValueError, OSError, RuntimeError) as error:
         raise _why_unavailable(name, error) from error
     self_test = "skipped"
-    if parameters["model.self_test"]:
+    if wanted.self_test:
         try:
             self_test = _try_once(pipeline, bundle.config.resolutions_hw[0])
         except ModelUnavailable:

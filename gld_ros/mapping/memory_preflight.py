@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gld_ros.ros.parameters.snapshot import Snapshot
+from gld_ros.mapping.parameters import SessionParameters
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ MEMINFO = Path("/proc/meminfo")
 
 
 class NotEnoughMemory(RuntimeError):
-    """The model does not fit; the text says the numbers and what to lower, in one line."""
+    """The model does not fit; the text gives the numbers and what to lower, in one line."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class _Demand:
     samples: int
 
 
-def check_memory(pipeline: NovelViewPipeline, parameters: Snapshot) -> str:
+def check_memory(pipeline: NovelViewPipeline, parameters: SessionParameters) -> str:
     """Estimate against budget in words, such as "0.31 of 5.2 GiB"; raises NotEnoughMemory."""
-    budget = memory_budget(pipeline.device, parameters["gpu.memory_budget"])
+    budget = memory_budget(pipeline.device, parameters.model.memory_budget_gib)
     demand = _Demand(
-        parameters["sampler.conditioning_views"],
-        parameters["sampler.max_targets"],
-        parameters["sampler.samples"],
+        parameters.sampler.reference_views,
+        parameters.sampler.max_targets,
+        parameters.sampler.samples,
     )
     estimate = _estimate(pipeline, parameters, demand)
     if estimate.peak_bytes <= budget.budget_bytes:
@@ -62,9 +62,9 @@ def check_memory(pipeline: NovelViewPipeline, parameters: Snapshot) -> str:
     weights = estimate.stages[estimate.peak_stage].weights
     dtype = str(pipeline.dtype).removeprefix("torch.")
     raise NotEnoughMemory(
-        f"model.bundle {parameters['model.bundle']!r} needs about "
+        f"model.bundle {parameters.model.bundle!r} needs about "
         f"{estimate.peak_bytes / GIB:.2f} GiB while {estimate.peak_stage} runs "
-        f"({weights / GIB:.2f} GiB of weights) for {demand.references} conditioning views, "
+        f"({weights / GIB:.2f} GiB of weights) for {demand.references} reference views, "
         f"{demand.targets} targets and {demand.samples} sample(s) in {dtype}, but may take "
         f"{budget.budget_bytes / GIB:.2f} GiB ({budget.origin}); "
         f"{_advice(pipeline, parameters, demand, budget)}"
@@ -125,23 +125,28 @@ def available_host_bytes() -> int:
     return available if limit == "max" else max(0, min(available, int(limit) - used))
 
 
-def _estimate(pipeline: NovelViewPipeline, parameters: Snapshot, demand: _Demand) -> MemoryEstimate:
+def _estimate(
+    pipeline: NovelViewPipeline, parameters: SessionParameters, demand: _Demand
+) -> MemoryEstimate:
     return pipeline.estimate(
         demand.references,
         demand.targets,
         samples=demand.samples,
-        guidance_scale=parameters["sampler.guidance_scale"] or None,
+        guidance_scale=parameters.sampler.guidance_scale,
     )
 
 
 def _advice(
-    pipeline: NovelViewPipeline, parameters: Snapshot, demand: _Demand, budget: MemoryBudget
+    pipeline: NovelViewPipeline,
+    parameters: SessionParameters,
+    demand: _Demand,
+    budget: MemoryBudget,
 ) -> str:
     for less in _smaller(demand):
         needed = _estimate(pipeline, parameters, less).peak_bytes
         if needed <= budget.budget_bytes:
             return (
-                f"sampler.conditioning_views {less.references}, sampler.max_targets "
+                f"sampler.reference_views {less.references}, sampler.max_targets "
                 f"{less.targets} and sampler.samples {less.samples} would take "
                 f"{needed / GIB:.2f} GiB"
             )

@@ -6,14 +6,17 @@ import torch
 
 from gld_ros.bags.cameras import bag_cameras
 from gld_ros.bags.reader import BagReader
+from gld_ros.bags.writer import BagWriter
 from gld_ros.cli.main import main
 from gld_ros.geometry.poses import rigid_transform
+from gld_ros.mapping.model import LoadedModel
+from gld_ros.mapping.offline import NODE_NAMESPACE, OfflineRun, bags_differ, write_jobs
+from gld_ros.mapping.product_messages import TOPICS
 from gld_ros.mapping.synthesizer import OracleSynthesizer
+from gld_ros.mapping.worker import fault_of
 from gld_ros.messages.depth_images import depth_m_from_message
 from gld_ros.messages.images import rgb_from_image
-from gld_ros.ros.offline import NODE_NAMESPACE, OfflineRun, bags_differ, write_jobs
 from gld_ros.ros.parameters.files import load_snapshot
-from gld_ros.ros.view_messages import TOPICS
 from gld_ros.scenes.rooms import render_room_views
 from gld_ros.scenes.tour_bag import OPTICAL_FRAME, first_room_with_tour, write_tour_bag
 
@@ -43,7 +46,7 @@ def room():
 
 @pytest.fixture(scope="module")
 def tour(room, tmp_path_factory):
-    """A bag of eight pictures on a tour through a room."""
+    """A bag of eight images on a tour through a room."""
     path = tmp_path_factory.mktemp("tour") / "tour"
     write_tour_bag(path, DOMAIN, room, image_hw=IMAGE_HW, seconds=8.0, rate_hz=1.0)
     return path
@@ -60,11 +63,13 @@ def rendered(room):
     return render
 
 
-def run_offline(tour, rendered, output):
+def run_offline(tour, rendered, output, *settings):
     with BagReader(tour) as reader:
-        parameters = load_snapshot(None, SETTINGS, [camera.name for camera in bag_cameras(reader)])
-        offline = OfflineRun(reader, OracleSynthesizer(rendered), parameters, IMAGE_HW)
-        jobs = list(write_jobs(offline.jobs(), output, parameters))
+        overrides = [*SETTINGS, *settings]
+        parameters = load_snapshot(None, overrides, [c.name for c in bag_cameras(reader)]).session
+        model = LoadedModel(OracleSynthesizer(rendered), {}, IMAGE_HW, fault_of)
+        offline = OfflineRun(reader, model, parameters)
+        jobs = list(write_jobs(offline.jobs(), output, parameters.frames))
     return offline, jobs
 
 
@@ -86,14 +91,14 @@ def stamp_ns(header):
     return header.stamp.sec * 10**9 + header.stamp.nanosec
 
 
-def test_every_picture_counts_and_every_job_is_written(oracle_run):
+def test_every_image_counts_and_every_job_is_written(oracle_run):
     offline, jobs, output = oracle_run
     assert offline.summary.images == 8
     assert offline.summary.keyframes == 8
     assert offline.summary.jobs == len(jobs) > 0
     assert offline.summary.metric_jobs > 0
     assert offline.summary.failed_jobs == 0
-    assert not any(offline.summary.dropped.values())
+    assert not offline.summary.dropped
     messages, topics = by_topic(output)
     assert topics == {"/tf"} | {
         f"{NODE_NAMESPACE}/{name}" for name in TOPICS if not name.endswith("compressed")
@@ -102,13 +107,13 @@ def test_every_picture_counts_and_every_job_is_written(oracle_run):
     assert len(messages["/gld/predicted/color/image"]) == offline.summary.views
 
 
-def test_stamps_are_those_of_pictures_and_frames_those_of_views(oracle_run, tour):
+def test_stamps_are_those_of_images_and_frames_those_of_views(oracle_run, tour):
     _, jobs, output = oracle_run
     with BagReader(tour) as bag:
-        pictures = {m.stamp_ns for m in bag.raw_messages(["/camera/image_raw"])}
+        images = {m.stamp_ns for m in bag.raw_messages(["/camera/image_raw"])}
     messages, _ = by_topic(output)
-    anchors = {job.made.request.anchor.stamp_ns for job in jobs}
-    assert anchors <= pictures
+    anchors = {job.request.anchor.stamp_ns for job in jobs}
+    assert anchors <= images
     for name, frames in (
         ("predicted/color/image", {"gld_view_0_optical", "gld_view_1_optical"}),
         ("predicted/depth/image", {"gld_view_0_optical", "gld_view_1_optical"}),
@@ -122,7 +127,7 @@ def test_stamps_are_those_of_pictures_and_frames_those_of_views(oracle_run, tour
         assert all(stamp_ns(m.content.header) == m.stamp_ns for m in found), name
 
 
-def test_what_the_room_shows_at_the_tf_of_a_view_is_its_picture_and_depth(oracle_run, rendered):
+def test_what_the_room_shows_at_the_tf_of_a_view_is_its_image_and_depth(oracle_run, rendered):
     _, _, output = oracle_run
     messages, _ = by_topic(output)
 
@@ -169,6 +174,34 @@ def test_the_same_bag_gives_the_same_bytes(oracle_run, tour, rendered, tmp_path)
     again = files_of(tmp_path / "again" / first.name)
     assert again.keys() == files_of(first).keys()
     assert [name for name, data in files_of(first).items() if again[name] != data] == []
+
+
+def copy_with_late_infos(tour, path, *, infos):
+    """Copy a bag so that every CameraInfo comes after its image, and only the first `infos`."""
+    with BagReader(tour) as reader, BagWriter(path) as writer:
+        for topic in reader.topics.values():
+            writer.add_topic(topic.name, topic.type, latched=topic.latched)
+        for message in reader.raw_messages():
+            stamp_ns = message.stamp_ns
+            if message.topic.endswith("/camera_info"):
+                stamp_ns += 1_000_000
+                if "depth" not in message.topic:
+                    infos -= 1
+                    if infos < 0:
+                        continue
+            writer.write_cdr(message.topic, stamp_ns, message.cdr)
+
+
+@pytest.mark.parametrize(("infos", "dropped"), [(8, {}), (6, {"no_info": 2})])
+def test_an_image_before_its_own_info_is_used_or_counted(tour, rendered, tmp_path, infos, dropped):
+    copy_with_late_infos(tour, tmp_path / "late", infos=infos)
+    offline, jobs = run_offline(
+        tmp_path / "late", rendered, tmp_path / "views", "camera_info.pairing=exact"
+    )
+    assert offline.summary.images == 8
+    assert offline.summary.keyframes == infos
+    assert offline.summary.dropped == dropped
+    assert jobs
 
 
 def test_two_bags_that_differ_are_told_apart(oracle_run, tour):

@@ -1,0 +1,418 @@
+"""From camera messages to keyframes: checks, waiting for TF, the gate, decoding, rectification.
+
+Owns every decision about one incoming image, and counts each by cause. Messages are duck-typed,
+times and the transforms are passed in: a robot and a bag take the same path.
+"""
+
+from collections.abc import Mapping
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gld_ros.mapping.cameras import CameraState
+from gld_ros.mapping.epochs import EpochMonitor, StampFault, TimeJump, is_future_stamp
+from gld_ros.mapping.fault_log import FaultLog, Level
+from gld_ros.mapping.frames import CameraFrame, FloatArray, Keyframe, SensorDepth, shrink_to_fit
+from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
+from gld_ros.mapping.parameters import SessionParameters
+from gld_ros.mapping.pending import PendingImages, TfFailure, WaitingImage
+from gld_ros.mapping.placed_frame import ArrivedImage, OnPlaced, PlacedFrame
+from gld_ros.messages.camera_info import (
+    CameraInfoError,
+    CameraInfoValues,
+    PinholeCamera,
+    camera_info_values,
+    pinhole_camera,
+)
+from gld_ros.messages.depth_images import depth_m_from_message
+from gld_ros.messages.images import ImageError, UnsupportedEncoding, rgb_from_message
+from gld_ros.messages.stamps import stamp_to_ns
+from gld_ros.messages.transforms import TfBuffer, TransformUnavailable
+
+MAX_HELD_FOR_EXACT_INFO = 10  # images of one camera whose own CameraInfo is not there yet
+
+
+class Intake:
+    """All cameras of a session; thread-safe.
+
+    `on_placed`, if given, sees every image that TF placed, keyframe or not, in order of stamps;
+    it must be quick and must not call back. A time jump is returned to the caller once everything
+    of the old epoch, its transforms included, is forgotten.
+    """
+
+    def __init__(
+        self,
+        cameras: Mapping[str, CameraState],
+        gate: KeyframeGate,
+        store: KeyframeStore,
+        pending: PendingImages[ArrivedImage],
+        epochs: EpochMonitor,
+        faults: FaultLog,
+        transforms: TfBuffer,
+        on_placed: OnPlaced | None = None,
+    ) -> None:
+        self.cameras = cameras
+        self._gate, self._store, self._pending = gate, store, pending
+        self._epochs, self._faults, self._transforms = epochs, faults, transforms
+        self._on_placed = on_placed
+        self._lock = Lock()
+        self._decoding = Lock()  # guards what decoding learns of a camera
+
+    def camera_info(
+        self,
+        camera: str,
+        message: Any,
+        parameters: SessionParameters,
+        now_ros_ns: int,
+        now_steady_ns: int,
+    ) -> None:
+        """Take in intrinsics; images that were held for want of them now wait for their pose."""
+        state = self.cameras[camera]
+        values = camera_info_values(message)
+        with self._lock:
+            if state.info is not None and values != state.info:
+                self._gate.flush(camera)
+                flushed = self._store.flush(camera)
+                self._faults.throttled(
+                    f"{camera}: intrinsics changed",
+                    "warning",
+                    f"camera {camera}: intrinsics changed; its {flushed} keyframes are forgotten",
+                )
+                state.noticed["intrinsics changed"] += 1
+            state.note_info(stamp_to_ns(message.header.stamp), values)
+            held = list(state.held_images)
+            state.held_images.clear()
+            for image in held:
+                self._await_pose(state, image, parameters, now_ros_ns, now_steady_ns)
+
+    def image(
+        self,
+        camera: str,
+        message: Any,
+        parameters: SessionParameters,
+        now_ros_ns: int,
+        now_steady_ns: int,
+    ) -> TimeJump | None:
+        """Take in an image: drop it with a counted reason, or let it wait for its pose."""
+        state = self.cameras[camera]
+        with self._lock:
+            state.note_arrival(now_steady_ns)
+            stamp_ns = stamp_to_ns(message.header.stamp)
+            usable, jump = self._judge_stamp(state, stamp_ns, now_ros_ns)
+            if usable:
+                state.last_stamp_ns = stamp_ns
+                self._await_pose(state, message, parameters, now_ros_ns, now_steady_ns)
+            return jump
+
+    def depth_image(self, camera: str, message: Any) -> None:
+        """Remember a depth image of the camera's own optical frame, for mode depth_topic."""
+        state = self.cameras[camera]
+        try:
+            depth_m = depth_m_from_message(message)
+        except ImageError as error:
+            with self._lock:
+                state.dropped["depth"] += 1
+            self._faults.throttled(f"{camera}: depth", "warning", f"camera {camera}: {error}")
+            return
+        with self._lock:
+            if state.info is not None:
+                K_px = np.array(state.info.K, dtype=np.float64).reshape(3, 3)
+                state.depths.append((stamp_to_ns(message.header.stamp), SensorDepth(depth_m, K_px)))
+
+    def place(
+        self, parameters: SessionParameters, now_ros_ns: int, now_steady_ns: int
+    ) -> list[Keyframe]:
+        """Ask TF about all waiting images; returns the keyframes that came of it."""
+        with self._lock:
+            epoch = self._epochs.epoch
+        fixed = parameters.frames.fixed
+        outcome = self._pending.retry(
+            lambda frame_id, stamp_ns: self._pose(fixed, frame_id, stamp_ns),
+            now_ros_ns,
+            now_steady_ns,
+            parameters.tf.timeout_s,
+        )
+        for drop in outcome.dropped:
+            self._report_tf_drop(drop.waiting, drop.reason, fixed)
+        keyframes = []
+        for placed in outcome.placed:
+            with self._lock:
+                if self._epochs.epoch != epoch:
+                    break  # time jumped meanwhile: these poses are of what was forgotten
+                keyframe = self._keyframe(
+                    placed.waiting, placed.T_fixed_cam, placed.wait_s, parameters
+                )
+                if keyframe is not None:
+                    self._store.add(keyframe)
+                    keyframes.append(keyframe)
+        return keyframes
+
+    def clock_reading(self, ros_ns: int, steady_ns: int) -> TimeJump | None:
+        """Look for a time jump between this reading of both clocks and the previous one."""
+        with self._lock:
+            return self._forgotten_after(self._epochs.clock_reading(ros_ns, steady_ns))
+
+    def clock_jumped(self, delta_ns: int, source_changed: bool) -> TimeJump | None:
+        """Judge a jump that the clock itself reports."""
+        with self._lock:
+            return self._forgotten_after(self._epochs.clock_callback(delta_ns, source_changed))
+
+    def forget(self) -> None:
+        """Forget images and keyframes: the user asked for it."""
+        with self._lock:
+            self._forget()
+
+    def end_of_input(self) -> None:
+        """Count the images whose intrinsics will not come any more (the end of a bag)."""
+        with self._lock:
+            for state in self.cameras.values():
+                state.dropped["no_info"] += len(state.held_images)
+                state.held_images.clear()
+
+    # -- under the lock ---------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        self._pending.flush()
+        self._gate.flush()
+        self._store.flush()
+        for state in self.cameras.values():
+            state.forget()
+
+    def _forgotten_after(self, jump: TimeJump | None) -> TimeJump | None:
+        # Within the lock, so that nothing of the old epoch comes in after it was forgotten.
+        if jump is not None:
+            self._transforms.clear()
+            self._forget()
+        return jump
+
+    def _judge_stamp(
+        self, state: CameraState, stamp_ns: int, now_ros_ns: int
+    ) -> tuple[bool, TimeJump | None]:
+        """Return whether an image may be used, and the time jump that its stamp reveals."""
+        if stamp_ns > 0 and is_future_stamp(stamp_ns, now_ros_ns):
+            # Kept out of the order of stamps, or the next good image would seem to go back in time.
+            state.noticed["stamps ahead of now"] += 1
+            self._faults.throttled(
+                f"{state.name}: stamp future",
+                "warning",
+                f"camera {state.name}: image stamp is {(stamp_ns - now_ros_ns) * 1e-9:.1f} s ahead "
+                "of now; synchronise the clocks, or set use_sim_time when a bag or simulator plays",
+            )
+            return True, None
+        verdict = self._epochs.image_stamp(state.name, stamp_ns)
+        self._forgotten_after(verdict.jump)
+        if verdict.fault is StampFault.ZERO:
+            state.dropped["stamp_zero"] += 1
+            self._faults.once(
+                f"{state.name}: stamp zero",
+                "error",
+                f"camera {state.name}: image stamps are zero, so TF cannot place them; let the "
+                "driver stamp its images",
+            )
+        elif verdict.fault is StampFault.BACKWARD:
+            state.dropped["stamp"] += 1
+            self._faults.throttled(
+                f"{state.name}: stamp backward",
+                "warning",
+                f"camera {state.name}: image stamp {stamp_ns * 1e-9:.3f} s is not newer than the "
+                "previous one",
+            )
+        return verdict.usable, verdict.jump
+
+    def _await_pose(
+        self,
+        state: CameraState,
+        message: Any,
+        parameters: SessionParameters,
+        now_ros_ns: int,
+        now_steady_ns: int,
+    ) -> None:
+        """Let an image with a good stamp wait for its pose; also one that was held before."""
+        camera, stamp_ns = state.name, stamp_to_ns(message.header.stamp)
+        frame_id = parameters.cameras.frame_ids.get(camera) or message.header.frame_id
+        if not frame_id:
+            state.dropped["frame_id"] += 1
+            self._faults.once(
+                f"{camera}: frame_id",
+                "error",
+                f"camera {camera}: images have an empty frame_id; set it in the driver, or "
+                f"give frame_id_override.{camera}",
+            )
+            return
+        exact = parameters.cameras.exact_pairing
+        info = state.info_for(stamp_ns, exact=exact)
+        if info is None:
+            state.held_images.append(message)
+            if len(state.held_images) > (MAX_HELD_FOR_EXACT_INFO if exact else 1):
+                state.held_images.popleft()
+                state.dropped["no_info"] += 1
+            return
+        # Whoever looks at every image needs its pose; else the rate limit saves asking for it.
+        if self._on_placed is None and self._gate.too_soon(camera, stamp_ns, parameters.gate):
+            return
+        overflow = self._pending.add(
+            WaitingImage(
+                camera, frame_id, stamp_ns, now_ros_ns, now_steady_ns, ArrivedImage(message, info)
+            ),
+            parameters.tf.pending_max,
+        )
+        if overflow is not None:
+            self._report_tf_drop(overflow.waiting, overflow.reason, parameters.frames.fixed)
+
+    def _keyframe(
+        self,
+        waiting: WaitingImage[ArrivedImage],
+        T_fixed_cam: FloatArray,
+        wait_s: float,
+        parameters: SessionParameters,
+    ) -> Keyframe | None:
+        camera, stamp_ns, gate = waiting.camera, waiting.stamp_ns, parameters.gate
+        epoch = self._epochs.epoch
+        depth = self.cameras[camera].nearest_depth(stamp_ns)
+        placed = PlacedFrame(
+            camera,
+            stamp_ns,
+            T_fixed_cam,
+            epoch,
+            lambda: self._decoded_frame(waiting, T_fixed_cam, epoch, wait_s, depth, parameters),
+        )
+        if self._on_placed is not None:
+            self._on_placed(placed)
+            if self._gate.too_soon(camera, stamp_ns, gate):
+                return None
+        verdict = self._gate.judge(camera, stamp_ns, T_fixed_cam, gate)
+        if verdict.jump:
+            self._faults.throttled(
+                "pose jump", "warning", f"{verdict.jump}; a new keyframe segment starts"
+            )
+        if not verdict.accepted:
+            return None
+        frame = placed.frame()
+        if frame is None or self._gate.too_blurred(frame.image, gate):
+            return None
+        self._gate.accept(camera, stamp_ns, T_fixed_cam)
+        return Keyframe.of(frame, verdict.segment)
+
+    # -- pixels -----------------------------------------------------------------------------------
+
+    def _decoded_frame(
+        self,
+        waiting: WaitingImage[ArrivedImage],
+        T_fixed_cam: FloatArray,
+        epoch: int,
+        wait_s: float,
+        depth: SensorDepth | None,
+        parameters: SessionParameters,
+    ) -> CameraFrame | None:
+        state = self.cameras[waiting.camera]
+        with self._decoding:
+            image = self._decode(state, waiting.payload.message)
+            if image is None:
+                return None
+            pinhole = self._pinhole(state, image, waiting.payload.info, parameters)
+            if pinhole is None:
+                return None
+            side_px = parameters.cameras.max_side_px
+            kept, K_px = shrink_to_fit(pinhole.rectify(image), pinhole.K_px, (side_px, side_px))
+            return CameraFrame(
+                camera=waiting.camera,
+                stamp_ns=waiting.stamp_ns,
+                frame_id=waiting.frame_id,
+                # A copy: the pixels may be memory of the middleware's message.
+                image=np.array(kept),
+                K_px=K_px,
+                T_fixed_cam=T_fixed_cam,
+                epoch=epoch,
+                wait_tf_s=wait_s,
+                sensor_depth=depth,
+                source_hw=pinhole.image_hw,
+            )
+
+    def _decode(self, state: CameraState, message: Any) -> NDArray[np.uint8] | None:
+        try:
+            decoded = rgb_from_message(message)
+            state.encoding = message.format if state.compressed else message.encoding
+        except UnsupportedEncoding as error:
+            state.dropped["encoding"] += 1
+            self._faults.once(f"{state.name}: encoding", "error", f"camera {state.name}: {error}")
+            return None
+        except ImageError as error:
+            state.dropped["decode" if state.compressed else "size"] += 1
+            self._faults.throttled(
+                f"{state.name}: malformed", "warning", f"camera {state.name}: {error}"
+            )
+            return None
+        if decoded.reduced_from_16_bit:
+            self._faults.once(
+                f"{state.name}: 16 bit",
+                "info",
+                f"camera {state.name}: 16-bit colours; their upper 8 bits are used",
+            )
+        image_hw = (decoded.rgb.shape[0], decoded.rgb.shape[1])
+        if state.image_hw is not None and state.image_hw != image_hw:
+            flushed = self._store.flush(state.name)
+            self._faults.throttled(
+                f"{state.name}: size changed",
+                "info",
+                f"camera {state.name}: image size changed from {state.image_hw[1]}x"
+                f"{state.image_hw[0]} to {image_hw[1]}x{image_hw[0]}; its {flushed} keyframes are "
+                "forgotten",
+            )
+        state.image_hw = image_hw
+        return decoded.rgb
+
+    def _pinhole(
+        self,
+        state: CameraState,
+        image: NDArray[np.uint8],
+        info: CameraInfoValues,
+        parameters: SessionParameters,
+    ) -> PinholeCamera | None:
+        key = (info, (image.shape[0], image.shape[1]))
+        if state.pinhole_of == key:
+            return state.pinhole
+        if state.rejected_of == key:
+            state.dropped["info"] += 1
+            return None
+        try:
+            pinhole = pinhole_camera(info, key[1], parameters.cameras.rectification, state.topic)
+        except CameraInfoError as error:
+            state.rejection, state.rejected_of, state.pinhole_of = str(error), key, None
+            state.dropped["info"] += 1
+            self._faults.once(
+                f"{state.name}: info {error.fault.value}",
+                "error",
+                f"camera {state.name} is rejected: {error}",
+            )
+            return None
+        state.pinhole, state.pinhole_of = pinhole, key
+        state.rejection, state.rejected_of = "", None
+        level: Level = "warning" if any("is scaled" in note for note in pinhole.notes) else "info"
+        self._faults.once(
+            f"{state.name}: camera {hash(key)}",
+            level,
+            f"camera {state.name}: {'; '.join(pinhole.notes)}",
+        )
+        return pinhole
+
+    # -- transforms -------------------------------------------------------------------------------
+
+    def _pose(self, fixed: str, frame_id: str, stamp_ns: int) -> FloatArray | TfFailure:
+        if frame_id == fixed:
+            return np.eye(4)
+        try:
+            return self._transforms.lookup(fixed, frame_id, stamp_ns)
+        except TransformUnavailable as error:
+            return TfFailure.of(error.reason)
+
+    def _report_tf_drop(
+        self, waiting: WaitingImage[ArrivedImage], reason: TfFailure, fixed: str
+    ) -> None:
+        self._faults.throttled(
+            f"tf {reason.value}",
+            "error" if reason is TfFailure.NOT_RIGID else "warning",
+            f"camera {waiting.camera}: no pose of frame {waiting.frame_id!r} in {fixed!r} at "
+            f"{waiting.stamp_ns * 1e-9:.3f} s ({reason.value}); the image is dropped",
+        )

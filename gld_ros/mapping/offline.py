@@ -1,0 +1,197 @@
+"""A whole bag through a session, without a graph: nothing is left to timing.
+
+TF is loaded ahead of the images, every job runs to its end before the next image is looked at, and
+wall-clock times stay out of the output, so the same bag gives the same bytes.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from gld_ros.bags.cameras import bag_cameras
+from gld_ros.bags.reader import CAMERA_INFO_TYPE, BagMessage, BagReader
+from gld_ros.bags.writer import BagWriter
+from gld_ros.mapping.cameras import CameraState
+from gld_ros.mapping.fault_log import FaultLog, Level
+from gld_ros.mapping.job_planner import PlannedJob
+from gld_ros.mapping.jobs import JobResult, Outcome, StageTimes
+from gld_ros.mapping.model import LoadedModel
+from gld_ros.mapping.parameters import FrameParameters, SessionParameters
+from gld_ros.mapping.product_messages import (
+    TOPICS,
+    job_messages,
+    products_for,
+    view_transforms,
+    views_message,
+)
+from gld_ros.mapping.session import SynthesisSession
+from gld_ros.mapping.synthesizer import DeviceFault
+
+log = logging.getLogger(__name__)
+
+NODE_NAMESPACE = "/gld"
+LEVELS: dict[Level, int] = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "fatal": logging.CRITICAL,
+}
+# Who wants an image of a bag compressed can do so afterwards.
+WRITTEN_TOPICS = frozenset(TOPICS) - {"predicted/color/image/compressed"}
+
+
+@dataclass
+class OfflineSummary:
+    """What a run over a bag did."""
+
+    images: int = 0
+    keyframes: int = 0
+    jobs: int = 0
+    views: int = 0
+    failed_jobs: int = 0
+    metric_jobs: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    reasons_without_job: Counter[str] = field(default_factory=Counter)
+
+
+class OfflineRun:
+    """A session that is driven by an open bag; `merged` tells whether to make the merged cloud."""
+
+    def __init__(
+        self,
+        reader: BagReader,
+        model: LoadedModel,
+        parameters: SessionParameters,
+        *,
+        merged: bool = False,
+    ) -> None:
+        self._reader = reader
+        self._cameras = bag_cameras(reader)
+        self._topics = {c.image_topic: c.name for c in self._cameras} | {
+            c.info_topic: c.name for c in self._cameras
+        }
+        self._now_ns = 0  # when the latest message was recorded
+        self._next_job_ns = 0
+        self._epoch = 0
+        self.summary = OfflineSummary()
+        transforms, rejected = reader.transforms()
+        for error in rejected:
+            log.warning("transform rejected: %s", error)
+        wanted = products_for(WRITTEN_TOPICS if merged else WRITTEN_TOPICS - {"merged/points"})
+        self.session = SynthesisSession(
+            model,
+            {c.name: CameraState(c.name, c.image_topic, c.compressed) for c in self._cameras},
+            # All TF is known, so what cannot be placed at once never will be.
+            replace(parameters, tf=replace(parameters.tf, timeout_s=0.0)),
+            transforms,
+            FaultLog(lambda level, text: log.log(LEVELS[level], text)),
+            now_ns=lambda: self._now_ns,
+            wanted=lambda: wanted,
+        )
+
+    def jobs(self, on_message: Callable[[], None] = lambda: None) -> Iterator[JobResult]:
+        """Run through the bag, yielding every finished job; `on_message` is called per message."""
+        topics = self._topics
+        # A driver that is recorded from its start sends images before the first CameraInfo.
+        for camera in self._cameras:
+            for message in self._reader.messages([camera.info_topic]):
+                self._take_in(camera.name, message)
+                break
+        for message in self._reader.messages(list(topics)):
+            on_message()
+            self._take_in(topics[message.topic], message)
+            yield from self._after()
+        self.session.end_of_input()
+        dropped = Counter({f"tf_{r.value}": n for r, n in self.session.pending.dropped.items()})
+        for camera in self.session.cameras.values():
+            dropped += camera.dropped
+        self.summary.dropped = dict(+dropped)
+
+    def _take_in(self, camera: str, message: BagMessage) -> None:
+        self._now_ns = message.stamp_ns
+        if message.type == CAMERA_INFO_TYPE:
+            self.session.camera_info(camera, message.content)
+        else:
+            self.summary.images += 1
+            self.session.image(camera, message.content)
+
+    def _after(self) -> Iterator[JobResult]:
+        """Place what waits, and run the automatic job that a new keyframe makes due."""
+        session = self.session
+        keyframes = session.place_images()
+        self.summary.keyframes += len(keyframes)
+        if session.epoch != self._epoch:
+            self._epoch, self._next_job_ns = session.epoch, 0
+        if not keyframes or keyframes[-1].stamp_ns < self._next_job_ns:
+            return
+        self._now_ns = keyframes[-1].stamp_ns
+        planned = session.plan_automatic()
+        if planned is None:
+            if session.waiting_for:
+                self.summary.reasons_without_job[session.waiting_for] += 1
+            return
+        self._next_job_ns = self._now_ns + round(1e9 / session.parameters.policy.rate_hz)
+        result = self.run(planned)
+        if result.outcome is Outcome.DONE:
+            yield result
+
+    def run(self, planned: PlannedJob) -> JobResult:
+        """Run one job to its end. Raises DeviceFault if the device is lost."""
+        result = self.session.run(planned)
+        if result.device_lost:
+            raise DeviceFault(result.error_msg)
+        if result.outcome is not Outcome.DONE:
+            self.summary.failed_jobs += 1
+            return result
+        self.summary.jobs += 1
+        self.summary.views += sum(len(products.predicted) for products in result.products)
+        self.summary.metric_jobs += result.products[-1].scale.metric
+        return result
+
+
+def write_jobs(
+    jobs: Iterator[JobResult], path: Path, frames: FrameParameters, storage: Any = "mcap"
+) -> Iterator[JobResult]:
+    """Write each job to a new bag as the node would publish it, and pass it on.
+
+    The bag appears under `path` once all jobs are through.
+    """
+    with ExitStack() as stack:
+        bag = stack.enter_context(BagWriter(path, storage))
+        for topic in sorted(WRITTEN_TOPICS):
+            bag.add_topic(f"{NODE_NAMESPACE}/{topic}", TOPICS[topic][0])
+        bag.add_topic("/tf", "tf2_msgs/msg/TFMessage")
+        types = bag.types.__getitem__
+        for job in jobs:
+            stamp_ns = job.request.anchor.stamp_ns
+            for topic, message in job_messages(job, frames, types, WRITTEN_TOPICS):
+                bag.write(f"{NODE_NAMESPACE}/{topic}", stamp_ns, message)
+            views = views_message(job, StageTimes(), frames, types)
+            bag.write(f"{NODE_NAMESPACE}/views", stamp_ns, views)
+            if frames.publish_views:
+                transforms = view_transforms(job, frames, types)
+                bag.write("/tf", stamp_ns, types("tf2_msgs/msg/TFMessage")(transforms=transforms))
+            yield job
+
+
+def bags_differ(first: Path, second: Path) -> Mapping[str, str]:
+    """Return, per topic, the first difference of two bags; empty when all messages are equal."""
+    differences: dict[str, str] = {}
+    with BagReader(first) as one, BagReader(second) as two:
+        for topic in sorted(one.topics.keys() | two.topics.keys()):
+            if topic not in one.topics or topic not in two.topics:
+                differences[topic] = f"only in {first if topic in one.topics else second}"
+                continue
+            left, right = list(one.raw_messages([topic])), list(two.raw_messages([topic]))
+            if len(left) != len(right):
+                differences[topic] = f"{len(left)} and {len(right)} messages"
+            for index, (a, b) in enumerate(zip(left, right, strict=False)):
+                if (a.stamp_ns, a.cdr) != (b.stamp_ns, b.cdr):
+                    differences.setdefault(topic, f"message {index} at {a.stamp_ns} ns")
+                    break
+    return differences

@@ -1,0 +1,125 @@
+"""What a session can be told, in groups: immutable records that are made anew on every change.
+
+Names, defaults and ranges of the ROS parameters are the table's (`gld_ros.ros.parameters`); a job
+carries the groups it was planned with, so a change never reaches a running job. Groups that one
+module alone uses stand in that module: `GateParameters`, `GuardParameters`, `ScaleParameters`,
+`ProductParameters`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from gld_ros.geometry.poses import PoseConvention
+from gld_ros.mapping.guard import GuardParameters
+from gld_ros.mapping.keyframes import GateParameters
+from gld_ros.mapping.products import ProductParameters
+from gld_ros.mapping.scale import ScaleParameters
+from gld_ros.mapping.targets import Policy
+from gld_ros.messages.camera_info import Rectification
+
+
+@dataclass(frozen=True)
+class CameraParameters:
+    """What is common to all cameras, and the frames of those that state a wrong one."""
+
+    exact_pairing: bool  # an image takes the CameraInfo of its own stamp, not the latest
+    rectification: Rectification
+    frame_ids: Mapping[str, str]  # by camera; instead of its images'
+    max_side_px: int  # images are kept at most at this size
+
+
+@dataclass(frozen=True)
+class FrameParameters:
+    """Names of coordinate frames."""
+
+    fixed: str
+    base: str
+    view_prefix: str
+    publish_views: bool  # on /tf
+
+    def view(self, slot: int) -> str:
+        """Return the optical frame of the target view in `slot`."""
+        return f"{self.view_prefix}_{slot}_optical"
+
+
+@dataclass(frozen=True)
+class TfParameters:
+    """How long and how many images wait for their pose, and how long poses are remembered."""
+
+    timeout_s: float
+    pending_max: int  # per camera
+    cache_time_s: float
+
+
+@dataclass(frozen=True)
+class KeyframeParameters:
+    """How many keyframes are kept, and how long they serve automatic jobs."""
+
+    capacity: int
+    max_age_s: float
+
+
+@dataclass(frozen=True)
+class ModelParameters:
+    """Which model runs, where, and within which memory."""
+
+    bundle: str
+    backend: Literal["auto", "da3", "vggt"]
+    precision: Literal["auto", "bf16", "fp16", "fp32"]
+    device: str
+    self_test: bool
+    memory_budget_gib: float  # 0: a share of what is free
+
+
+@dataclass(frozen=True)
+class SamplerParameters:
+    """Size and effort of a job; None is the bundle's own choice."""
+
+    num_steps: int | None
+    guidance_scale: float | None
+    seed: int | None  # None: derived from the number of the job
+    samples: int
+    reference_views: int
+    max_targets: int
+    source_size: bool  # target views have the size of the camera, not of the model
+
+
+@dataclass(frozen=True)
+class PolicyParameters:
+    """Where automatic jobs put their target views."""
+
+    type: Policy
+    rate_hz: float
+    yaw_offsets_rad: tuple[float, ...]
+    baselines_m: tuple[float, ...]
+    path_spacing_m: float
+    frontier_radius_m: float
+    pose_convention: PoseConvention
+
+
+@dataclass(frozen=True)
+class TimeParameters:
+    """What counts as a time jump, and which products are too old to be published."""
+
+    backward_tolerance_s: float
+    forward_gap_s: float
+    max_product_age_s: float  # 0: never too old
+
+
+@dataclass(frozen=True)
+class SessionParameters:
+    """All groups at one moment."""
+
+    cameras: CameraParameters
+    frames: FrameParameters
+    tf: TfParameters
+    time: TimeParameters
+    gate: GateParameters
+    keyframes: KeyframeParameters
+    model: ModelParameters
+    sampler: SamplerParameters
+    policy: PolicyParameters
+    guard: GuardParameters
+    scale: ScaleParameters
+    products: ProductParameters

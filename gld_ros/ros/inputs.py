@@ -1,0 +1,125 @@
+"""The node's sensors: subscriptions to images, CameraInfo and depth, and what they miss."""
+
+import time
+from typing import Any
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.node import Node
+from rclpy.qos import (
+    DurabilityPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_policy_name_from_kind,
+)
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+from gld_ros.mapping.cameras import CameraState
+from gld_ros.mapping.fault_log import FaultLog
+from gld_ros.mapping.session import SynthesisSession
+from gld_ros.messages.types import rclpy_type
+from gld_ros.ros.parameters.snapshot import NodeSettings
+
+WARN_MISSING_AFTER_S = 2.0
+SENSOR_QOS = QoSProfile(
+    depth=5, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE
+)
+
+
+def cameras_of(node: Node, settings: NodeSettings) -> dict[str, CameraState]:
+    """Return the cameras that the parameters name, with their resolved image topics."""
+    suffix = "/compressed" if settings.compressed else ""
+    return {
+        # Resolved and remapped first: remapping <camera>/image is enough for both transports.
+        name: CameraState(
+            name, node.resolve_topic_name(f"{name}/image") + suffix, settings.compressed
+        )
+        for name in settings.camera_names
+    }
+
+
+class SensorInputs:
+    """Subscriptions of all cameras, from activate to deactivate."""
+
+    def __init__(self, node: Node, session: SynthesisSession, faults: FaultLog) -> None:
+        self._node, self._session, self._faults = node, session, faults
+        self._since_s = time.monotonic()
+        self._subscriptions: list[Any] = []
+        for camera in session.cameras.values():
+            group = MutuallyExclusiveCallbackGroup()
+            kind = "CompressedImage" if camera.compressed else "Image"
+            self._subscribe(camera, camera.topic, kind, session.image, group)
+            info_topic = f"{camera.name}/camera_info"
+            self._subscribe(camera, info_topic, "CameraInfo", session.camera_info, group)
+            if session.parameters.scale.mode == "depth_topic":
+                depth_topic = f"{camera.name}/depth"
+                self._subscribe(camera, depth_topic, "Image", session.depth_image, group)
+
+    def close(self) -> None:
+        """Destroy the subscriptions."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+
+    def warn_missing(self) -> None:
+        """Name the input that does not come, and how many publish it, every five seconds."""
+        node = self._node
+        if time.monotonic() - self._since_s < WARN_MISSING_AFTER_S:
+            return
+        clock = node.get_clock()
+        if clock.ros_time_is_active and clock.now().nanoseconds == 0:
+            publishers = node.count_publishers("/clock")
+            self._faults.throttled(
+                "no clock",
+                "warning",
+                f"use_sim_time is set, but nothing came on /clock ({publishers} publishers)",
+            )
+            return
+        for camera in self._session.cameras.values():
+            if not camera.received:
+                topic, lacks = camera.topic, "image"
+            elif camera.info is None:
+                topic, lacks = node.resolve_topic_name(f"{camera.name}/camera_info"), "CameraInfo"
+            else:
+                continue
+            self._faults.throttled(
+                f"{camera.name}: no {lacks}",
+                "warning",
+                f"camera {camera.name}: no {lacks} on {topic} yet "
+                f"({node.count_publishers(topic)} publishers)",
+            )
+
+    def _subscribe(self, camera: CameraState, topic: str, kind: str, take: Any, group: Any) -> None:
+        def receive(message: Any) -> None:
+            if self._session.active:
+                take(camera.name, message)
+
+        self._subscriptions.append(
+            self._node.create_subscription(
+                rclpy_type(f"sensor_msgs/msg/{kind}"),
+                topic,
+                receive,
+                SENSOR_QOS,
+                callback_group=group,
+                event_callbacks=self._counting(camera, topic),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
+        )
+
+    def _counting(self, camera: CameraState, topic: str) -> SubscriptionEventCallbacks:
+        """Return callbacks that count what the middleware could not deliver to a camera."""
+
+        def incompatible(event: Any) -> None:
+            camera.qos_incompatible += event.total_count_change
+            policy = qos_policy_name_from_kind(event.last_policy_kind)
+            self._faults.throttled(
+                f"{camera.name}: qos",
+                "warning",
+                f"camera {camera.name}: a publisher on {topic} offers a QoS that this "
+                f"subscription cannot take ({policy}); see qos_overrides",
+            )
+
+        def lost(event: Any) -> None:
+            camera.lost += event.total_count_change
+
+        return SubscriptionEventCallbacks(incompatible_qos=incompatible, message_lost=lost)

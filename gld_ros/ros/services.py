@@ -1,0 +1,61 @@
+"""The node's services: `~/reset`, `~/pause`, `~/save_scene`."""
+
+from typing import Any
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.node import Node
+from std_srvs.srv import SetBool, Trigger
+
+from gld_ros.mapping.scene_files import SceneNotSaved, save_scene
+from gld_ros.mapping.session import SynthesisSession
+from gld_ros.srv import SaveScene
+
+
+class Services:
+    """Answers services, from configure to cleanup."""
+
+    def __init__(self, node: Node, session: SynthesisSession) -> None:
+        self._node, self._session = node, session
+        group = MutuallyExclusiveCallbackGroup()
+        self._services: list[Any] = [
+            node.create_service(kind, name, callback, callback_group=group)
+            for kind, name, callback in (
+                (Trigger, "~/reset", self._reset),
+                (SetBool, "~/pause", self._pause),
+                (SaveScene, "~/save_scene", self._save_scene),
+            )
+        ]
+
+    def close(self) -> None:
+        """Destroy the services."""
+        for service in self._services:
+            self._node.destroy_service(service)
+        self._services = []
+
+    def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Forget keyframes, scale and queue."""
+        self._session.reset()
+        response.success, response.message = True, "keyframes, scale and queue are forgotten"
+        return response
+
+    def _pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        """Stop or resume automatic jobs; images are taken in as before."""
+        self._session.paused = request.data
+        response.success = True
+        response.message = "automatic jobs are " + ("paused" if request.data else "resumed")
+        return response
+
+    def _save_scene(
+        self, request: SaveScene.Request, response: SaveScene.Response
+    ) -> SaveScene.Response:
+        """Write the keyframes as a scene folder."""
+        keyframes = self._session.store.snapshot()
+        try:
+            save_scene(request.path, keyframes, include_images=request.include_images)
+        except SceneNotSaved as error:
+            self._node.get_logger().error(str(error))
+            response.success, response.message = False, str(error)
+            return response
+        response.success, response.num_keyframes = True, len(keyframes)
+        response.message = f"{len(keyframes)} keyframes written to {request.path}"
+        return response

@@ -1,0 +1,176 @@
+"""Images on their way to keyframes: time jumps, intrinsics that come late, pixels on demand."""
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gld_ros.mapping.cameras import CameraState
+from gld_ros.mapping.epochs import EpochMonitor
+from gld_ros.mapping.fault_log import FaultLog
+from gld_ros.mapping.intake import Intake
+from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
+from gld_ros.mapping.pending import PendingImages
+from gld_ros.messages.camera_info import camera_info_message
+from gld_ros.messages.images import image_message
+from gld_ros.ros.parameters.snapshot import make_snapshot
+from gld_ros.ros.parameters.table import TABLE, per_camera_parameters
+
+S = 10**9
+HW = (28, 42)
+K_PX = np.array([[30.0, 0, 20.5], [0, 30.0, 13.5], [0, 0, 1]])
+
+
+def session_parameters(**changes):
+    rows = (*TABLE, *per_camera_parameters(["camera"]))
+    return make_snapshot({row.name: row.default for row in rows} | changes).session
+
+
+class Drive:
+    """Transforms of a camera that moves 1 m/s along x; `before` is called at every lookup."""
+
+    def __init__(self):
+        self.before = lambda: None
+        self.cleared = 0
+
+    def lookup(self, target_frame, source_frame, stamp_ns=None):
+        self.before()
+        T = np.eye(4)
+        T[0, 3] = stamp_ns / S
+        return T
+
+    def clear(self):
+        self.cleared += 1
+
+
+class Rig:
+    """An intake with one camera that drives."""
+
+    def __init__(self, family, on_placed=None, **parameters):
+        self.family, self.parameters = family, session_parameters(**parameters)
+        self.camera = CameraState("camera", "/camera/image", False)
+        self.store, self.epochs, self.drive = KeyframeStore(), EpochMonitor(), Drive()
+        self.gate = KeyframeGate()
+        self.intake = Intake(
+            {"camera": self.camera},
+            self.gate,
+            self.store,
+            PendingImages(),
+            self.epochs,
+            FaultLog(lambda level, text: None),
+            self.drive,
+            on_placed,
+        )
+
+    def info(self, stamp_ns, hw=HW):
+        header = self.family.header("optical", stamp_ns)
+        message = camera_info_message(K_PX, hw, header, self.family.type)
+        self.intake.camera_info("camera", message, self.parameters, stamp_ns, 0)
+
+    def image(self, stamp_ns, hw=HW, **changes):
+        pixels = np.full((*hw, 3), 90, np.uint8)
+        kind = self.family.type("sensor_msgs/msg/Image")
+        message = image_message(pixels, "rgb8", self.family.header("optical", stamp_ns), kind)
+        for name, value in changes.items():
+            setattr(message, name, value)
+        return self.intake.image("camera", message, self.parameters, stamp_ns, 0)
+
+    def place(self, now_ns=0):
+        return [k.stamp_ns // S for k in self.intake.place(self.parameters, now_ns, 0)]
+
+
+def test_an_image_placed_while_time_jumps_is_forgotten_with_its_epoch(family):
+    rig = Rig(family)
+    rig.info(S)
+    rig.image(100 * S)
+    jumps = []
+    jumping = threading.Thread(target=lambda: jumps.append(rig.image(50 * S)))
+
+    def jump_once():
+        rig.drive.before = lambda: None
+        jumping.start()
+        while rig.epochs.epoch == 0:
+            jumping.join(0.001)
+
+    rig.drive.before = jump_once
+    assert rig.place(100 * S) == []
+    jumping.join()
+    assert [jump.epoch for jump in jumps] == [1]
+    assert rig.drive.cleared == 1
+    assert len(rig.store) == 0
+    assert rig.place(50 * S) == [50]
+    assert [(k.stamp_ns, k.epoch) for k in rig.store.snapshot()] == [(50 * S, 1)]
+
+
+def test_images_wait_for_the_info_of_their_own_stamp(family):
+    rig = Rig(family, **{"camera_info.pairing": "exact"})
+    for second in (1, 2, 3):
+        rig.image(second * S)
+    rig.info(1 * S)
+    assert rig.place() == [1]
+    rig.info(3 * S)  # that of 2 s was lost
+    assert rig.place() == [3]
+    assert rig.camera.dropped["no_info"] == 0
+    rig.intake.end_of_input()
+    assert rig.camera.dropped["no_info"] == 1
+
+
+def test_only_the_newest_image_waits_for_the_first_info(family):
+    rig = Rig(family)
+    for second in (1, 2, 3):
+        rig.image(second * S)
+    assert rig.camera.dropped["no_info"] == 2
+    rig.info(4 * S)
+    assert rig.place() == [3]
+
+
+def test_every_placed_image_is_handed_on_before_it_is_decoded(family):
+    placed = []
+    rig = Rig(family, placed.append, **{"keyframes.min_interval": 0.25})
+    rig.info(S)
+    for tenth in range(10, 16):
+        rig.image(tenth * S // 10)
+    assert rig.place() == [1, 1]  # at 1.0 and 1.3 s
+    assert [p.stamp_ns for p in placed] == [tenth * S // 10 for tenth in range(10, 16)]
+    assert [round(p.T_fixed_cam[0, 3], 3) for p in placed] == [1.0, 1.1, 1.2, 1.3, 1.4, 1.5]
+    keyframes = {k.stamp_ns: k for k in rig.store.snapshot()}
+    for image in placed:
+        frame = image.frame()
+        assert frame is image.frame()
+        assert frame.image.shape == (*HW, 3)
+        if image.stamp_ns in keyframes:
+            assert np.shares_memory(frame.image, keyframes[image.stamp_ns].image)
+
+
+def test_an_image_that_nobody_decodes_costs_nothing_and_a_bad_one_counts_once(family):
+    placed = []
+    rig = Rig(family, placed.append)
+    rig.info(S)
+    rig.image(S)
+    rig.image(S + S // 10, encoding="weird8")
+    assert rig.place() == [1]
+    assert not rig.camera.dropped
+    assert placed[1].frame() is None
+    assert placed[1].frame() is None
+    assert rig.camera.dropped["encoding"] == 1
+
+
+@pytest.mark.parametrize(("side_px", "kept_hw"), [(1280, (600, 800)), (400, (300, 400))])
+def test_keyframes_keep_the_cameras_image_up_to_a_bound(family, side_px, kept_hw):
+    rig = Rig(family, **{"keyframes.max_image_side": side_px})
+    rig.info(S, hw=(600, 800))
+    rig.image(S, hw=(600, 800))
+    assert rig.place() == [1]
+    (keyframe,) = rig.store.snapshot()
+    assert keyframe.image_hw == kept_hw
+    K_px, hw = keyframe.source_camera()
+    assert hw == (600, 800)
+    np.testing.assert_allclose(K_px, K_PX, atol=1e-9)
+
+
+def test_parameters_are_plain_groups():
+    parameters = session_parameters(**{"frame_id_override.camera": "left_optical"})
+    assert parameters.cameras.frame_ids == {"camera": "left_optical"}
+    shorter = replace(parameters, tf=replace(parameters.tf, timeout_s=0.0))
+    assert (shorter.tf.timeout_s, parameters.tf.timeout_s) == (0.0, 0.5)

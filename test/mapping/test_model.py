@@ -1,0 +1,30 @@
+"""What loading a model reports when it cannot be done."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+sys.modules[{package!r}] = None  # as if it were not installed
+from gld_ros.mapping.model import ModelUnavailable, load_model
+from gld_ros.ros.parameters.files import load_snapshot
+try:
+    load_model(load_snapshot().session)
+except ModelUnavailable as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("package", ["torch", "einops"])
+def test_a_package_that_is_not_installed_is_named_with_the_fix(package):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(package=package)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"needs the Python package {package!r}" in done.stdout
+    assert "pip install" in done.stdout
