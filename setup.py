@@ -42,7 +42,7 @@ setup(
         "numpy>=1.26,<3",  # arrays at every boundary; 1.26 is what older ROS distributions carry
         "einops>=0.7,<1",  # reshapes whose axes can be read
         "safetensors>=0.4.3,<1",  # weights files that cannot carry code
-        "huggingface_hub>=0.24",  # opt-in weight downloads with resume and hashes
+        "huggingface_hub>=1,<3",  # opt-in weight downloads; 1.0 brought the client that streams
         "opencv-python-headless>=4.8,<6",  # colour conversion, JPEG/PNG, rectification, resizing
         "pillow>=10",  # reading and writing pictures in data sets and reports
         "scipy>=1.11,<2",  # spatial trees and statistics of the evaluator

@@ -38,7 +38,7 @@ def write_official(root: Path) -> dict[str, Any]:
     from gld_ros.decoders.rgb import RgbDecoder, RgbDecoderConfig
     from gld_ros.diffusion.config import GLD_DA3_CASCADE, GLD_DA3_LEVEL1
     from gld_ros.diffusion.denoiser import Denoiser
-    from gld_ros.weights.official import OFFICIAL_FILES
+    from gld_ros.weights.families import FAMILIES
 
     generator = torch.Generator().manual_seed(0)
 
@@ -59,7 +59,7 @@ def write_official(root: Path) -> dict[str, Any]:
             return {name: values.shape for name, values in build().state_dict().items()}
 
     def place(part: str) -> Path:
-        path = root / OFFICIAL_FILES[part][0]
+        path = root / FAMILIES["gld-da3"].files[part][0]
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -78,17 +78,19 @@ def write_official(root: Path) -> dict[str, Any]:
     shape = (1, DA3_BASE.channels, 1, 1)
     for level in (0, 1):
         statistics = {"mean": torch.zeros(shape), "var": torch.ones(shape), "level": level}
-        torch.save(statistics, place(f"statistics_level{level}"))
+        path = root / f"model_stats/da3/normalization_stats_level{level}.pt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(statistics, path)
     return {"bytes": sum(p.stat().st_size for p in root.rglob("*") if p.is_file())}
 
 
-def convert(root: Path, bundle: Path) -> dict[str, Any]:
+def to_bundle(root: Path, bundle: Path) -> dict[str, Any]:
     """Convert the published layout to a bfloat16 bundle."""
     import torch
 
-    from gld_ros.weights.official import convert_official
+    from gld_ros.weights.convert import convert
 
-    conversion = convert_official(
+    conversion = convert(
         root, bundle, name="full-size-random", dtype=torch.bfloat16, random_weights=True
     )
     return {
@@ -136,7 +138,7 @@ def run_phase(name: str, folder: Path) -> dict[str, Any]:
     root, bundle = folder / "official", folder / "bundle"
     phases = {
         "write": lambda: write_official(root),
-        "convert": lambda: convert(root, bundle),
+        "convert": lambda: to_bundle(root, bundle),
         "sample": lambda: sample(bundle),
     }
     started = time.monotonic()

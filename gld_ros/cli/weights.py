@@ -1,13 +1,15 @@
 """`gld-ros weights list | fetch | verify | convert`: bundles here, and those that can be had."""
 
 import argparse
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gld_ros.weights.catalog import PublishedModel
-    from gld_ros.weights.published_files import Conversion, UnstoredSizes
+    from gld_ros.weights.convert import Conversion, UnstoredSizes
 
 _DESCRIPTION = """\
 A bundle is a folder with config.json and safetensors files. "tiny" is inside the package; others
@@ -16,12 +18,13 @@ are fetched or converted, and never without being asked for.
 
 _CONVERT = """\
 Turns the published files into a bundle. ROOT is laid out as the GLD repository. With DA3:
-  pretrained_models/da3/model.safetensors        checkpoints/da3_level1.pt, da3_cascade.pt
-  checkpoints/dpt_decoder.pt, mae_decoder.pt     model_stats/normalization_stats_level{0,1}.pt
-  depth-anything/DA3-Base/model.safetensors      (or --encoder)
+  pretrained_models/da3/model.safetensors, dpt_decoder.pt     pretrained_models/mae_decoder.pt
+  checkpoints/da3_level1.pt, da3_cascade.pt
+  depth-anything/DA3-BASE/model.safetensors                   (or --encoder)
+  model_stats/da3/normalization_stats_level{0,1}.pt           (or --statistics)
 With VGGT (not for commercial use):
-  pretrained_models/vggt/mae_decoder.pt          checkpoints/vggt_level1.pt, vggt_cascade.pt
-  facebook/VGGT-1B/model.safetensors             (or --encoder)
+  pretrained_models/vggt/mae_decoder.pt                       checkpoints/vggt_level1.pt,
+  facebook/VGGT-1B/model.safetensors                          (or --encoder)   vggt_cascade.pt
   model_stats/vggt/normalization_stats_level{0,1}.pt, special_stats_level{0,1}.pt
 ROOT may also be one model.safetensors of DA3 or VGGT: the bundle then holds the backbone alone.
 Every tensor must find its place and every parameter its tensor, or nothing is written.
@@ -30,20 +33,20 @@ Every tensor must find its place and every parameter its tensor, or nothing is w
 _FETCH = """\
 Downloads published weights from the Hugging Face hub after showing their licences, checks size and
 hash of every file, continues interrupted downloads, and converts the result into a bundle that
-`NovelViewPipeline.from_pretrained(NAME)` finds.
+`NovelViewPipeline.from_pretrained(NAME)` finds. Then the downloaded files are removed, unless
+--keep-downloads is given.
 
-The level statistics are not on the hub but in the code repository of GLD (folder model_stats);
-give that folder with --statistics.
+The level statistics of gld-da3 and gld-vggt (2 files of 21 kB, 4 of 27 kB) are on no hub. Give
+  --statistics PATH        a clone of https://github.com/cvlab-kaist/GLD, or its folder model_stats
+  --statistics-from DATA   a bag or scene folder of your own: they are computed from its images, as
+                           `gld-ros train statistics` does. The published denoisers were trained
+                           with the published statistics, so views will be worse with others.
+Everything that can be checked is checked before the first byte is fetched.
 """
 
 _DTYPES = ("float32", "bfloat16", "float16")
-# Keyword of a converter -> the option that sets it.
-_FLAGS = {
-    "encoder_file": "--encoder",
-    "statistics_folder": "--statistics",
-    "variant": "--variant",
-    "special_statistics": "--special-statistics",
-}
+# Size of a bundle relative to the published files, which are in float32.
+BUNDLE_SHARE = {"float32": 1.0, "bfloat16": 0.5, "float16": 0.5}
 
 
 def add_parser(
@@ -80,7 +83,7 @@ def add_parser(
         help="what ROOT holds (default: found out; needed where there are files of both)",
     )
     convert.add_argument(
-        "--encoder", type=Path, help="model.safetensors of depth-anything/DA3-Base or VGGT-1B"
+        "--encoder", type=Path, help="model.safetensors of depth-anything/DA3-BASE or VGGT-1B"
     )
     convert.add_argument(
         "--heads",
@@ -90,7 +93,7 @@ def add_parser(
         help="attention heads, which no tensor tells: camera=N, rgb_decoder=N, level1=N,M, "
         "cascade=N,M (encoder, head); needed for models of unpublished sizes only",
     )
-    _add_conversion_options(convert)
+    add_conversion_options(convert)
 
     fetch = actions.add_parser(
         "fetch",
@@ -113,8 +116,31 @@ def add_parser(
     fetch.add_argument(
         "--download-only", action="store_true", help="fetch and verify, do not convert"
     )
-    _add_conversion_options(fetch)
+    add_download_options(fetch)
+    add_conversion_options(fetch)
     return parser
+
+
+def add_download_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what `fetch` and `gld-ros quickstart` share."""
+    parser.add_argument(
+        "--keep-downloads",
+        action="store_true",
+        help="keep the downloaded files after the conversion",
+    )
+    parser.add_argument(
+        "--statistics-from",
+        type=Path,
+        metavar="DATA",
+        help="compute the level statistics from the images of this bag or scene folder",
+    )
+    parser.add_argument(
+        "--statistics-scenes",
+        type=int,
+        default=100,
+        metavar="N",
+        help="samples of 4 views that they are computed from (default: 100)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -123,9 +149,14 @@ def run(args: argparse.Namespace) -> int:
     return actions[args.action](args)
 
 
-def _add_conversion_options(parser: argparse.ArgumentParser) -> None:
+def add_conversion_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what every conversion takes."""
     parser.add_argument(
-        "--statistics", type=Path, metavar="DIR", help="folder model_stats, if it is elsewhere"
+        "--statistics",
+        type=Path,
+        metavar="PATH",
+        help="level statistics, if elsewhere: a clone of the GLD code repository, its folder "
+        "model_stats, or a bundle that has them (as `gld-ros train statistics` writes)",
     )
     parser.add_argument(
         "--variant",
@@ -140,7 +171,10 @@ def _add_conversion_options(parser: argparse.ArgumentParser) -> None:
         "of level 1 (default: own for full, level1 for reference, as released)",
     )
     parser.add_argument(
-        "--dtype", choices=_DTYPES, default="float32", help="stored precision (default: float32)"
+        "--dtype",
+        choices=_DTYPES,
+        default="float32",
+        help="stored precision (default: %(default)s)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the bundle if there is one already"
@@ -179,7 +213,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from gld_ros.weights.bundle import verify_bundle
+    from gld_ros.weights.verify import verify_bundle
 
     checks = verify_bundle(args.bundle)
     for check in checks:
@@ -189,11 +223,8 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from gld_ros.weights.converters import recognise
-
     name = args.name or args.folder.resolve().name
-    kind = args.kind or recognise(args.root)
-    conversion = _to_bundle(args, kind, args.root, args.folder, name, args.encoder, args.heads)
+    conversion = _to_bundle(args, args.kind, args.root, args.folder, name, args.encoder, args.heads)
     if conversion.bundle.config.non_commercial:
         print(f"NON-COMMERCIAL weights: {conversion.bundle.config.licence}")
     _print_conversion(conversion)
@@ -202,37 +233,129 @@ def _convert(args: argparse.Namespace) -> int:
 
 def _fetch(args: argparse.Namespace) -> int:
     from gld_ros.weights.catalog import published_model
-    from gld_ros.weights.converters import CONVERTERS
-    from gld_ros.weights.errors import WeightsError
-    from gld_ros.weights.hub import HuggingFaceHub, fetch_model
     from gld_ros.weights.storage import bundles_home, downloads_home
 
     model = published_model(args.name)
     folder = args.to or bundles_home() / model.name
-    if folder.exists() and not args.overwrite and not args.download_only:
-        raise WeightsError(f"{folder} exists already; --overwrite replaces it")
-    _show_licences(model)
+    source = args.from_folder or downloads_home() / model.name
+    show_licences(model)
+    check_request(args, model, folder, source)
+    if args.from_folder is None:
+        fetch_files(model, source, BUNDLE_SHARE[args.dtype] * (not args.download_only))
+    if args.download_only:
+        return 0
+    conversion = convert_fetched(args, model, source, folder)
+    _print_conversion(conversion)
+    if args.from_folder is None and not args.keep_downloads:
+        remove_downloads(source)
+    return 0
+
+
+def check_request(
+    args: argparse.Namespace, model: "PublishedModel", folder: Path, source: Path
+) -> None:
+    """Raise for everything about a fetch that is wrong before the hub is asked."""
+    from gld_ros.weights.convert import check_options
+    from gld_ros.weights.errors import WeightsError
+    from gld_ros.weights.families import FAMILIES, find_statistics
+
     if model.non_commercial and not args.accept_licence:
         raise WeightsError(
             f"{model.name} excludes commercial use; give --accept-licence to accept its licences"
         )
-    if args.from_folder is not None:
-        source = args.from_folder
-    else:
-        source = downloads_home() / model.name
-        fetch_model(model, source, HuggingFaceHub(), lambda line: print(line, flush=True))
     if args.download_only:
-        return 0
-    if not CONVERTERS[model.kind].whole and source.is_dir():
-        source = source / model.files[0].place
-    conversion = _to_bundle(args, model.kind, source, folder, model.name, None, [])
-    _print_conversion(conversion)
-    if args.from_folder is None:
-        print(f"The downloaded files in {downloads_home() / model.name} are no longer needed.")
-    return 0
+        return
+    if folder.exists() and not args.overwrite:
+        raise WeightsError(f"{folder} exists already; --overwrite replaces it")
+    family = FAMILIES[model.kind]
+    check_options(
+        model.kind,
+        None,
+        args.statistics or args.statistics_from,
+        args.variant,
+        args.special_statistics,
+    )
+    if args.statistics is not None and args.statistics_from is not None:
+        raise ValueError("give --statistics or --statistics-from, not both")
+    if args.statistics_from is not None:
+        if not args.statistics_from.exists():
+            raise ValueError(f"--statistics-from {args.statistics_from} does not exist")
+        return
+    try:
+        find_statistics(family, args.statistics or source)
+    except WeightsError as error:
+        raise WeightsError(f"missing {error}\n{family.where_from}") from error
 
 
-def _show_licences(model: "PublishedModel") -> None:
+def fetch_files(model: "PublishedModel", folder: Path, bundle_share: float) -> None:
+    """Download what is missing of a model, with one bar over all files.
+
+    `bundle_share`: size of the bundle that will be written, relative to the files; room for both
+    is asked for first.
+    """
+    from tqdm import tqdm
+
+    from gld_ros.weights.fetch import download, plan_download, require_space
+    from gld_ros.weights.hub import HuggingFaceHub
+
+    hub = HuggingFaceHub()
+
+    def report(line: str) -> None:
+        tqdm.write(line)
+        sys.stdout.flush()
+
+    plan = plan_download(model, folder, hub, report)
+    report(
+        f"{len(plan.files)} files, {plan.total_bytes / 1e9:.2f} GB, "
+        f"{plan.missing_bytes / 1e9:.2f} GB of them to be fetched into {folder}"
+    )
+    needed = plan.missing_bytes + round(bundle_share * plan.total_bytes)
+    what = "the download with the bundle made from it" if bundle_share else "the download"
+    require_space(folder, needed, what)
+    with tqdm(
+        total=plan.total_bytes,
+        initial=plan.total_bytes - plan.missing_bytes,
+        unit="B",
+        unit_scale=True,
+        desc=model.name,
+        disable=None,
+    ) as bar:
+        download(plan, hub, report, bar.update)
+
+
+def convert_fetched(
+    args: argparse.Namespace, model: "PublishedModel", source: Path, folder: Path
+) -> "Conversion":
+    """Convert downloaded files; their statistics are computed first where that was asked for."""
+    if args.statistics_from is None:
+        return _to_bundle(args, model.kind, source, folder, model.name, None, [])
+    from gld_ros.evaluation.held_out import recording_kind
+    from gld_ros.training.own_statistics import statistics_from_recordings
+    from gld_ros.weights.families import FAMILIES, find_encoder
+
+    family = FAMILIES[model.kind]
+    with tempfile.TemporaryDirectory(dir=source, prefix="statistics-") as made:
+        data = args.statistics_from
+        args.statistics = statistics_from_recordings(
+            find_encoder(family, source),
+            family,
+            recording_kind(data),
+            data,
+            Path(made),
+            scenes=args.statistics_scenes,
+        )
+        return _to_bundle(args, model.kind, source, folder, model.name, None, [])
+
+
+def remove_downloads(folder: Path) -> None:
+    """Remove the downloaded files of a model that has been converted."""
+    freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    shutil.rmtree(folder)
+    print(f"removed {freed / 1e9:.2f} GB of downloaded files in {folder}")
+
+
+def show_licences(model: "PublishedModel") -> None:
+    """Print the licence of every part of a model, and whether it excludes commercial use."""
     print(f"{model.name}: {model.summary}")
     print("Licences:")
     for licence in model.licences:
@@ -244,7 +367,7 @@ def _show_licences(model: "PublishedModel") -> None:
 
 def _to_bundle(
     args: argparse.Namespace,
-    kind: str,
+    kind: str | None,
     source: Path,
     folder: Path,
     name: str,
@@ -253,21 +376,9 @@ def _to_bundle(
 ) -> "Conversion":
     from tqdm import tqdm
 
-    from gld_ros.weights.converters import CONVERTERS
+    from gld_ros.weights.convert import convert
     from gld_ros.weights.tensor_file import DTYPE_NAMES
 
-    converter = CONVERTERS[kind]
-    given = {
-        "encoder_file": encoder,
-        "statistics_folder": args.statistics,
-        "variant": args.variant,
-        "special_statistics": args.special_statistics,
-    }
-    options = {name: value for name, value in given.items() if value is not None}
-    unusable = sorted(options.keys() - set(converter.options))
-    if unusable:
-        flags = ", ".join(_FLAGS[option] for option in unusable)
-        raise ValueError(f"{flags}: not an option of {kind} files")
     with tqdm(unit="tensor", disable=None) as bar:
 
         def show(module: str, done: int, total: int) -> None:
@@ -275,21 +386,25 @@ def _to_bundle(
             bar.set_description(module, refresh=False)
             bar.update(done - bar.n)
 
-        return converter.convert(
+        return convert(
             source,
             folder,
+            kind=kind,
             name=name,
+            encoder_file=encoder,
+            statistics=args.statistics,
+            variant=args.variant,
+            special_statistics=args.special_statistics,
             dtype=DTYPE_NAMES[args.dtype],
             sizes=_sizes(heads),
             overwrite=args.overwrite,
             progress=show,
-            **options,
         )
 
 
 def _sizes(heads: list[str]) -> "UnstoredSizes":
     """The head counts given as PART=N, over those of the published files."""
-    from gld_ros.weights.published_files import UnstoredSizes
+    from gld_ros.weights.convert import UnstoredSizes
 
     given: dict[str, list[int]] = {}
     for entry in heads:

@@ -46,7 +46,8 @@ def load_model(parameters: SessionParameters) -> LoadedModel:
     name = wanted.bundle
     try:
         from gld_ros.pipeline import NovelViewPipeline
-        from gld_ros.weights.bundle import Bundle, verify_bundle
+        from gld_ros.weights.bundle import Bundle
+        from gld_ros.weights.verify import verify_bundle
     except ModuleNotFoundError as error:
         raise ModelUnavailable(
             f"model.bundle {name!r} needs the Python package {error.name!r}, which is not "

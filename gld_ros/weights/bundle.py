@@ -1,7 +1,7 @@
 """A bundle: one folder with everything a pipeline needs, `config.json` and safetensors files.
 
-Owns the folder format: reading, writing, loading modules from it, verifying it. Making one from
-the published checkpoints is `official`, from training is `gld_ros.training`.
+Owns the folder format: reading, writing, loading modules from it. Checking every byte is `verify`,
+making one from published checkpoints `convert`, from training `gld_ros.training`.
 
     config.json              `BundleConfig`: sizes, sampling defaults, licence, origin, file hashes
     backbone.safetensors     geometry backbone with its heads
@@ -13,10 +13,7 @@ the published checkpoints is `official`, from training is `gld_ros.training`.
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +24,7 @@ from torch import Tensor, nn
 from gld_ros.decoders.rgb import RgbDecoder, RgbDecoderConfig
 from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.diffusion.denoiser import Denoiser
+from gld_ros.weights.atomic_folder import new_folder, restore_folder
 from gld_ros.weights.backbone_kinds import backbone_kind
 from gld_ros.weights.config_json import config_from_json, config_to_json
 from gld_ros.weights.errors import BundleError, WeightsError
@@ -41,7 +39,6 @@ from gld_ros.weights.tensor_file import (
     module_layout,
     open_tensor_file,
     read_layout,
-    sha256_of,
     write_tensor_file,
 )
 
@@ -172,15 +169,6 @@ class BundleConfig:
         return Denoiser(self.denoisers[name].config)
 
 
-@dataclass(frozen=True)
-class FileCheck:
-    """Result of verifying one file of a bundle; `problem` is empty when it is as recorded."""
-
-    file: str
-    size_bytes: int
-    problem: str = ""
-
-
 class Bundle:
     """An opened bundle folder: its config, and modules loaded from it when asked for."""
 
@@ -195,7 +183,7 @@ class Bundle:
         Reads only `config.json` and checks that every file is there with its recorded size.
         Raises BundleError that says what is missing and what to do.
         """
-        folder = _resolve(path_or_name)
+        folder = resolve_bundle(path_or_name)
         config = read_bundle_config(folder)
         _check_files_present(folder, config)
         return cls(folder, config)
@@ -220,7 +208,7 @@ class Bundle:
         with torch.device("meta"):
             module = self.config.build_module(name)
         path = self.folder / f"{name}.safetensors"
-        _check_dtypes(path, self.config.files[path.name].dtype, float32_in_storage(module))
+        check_dtypes(path, self.config.files[path.name].dtype, float32_in_storage(module))
         load_into(module, path, device=device, dtype=dtype)
         return module
 
@@ -329,56 +317,8 @@ def save_bundle(
     return Bundle.open(folder)
 
 
-def verify_bundle(folder: str | Path) -> list[FileCheck]:
-    """Check every file of a bundle against `config.json`: size, SHA-256, tensor names and shapes.
-
-    Reads all bytes. Files ending in .safetensors that the config does not know are reported too.
-    Raises BundleError when there is no readable config.
-    """
-    folder = _resolve(folder)
-    config = read_bundle_config(folder)
-    names = {*config.files, *(f"{name}.safetensors" for name in config.module_names)}
-    names |= {path.name for path in folder.glob("*.safetensors")}
-    return [_check_file(folder / name, config) for name in sorted(names)]
-
-
-@contextmanager
-def new_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A hidden folder beside `folder` to write into; takes its place when the block succeeds.
-
-    On an error `folder` is as it was. After a kill it is as it was, or, for one that is replaced,
-    comes back with `restore_folder`. Raises BundleError if it exists and `overwrite` is not set.
-    """
-    restore_folder(folder)
-    if folder.exists() and not overwrite:
-        raise BundleError(f"{folder} exists; choose another folder or allow overwriting it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
-    replaced = _replaced(folder)
-    try:
-        yield partial
-        partial.chmod(0o755)
-        if folder.exists():
-            folder.rename(replaced)
-        partial.rename(folder)
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        restore_folder(folder)
-
-
-def restore_folder(folder: Path) -> None:
-    """Bring back a folder whose replacement was stopped between taking it away and the new one."""
-    replaced = _replaced(folder)
-    if replaced.is_dir() and not folder.exists():
-        replaced.rename(folder)
-
-
-def _replaced(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.replaced")
-
-
-def _resolve(path_or_name: str | Path) -> Path:
+def resolve_bundle(path_or_name: str | Path) -> Path:
+    """Folder of the bundle that `Bundle.open` would open; BundleError if there is none."""
     name = str(path_or_name)
     if name in EMBEDDED_BUNDLES:
         folder = EMBEDDED_BUNDLES[name]
@@ -404,6 +344,18 @@ def _resolve(path_or_name: str | Path) -> Path:
     )
 
 
+def check_dtypes(path: Path, recorded: str, float32_names: frozenset[str]) -> None:
+    """Raise WeightsError unless tensors are stored as recorded, `float32_names` in float32."""
+    if recorded not in DTYPE_NAMES:
+        raise BundleError(
+            f"{path.name} is recorded with dtype {recorded!r}; allowed: {', '.join(DTYPE_NAMES)}"
+        )
+    for name, (_, stored) in read_layout(path).items():
+        wanted = torch.float32 if name in float32_names else DTYPE_NAMES[recorded]
+        if stored != wanted:
+            raise WeightsError(f"{path}: {name} is stored as {stored}, recorded is {wanted}")
+
+
 def _check_files_present(folder: Path, config: BundleConfig) -> None:
     for name in config.module_names:
         if f"{name}.safetensors" not in config.files:
@@ -418,7 +370,7 @@ def _check_files_present(folder: Path, config: BundleConfig) -> None:
 
 
 def _check_sizes(value: Any, where: str) -> None:
-    """Refuse numbers with which building a module would take all memory or not end."""
+    """Raise BundleError for numbers that would make a module of all memory, or an endless build."""
     if isinstance(value, dict):
         for key, entry in value.items():
             # Only bytes and values of whole files may be large numbers.
@@ -433,17 +385,6 @@ def _check_sizes(value: Any, where: str) -> None:
         if abs(value) > limit:
             shown = str(value) if abs(value) < 10**30 else "far more"
             raise BundleError(f"{where} is {shown}; at most {limit} is allowed")
-
-
-def _check_dtypes(path: Path, recorded: str, float32_names: frozenset[str]) -> None:
-    if recorded not in DTYPE_NAMES:
-        raise BundleError(
-            f"{path.name} is recorded with dtype {recorded!r}; allowed: {', '.join(DTYPE_NAMES)}"
-        )
-    for name, (_, stored) in read_layout(path).items():
-        wanted = torch.float32 if name in float32_names else DTYPE_NAMES[recorded]
-        if stored != wanted:
-            raise WeightsError(f"{path}: {name} is stored as {stored}, recorded is {wanted}")
 
 
 def _write_module(
@@ -480,29 +421,3 @@ def _record(path: Path, tensors: list[PlannedTensor], dtype: torch.dtype) -> Fil
     return FileRecord(
         written.sha256, written.size_bytes, written.num_tensors, written.num_values, dtype_name
     )
-
-
-def _check_file(path: Path, config: BundleConfig) -> FileCheck:
-    if not path.is_file():
-        return FileCheck(path.name, 0, "missing")
-    size = path.stat().st_size
-    record = config.files.get(path.name)
-    if record is None:
-        return FileCheck(path.name, size, "not recorded in config.json")
-    if size != record.size_bytes:
-        return FileCheck(path.name, size, f"{record.size_bytes} bytes are recorded")
-    sha256 = sha256_of(path)
-    if sha256 != record.sha256:
-        return FileCheck(path.name, size, f"SHA-256 is {sha256}, recorded is {record.sha256}")
-    name = path.name.removesuffix(".safetensors")
-    try:
-        layout = read_layout(path)
-        if name in config.module_names:
-            with torch.device("meta"):
-                module = config.build_module(name)
-            found = {key: shape for key, (shape, _) in layout.items()}
-            check_coverage(module_layout(module), found, path.name)
-            _check_dtypes(path, record.dtype, float32_in_storage(module))
-    except WeightsError as error:
-        return FileCheck(path.name, size, str(error))
-    return FileCheck(path.name, size)

@@ -1,21 +1,35 @@
-"""Files of the Hugging Face hub, fetched on request: verified, resumable, never half there.
+"""The Hugging Face hub: what a repository holds, its bytes from any position, and errors that help.
 
-A file being downloaded is called `NAME.part`; it gets its name only when its size and hash are
-those the hub states. Nothing here runs unless a person asked for a download.
+Names, addresses and tokens are huggingface_hub's. Bytes are streamed here, because its
+`hf_hub_download` discards what it has of a file when it is stopped. Files on disk are `fetch`.
 """
 
-import hashlib
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, Protocol
-from urllib.parse import urlparse
+from typing import Any, Protocol
+from urllib.parse import urlsplit
 
-from gld_ros.weights.catalog import PublishedFile, PublishedModel
 from gld_ros.weights.errors import WeightsError
-from gld_ros.weights.tensor_file import sha256_of
 
-Report = Callable[[str], None]
+TIMEOUT_S = 30.0
+LONGEST_WAIT_S = 120.0
+_OFFLINE = (
+    "On a machine without network, fetch on another one and give the files with --from-folder."
+)
+
+
+class FetchError(WeightsError):
+    """The hub gave an answer that trying again does not change; the text says what to do."""
+
+
+class TransientError(WeightsError):
+    """A request that may succeed when repeated, after `wait_s` if the hub names a time."""
+
+    def __init__(self, text: str, wait_s: float | None = None) -> None:
+        super().__init__(text)
+        self.wait_s = wait_s
 
 
 @dataclass(frozen=True)
@@ -38,33 +52,31 @@ class Repository:
 
 
 class Hub(Protocol):
-    """The two things that fetching needs from a hub."""
+    """The two things that fetching needs from a hub; both raise FetchError and TransientError."""
 
     def repository(self, name: str) -> Repository:
         """The current state of a repository."""
         ...
 
-    def download(
-        self, repository: Repository, remote: RemoteFile, file: BinaryIO, resume_bytes: int
-    ) -> None:
-        """Append the file's bytes from `resume_bytes` on; shows its own progress."""
+    def stream(self, repository: Repository, remote: RemoteFile, start: int) -> Iterator[bytes]:
+        """The file's bytes from position `start` on."""
         ...
 
 
 class HuggingFaceHub:
-    """The real hub, through huggingface_hub; `endpoint` None is the public one or $HF_ENDPOINT."""
+    """The real hub; `endpoint` None is the public one or $HF_ENDPOINT."""
 
     def __init__(self, endpoint: str | None = None) -> None:
         self.endpoint = endpoint
 
     def repository(self, name: str) -> Repository:
-        """Commit, sizes and hashes of a repository; raises WeightsError when out of reach."""
+        """Commit, sizes and hashes of a repository."""
         from huggingface_hub import HfApi
 
-        try:
-            info = HfApi(endpoint=self.endpoint).model_info(name, files_metadata=True)
-        except _hub_errors() as error:
-            raise _out_of_reach(name, error) from error
+        with self._explained(name, name):
+            info = HfApi(endpoint=self.endpoint).model_info(
+                name, files_metadata=True, timeout=TIMEOUT_S
+            )
         files = {
             sibling.rfilename: RemoteFile(
                 path=sibling.rfilename,
@@ -76,122 +88,119 @@ class HuggingFaceHub:
         }
         return Repository(name, str(info.sha), files)
 
-    def download(
-        self, repository: Repository, remote: RemoteFile, file: BinaryIO, resume_bytes: int
-    ) -> None:
-        """Stream the file with a progress bar, retrying short interruptions."""
-        from huggingface_hub import get_hf_file_metadata, hf_hub_url
-        from huggingface_hub.file_download import http_get
-        from huggingface_hub.utils import build_hf_headers
+    def stream(self, repository: Repository, remote: RemoteFile, start: int) -> Iterator[bytes]:
+        """The file's bytes from `start` on; the token is not sent on to another host."""
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
         url = hf_hub_url(
             repository.name, remote.path, revision=repository.revision, endpoint=self.endpoint
         )
-        headers = build_hf_headers()
+        headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+        request = {"headers": headers, "timeout": TIMEOUT_S}
+        with (
+            self._explained(f"{repository.name}/{remote.path}", repository.name),
+            get_session().stream("GET", url, **request) as response,
+        ):
+            if response.is_error:
+                response.read()
+                hf_raise_for_status(response)
+            unwanted = start if response.status_code == 200 else 0  # the range was ignored
+            for chunk in response.iter_bytes():
+                if unwanted < len(chunk):
+                    yield chunk[unwanted:]
+                unwanted = max(0, unwanted - len(chunk))
+
+    @contextmanager
+    def _explained(self, what: str, repository: str) -> Iterator[None]:
+        """Turn what a request raises into FetchError or TransientError about `what`."""
+        from huggingface_hub import errors
+
         try:
-            location = get_hf_file_metadata(url).location
-            if urlparse(location).netloc != urlparse(url).netloc:
-                headers.pop("authorization", None)  # a token is for the hub, not for its storage
-            http_get(
-                location,
-                file,
-                resume_size=resume_bytes,
-                headers=headers,
-                expected_size=remote.size_bytes,
-                displayed_filename=remote.path,
-            )
-        except _hub_errors() as error:
-            raise _out_of_reach(f"{repository.name}/{remote.path}", error) from error
+            yield
+        except (OSError, errors.HfHubHTTPError, getattr(errors, "HTTPError", OSError)) as error:
+            response = getattr(error, "response", None)
+            if response is None:
+                raise _connection_error(what, error, self._address()) from error
+            raise explain_status(
+                what, repository, response.status_code, response.headers, self._address()
+            ) from error
+
+    def _address(self) -> str:
+        from huggingface_hub import constants
+
+        return (self.endpoint or str(constants.ENDPOINT)).rstrip("/")
 
 
-def fetch_model(model: PublishedModel, folder: Path, hub: Hub, report: Report) -> list[Path]:
-    """Download every file of a catalog entry below `folder`; returns their paths.
-
-    Files that are there with the right size and hash are not fetched again, `.part` files are
-    continued. `report` gets one line per step. Raises WeightsError for a file that the repository
-    does not have, a hash that differs, or a hub out of reach; complete files stay.
-    """
-    repositories = {file.repository: hub.repository(file.repository) for file in model.files}
-    chosen = [(f, _remote(f, repositories[f.repository])) for f in model.files]
-    total = sum(remote.size_bytes for _, remote in chosen)
-    report(f"{len(chosen)} files, {total / 1e9:.2f} GB, into {folder}")
-    paths = []
-    for published, remote in chosen:
-        path = folder / published.place
-        _fetch_file(repositories[published.repository], remote, path, hub, report)
-        paths.append(path)
-    return paths
-
-
-def _remote(published: PublishedFile, repository: Repository) -> RemoteFile:
-    for path in published.paths:
-        if path in repository.files:
-            return repository.files[path]
-    raise WeightsError(
-        f"{published.repository} (commit {repository.revision[:12]}) has no "
-        f"{' or '.join(published.paths)}; it may have been reorganised since this version"
-    )
-
-
-def _fetch_file(
-    repository: Repository, remote: RemoteFile, path: Path, hub: Hub, report: Report
-) -> None:
-    if path.is_file():
-        if path.stat().st_size == remote.size_bytes and _hash_agrees(path, remote):
-            report(f"{remote.path}: already here, verified")
-            return
-        report(f"{remote.path}: the file here is another version, fetching again")
-        path.unlink()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.touch()
-    have = part.stat().st_size
-    if have > remote.size_bytes:
-        part.write_bytes(b"")
-        have = 0
-    if have:
-        report(f"{remote.path}: continuing at {have / 1e6:.0f} of {remote.size_bytes / 1e6:.0f} MB")
-    with part.open("r+b") as file:
-        file.seek(have)
-        if have < remote.size_bytes:
-            hub.download(repository, remote, file, have)
-    if part.stat().st_size != remote.size_bytes or not _hash_agrees(part, remote):
-        size = part.stat().st_size
-        part.unlink()
-        raise WeightsError(
-            f"{repository.name}/{remote.path} arrived damaged ({size} bytes, expected "
-            f"{remote.size_bytes}, or another hash) and was discarded; fetch again"
+def explain_status(
+    what: str, repository: str, status: int, headers: Any, endpoint: str
+) -> FetchError | TransientError:
+    """The error for an answer of the hub: what was asked for, why not, and what to do."""
+    said = headers.get("X-Error-Message") or ""
+    gated = headers.get("X-Error-Code") == "GatedRepo"
+    if status == 401 and not gated:
+        token = "does not accept the token it was given" if _has_token() else "asks for a login"
+        return FetchError(
+            f"{what}: the hub {token} (401). Create a read token at {endpoint}/settings/tokens and "
+            "give it with `hf auth login` or the variable HF_TOKEN. A repository that was renamed "
+            "or removed answers the same way."
         )
-    part.rename(path)
-    report(f"{remote.path}: verified")
+    if status in (401, 403):
+        return FetchError(
+            f"{what}: access is restricted ({status}). The hub says: {said or 'nothing more'}\n"
+            f"Open {endpoint}/{repository}, accept the terms there, and run again with a token of "
+            "that account (`hf auth login`, or the variable HF_TOKEN)."
+        )
+    if status == 404:
+        return FetchError(
+            f"{what}: not found (404); it was renamed, moved or removed after this version of "
+            f"gld_ros. Look for it at {endpoint}/{repository.split('/')[0]}; files that you have "
+            "already are converted with --from-folder."
+        )
+    if status == 429:
+        wait_s = _retry_after_s(headers)
+        text = f"{what}: the hub limits the number of requests (429)"
+        if wait_s is not None and wait_s > LONGEST_WAIT_S:
+            return FetchError(
+                f"{text}; run the same command again in {wait_s / 60:.0f} minutes. With a token "
+                "(`hf auth login`) the limit is higher."
+            )
+        return TransientError(text, wait_s)
+    if status >= 500 or status in (408, 416):
+        return TransientError(f"{what}: the hub failed ({status})")
+    return FetchError(f"{what}: the hub answered {status}. {said}".rstrip())
 
 
-def _hash_agrees(path: Path, remote: RemoteFile) -> bool:
-    if remote.sha256 is not None:
-        return sha256_of(path) == remote.sha256
-    if remote.git_blob is None:
-        raise WeightsError(f"the hub states no hash for {remote.path}, so it is not used")
-    return _git_blob(path) == remote.git_blob
+def _connection_error(what: str, error: BaseException, endpoint: str) -> TransientError:
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    proxy = proxy_in_use(endpoint)
+    if proxy is None:
+        hint = "No proxy is set; where one is needed, set HTTPS_PROXY. " + _OFFLINE
+    else:
+        hint = f"The proxy {proxy} is in use: check it, or except {endpoint} with NO_PROXY."
+    return TransientError(f"{what}: no connection to {endpoint}: {reason}\n{hint}")
 
 
-def _git_blob(path: Path) -> str:
-    """Git's name for the content of a (small) file."""
-    content = path.read_bytes()
-    header = f"blob {len(content)}\0".encode()
-    return hashlib.sha1(header + content, usedforsecurity=False).hexdigest()
+def proxy_in_use(endpoint: str) -> str | None:
+    """The proxy that the environment names for an address, without user name and password."""
+    parts = urlsplit(endpoint)
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or urllib.request.proxy_bypass(parts.hostname or ""):
+        return None
+    return proxy.rsplit("@", 1)[-1].removeprefix(f"{urlsplit(proxy).scheme}://")
 
 
-def _hub_errors() -> tuple[type[BaseException], ...]:
-    """What a request through huggingface_hub can raise; its transport differs between versions."""
-    from huggingface_hub import errors
+def _has_token() -> bool:
+    from huggingface_hub import get_token
 
-    return (OSError, errors.HfHubHTTPError, getattr(errors, "HTTPError", OSError))
+    return get_token() is not None
 
 
-def _out_of_reach(what: str, error: BaseException) -> WeightsError:
-    first_line = str(error).strip().split("\n")[0] or type(error).__name__
-    return WeightsError(
-        f"{what} could not be fetched from the Hugging Face hub: {first_line}\n"
-        "Run the same command again to continue where it stopped. On a machine without network, "
-        "fetch on another one and use --from-folder."
-    )
+def _retry_after_s(headers: Any) -> float | None:
+    try:
+        return float(headers.get("Retry-After"))
+    except (TypeError, ValueError):
+        return None

@@ -5,6 +5,7 @@
 has is not decided here.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -57,10 +58,26 @@ def write_tensor_file(path: Path, tensors: Iterable[PlannedTensor]) -> WrittenFi
     """Write a safetensors file with one tensor in memory at a time, and flush it to the disk.
 
     Values are cast to the planned dtype. Raises WeightsError that names the tensor if a value is
-    not finite after the cast (float16 overflows above 65504) or a shape differs from the plan.
+    not finite after the cast (float16 overflows above 65504), a shape differs from the plan, or
+    the disk is full.
     """
     planned = sorted(tensors, key=lambda entry: (-entry.dtype.itemsize, entry.name))
     header = _header(planned)
+    try:
+        sha256, size_bytes = _write(path, header, planned)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise WeightsError(
+            f"no space left on the disk of {path.parent}; nothing of the new folder is kept. Free "
+            "some space and run the same command again"
+        ) from error
+    num_values = sum(_count(entry.shape) for entry in planned)
+    return WrittenFile(sha256, size_bytes, len(planned), num_values)
+
+
+def _write(path: Path, header: bytes, planned: list[PlannedTensor]) -> tuple[str, int]:
+    """Write header and tensors; returns SHA-256 in hex and the number of bytes."""
     digest = hashlib.sha256()
     size_bytes = 0
     with path.open("wb") as file:
@@ -75,8 +92,7 @@ def write_tensor_file(path: Path, tensors: Iterable[PlannedTensor]) -> WrittenFi
             size_bytes += values.nbytes
         file.flush()
         os.fsync(file.fileno())
-    num_values = sum(_count(entry.shape) for entry in planned)
-    return WrittenFile(digest.hexdigest(), size_bytes, len(planned), num_values)
+    return digest.hexdigest(), size_bytes
 
 
 def _header(planned: list[PlannedTensor]) -> bytes:

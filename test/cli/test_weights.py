@@ -1,6 +1,7 @@
 """`gld-ros weights`: listing, verifying, converting, and the licence gate before any download."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -60,7 +61,8 @@ def test_list_shows_what_is_here_and_the_licences_of_what_is_not(capsys, model_f
     assert main(["weights", "list"]) == 0
     here, there = capsys.readouterr().out.split("To be fetched")
     assert "mine" in here
-    assert "facebook/VGGT-1B: CC-BY-NC-4.0" in there
+    assert "facebook/VGGT-1B (encoder): CC-BY-NC-4.0" in there
+    assert "level statistics: none stated for the files; MIT" in there
     assert "NON-COMMERCIAL" in there
 
 
@@ -114,11 +116,27 @@ def test_the_licence_is_shown_before_the_hub_is_asked(capsys, monkeypatch):
 
     def ask(self, name):
         shown.append(capsys.readouterr().out)
-        raise hub.WeightsError(f"{name} could not be fetched")
+        raise hub.FetchError(f"{name} could not be fetched")
 
     monkeypatch.setattr(hub.HuggingFaceHub, "repository", ask)
     assert main(["weights", "fetch", "da3-base"]) == 1
-    assert "depth-anything/DA3-Base: Apache-2.0" in shown[0]
+    assert "depth-anything/DA3-BASE (encoder): Apache-2.0" in shown[0]
+
+
+@pytest.mark.usefixtures("no_hub")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gld-da3"], r"model_stats/da3/normalization_stats_level0\.pt.*\n.*--statistics-from"),
+        (["gld-da3", "--statistics", "/nowhere"], r"missing statistics: /nowhere/model_stats"),
+        (["gld-da3", "--statistics-from", "/nowhere"], "/nowhere does not exist"),
+        (["gld-da3", "--variant", "full"], "--variant: not an option of gld-da3 files"),
+        (["da3-base", "--statistics", "/"], "--statistics: not an option of da3 files"),
+    ],
+)
+def test_every_input_is_checked_before_the_hub_is_asked(capsys, arguments, message):
+    assert main(["weights", "fetch", *arguments]) == 1
+    assert re.search(message, capsys.readouterr().err)
 
 
 @pytest.mark.usefixtures("no_hub")

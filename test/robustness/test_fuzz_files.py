@@ -130,8 +130,9 @@ def test_bundle_config_bytes(fuzz, bundle):
 
 
 def test_bundle_config_values(fuzz, bundle):
-    from gld_ros.weights.bundle import Bundle, verify_bundle
+    from gld_ros.weights.bundle import Bundle
     from gld_ros.weights.errors import WeightsError
+    from gld_ros.weights.verify import verify_bundle
 
     config = bundle / "config.json"
     document = json.loads(config.read_text())
@@ -147,9 +148,10 @@ def test_bundle_config_values(fuzz, bundle):
 
 
 def test_safetensors_bytes(fuzz, bundle):
-    from gld_ros.weights.bundle import Bundle, verify_bundle
+    from gld_ros.weights.bundle import Bundle
     from gld_ros.weights.errors import WeightsError
     from gld_ros.weights.tensor_file import read_layout
+    from gld_ros.weights.verify import verify_bundle
 
     path = bundle / "statistics.safetensors"
     original = path.read_bytes()

@@ -94,18 +94,19 @@ FETCH = (
     PREAMBLE
     + """
 import hashlib
-from gld_ros.weights.catalog import PublishedFile
-from gld_ros.weights.hub import RemoteFile, Repository, _fetch_file
+from gld_ros.weights.fetch import DownloadPlan, PlannedFile, download
+from gld_ros.weights.hub import RemoteFile, Repository
 content = bytes(range(256)) * 4000
 remote = RemoteFile("w.safetensors", len(content), hashlib.sha256(content).hexdigest(), None)
 class SlowHub:
-    def download(self, repository, remote, file, resume_bytes):
-        for at in range(resume_bytes, len(content), 4096):
-            file.write(content[at : at + 4096]); file.flush()
+    def stream(self, repository, remote, start):
+        for at in range(start, len(content), 4096):
+            yield content[at : at + 4096]
             time.sleep(0.002)
 begin()
+plan = DownloadPlan(target.parent, (PlannedFile(Repository("r", "c", {}), remote, target, 0),))
 while True:
-    _fetch_file(Repository("r", "c", {}), remote, target, SlowHub(), lambda line: None)
+    download(plan, SlowHub(), lambda line: None)
     target.unlink()
 """
 )
@@ -119,7 +120,8 @@ def check_checkpoint(path):
 
 
 def check_bundle(path):
-    from gld_ros.weights.bundle import Bundle, verify_bundle
+    from gld_ros.weights.bundle import Bundle
+    from gld_ros.weights.verify import verify_bundle
 
     Bundle.open(path).load_module("backbone")
     assert [check.problem for check in verify_bundle(path)] == ["", ""]
@@ -175,7 +177,7 @@ def test_killed_writer_leaves_a_whole_thing_or_none(kind, tmp_path):
             child.stdout.close()
         # Opening is what a user does next; a bundle being replaced comes back then.
         if kind == "bundle":
-            from gld_ros.weights.bundle import restore_folder
+            from gld_ros.weights.atomic_folder import restore_folder
 
             restore_folder(target)
         if target.exists():

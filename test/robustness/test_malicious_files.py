@@ -60,9 +60,10 @@ def test_published_checkpoint_with_code(hostile_pickle):
 
 
 def test_training_checkpoint_with_code(hostile_pickle):
-    from gld_ros.training.checkpoint import CheckpointError, load_checkpoint
+    from gld_ros.training.checkpoint import CheckpointError, append_checksum, load_checkpoint
 
-    with pytest.raises(CheckpointError):
+    append_checksum(hostile_pickle)
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
         load_checkpoint(hostile_pickle, config={})
 
 
@@ -123,8 +124,9 @@ def test_a_file_that_nobody_wrote_by_hand_is_not_parsed(tmp_path):
     "name", ["../outside.safetensors", "/etc/passwd", "sub/x.safetensors", "..", "a.pt"]
 )
 def test_bundle_cannot_name_files_outside_its_folder(tmp_path, name):
-    from gld_ros.weights.bundle import Bundle, verify_bundle
+    from gld_ros.weights.bundle import Bundle
     from gld_ros.weights.errors import BundleError
+    from gld_ros.weights.verify import verify_bundle
 
     folder = tmp_path / "bundle"
     folder.mkdir()

@@ -5,14 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from gld_ros.backbones.da3.config import Da3Config
-from gld_ros.backbones.da3.model import DepthAnything3
-from gld_ros.backbones.da3.official_keys import official_key
-from gld_ros.decoders.rgb import RgbDecoder, RgbDecoderConfig
+from gld_ros.decoders.rgb import RgbDecoderConfig
 from gld_ros.diffusion.config import DenoiserConfig
-from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.weights.bundle import (
     BackboneSpec,
     Bundle,
@@ -20,7 +16,9 @@ from gld_ros.weights.bundle import (
     DenoiserSpec,
     save_bundle,
 )
-from gld_ros.weights.official import UnstoredSizes
+from gld_ros.weights.convert import UnstoredSizes
+
+from .published_layout import write_gld_da3
 
 DA3 = Da3Config(
     embed_dim=16,
@@ -110,43 +108,11 @@ def saved(micro_bundle, tmp_path) -> Bundle:
     return Bundle.open(shutil.copytree(micro_bundle, tmp_path / "micro"))
 
 
-def random_state(module, seed):
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: torch.randn(values.shape, generator=generator)
-        for name, values in module.state_dict().items()
-    }
-
-
 @pytest.fixture(scope="session")
 def published(tmp_path_factory) -> Path:
     """The published layout with random micro weights; read only (see `official`)."""
     root = tmp_path_factory.mktemp("published")
-
-    def place(name):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-    da3 = DepthAnything3(DA3)
-    for seed, name in ((1, "depth-anything/DA3-Base"), (2, "pretrained_models/da3")):
-        state = {official_key(key): values for key, values in random_state(da3, seed).items()}
-        save_file(state, place(f"{name}/model.safetensors"))
-    head = {f"decoder.{key}": values for key, values in random_state(da3.head, 3).items()}
-    torch.save({"model": head, "epoch": 3}, place("checkpoints/dpt_decoder.pt"))
-    mae = {f"decoder.{k}": v for k, v in random_state(RgbDecoder(RGB_DECODER), 4).items()}
-    torch.save({"ema": mae}, place("checkpoints/mae_decoder.pt"))
-    level1 = {f"module.{k}": v for k, v in random_state(Denoiser(LEVEL1), 5).items()}
-    wrong = {"x": torch.zeros(1)}
-    torch.save({"model": wrong, "ema": level1}, place("checkpoints/da3_level1.pt"))
-    torch.save(random_state(Denoiser(CASCADE), 6), place("checkpoints/da3_cascade.pt"))
-    for level in (0, 1):
-        values = torch.full((1, 32, 1, 1), 2.0 + level)
-        torch.save(
-            {"mean": values, "var": values, "std": values.sqrt(), "count": 5, "level": level},
-            place(f"model_stats/normalization_stats_level{level}.pt"),
-        )
-    return root
+    return write_gld_da3(root, DA3, RGB_DECODER, LEVEL1, CASCADE)
 
 
 @pytest.fixture

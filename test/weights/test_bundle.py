@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gld_ros.weights import bundle as bundle_module
-from gld_ros.weights.bundle import Bundle, save_bundle, verify_bundle
+from gld_ros.weights.bundle import Bundle, save_bundle
 from gld_ros.weights.errors import BundleError, CoverageError, WeightsError
+from gld_ros.weights.tensor_file import sha256_of
+from gld_ros.weights.verify import verify_bundle
 
 
 def edit_config(bundle, edit):
@@ -26,7 +28,7 @@ def replace_tensors(bundle, file, edit):
     tensors = load_file(path)
     edit(tensors)
     save_file(tensors, path)
-    record = bundle_module.sha256_of(path), path.stat().st_size
+    record = sha256_of(path), path.stat().st_size
     edit_config(
         bundle,
         lambda data: data["files"][file].update(sha256=record[0], size_bytes=record[1]),

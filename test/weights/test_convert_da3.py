@@ -3,15 +3,17 @@
 import io
 import os
 import pickle
+import shutil
 import zipfile
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gld_ros.weights.bundle import verify_bundle
+from gld_ros.weights.bundle import Bundle
+from gld_ros.weights.convert import convert as convert_published
 from gld_ros.weights.errors import CoverageError, UnsafeCheckpointError, WeightsError
-from gld_ros.weights.official import convert_da3_model, convert_official
+from gld_ros.weights.verify import verify_bundle
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def convert(official, tmp_path, micro_sizes):
     def run(**options):
         folder = tmp_path / "bundle"
         try:
-            return convert_official(official, folder, sizes=micro_sizes, **options)
+            return convert_published(official, folder, sizes=micro_sizes, **options)
         except ValueError:
             assert sorted(path.name for path in tmp_path.iterdir()) == ["official"]
             raise
@@ -40,12 +42,12 @@ def test_every_tensor_arrives_under_its_name(convert, official):
     level1 = torch.load(official / "checkpoints/da3_level1.pt", weights_only=True)["ema"]
     for key, values in bundle.load_module("level1").state_dict().items():
         assert torch.equal(values, level1[f"module.{key}"])
-    mae = torch.load(official / "checkpoints/mae_decoder.pt", weights_only=True)["ema"]
+    mae = torch.load(official / "pretrained_models/mae_decoder.pt", weights_only=True)["ema"]
     for key, values in bundle.load_module("rgb_decoder").state_dict().items():
         assert torch.equal(values, mae[f"decoder.{key}"])
     backbone = bundle.load_module("backbone").state_dict()
-    encoder = load_file(official / "depth-anything/DA3-Base/model.safetensors")
-    head = torch.load(official / "checkpoints/dpt_decoder.pt", weights_only=True)["model"]
+    encoder = load_file(official / "depth-anything/DA3-BASE/model.safetensors")
+    head = torch.load(official / "pretrained_models/da3/dpt_decoder.pt", weights_only=True)["model"]
     assert torch.equal(
         backbone["backbone.cls_token"], encoder["model.backbone.pretrained.cls_token"]
     )
@@ -76,7 +78,7 @@ def test_a_head_that_was_fine_tuned_in_part_keeps_the_rest(convert, official):
         del content["model"]["decoder.norm.weight"]
         content["model"]["optimizer.step"] = torch.zeros(1)
 
-    edit_pt(official / "checkpoints/dpt_decoder.pt", forget)
+    edit_pt(official / "pretrained_models/da3/dpt_decoder.pt", forget)
     conversion = convert()
     head = load_file(official / "pretrained_models/da3/model.safetensors")
     backbone = conversion.bundle.load_module("backbone").state_dict()
@@ -145,7 +147,7 @@ def test_every_fault_names_its_tensor(convert, official, file, wrapper, fault):
             else:
                 tensors[name] = torch.zeros(3)
 
-        edit_pt(official / f"checkpoints/{file}.pt", spoil)
+        edit_pt(next(official.rglob(f"{file}.pt")), spoil)
     bare = name.split("model.head.")[-1].removeprefix("decoder.").removeprefix("module.")
     with pytest.raises(CoverageError, match=bare) as caught:
         convert()
@@ -153,7 +155,7 @@ def test_every_fault_names_its_tensor(convert, official, file, wrapper, fault):
 
 
 def test_a_foreign_tensor_in_the_encoder_file_is_an_error(convert, official):
-    path = official / "depth-anything/DA3-Base/model.safetensors"
+    path = official / "depth-anything/DA3-BASE/model.safetensors"
     save_file(load_file(path) | {"gaussians.weight": torch.zeros(2)}, path)
     with pytest.raises(CoverageError, match=r"gaussians\.weight"):
         convert()
@@ -161,22 +163,53 @@ def test_a_foreign_tensor_in_the_encoder_file_is_an_error(convert, official):
 
 def test_missing_files_are_all_listed(convert, official):
     (official / "checkpoints/da3_cascade.pt").unlink()
-    (official / "depth-anything/DA3-Base/model.safetensors").unlink()
+    (official / "depth-anything/DA3-BASE/model.safetensors").unlink()
     with pytest.raises(WeightsError, match="encoder") as caught:
         convert()
     assert "da3_cascade.pt" in str(caught.value)
 
 
-def test_files_where_the_documentation_has_them(convert, official):
-    (official / "checkpoints/dpt_decoder.pt").rename(
-        official / "pretrained_models/da3/dpt_decoder.pt"
-    )
-    (official / "checkpoints/mae_decoder.pt").rename(official / "pretrained_models/mae_decoder.pt")
-    assert convert().bundle.has("rgb_decoder")
+@pytest.mark.parametrize(
+    ("file", "elsewhere"),
+    [
+        ("pretrained_models/da3/dpt_decoder.pt", "checkpoints/dpt_decoder.pt"),
+        ("pretrained_models/mae_decoder.pt", "checkpoints/mae_decoder.pt"),
+        ("depth-anything/DA3-BASE/model.safetensors", "depth-anything/DA3-Base/model.safetensors"),
+        ("model_stats/da3", "da3"),
+        ("model_stats/da3", "statistics"),
+    ],
+)
+def test_every_published_place_is_found(convert, official, file, elsewhere):
+    target = official / elsewhere
+    target.parent.mkdir(parents=True, exist_ok=True)
+    (official / file).rename(target)
+    options = {"statistics": target} if elsewhere == "statistics" else {}
+    bundle = convert(**options).bundle
+    assert bundle.statistics(0).mean.tolist() == [2.0] * 32
+    assert bundle.has("rgb_decoder")
+
+
+def test_the_flat_layout_of_statistics_is_found(convert, official):
+    for path in (official / "model_stats/da3").iterdir():
+        path.rename(official / "model_stats" / path.name)
+    assert convert().bundle.statistics(1).mean.tolist() == [3.0] * 32
+
+
+def test_statistics_of_a_bundle_are_accepted(convert, official, micro_bundle):
+    shutil.rmtree(official / "model_stats")
+    bundle = convert(statistics=micro_bundle).bundle
+    assert torch.equal(bundle.statistics(0).mean, Bundle.open(micro_bundle).statistics(0).mean)
+
+
+def test_statistics_of_another_backbone_are_an_error(convert, official):
+    for path in (official / "model_stats/da3").iterdir():
+        edit_pt(path, lambda content: content.update(mean=torch.zeros(1, 64, 1, 1)))
+    with pytest.raises(CoverageError, match=r"level0\.mean has 64 values, the backbone has 32"):
+        convert()
 
 
 def test_statistics_of_another_level_are_refused(convert, official):
-    folder = official / "model_stats"
+    folder = official / "model_stats/da3"
     (folder / "normalization_stats_level0.pt").replace(folder / "normalization_stats_level1.pt")
     edit_pt(folder / "normalization_stats_level1.pt", lambda content: None)
     torch.save(
@@ -189,7 +222,7 @@ def test_statistics_of_another_level_are_refused(convert, official):
 
 def test_head_counts_that_cannot_be_are_explained(official, tmp_path):
     with pytest.raises(WeightsError, match=r"not stored in the tensors|no valid model"):
-        convert_official(official, tmp_path / "bundle")
+        convert_published(official, tmp_path / "bundle")
 
 
 class Bomb:
@@ -222,7 +255,7 @@ def test_garbage_is_a_clear_error(convert, official, content):
 
 
 def test_tensors_saved_on_a_gpu_come_back_on_the_cpu(convert, official):
-    path = official / "model_stats/normalization_stats_level0.pt"
+    path = official / "model_stats/da3/normalization_stats_level0.pt"
     content = path.read_bytes()
     # The storage tag is a short text inside the pickle; "cuda:0" takes the place of "cpu".
     source = zipfile.ZipFile(io.BytesIO(content))
@@ -239,8 +272,8 @@ def test_tensors_saved_on_a_gpu_come_back_on_the_cpu(convert, official):
 
 
 def test_one_model_file_becomes_a_backbone_alone(official, tmp_path, micro_sizes):
-    path = official / "depth-anything/DA3-Base/model.safetensors"
-    bundle = convert_da3_model(path, tmp_path / "da3", sizes=micro_sizes).bundle
+    path = official / "depth-anything/DA3-BASE/model.safetensors"
+    bundle = convert_published(path, tmp_path / "da3", sizes=micro_sizes).bundle
     assert bundle.config.module_names == ("backbone",)
     assert torch.equal(
         bundle.load_module("backbone").state_dict()["head.norm.weight"],

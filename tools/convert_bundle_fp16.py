@@ -1,6 +1,6 @@
 """Write a trained bundle again in float16, half the size, as the embedded one ships.
 
-python tools/halve_bundle.py runs/level1/export gld_ros/weights/embedded/gld-tiny --overwrite
+python tools/convert_bundle_fp16.py runs/level1/export gld_ros/weights/embedded/gld-tiny --overwrite
 """
 
 import argparse
@@ -23,7 +23,7 @@ def main() -> None:
     names = bundle.config.module_names
     modules = {name: load_file(bundle.folder / f"{name}.safetensors") for name in names}
     statistics = load_file(bundle.folder / "statistics.safetensors")
-    halved = save_bundle(
+    converted = save_bundle(
         args.out,
         bundle.config,
         modules,
@@ -31,7 +31,7 @@ def main() -> None:
         dtype=torch.float16,
         overwrite=args.overwrite,
     )
-    print(f"{args.out}: {sum(halved.size_bytes().values()) / 1e6:.2f} MB")
+    print(f"{args.out}: {sum(converted.size_bytes().values()) / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ from gld_ros.decoders.rgb import RgbDecoder, RgbDecoderConfig
 from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.pipeline import NovelViewPipeline, ViewRequest
-from gld_ros.weights.converters import recognise
+from gld_ros.weights.convert import UnstoredSizes
+from gld_ros.weights.convert import convert as convert_published
 from gld_ros.weights.errors import CoverageError, WeightsError
-from gld_ros.weights.official_vggt import convert_official_vggt, convert_vggt_model
-from gld_ros.weights.published_files import UnstoredSizes
+from gld_ros.weights.families import recognise
 
 CHANNELS = 16
 BACKBONE = VggtConfig(
@@ -89,7 +89,7 @@ def official(tmp_path) -> Path:
 @pytest.fixture
 def convert(official, tmp_path):
     def run(**options):
-        return convert_official_vggt(official, tmp_path / "bundle", sizes=SIZES, **options)
+        return convert_published(official, tmp_path / "bundle", sizes=SIZES, **options)
 
     return run
 
@@ -148,7 +148,7 @@ def test_sizes_are_read_off_the_tensors_and_unused_heads_left_out(convert):
 
 
 def test_the_model_file_alone_keeps_point_and_camera_heads(official, tmp_path):
-    bundle = convert_vggt_model(official / ENCODER, tmp_path / "bundle", sizes=SIZES).bundle
+    bundle = convert_published(official / ENCODER, tmp_path / "bundle", sizes=SIZES).bundle
     assert bundle.config.backbone.config == BACKBONE
     assert bundle.config.non_commercial
     assert bundle.config.module_names == ("backbone",)

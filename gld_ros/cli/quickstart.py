@@ -1,0 +1,284 @@
+"""`gld-ros quickstart`: from a bag to predicted views with published weights, in one command."""
+
+import argparse
+import os
+import shutil
+import sys
+import webbrowser
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gld_ros.cli.weights import add_conversion_options, add_download_options
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gld_ros.weights.catalog import PublishedModel
+
+_DESCRIPTION = """\
+Checks disk, memory and GPU and says what will happen; then fetches published weights, converts them
+to bfloat16, checks the bundle on this machine, runs the bag and opens an image of the result. Every
+step that is done already is skipped, so the same command goes on after a stop. The steps are also
+commands of their own: weights fetch, weights verify, bench, bag.
+
+The level statistics of gld-da3 and gld-vggt are on no hub: give a clone of
+https://github.com/cvlab-kaist/GLD with --statistics, or compute them from your own images with
+--statistics-from (`gld-ros weights fetch --help`).
+"""
+
+_EXAMPLES = """\
+examples:
+  gld-ros quickstart --bag drive.mcap --statistics GLD
+  gld-ros quickstart --bag drive.mcap --weights da3-base
+"""
+
+_NETWORK_BYTES_PER_S = 100e6 / 8  # assumed for the minutes shown: 100 Mbit/s
+_CONVERT_BYTES_PER_S = 75e6  # docs/performance.md: 7.86 GB in 101 s on two busy cores
+_RUN_BYTES = 2e9  # beside the weights: activations of four views and the process itself
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine has to run on."""
+
+    device: str
+    device_name: str
+    free_bytes: int
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """The first CUDA device, or the CPU with its available memory."""
+        import torch
+
+        from gld_ros.ros.memory_preflight import available_host_bytes
+
+        if torch.cuda.is_available():
+            free, _ = torch.cuda.mem_get_info()
+            return cls("cuda", torch.cuda.get_device_name(), free)
+        return cls("cpu", "no CUDA device: the CPU", available_host_bytes())
+
+
+def add_parser(
+    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
+) -> argparse.ArgumentParser:
+    """Declare `gld-ros quickstart`."""
+    parser = subparsers.add_parser(
+        "quickstart",
+        help="fetch published weights, run a bag with them, and look at the result",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--bag", type=Path, required=True, help="folder, .mcap or .db3")
+    parser.add_argument(
+        "--weights",
+        choices=("gld-da3", "gld-vggt", "da3-base"),
+        default="gld-da3",
+        help="what to run (default: gld-da3)",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="bag to write (default: BAG-WEIGHTS in the current folder)"
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask before fetching")
+    parser.add_argument("--no-open", action="store_true", help="do not open the result")
+    parser.add_argument(
+        "--accept-licence",
+        action="store_true",
+        help="accept the licences shown; required for weights that exclude commercial use",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="overrides",
+        help="override a parameter of the run, as for `gld-ros bag`",
+    )
+    add_download_options(parser)
+    add_conversion_options(parser)
+    parser.set_defaults(dtype="bfloat16", download_only=False, from_folder=None)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Go through the steps that are not done yet; 0 when the result is there."""
+    from gld_ros.weights.catalog import published_model
+    from gld_ros.weights.storage import bundles_home, downloads_home
+
+    model = published_model(args.weights)
+    out = args.out or Path(f"{args.bag.stem}-{model.name}")
+    bundle, downloads = bundles_home() / model.name, downloads_home() / model.name
+    _check_bag(args.bag)
+    machine = Machine.here()
+    if not bundle.is_dir():
+        _fetch_and_convert(args, model, bundle, downloads, machine)
+    else:
+        print(f"1-3 weights: {bundle} is here already")
+    _check_machine(model, machine)
+    _self_test(model.name, machine)
+    if out.exists():
+        print(f"5 run: {out} is here already")
+    else:
+        status = _run_bag(args, model.name, out)
+        if status:
+            return status
+    _show(out, args.no_open)
+    return 0
+
+
+def _check_bag(bag: Path) -> None:
+    from gld_ros.ros.bag_reader import BagReader
+    from gld_ros.ros.offline import bag_cameras
+
+    with BagReader(bag) as reader:
+        cameras = ", ".join(bag_cameras(reader))
+    print(f"bag: {bag}, cameras {cameras}")
+
+
+def _fetch_and_convert(
+    args: argparse.Namespace,
+    model: "PublishedModel",
+    bundle: Path,
+    downloads: Path,
+    machine: Machine,
+) -> None:
+    from gld_ros.cli import weights
+
+    weights.show_licences(model)
+    weights.check_request(args, model, bundle, downloads)
+    download_bytes = model.download_gb * 1e9
+    minutes = (
+        download_bytes / _NETWORK_BYTES_PER_S / 60,
+        download_bytes / _CONVERT_BYTES_PER_S / 60,
+    )
+    print(
+        f"machine: {machine.device_name}, {machine.free_bytes / 1e9:.1f} GB of memory free\n"
+        f"1 fetch {model.download_gb:.1f} GB into {downloads} "
+        f"({minutes[0]:.0f} min at 100 Mbit/s; what is there already is not fetched again)\n"
+        f"2 convert to a bundle of {model.download_gb / 2:.1f} GB, {bundle} "
+        f"({minutes[1]:.0f} min on two cores)\n"
+        f"3 {'keep' if args.keep_downloads else 'remove'} the downloaded files\n"
+        "4 self-test of the bundle on this machine\n"
+        f"5 run the bag {args.bag}\n"
+        "6 show the result"
+    )
+    _check_machine(model, machine)
+    if not args.yes and sys.stdin.isatty() and input("Go on? [y/N] ").strip().lower() != "y":
+        raise ValueError("stopped before the first byte; nothing was changed")
+    weights.fetch_files(model, downloads, weights.BUNDLE_SHARE[args.dtype])
+    conversion = weights.convert_fetched(args, model, downloads, bundle)
+    for note in conversion.notes:
+        print(f"note: {note}")
+    if not args.keep_downloads:
+        weights.remove_downloads(downloads)
+
+
+def _check_machine(model: "PublishedModel", machine: Machine) -> None:
+    """Raise ValueError where the weights in bfloat16 with a run's own memory do not fit."""
+    needed = model.download_gb * 1e9 / 2 + _RUN_BYTES
+    if machine.free_bytes < needed:
+        raise ValueError(
+            f"{model.name} needs about {needed / 1e9:.1f} GB of memory to run; this machine "
+            f"({machine.device_name}) has {machine.free_bytes / 1e9:.1f} GB free. Close other "
+            "programs, use a larger machine, or --weights da3-base (depth without predicted views)."
+        )
+    if machine.device == "cpu" and model.name != "da3-base":
+        print(
+            "NOTE: without a GPU one job of four views takes about 20 minutes (docs/performance.md)"
+        )
+
+
+def _self_test(name: str, machine: Machine) -> None:
+    """Check every byte of the bundle, then that one forward pass here gives finite values."""
+    import torch
+
+    from gld_ros.weights.bundle import Bundle
+    from gld_ros.weights.verify import verify_bundle
+
+    print("4 self-test:", end=" ", flush=True)
+    bundle = Bundle.open(name)
+    for check in verify_bundle(bundle.folder):
+        if check.problem:
+            raise ValueError(
+                f"{bundle.folder / check.file}: {check.problem}. Remove {bundle.folder} and run "
+                "the same command again."
+            )
+    backbone = bundle.load_module("backbone", machine.device)
+    side = 4 * backbone.patch_size
+    images = torch.rand(1, 2, 3, side, side, device=machine.device)
+    with torch.no_grad():
+        levels = backbone.encode_levels(images, range(4))
+        inputs = [backbone.decoder_input(levels[i]) for i in range(4)]
+        depth = backbone.decode_geometry(inputs, (side, side)).depth
+    if not bool(torch.isfinite(depth).all()):
+        raise ValueError(f"the depth of a random image is not finite on {machine.device_name}")
+    print(f"every byte as recorded, depth is finite on {machine.device}")
+
+
+def _run_bag(args: argparse.Namespace, name: str, out: Path) -> int:
+    from gld_ros.cli.main import main
+
+    partial = out.with_name(f".{out.name}.quickstart")
+    shutil.rmtree(partial, ignore_errors=True)
+    overrides = [word for entry in args.overrides for word in ("--set", entry)]
+    status = main(["bag", str(args.bag), str(partial), "--bundle", name, *overrides])
+    if status == 0:
+        partial.rename(out)
+    return status
+
+
+def _show(out: Path, no_open: bool) -> None:
+    """Draw images of the output bag into one PNG; open it where there is a screen."""
+    from PIL import Image
+
+    path = out.with_name(f"{out.name}.png")
+    Image.fromarray(contact_sheet(out)).save(path)
+    print(f"6 result: {out}, images of it in {path}")
+    has_screen = any(name in os.environ for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    if has_screen and not no_open:
+        webbrowser.open(path.absolute().as_uri())
+
+
+def contact_sheet(bag: Path, columns: int = 6, cell_width: int = 224) -> "NDArray[np.uint8]":
+    """RGB image with a row per image topic of a bag, its messages spread over the columns."""
+    import cv2
+    import numpy as np
+
+    from gld_ros.ros.bag_reader import IMAGE_TYPE, BagReader
+    from gld_ros.ros.images import UnsupportedEncoding, depth_m_from_image, rgb_from_image
+
+    def drawn(message: Any) -> "NDArray[np.uint8]":
+        try:
+            rgb = rgb_from_image(message).rgb
+        except UnsupportedEncoding:
+            depth_m = depth_m_from_image(message)
+            known = np.isfinite(depth_m) & (depth_m > 0)
+            far = float(np.percentile(depth_m[known], 98)) if known.any() else 1.0
+            near = np.where(known, 255 * (1 - np.clip(np.nan_to_num(depth_m) / far, 0, 1)), 0)
+            rgb = cv2.applyColorMap(near.astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1]
+        height = max(1, round(rgb.shape[0] * cell_width / rgb.shape[1]))
+        return np.asarray(cv2.resize(np.ascontiguousarray(rgb), (cell_width, height)))
+
+    rows = []
+    with BagReader(bag) as reader:
+        for topic in reader.topics_of_type(IMAGE_TYPE):
+            chosen = set(np.linspace(0, topic.num_messages - 1, columns).round().astype(int))
+            cells = [
+                drawn(message.content)
+                for number, message in enumerate(reader.messages([topic.name]))
+                if number in chosen
+            ]
+            if not cells:
+                continue
+            height = max(len(cell) for cell in cells)
+            row = np.zeros((height + 20, columns * cell_width, 3), np.uint8)
+            cv2.putText(row, topic.name, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255))
+            for column, cell in enumerate(cells):
+                left = column * cell_width
+                row[20 : 20 + len(cell), left : left + cell_width] = cell
+            rows.append(row)
+    if not rows:
+        raise ValueError(f"{bag} holds no images")
+    return np.concatenate(rows)

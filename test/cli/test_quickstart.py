@@ -1,0 +1,182 @@
+"""`gld-ros quickstart` from nothing to a finished bag, with small weights from a loopback hub."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gld_ros.backbones.da3.config import Da3Config
+from gld_ros.cli import quickstart
+from gld_ros.cli.main import main
+from gld_ros.decoders.rgb import RgbDecoderConfig
+from gld_ros.diffusion.denoiser import DenoiserConfig
+from gld_ros.scenes.tour_bag import first_room_with_tour, write_tour_bag
+from gld_ros.weights.bundle import Bundle
+
+from ..weights.fake_hub import FakeHub
+from ..weights.published_layout import (
+    GLD_REPOSITORY,
+    hub_repositories,
+    write_gld_da3,
+)
+
+# As small as the published head counts (16) allow.
+DA3 = Da3Config(
+    embed_dim=64,
+    depth=12,
+    num_heads=4,
+    image_size=42,
+    alt_start=4,
+    qknorm_start=4,
+    rope_start=4,
+    tap_layers=(5, 7, 9, 11),
+    head_features=8,
+    head_out_channels=(4, 8, 8, 12),
+    camera_heads=16,
+    camera_depth=1,
+)
+WIDTHS = {"channels": 128, "hidden": (128, 256), "depth": (1, 1), "heads": (16, 16)}
+LEVEL1 = DenoiserConfig(**WIDTHS, time_features=8)
+CASCADE = DenoiserConfig(
+    **WIDTHS,
+    time_features=8,
+    separate_embedders=False,
+    source_conditioned=True,
+    prope_image_hw=(504, 504),
+)
+DECODER = RgbDecoderConfig(in_channels=512, width=32, depth=1, heads=16, mlp=32, table_hw=(3, 3))
+DOMAIN = "narrow"
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory):
+    root = tmp_path_factory.mktemp("GLD")
+    return write_gld_da3(root, DA3, DECODER, LEVEL1, CASCADE, scale=0.05)
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bags") / "tour"
+    room = first_room_with_tour(DOMAIN)
+    write_tour_bag(path, DOMAIN, room, image_hw=(42, 56), seconds=4.0, rate_hz=1.0)
+    return path
+
+
+@pytest.fixture
+def hub(layout, tmp_path, monkeypatch):
+    monkeypatch.setenv("GLD_ROS_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.chdir(tmp_path)
+    with FakeHub(hub_repositories(layout)) as served:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", served.endpoint)
+        yield served
+
+
+@pytest.fixture
+def arguments(layout, bag):
+    run = ["quickstart", "--bag", str(bag), "--statistics", str(layout), "--yes", "--no-open"]
+    for setting in (
+        "sampler.num_steps=1",
+        "sampler.guidance_scale=1.0",
+        "policy.yaw_offsets=[0.2]",
+        "keyframes.min_interval=0.0",
+        "keyframes.max_angular_velocity=100.0",
+    ):
+        run += ["--set", setting]
+    return run
+
+
+def until(condition, what):
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline, f"never came to: {what}"
+        time.sleep(0.01)
+
+
+def killed(arguments, condition, what, stop_in=None):
+    """Run the command in a process of its own and kill it once `condition` holds."""
+
+    def run():
+        if stop_in is not None:
+            module, name, mark = stop_in
+
+            def stop(*args, **options):
+                mark.touch()
+                time.sleep(600)
+
+            setattr(module, name, stop)
+        os._exit(main(arguments))
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    until(lambda: condition() or not process.is_alive(), what)
+    assert process.is_alive(), f"ended before: {what}"
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+
+
+def test_from_nothing_to_a_finished_bag_through_three_kills(hub, arguments, tmp_path, capsys):
+    from gld_ros.ros import offline
+    from gld_ros.weights import bundle as bundle_module
+
+    total = sum(map(len, hub.repositories[GLD_REPOSITORY].values()))
+    hub.bytes_per_s = total // 4
+    killed(arguments, lambda: hub.sent_bytes > total // 3, "a third of the download")
+    assert not (tmp_path / "data/bundles").exists()
+    hub.bytes_per_s = None
+    mark = tmp_path / "converting"
+    stop_in = (bundle_module, "_write_statistics", mark)
+    killed(arguments, mark.exists, "the end of the conversion", stop_in)
+    assert any(start > 0 for _, start in hub.requests)  # the second run went on, not anew
+    assert not (tmp_path / "data/bundles/gld-da3").exists()
+    downloads = len(hub.requests)
+    mark = tmp_path / "running"
+    killed(arguments, mark.exists, "the run", (offline, "write_jobs", mark))
+    assert len(hub.requests) == downloads  # every file was here
+    assert Bundle.open("gld-da3").config.files["level1.safetensors"].dtype == "bfloat16"
+    assert not (tmp_path / "data/downloads/gld-da3").exists()
+    hub.repositories.clear()  # from here on no network is needed
+
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "is here already" in printed
+    assert "every byte as recorded" in printed
+    assert np.asarray(Image.open(tmp_path / "tour-gld-da3.png")).max() > 0
+    assert (tmp_path / "tour-gld-da3").exists()
+    assert main(arguments) == 0
+    assert "5 run: tour-gld-da3 is here already" in capsys.readouterr().out
+
+
+def test_what_will_happen_is_said_before_the_first_byte(hub, arguments, capsys):
+    hub.repositories.clear()
+    assert main(arguments) == 1
+    printed, error = capsys.readouterr()
+    assert "SeonghuJeon/GLD (diffusion, decoders): Apache-2.0" in printed
+    assert "1 fetch 7.9 GB" in printed
+    assert "min at 100 Mbit/s" in printed
+    assert "2 convert to a bundle of" in printed
+    assert "not found (404)" in error
+    assert hub.requests == []
+
+
+def test_a_machine_without_memory_is_named_before_the_first_byte(
+    hub, arguments, capsys, monkeypatch
+):
+    small = quickstart.Machine("cpu", "no CUDA device: the CPU", 2 * 10**9)
+    monkeypatch.setattr(quickstart.Machine, "here", classmethod(lambda cls: small))
+    assert main(arguments) == 1
+    assert "needs about" in capsys.readouterr().err
+    assert hub.requests == []
+    assert not hub.tokens  # the hub was not asked
+
+
+def test_a_bag_that_cannot_be_read_is_named_first(hub, arguments, capsys, tmp_path):
+    wrong = ["quickstart", "--bag", str(tmp_path / "gone"), *arguments[3:]]
+    assert main(wrong) == 1
+    assert "does not exist" in capsys.readouterr().err
+    assert not hub.tokens
