@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 _DESCRIPTION = """\
-Runs a bundle on synthetic pictures and prints one JSON object: median, fastest and slowest seconds
+Runs a bundle on synthetic images and prints one JSON object: median, fastest and slowest seconds
 of every stage over the repeats, sizes, and peak memory. One run before the measured ones reads the
 weights and is reported apart. Times mean something on an idle machine only.
 
@@ -27,7 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument("--bundle", default="tiny", help="folder or name (default: tiny)")
     parser.add_argument(
-        "--size", nargs=2, type=int, metavar=("W", "H"), help="pictures (default: the bundle's)"
+        "--size", nargs=2, type=int, metavar=("W", "H"), help="image size (default: the bundle's)"
     )
     parser.add_argument("--references", type=int, default=2, help="default: 2")
     parser.add_argument("--targets", type=int, default=2, help="default: 2")
@@ -46,9 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     from gld_ros.pipeline import NovelViewPipeline
 
-    pipeline = NovelViewPipeline.from_pretrained(
-        args.bundle, device=args.device, dtype=args.dtype
-    )  # fmt: skip
+    pipeline = NovelViewPipeline.from_pretrained(args.bundle, device=args.device, dtype=args.dtype)
     config = pipeline.bundle.config
     hw = (args.size[1], args.size[0]) if args.size else config.resolutions_hw[0]
     request = example_request(hw, args.references, args.targets, args.steps)

@@ -1,13 +1,13 @@
-"""`gld-ros eval`: how good imagined views are, against withheld frames and beside yardsticks."""
+"""`gld-ros eval`: predicted views against withheld frames, with baselines on the same views."""
 
 import argparse
 from pathlib import Path
 
 _DESCRIPTION = """\
 Shows the model some frames of every scene (references), withholds others (targets), lets it imagine
-the withheld ones and compares. Beside its figures stand those of anyone who does not imagine, on
-the same views: copying the nearest reference, warping the references with their TRUE depth, the
-mean colour; and of the same model with wrong target poses, which shows whether cameras matter.
+the withheld ones and compares. Baselines on the same views: copying the nearest reference, warping
+the references with their TRUE depth, the mean colour. Control: the same model with wrong target
+poses, which shows whether it follows the cameras.
 Pixels that no reference sees are reported apart, where the data has depth.
 
 DATA is one of
@@ -24,7 +24,7 @@ where there is none.
 
 _EXAMPLES = """\
 examples:
-  gld-ros eval --data rooms:narrow:64 --pictures narrow.png
+  gld-ros eval --data rooms:narrow:64 --images narrow.png
   gld-ros eval --data rooms:look_around:32 --seeds 4 --json look_around.json
   gld-ros eval --data recordings/lounge/bag --references 2 --targets 2 --every 5
   gld-ros eval --bundle runs/encoder/export --data rooms:narrow:32 --real-features
@@ -37,7 +37,7 @@ def add_parser(
     """Declare `gld-ros eval`."""
     parser = subparsers.add_parser(
         "eval",
-        help="compare imagined views with withheld frames, beside yardsticks",
+        help="compare imagined views with withheld frames, beside baselines",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -70,7 +70,7 @@ def add_parser(
         help="samples to evaluate (default: 64 rooms; recordings: as many as share no frame)",
     )
     views.add_argument(
-        "--size", type=_size, metavar="WxH", help="picture size (default: the bundle's best)"
+        "--size", type=_size, metavar="WxH", help="image size (default: the bundle's best)"
     )
     model = parser.add_argument_group("model")
     model.add_argument("--steps", type=int, help="sampling steps (default: the bundle's)")
@@ -86,7 +86,7 @@ def add_parser(
     model.add_argument(
         "--real-features",
         action="store_true",
-        help="also decode the features of the true pictures: the ceiling of the decoders",
+        help="also decode the features of the true images: the upper bound of the decoders",
     )
     model.add_argument("--batch", type=int, default=8, help="scenes at once (default: 8)")
     model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
@@ -99,8 +99,8 @@ def add_parser(
     )
     out = parser.add_argument_group("output")
     out.add_argument("--json", type=Path, metavar="FILE", help="write every figure and setting")
-    out.add_argument("--pictures", type=Path, metavar="FILE.png", help="write a picture grid")
-    out.add_argument("--rows", type=int, default=8, help="scenes in the picture grid (default: 8)")
+    out.add_argument("--images", type=Path, metavar="FILE.png", help="write a image grid")
+    out.add_argument("--rows", type=int, default=8, help="scenes in the image grid (default: 8)")
     return parser
 
 
@@ -110,14 +110,15 @@ def run(args: argparse.Namespace) -> int:
     from PIL import Image
 
     from gld_ros.evaluation.held_out import ViewPlan, open_held_out
+    from gld_ros.evaluation.image_grid import image_grid
     from gld_ros.evaluation.model_runs import EvaluatedModel
-    from gld_ros.evaluation.picture_grid import picture_grid
     from gld_ros.evaluation.report import table, write_json
-    from gld_ros.evaluation.run import EvaluationSettings, evaluate
+    from gld_ros.evaluation.run import evaluate
+    from gld_ros.evaluation.totals import EvaluationSettings
     from gld_ros.weights.bundle import Bundle
     from gld_ros.weights.tensor_file import DTYPE_NAMES
 
-    for path in (args.json, args.pictures):
+    for path in (args.json, args.images):
         if path is not None and not path.absolute().parent.is_dir():
             raise ValueError(f"{path}: the folder to write it into does not exist")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -142,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
         first_seed=args.first_seed,
         batch_size=args.batch,
         real_features=args.real_features,
-        pictures=0 if args.pictures is None else args.rows,
+        images=0 if args.images is None else args.rows,
     )
     held_out = open_held_out(
         args.data, plan, (args.size,) if args.size else bundle.config.resolutions_hw
@@ -154,12 +155,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         write_json(args.json, evaluation.report)
         print(f"figures  {args.json}")
-    if args.pictures is not None:
+    if args.images is not None:
         data = evaluation.report["data"]["name"]
         note = " RANDOM WEIGHTS" if bundle.config.random_weights else ""
-        grid = picture_grid(evaluation.examples, f"{bundle.config.name}{note} on {data}")
-        Image.fromarray(grid).save(args.pictures)
-        print(f"pictures {args.pictures}")
+        grid = image_grid(evaluation.examples, f"{bundle.config.name}{note} on {data}")
+        Image.fromarray(grid).save(args.images)
+        print(f"images   {args.images}")
     return 0
 
 

@@ -1,5 +1,5 @@
 """How good imagined views are: withheld frames are the truth, yardsticks stand beside every figure.
 
 run.py is the front door; scenes are held_out.py, the model's part model_runs.py, the measures
-*_metrics.py, what the model is compared with yardsticks.py, output report.py and picture_grid.py.
+*_metrics.py, what the model is compared with baselines.py, output report.py and image_grid.py.
 """

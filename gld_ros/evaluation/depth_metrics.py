@@ -1,7 +1,7 @@
-"""How right a depth picture is: relative error, RMSE, delta1, and the order of pixels in depth.
+"""How right a depth image is: relative error, RMSE, delta1, and the order of pixels in depth.
 
 Depths are z-depths (N, H, W); truth 0 is unknown, and so is a prediction that is not finite and
-positive. Figures are per picture and NaN where nothing can be compared: never 0 for lack of truth.
+positive. Figures are per image and NaN where nothing can be compared: never 0 for lack of truth.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def open_held_out(
     """Open what `--data` names.
 
     data: rooms:DOMAIN[:COUNT] (test split), a scene folder or a folder of them, a bag, a store of
-    rendered rooms, or LAYOUT:PATH of a preprocessed dataset. `resolutions_hw`: picture sizes to
+    rendered rooms, or LAYOUT:PATH of a preprocessed dataset. `resolutions_hw`: image sizes to
     choose from, best first. Raises ValueError (RecordingError, StoreError) that says what is wrong.
     """
     head, _, rest = data.partition(":")
@@ -107,7 +107,7 @@ def open_held_out(
         )
     if (path / DESCRIPTION_FILE).is_file():
         return _store(path, plan)
-    return _recordings(_kind_of(path), path, plan, resolutions_hw)
+    return _recordings(recording_kind(path), path, plan, resolutions_hw)
 
 
 def batches(samples: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
@@ -150,9 +150,14 @@ def _rooms(rest: str, plan: ViewPlan, image_hw: tuple[int, int]) -> HeldOutScene
                 yield _one_scene(rooms, i, order)
 
     return HeldOutScenes(
-        f"rooms {name} (test split)", "rooms", render(), len(ids), image_hw,
-        plan.references or meant, name,
-    )  # fmt: skip
+        f"rooms {name} (test split)",
+        "rooms",
+        render(),
+        len(ids),
+        image_hw,
+        plan.references or meant,
+        name,
+    )
 
 
 def _store(path: Path, plan: ViewPlan) -> HeldOutScenes:
@@ -182,9 +187,14 @@ def _store(path: Path, plan: ViewPlan) -> HeldOutScenes:
             yield _one_scene(scenes, 0, order)
 
     return HeldOutScenes(
-        f"store {path.name} ({store.description.source})", "store", load(), count, store.image_hw,
-        plan.references or meant, domain,
-    )  # fmt: skip
+        f"store {path.name} ({store.description.source})",
+        "store",
+        load(),
+        count,
+        store.image_hw,
+        plan.references or meant,
+        domain,
+    )
 
 
 def _one_scene(scenes: dict[str, Any], index: int, order: list[int]) -> dict[str, Any]:
@@ -193,7 +203,7 @@ def _one_scene(scenes: dict[str, Any], index: int, order: list[int]) -> dict[str
     return sample | {"scene_id": scenes["scene_id"][index], "metric": scenes["metric"]}
 
 
-def _kind_of(path: Path) -> str:
+def recording_kind(path: Path) -> str:
     """Tell "folders" from "bags"; what is neither is opened as folders, whose error explains."""
     if path.is_file() or (path / "metadata.yaml").is_file():
         return "bags"
@@ -237,9 +247,15 @@ def _recordings(
                 skipped[f"sample: {error}"] += 1
 
     return HeldOutScenes(
-        f"{kind} {path.name}", kind, load(), len(windows), image_hw, plan.references or "spread",
-        "narrow", skipped,
-    )  # fmt: skip
+        f"{kind} {path.name}",
+        kind,
+        load(),
+        len(windows),
+        image_hw,
+        plan.references or "spread",
+        "narrow",
+        skipped,
+    )
 
 
 def _windows(num_frames: int, plan: ViewPlan) -> list[list[int]]:
@@ -266,7 +282,7 @@ def _windows(num_frames: int, plan: ViewPlan) -> list[list[int]]:
 def _fitting_size(
     windows: list[tuple[Recording, list[int]]], resolutions_hw: tuple[tuple[int, int], ...]
 ) -> tuple[int, int]:
-    """The picture size whose shape suits the first readable frame."""
+    """The image size whose shape suits the first readable frame."""
     if len(resolutions_hw) > 1:
         for recording, indices in windows:
             try:

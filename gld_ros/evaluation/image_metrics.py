@@ -1,6 +1,6 @@
-"""How near a picture is to the true one: PSNR, SSIM, and a perceptual distance.
+"""How near a image is to the true one: PSNR, SSIM, and a perceptual distance.
 
-Pictures are (N, 3, H, W) in [0, 1]; predictions are clipped to it. Every figure is per picture, and
+Images are (N, 3, H, W) in [0, 1]; predictions are clipped to it. Every figure is per image, and
 NaN where it is not defined (too few pixels in a mask).
 """
 
@@ -17,7 +17,7 @@ from gld_ros.training.config import ConfigError
 from gld_ros.training.losses import gradient_difference, structural_dissimilarity
 from gld_ros.training.perceptual import open_perceptual
 
-MIN_SQUARED_ERROR = 1e-10  # equal pictures have 100 dB, a number that can be averaged
+MIN_SQUARED_ERROR = 1e-10  # equal images have 100 dB, a number that can be averaged
 MIN_MASK_PIXELS = 16  # a figure of fewer pixels says nothing
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 SUBSTITUTE_NAME = "1-SSIM + gradient (substitute)"
@@ -25,7 +25,7 @@ SUBSTITUTE_NAME = "1-SSIM + gradient (substitute)"
 
 @dataclass(frozen=True)
 class PerceptualDistance:
-    """A distance (N,) of pictures, smaller is nearer, under the name that reports print."""
+    """A distance (N,) of images, smaller is nearer, under the name that reports print."""
 
     name: str
     distance: Callable[[Tensor, Tensor], Tensor]
@@ -45,12 +45,12 @@ def psnr(predicted: Tensor, true: Tensor, mask: Tensor | None = None) -> Tensor:
 def ssim(predicted: Tensor, true: Tensor) -> Tensor:
     """Structural similarity (N,) with a Gaussian window of 11 pixels, mean over channels.
 
-    Constants for data range 1; only windows that lie inside the picture count (Wang et al. 2004).
-    Raises ValueError for pictures smaller than the window.
+    Constants for data range 1; only windows that lie inside the image count (Wang et al. 2004).
+    Raises ValueError for images smaller than the window.
     """
     if min(true.shape[-2:]) < SSIM_WINDOW:
         raise ValueError(
-            f"SSIM needs pictures of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, "
+            f"SSIM needs images of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, "
             f"got {true.shape[-1]}x{true.shape[-2]}"
         )
     x, y = predicted.clamp(0, 1), true

@@ -75,21 +75,21 @@ class SeedSpread:
 def imagination_report(figures: Figures, hidden_share: float | None) -> dict[str, Any] | None:
     """Generated against the guesses, on hidden pixels alone; None where nothing is known hidden.
 
-    `beats` says for each yardstick by how much the mean is better, and in what share of the views.
+    `beats` says for each baseline by how much the mean is better, and in what share of the views.
     """
     if hidden_share is None or figures.mean(GENERATED, "psnr_hidden") is None:
         return None
     beats: dict[str, Any] = {}
-    for metric, yardsticks in (
+    for metric, baselines in (
         ("psnr_hidden", (WARP, MEAN_COLOUR)),
         ("ordinal_hidden", (WARP, MEAN_DEPTH)),
     ):
         ours = figures.mean(GENERATED, metric)
-        for yardstick in yardsticks:
-            theirs = figures.mean(yardstick, metric)
+        for baseline in baselines:
+            theirs = figures.mean(baseline, metric)
             if ours is not None and theirs is not None:
-                beats[f"{metric}: {yardstick}"] = {
+                beats[f"{metric}: {baseline}"] = {
                     "difference": ours - theirs,
-                    "share_of_views": figures.share_better(metric, GENERATED, yardstick),
+                    "share_of_views": figures.share_better(metric, GENERATED, baseline),
                 }
     return {"hidden_share": hidden_share, "beats": beats}

@@ -1,6 +1,6 @@
 """The model's part of an evaluation: batches of scenes through the stages of novel view synthesis.
 
-Scenes are on the model's grid already (held_out.py), so nothing is cropped here. Pictures of any
+Scenes are on the model's grid already (held_out.py), so nothing is cropped here. Images of any
 size, one request at a time, are `gld_ros.pipeline`.
 """
 
@@ -147,7 +147,7 @@ class EvaluatedModel:
     def from_true_features(
         self, images: Tensor, image_hw: tuple[int, int], *, keep_level0: bool
     ) -> ImaginedViews:
-        """Decode the features of real pictures, seen together: what perfect diffusion would give.
+        """Decode the features of real images, seen together: what perfect diffusion would give.
 
         Level 0 is zeroed unless kept: a bundle without a cascade decodes so.
         """

@@ -15,7 +15,7 @@ NOT_DEFINED = "-"
 Column = tuple[str, str, float, int]
 _SCALINGS = (
     ("median", "scaled per view to the true median"),
-    ("cameras", "scaled by baselines, where the node accepts that scale"),
+    ("cameras", "scaled by camera distances, where the node accepts that scale"),
     ("unscaled", "as it comes (the model's unit of length)"),
 )
 
@@ -190,7 +190,7 @@ def _provenance(report: dict[str, Any]) -> str:
             ]
         )
     text = _aligned(
-        f"Errors by provenance (tolerance {provenance['rel_tolerance']:g}, scale from baselines)",
+        f"Errors by provenance (tolerance {provenance['rel_tolerance']:g}, scale by cameras)",
         ["share %", "PSNR dB", "AbsRel"],
         rows,
     )
@@ -205,12 +205,12 @@ def _imagination(report: dict[str, Any]) -> str:
     if imagination is not None:
         lines.append(f"Imagination: hidden pixels alone ({imagination['hidden_share']:.1%})")
         for name, figures in imagination["beats"].items():
-            metric, _, yardstick = name.partition(": ")
+            metric, _, baseline = name.partition(": ")
             unit, factor = (
                 ("dB", 1) if metric.startswith("psnr") else ("points of depth order", 100)
             )
             lines.append(
-                f"  {factor * figures['difference']:+.2f} {unit} against '{yardstick}', better in "
+                f"  {factor * figures['difference']:+.2f} {unit} against '{baseline}', better in "
                 f"{figures['share_of_views']:.0%} of the views"
             )
     if spread is not None:

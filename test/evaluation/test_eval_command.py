@@ -18,10 +18,10 @@ MODEL_HW = (28, 42)
 
 @pytest.fixture(autouse=True)
 def _cheap_mean_depth(monkeypatch):
-    def picture(domain, image_hw, num_views, num_scenes):
+    def image(domain, image_hw, num_views, num_scenes):
         return torch.linspace(3.0, 1.0, image_hw[0])[:, None].expand(image_hw)
 
-    monkeypatch.setattr("gld_ros.evaluation.run.mean_depth_picture", picture)
+    monkeypatch.setattr("gld_ros.evaluation.run.mean_depth_image", image)
 
 
 def _eval(bundle, data, tmp_path, *options):
@@ -35,15 +35,23 @@ def _eval(bundle, data, tmp_path, *options):
     return status, json.loads(path.read_text()) if path.exists() else None
 
 
-def test_a_folder_is_evaluated_with_yardsticks_and_pictures(
+def test_a_folder_is_evaluated_with_baselines_and_images(
     micro_bundle, tmp_path, capsys, wall_scene
 ):
     folder = wall_scene(8)
-    pictures = tmp_path / "grid.png"
+    images = tmp_path / "grid.png"
     status, report = _eval(
-        micro_bundle, folder, tmp_path, "--every", "1", "--seeds", "2", "--real-features",
-        "--pictures", str(pictures),
-    )  # fmt: skip
+        micro_bundle,
+        folder,
+        tmp_path,
+        "--every",
+        "1",
+        "--seeds",
+        "2",
+        "--real-features",
+        "--images",
+        str(images),
+    )
     assert status == 0
     out = capsys.readouterr().out
     assert "RANDOM WEIGHTS" in out
@@ -68,7 +76,7 @@ def test_a_folder_is_evaluated_with_yardsticks_and_pictures(
     assert views[methods.COPY]["abs_rel_unscaled"]["mean"] == pytest.approx(0.0, abs=1e-3)
     # A flat wall has no order in depth.
     assert views[methods.GENERATED]["ordinal"]["mean"] is None
-    grid = np.asarray(Image.open(pictures))
+    grid = np.asarray(Image.open(images))
     assert grid.shape[0] > 2 * MODEL_HW[0]
     assert grid.std() > 10
 

@@ -12,10 +12,10 @@ from gld_ros.evaluation.model_runs import EvaluatedModel
 def test_no_recovered_cameras_is_said_not_scored(
     save_vggt_bundle, wall_scene, tmp_path, capsys, monkeypatch
 ):
-    def picture(domain, image_hw, num_views, num_scenes):
+    def image(domain, image_hw, num_views, num_scenes):
         return torch.linspace(3.0, 1.0, image_hw[0])[:, None].expand(image_hw)
 
-    monkeypatch.setattr("gld_ros.evaluation.run.mean_depth_picture", picture)
+    monkeypatch.setattr("gld_ros.evaluation.run.mean_depth_image", image)
     bundle = save_vggt_bundle(tmp_path / "bundle")
     figures = tmp_path / "figures.json"
     arguments = ["eval", "--bundle", str(bundle.folder), "--data", str(wall_scene(8))]

@@ -39,7 +39,7 @@ def test_short_recordings_say_what_would_fit(wall_scene):
 
 def test_unreadable_frames_cost_their_sample_and_are_counted(wall_scene):
     folder = wall_scene(8)
-    (folder / "images" / "000001.png").write_bytes(b"no picture")
+    (folder / "images" / "000001.png").write_bytes(b"no image")
     held_out = open_held_out(str(folder), ViewPlan(every=1), SIZES)
     assert [s["scene_id"] for s in held_out.samples] == ["wall/4-7-5-6"]
     assert sum(held_out.skipped.values()) == 1

@@ -14,17 +14,17 @@ from gld_ros.evaluation.image_metrics import (
 )
 
 
-def _pictures(count=2, hw=(16, 20)):
+def _images(count=2, hw=(16, 20)):
     return torch.rand(count, 3, *hw, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.2
 
 
 def test_psnr_of_a_constant_offset_is_its_square_in_decibel():
-    true = _pictures()
+    true = _images()
     assert psnr(true + 0.1, true).tolist() == pytest.approx([20.0, 20.0], abs=1e-3)
 
 
 def test_equal_pictures_have_a_finite_psnr():
-    assert psnr(_pictures(), _pictures()).tolist() == pytest.approx([100.0, 100.0])
+    assert psnr(_images(), _images()).tolist() == pytest.approx([100.0, 100.0])
 
 
 def test_psnr_clips_the_prediction():
@@ -34,7 +34,7 @@ def test_psnr_clips_the_prediction():
 
 
 def test_psnr_of_a_mask_sees_nothing_else_and_needs_some_pixels():
-    true = _pictures(1)
+    true = _images(1)
     predicted = true.clone()
     predicted[..., :10] += 0.1
     predicted[..., 10:] = 0.0
@@ -47,7 +47,7 @@ def test_psnr_of_a_mask_sees_nothing_else_and_needs_some_pixels():
 
 
 def test_ssim_is_one_for_equal_pictures_and_follows_its_formula_for_flat_ones():
-    true = _pictures()
+    true = _images()
     assert ssim(true, true).tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
     a, b = 0.3, 0.6
     flat = [torch.full((1, 3, 12, 12), v) for v in (a, b)]
@@ -60,12 +60,12 @@ def test_ssim_refuses_pictures_smaller_than_its_window():
         ssim(torch.rand(1, 3, 8, 20), torch.rand(1, 3, 8, 20))
 
 
-def test_the_substitute_carries_its_own_name_and_orders_pictures(tmp_path, monkeypatch):
+def test_the_substitute_carries_its_own_name_and_orders_images(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     measure = perceptual_distance(torch.device("cpu"))
     assert measure.name == SUBSTITUTE_NAME
     assert "VGG" in measure.why_substitute
-    true = _pictures(1, (32, 32))
+    true = _images(1, (32, 32))
     noisy = true + 0.05 * torch.randn_like(true)
     very_noisy = true + 0.3 * torch.randn_like(true)
     distances = [structure_and_gradient(p, true).item() for p in (true, noisy, very_noisy)]

@@ -1,15 +1,15 @@
-"""Yardsticks on scenes whose warps are known: a textured wall, an object before it."""
+"""Baselines on scenes whose warps are known: a textured wall, an object before it."""
 
 import pytest
 import torch
 
-from gld_ros.evaluation.yardsticks import (
+from gld_ros.evaluation.baselines import (
     forward_warp,
     mean_colour,
-    mean_depth_picture,
+    mean_depth_image,
     nearest_reference,
-    scene_lever,
     take_references,
+    typical_depth,
 )
 
 HW, FOCAL, WALL_M = (12, 16), 20.0, 2.0
@@ -93,9 +93,9 @@ def test_copies_are_the_pictures_of_the_chosen_references():
 def test_the_lever_is_the_median_depth_or_the_longest_baseline():
     poses = torch.stack([_camera(), _camera(x=3.0)])[None]
     depth = torch.tensor([0.0, 1.0, 2.0, 9.0]).reshape(1, 1, 2, 2)
-    assert scene_lever(poses, depth).item() == 2.0
-    assert scene_lever(poses, None).item() == pytest.approx(3.0)
-    assert scene_lever(poses, torch.zeros(1, 1, 2, 2)).item() == pytest.approx(3.0)
+    assert typical_depth(poses, depth).item() == 2.0
+    assert typical_depth(poses, None).item() == pytest.approx(3.0)
+    assert typical_depth(poses, torch.zeros(1, 1, 2, 2)).item() == pytest.approx(3.0)
 
 
 def test_mean_colour_is_flat():
@@ -104,8 +104,8 @@ def test_mean_colour_is_flat():
 
 
 def test_the_mean_depth_of_rooms_is_near_below_and_far_ahead():
-    picture = mean_depth_picture("narrow", (12, 16), 1, 2)
-    assert picture.shape == (12, 16)
-    assert picture[-1].mean() < picture[4].mean()
+    image = mean_depth_image("narrow", (12, 16), 1, 2)
+    assert image.shape == (12, 16)
+    assert image[-1].mean() < image[4].mean()
     with pytest.raises(ValueError, match="narrow"):
-        mean_depth_picture("castle", (12, 16), 1, 2)
+        mean_depth_image("castle", (12, 16), 1, 2)

@@ -1,4 +1,4 @@
-"""A picture to look at: one row per withheld view, truth, what was imagined, errors and yardsticks.
+"""One image to look at: a row per withheld view with truth, prediction, errors and baselines.
 
 Hidden pixels are tinted red in their column; depth is bright where near, in the range of its row's
 truth; errors are doubled so that small ones show.
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from gld_ros.evaluation import methods
-from gld_ros.evaluation.run import Example
+from gld_ros.evaluation.examples import Example
 from gld_ros.mapping.provenance import Provenance
 
 CAPTION_PX, GAP_PX, MIN_CELL_WIDTH_PX = 16, 4, 168
@@ -40,11 +40,11 @@ _COLOUR_TITLES = {
     methods.WARP: "warp + fill",
 }
 
-Picture = NDArray[np.uint8]
+RgbImage = NDArray[np.uint8]
 
 
-def picture_grid(examples: Sequence[Example], heading: str) -> Picture:
-    """Draw examples as one RGB picture (H, W, 3); raises ValueError when there are none."""
+def image_grid(examples: Sequence[Example], heading: str) -> RgbImage:
+    """Draw examples as one RGB image (H, W, 3); raises ValueError when there are none."""
     if not examples:
         raise ValueError("no withheld view was kept, so there is nothing to draw")
     rows = [_cells(example) for example in examples]
@@ -61,16 +61,16 @@ def picture_grid(examples: Sequence[Example], heading: str) -> Picture:
     for number, (example, row) in enumerate(zip(examples, rows, strict=True)):
         top = CAPTION_PX + GAP_PX + number * row_h
         draw.text((GAP_PX, top), example.title, _FAINT, font)
-        for column, (title, picture) in enumerate(row):
+        for column, (title, rgb) in enumerate(row):
             left = GAP_PX + column * (cell_w + GAP_PX)
             draw.text((left, top + CAPTION_PX), title, _INK, font)
-            image = Image.fromarray(picture).resize((cell_w, cell_h), Image.Resampling.NEAREST)
+            image = Image.fromarray(rgb).resize((cell_w, cell_h), Image.Resampling.NEAREST)
             sheet.paste(image, (left, top + 2 * CAPTION_PX))
     return np.asarray(sheet)
 
 
-def _cells(example: Example) -> list[tuple[str, Picture]]:
-    """The titled pictures of one row; the same columns wherever the data has the same."""
+def _cells(example: Example) -> list[tuple[str, RgbImage]]:
+    """The titled images of one row; the same columns wherever the data has the same."""
     truth = _array(example.colours["truth"])
     cells = [(f"reference {i + 1}", _bytes(_array(r))) for i, r in enumerate(example.references)]
     cells.append(("truth (withheld)", _bytes(truth)))
@@ -94,17 +94,17 @@ def _cells(example: Example) -> list[tuple[str, Picture]]:
     return cells
 
 
-def _coloured(example: Example, name: str) -> tuple[str, Picture]:
+def _coloured(example: Example, name: str) -> tuple[str, RgbImage]:
     title = f"{_COLOUR_TITLES[name]} {example.psnr[name]:.1f} dB"
     return title, _bytes(_array(example.colours[name]))
 
 
-def _array(picture: Tensor) -> NDArray[np.floating[Any]]:
-    return picture.permute(1, 2, 0).clamp(0, 1).numpy()
+def _array(rgb: Tensor) -> NDArray[np.floating[Any]]:
+    return rgb.permute(1, 2, 0).clamp(0, 1).numpy()
 
 
-def _bytes(picture: NDArray[np.floating[Any]]) -> Picture:
-    return np.round(255 * picture).astype(np.uint8)
+def _bytes(rgb: NDArray[np.floating[Any]]) -> RgbImage:
+    return np.round(255 * rgb).astype(np.uint8)
 
 
 def _depth_range(depths: dict[str, Tensor]) -> tuple[float, float]:
@@ -117,7 +117,7 @@ def _depth_range(depths: dict[str, Tensor]) -> tuple[float, float]:
     return near, max(far, near * 1.01)
 
 
-def _depth(depth: NDArray[np.floating[Any]], near: float, far: float) -> Picture:
+def _depth(depth: NDArray[np.floating[Any]], near: float, far: float) -> RgbImage:
     known = np.isfinite(depth) & (depth > 0)
     nearness = np.where(known, (far - np.where(known, depth, far)) / (far - near), 0.0)
     coloured = _mapped(nearness, cv2.COLORMAP_VIRIDIS)
@@ -125,21 +125,21 @@ def _depth(depth: NDArray[np.floating[Any]], near: float, far: float) -> Picture
     return coloured
 
 
-def _heat(values: NDArray[np.floating[Any]]) -> Picture:
+def _heat(values: NDArray[np.floating[Any]]) -> RgbImage:
     return _mapped(values, cv2.COLORMAP_INFERNO)
 
 
-def _mapped(values: NDArray[np.floating[Any]], colours: int) -> Picture:
+def _mapped(values: NDArray[np.floating[Any]], colours: int) -> RgbImage:
     byte = np.round(255 * np.clip(values, 0, 1)).astype(np.uint8)
     return np.asarray(cv2.cvtColor(cv2.applyColorMap(byte, colours), cv2.COLOR_BGR2RGB))
 
 
-def _tinted(picture: NDArray[np.floating[Any]], hidden: NDArray[np.bool_]) -> Picture:
-    tinted = np.where(hidden[..., None], 0.35 * picture + 0.65 * _HIDDEN, picture)
+def _tinted(rgb: NDArray[np.floating[Any]], hidden: NDArray[np.bool_]) -> RgbImage:
+    tinted = np.where(hidden[..., None], 0.35 * rgb + 0.65 * _HIDDEN, rgb)
     return _bytes(tinted)
 
 
-def _provenance(labels: NDArray[np.uint8]) -> Picture:
+def _provenance(labels: NDArray[np.uint8]) -> RgbImage:
     coloured = np.zeros((*labels.shape, 3), np.uint8)
     for kind, colour in _PROVENANCE_COLOURS.items():
         coloured[labels == kind] = colour

@@ -1,4 +1,4 @@
-"""What a model must beat on the same views: copies, warps, mean colour, mean depth.
+"""Baseline methods on the same views: copies, warps, mean colour, mean depth.
 
 Shapes: B scenes, R references, T targets. The warp knows the TRUE depth of the references, which
 the model does not.
@@ -37,21 +37,21 @@ class WarpedViews:
     covered: Tensor
 
 
-def nearest_reference(T_world_cam: Tensor, num_references: int, lever: Tensor) -> Tensor:
+def nearest_reference(T_world_cam: Tensor, num_references: int, depth: Tensor) -> Tensor:
     """Index (B, T) of the reference whose camera is nearest to each target's.
 
-    Nearness is centre distance plus angle (radians) times `lever` (B,), the scene's typical depth:
-    what a pixel moves by, roughly.
+    Nearness is centre distance plus angle (radians) times `depth` (B,), the scene's typical depth:
+    roughly what a pixel moves by.
     """
     references, targets = T_world_cam[:, :num_references], T_world_cam[:, num_references:]
     T_target_ref = invert_rigid(targets[:, :, None]) @ references[:, None]
     cosine = (T_target_ref[..., :3, :3].diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
     distance = T_target_ref[..., :3, 3].norm(dim=-1)
-    return (distance + lever[:, None, None] * cosine.clamp(-1, 1).arccos()).argmin(-1)
+    return (distance + depth[:, None, None] * cosine.clamp(-1, 1).arccos()).argmin(-1)
 
 
-def scene_lever(T_world_cam: Tensor, reference_depth_m: Tensor | None) -> Tensor:
-    """Typical depth (B,) of scenes: the references' median; without depth, the longest baseline."""
+def typical_depth(T_world_cam: Tensor, reference_depth_m: Tensor | None) -> Tensor:
+    """Typical depth (B,) of scenes: the references' median; else the longest camera distance."""
     if reference_depth_m is not None:
         depth = reference_depth_m.flatten(1)
         median = torch.where(depth > 0, depth, torch.nan).nanmedian(1).values
@@ -67,7 +67,7 @@ def take_references(values: Tensor, index: Tensor) -> Tensor:
 
 
 def mean_colour(reference_images: Tensor, num_targets: int) -> Tensor:
-    """Plain pictures (B, T, 3, H, W) in the mean colour of each scene's references."""
+    """Plain images (B, T, 3, H, W) in the mean colour of each scene's references."""
     mean = reference_images.mean((1, 3, 4), keepdim=True)
     batch, _, _, height, width = reference_images.shape
     return mean.expand(batch, num_targets, 3, height, width)
@@ -101,14 +101,14 @@ def forward_warp(
         for t in range(targets):
             T_cam_world = invert_rigid(target_T_world_cam[b, t])
             in_camera = points[known] @ T_cam_world[:3, :3].T + T_cam_world[:3, 3]
-            picture, z, hit = _splat(in_camera, colours, target_K_px[b, t], (height, width))
-            rgb[b, t], depth[b, t] = _fill_holes(picture, z, hit)
+            image, z, hit = _splat(in_camera, colours, target_K_px[b, t], (height, width))
+            rgb[b, t], depth[b, t] = _fill_holes(image, z, hit)
             covered[b, t] = hit
     device = images.device
     return WarpedViews(rgb.to(device), depth.to(device), covered.to(device))
 
 
-def mean_depth_picture(
+def mean_depth_image(
     domain: str, image_hw: tuple[int, int], num_views: int, num_scenes: int
 ) -> Tensor:
     """Mean depth in metres (H, W) over all views of training rooms of a domain.
@@ -138,7 +138,7 @@ def _world_points(depth_m: Tensor, K_px: Tensor, T_world_cam: Tensor) -> Tensor:
 def _splat(
     points_cam: Tensor, colours: Tensor, K_px: Tensor, image_hw: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Picture (3, H, W), depth (H, W) and where anything landed (H, W) of points in the camera."""
+    """Image (3, H, W), depth (H, W) and where anything landed (H, W) of points in the camera."""
     height, width = image_hw
     z = points_cam[:, 2]
     in_front = z > 1e-6
@@ -171,17 +171,17 @@ def _splat(
     depth = torch.zeros(count).index_add_(0, place, weight * z[source])
     hit = total >= MIN_COVERAGE
     divisor = torch.where(hit, total, 1.0)
-    picture = torch.where(hit[:, None], colour / divisor[:, None], 0.0).T
+    image = torch.where(hit[:, None], colour / divisor[:, None], 0.0).T
     depth = torch.where(hit, depth / divisor, 0.0)
-    return picture.reshape(3, height, width), depth.reshape(height, width), hit.reshape(image_hw)
+    return image.reshape(3, height, width), depth.reshape(height, width), hit.reshape(image_hw)
 
 
-def _fill_holes(picture: Tensor, depth: Tensor, covered: Tensor) -> tuple[Tensor, Tensor]:
-    """The pictures with every hole at the value of the nearest covered pixel; grey if none is."""
+def _fill_holes(image: Tensor, depth: Tensor, covered: Tensor) -> tuple[Tensor, Tensor]:
+    """The images with every hole at the value of the nearest covered pixel; grey if none is."""
     if not bool(covered.any()):
-        return torch.full_like(picture, 0.5), depth
+        return torch.full_like(image, 0.5), depth
     rows, columns = distance_transform_edt(
         ~covered.numpy(), return_distances=False, return_indices=True
     )
     rows, columns = (torch.from_numpy(i.astype(np.int64)) for i in (rows, columns))
-    return picture[:, rows, columns], depth[rows, columns]
+    return image[:, rows, columns], depth[rows, columns]

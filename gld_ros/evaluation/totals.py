@@ -1,0 +1,146 @@
+"""What an evaluation collects over its batches, and the report made of it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from gld_ros import __version__
+from gld_ros.evaluation import methods
+from gld_ros.evaluation.figures import Figures, known
+from gld_ros.evaluation.held_out import HeldOutScenes
+from gld_ros.evaluation.image_metrics import PerceptualDistance
+from gld_ros.evaluation.imagination import SeedSpread, imagination_report
+from gld_ros.evaluation.model_runs import EvaluatedModel
+from gld_ros.evaluation.pose_metrics import pair_figures
+from gld_ros.evaluation.provenance_errors import ProvenanceErrors
+from gld_ros.weights.bundle import CONFIG_FILE, Bundle
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What is run; None takes what the bundle was made for."""
+
+    num_references: int = 2
+    num_targets: int = 2
+    num_steps: int | None = None
+    guidance_scale: float | None = None
+    seeds: int = 1
+    first_seed: int = 0
+    batch_size: int = 8
+    real_features: bool = False
+    images: int = 0  # targets kept for the image grid
+    prior_rooms: int = 32  # training rooms behind the mean depth image
+
+    def __post_init__(self) -> None:
+        for name, smallest in (("seeds", 1), ("first_seed", 0), ("images", 0)):
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name} is {getattr(self, name)}; at least {smallest} is needed")
+        if self.num_steps is not None and self.num_steps < 1:
+            raise ValueError(f"num_steps is {self.num_steps}; at least 1 is needed")
+
+
+@dataclass
+class Totals:
+    """What is collected over the batches."""
+
+    figures: Figures = field(default_factory=Figures)
+    spread: SeedSpread = field(default_factory=SeedSpread)
+    provenance: ProvenanceErrors = field(default_factory=ProvenanceErrors)
+    rotation_deg: list[Any] = field(default_factory=list)
+    direction_deg: list[Any] = field(default_factory=list)
+    focal_error: list[float] = field(default_factory=list)
+    trajectories: list[dict[str, float]] = field(default_factory=list)
+    degenerate_trajectories: int = 0
+    scenes_without_cameras: int = 0
+    known_pixels: int = 0
+    hidden_pixels: int = 0
+    per_seed: dict[int, Figures] = field(default_factory=dict)
+    scenes: int = 0
+    without_shuffle: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def report_of(
+    model: EvaluatedModel,
+    held_out: HeldOutScenes,
+    settings: EvaluationSettings,
+    perceptual: PerceptualDistance,
+    totals: Totals,
+) -> dict[str, Any]:
+    """The whole evaluation as plain JSON; figures without truth are None."""
+    config = model.bundle.config
+    share = totals.hidden_pixels / totals.known_pixels if totals.known_pixels else None
+    steps = settings.num_steps or config.num_euler_points - 1
+    guidance = settings.guidance_scale
+    return {
+        "gld_ros": __version__,
+        "bundle": {
+            "name": config.name,
+            "sha256": bundle_hash(model.bundle),
+            "random_weights": config.random_weights,
+            "origin": config.origin,
+            "licence": config.licence,
+            "non_commercial": config.non_commercial,
+        },
+        "data": {
+            "name": held_out.name,
+            "kind": held_out.kind,
+            "references": held_out.reference_choice,
+            "image_hw": list(held_out.image_hw),
+            "samples": held_out.count,
+            "scenes": totals.scenes,
+            "targets": totals.scenes * settings.num_targets,
+            "skipped": dict(held_out.skipped),
+            "scenes_without_shuffled_control": totals.without_shuffle,
+            "has_depth_truth": bool(totals.known_pixels),
+            "hidden_share": share,
+        },
+        "settings": asdict(settings)
+        | {
+            "num_steps": steps,
+            "guidance_scale": config.guidance_scale if guidance is None else guidance,
+            "device": str(model.device),
+            "torch": torch.__version__,
+            "perceptual": perceptual.name,
+            "why_not_lpips": perceptual.why_substitute,
+            "mean_depth_rooms": held_out.prior_domain,
+        },
+        "views": totals.figures.to_json(),
+        "better_than": {
+            other: totals.figures.share_better("psnr", methods.GENERATED, other)
+            for other in (methods.COPY, methods.SHUFFLED, methods.MEAN_COLOUR, methods.WARP)
+        },
+        "per_seed": {str(s): f.to_json()[methods.GENERATED] for s, f in totals.per_seed.items()},
+        "cameras": _camera_report(totals) if model.can_imagine else None,
+        "provenance": totals.provenance.to_json() if model.can_imagine else None,
+        "imagination": imagination_report(totals.figures, share),
+        "seed_spread": totals.spread.to_json(),
+        "notes": list(dict.fromkeys(totals.notes)),
+    }
+
+
+def _camera_report(totals: Totals) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "scenes": len(totals.rotation_deg),
+        "scenes_without_recovered_cameras": totals.scenes_without_cameras,
+        "scenes_without_alignment": totals.degenerate_trajectories,
+    }
+    if totals.rotation_deg:
+        rotation_deg = np.concatenate(totals.rotation_deg)
+        pairs = pair_figures(rotation_deg, np.concatenate(totals.direction_deg))
+        figures |= {name: known(value) for name, value in pairs.items()}
+        figures["focal_relative_error"] = known(float(np.mean(totals.focal_error)))
+    for name in ("ATE", "RPE_translation", "RPE_rotation_deg"):
+        values = [errors[name] for errors in totals.trajectories]
+        figures[name] = known(float(np.mean(values))) if values else None
+    return figures
+
+
+def bundle_hash(bundle: Bundle) -> str:
+    """SHA-256 of the bundle's config.json, which holds the hashes of all its files."""
+    return hashlib.sha256((bundle.folder / CONFIG_FILE).read_bytes()).hexdigest()
