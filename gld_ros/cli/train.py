@@ -10,8 +10,6 @@ STAGES = {
     "decoder": "features to RGB (and the depth head, for missing levels)",
     "level1": "multi-view diffusion of level-1 features",
     "cascade": "diffusion of level 0, conditioned on level 1",
-    "vae": "the autoencoder that GLD is compared with",
-    "level1-vae": "the same diffusion on that autoencoder's latents",
 }
 
 _DESCRIPTION = """\
@@ -27,7 +25,7 @@ nothing, with C standing for config/train/tiny:
   gld-ros train level1 --config C/level1_small.yaml --model C/model --bundle runs/decoder/export \\
                        --run runs/level1
 
-These two learn on small pictures; encoder.yaml and level1.yaml go on with full ones, see
+These two learn on small images; encoder.yaml and level1.yaml go on with full ones, see
 docs/training.md.
 
 The same command goes on after a stop, a kill or --max-minutes. To fine-tune, give --bundle any
@@ -45,8 +43,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_arguments(parser, STAGES)
+    return parser
+
+
+def add_arguments(parser: argparse.ArgumentParser, stages: dict[str, str]) -> None:
+    """Declare stage, configuration, run folder and the rest; `stages` maps names to their help."""
     parser.add_argument(
-        "stage", choices=list(STAGES), help="; ".join(f"{k}: {v}" for k, v in STAGES.items())
+        "stage", choices=list(stages), help="; ".join(f"{k}: {v}" for k, v in stages.items())
     )
     parser.add_argument("--config", type=Path, required=True, help="YAML file of the job")
     parser.add_argument(
@@ -68,14 +72,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--max-minutes", type=float, default=float("inf"), help="stop, saved, after this time"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Run or resume the job; exit status 0 also when the time limit stopped it, saved."""
     from gld_ros.training.environment import restart_with_tuned_allocator
 
-    restart_with_tuned_allocator(sys.argv[1:])
+    restart_with_tuned_allocator(["-m", "gld_ros.cli.main", *sys.argv[1:]])
     from gld_ros.training.jobs import run_job
 
     return run_job(args)

@@ -84,8 +84,8 @@ class Adversary:
         self.heads.requires_grad_(True)
         return -logits.mean()
 
-    def train_step(self, pictures: Tensor, decoded: Tensor, step: int) -> dict[str, float]:
-        """Do one update on real and decoded pictures (N, 3, H, W), these as 8 bits would be."""
+    def train_step(self, images: Tensor, decoded: Tensor, step: int) -> dict[str, float]:
+        """Do one update on real and decoded images (N, 3, H, W), these as 8 bits would be."""
         options = self.options
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(
@@ -98,8 +98,8 @@ class Adversary:
         shown = (decoded.clamp(0, 1) * 255).round() / 255
         # The same window and augmentation for both, or these would tell them apart.
         real, fake = (
-            self._logits(images, generator_for(self.seed, step, "discriminator augmentation"))
-            for images in (pictures, shown)
+            self._logits(batch, generator_for(self.seed, step, "discriminator augmentation"))
+            for batch in (images, shown)
         )
         loss = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
         self.optimizer.zero_grad(set_to_none=True)
@@ -151,7 +151,7 @@ class TokenHead(nn.Module):
         )
         self.leave = spectral_norm(nn.Conv1d(channels, 1, 1))
         groups = next(g for g in range(min(NORM_GROUPS, channels), 0, -1) if channels % g == 0)
-        # Normalises every picture by itself, as batch normalisation with a virtual batch of one.
+        # Normalises every image by itself, as batch normalisation with a virtual batch of one.
         self.norms = nn.ModuleList(nn.GroupNorm(groups, channels) for _ in range(2))
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ def random_crop(images: Tensor, side: int, generator: torch.Generator) -> Tensor
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Return (N, 3, H, W) differentiably shifted by up to 1/8 and changed in colour.
 
-    Brightness +-0.5, saturation times 0..2, contrast times 0.5..1.5, drawn per picture.
+    Brightness +-0.5, saturation times 0..2, contrast times 0.5..1.5, drawn per image.
     """
     count, _, height, width = images.shape
     brightness, saturation, contrast = (
@@ -186,12 +186,12 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     mean = x.mean((1, 2, 3), keepdim=True)
     x = (x - mean) * (contrast + 0.5) + mean
     shifted = []
-    for picture in x:
+    for image in x:
         rows, columns = (
             int(torch.randint(-(side // 8), side // 8 + 1, (), generator=generator))
             for side in (height, width)
         )
-        padded = F.pad(picture, (abs(columns), abs(columns), abs(rows), abs(rows)))
+        padded = F.pad(image, (abs(columns), abs(columns), abs(rows), abs(rows)))
         top, left = abs(rows) + rows, abs(columns) + columns
         shifted.append(padded[:, top : top + height, left : left + width])
     return torch.stack(shifted)
@@ -215,7 +215,7 @@ def open_features(
 
 
 class BackboneFeatures:
-    """The four levels of a geometry backbone, each picture as a scene of its own."""
+    """The four levels of a geometry backbone, each image as a scene of its own."""
 
     def __init__(self, backbone: GeometryBackbone) -> None:
         self.backbone = backbone

@@ -1,10 +1,12 @@
-"""Checkpoints of a training run: atomic on disk, complete, and tied to their configuration."""
+"""Checkpoints of a training run: atomic, with a checksum, and tied to their configuration."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import random
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import torch
 
 FORMAT_VERSION = 1
+CHECKSUM_BYTES = 64  # SHA-256 in hex, at the end of the file
 
 
 class CheckpointError(ValueError):
@@ -67,9 +70,46 @@ def write_atomically(path: Path, write: Any) -> None:
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint so that `path` is always either the old or the new complete file."""
-    write_atomically(
-        path, lambda temporary: torch.save({"format": FORMAT_VERSION, **state}, temporary)
-    )
+
+    def write(temporary: Path) -> None:
+        torch.save({"format": FORMAT_VERSION, **state}, temporary)
+        append_checksum(temporary)
+
+    write_atomically(path, write)
+
+
+def append_checksum(path: Path) -> None:
+    """End a file of `torch.save` with the SHA-256 of its content.
+
+    The file is a zip archive and stays one: the digits are its comment, whose length is the last
+    two bytes before it.
+    """
+    with path.open("r+b") as file:
+        file.seek(-2, os.SEEK_END)
+        file.write(struct.pack("<H", CHECKSUM_BYTES))
+        file.seek(0)
+        digest = hashlib.sha256()
+        while block := file.read(1 << 22):
+            digest.update(block)
+        file.seek(0, os.SEEK_END)
+        file.write(digest.hexdigest().encode())
+
+
+def check_checksum(path: Path) -> None:
+    """Raise CheckpointError unless the file ends with the SHA-256 of what comes before."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        remaining = max(path.stat().st_size - CHECKSUM_BYTES, 0)
+        while remaining and (block := file.read(min(remaining, 1 << 22))):
+            digest.update(block)
+            remaining -= len(block)
+        recorded = file.read()
+    if recorded != digest.hexdigest().encode():
+        raise CheckpointError(
+            f"{path} is damaged: its checksum (SHA-256) does not match its content, or it was "
+            "written by a version without checksums. Restore the file from a copy, or delete it "
+            "to start from the beginning."
+        )
 
 
 def load_checkpoint(path: Path, *, config: dict[str, Any]) -> dict[str, Any]:
@@ -77,6 +117,7 @@ def load_checkpoint(path: Path, *, config: dict[str, Any]) -> dict[str, Any]:
 
     Raises CheckpointError that names the differing configuration fields, or the damage.
     """
+    check_checksum(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -60,7 +60,7 @@ class DataConfig:
 
     `kind` is rooms (stores written by `gld-ros scenes store`), folders, re10k, dl3dv, hypersim,
     tartanair or bags, found at `paths`; or mix, with one entry of `parts` per ingredient.
-    `sizes_wh` lists the picture sizes; a batch has one size, drawn with `size_weights` (empty:
+    `sizes_wh` lists the image sizes; a batch has one size, drawn with `size_weights` (empty:
     the first half of the list counts double). Recorded cameras farther from the origin than
     `max_camera_distance` are drawn again. `workers` threads read recordings.
     """

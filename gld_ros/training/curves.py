@@ -63,7 +63,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def draw_curves(rows: list[dict[str, float]], path: Path) -> None:
-    """Draw every scalar of `rows` over the steps into one picture."""
+    """Draw every scalar of `rows` over the steps into one image."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -52,7 +52,7 @@ class ScenePart(Protocol):
 
 
 class StoredPart:
-    """Scenes in stores on disk; stores of one picture size are joined end to end.
+    """Scenes in stores on disk; stores of one image size are joined end to end.
 
     All sizes must hold the same number of scenes, so that an index means a scene whatever the
     size. A size that no store has is cut and shrunk from the smallest larger one. Of stores with
@@ -90,7 +90,7 @@ class StoredPart:
         return self._length
 
     def sample(self, index: int, epoch: int, size_wh: tuple[int, int]) -> dict[str, Tensor]:
-        """Return one scene; raises ConfigError when all stores have smaller pictures."""
+        """Return one scene; raises ConfigError when all stores have smaller images."""
         stored_wh = self._stored_size(size_wh)
         stores = self.by_size[stored_wh]
         offset = index
@@ -110,7 +110,7 @@ class StoredPart:
         larger = [s for s in self.by_size if s[0] >= size_wh[0] and s[1] >= size_wh[1]]
         if not larger:
             raise ConfigError(
-                f"no store has pictures of {size_wh[0]}x{size_wh[1]} (data.sizes_wh) or larger; "
+                f"no store has images of {size_wh[0]}x{size_wh[1]} (data.sizes_wh) or larger; "
                 f"there are {', '.join(f'{w}x{h}' for w, h in self.by_size)}"
             )
         return min(larger, key=lambda size: size[0] * size[1])
@@ -128,10 +128,10 @@ def _shrunk(sample: dict[str, Tensor], size_wh: tuple[int, int]) -> dict[str, Te
     """Return a stored scene cut and resized to `size_wh`, as recordings are."""
     image_hw = (size_wh[1], size_wh[0])
     images, intrinsics, depths = [], [], []
-    for picture, K_px, depth_m in zip(
+    for image, K_px, depth_m in zip(
         sample["images"], sample["K_px"].double().numpy(), sample["depth_m"].numpy(), strict=True
     ):
-        stored = picture.mul(255).byte().permute(1, 2, 0).contiguous().numpy()
+        stored = image.mul(255).byte().permute(1, 2, 0).contiguous().numpy()
         small, K_small_px = gld_crop_resize(stored, K_px, image_hw)
         images.append(torch.from_numpy(small.copy()).permute(2, 0, 1).float().div_(255))
         depth = resample_depth(depth_m, K_px, K_small_px, image_hw)
@@ -197,7 +197,7 @@ class RecordedPart:
 
 
 class ScenePool:
-    """All scenes of a run: one part, or several in given shares, in batches of one picture size."""
+    """All scenes of a run: one part, or several in given shares, in batches of one image size."""
 
     def __init__(
         self, parts: dict[str, ScenePart], draws: dict[str, int], config: DataConfig
@@ -270,8 +270,8 @@ class ScenePool:
         return epoch_draws(sizes, self.draws, derived_seed(seed, epoch, "epoch"))
 
     def draw_size(self, seed: int, step: int) -> tuple[int, int]:
-        """Return the picture size (width, height) of the batch of `step`."""
-        generator = generator_for(seed, step, "picture size")
+        """Return the image size (width, height) of the batch of `step`."""
+        generator = generator_for(seed, step, "image size")
         return self.config.sizes_wh[
             int(torch.multinomial(self._size_weights, 1, generator=generator))
         ]
@@ -290,7 +290,7 @@ def _stacked(samples: Any) -> _Stack:
 
 
 def size_weights(config: DataConfig) -> list[float]:
-    """Return one weight per picture size.
+    """Return one weight per image size.
 
     By default the first half of the list counts double, as in the published training of GLD.
     """

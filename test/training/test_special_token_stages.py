@@ -107,7 +107,7 @@ def test_encoder_learns_from_depth_alone(tmp_path, rooms, vggt_plan):
     config = run_config(rooms, "encoder", steps=2)
     stage = make_stage(config, None, vggt_plan)
     losses = stage(stage.batch(0, range(2)))
-    assert {"depth", "gradient", "picture"} <= losses.keys()
+    assert {"depth", "gradient", "image"} <= losses.keys()
     assert not {"ray", "points", "camera"} & losses.keys()
     before = {name: p.detach().clone() for name, p in stage.named_parameters()}
     outcome = train(stage, config, tmp_path, device=CPU)
@@ -190,8 +190,8 @@ def test_the_shipped_sizes_make_a_whole_model(request):
 def test_the_encoder_overfits_eight_scenes(tmp_path, monkeypatch, request):
     """Criterion: median-scaled AbsRel of unposed depth on the eight scenes falls below 0.10.
 
-    That is less than half of what the mean depth picture of these scenes scores, which looks at no
-    picture, and of what the untrained network scores.
+    That is less than half of what the mean depth image of these scenes scores, which looks at no
+    image, and of what the untrained network scores.
     """
     monkeypatch.chdir(request.config.rootpath)
     for name, value in ALLOCATOR_ENVIRONMENT.items():

@@ -27,10 +27,10 @@ from gld_ros.training.geometry_targets import (
 from gld_ros.training.latent_codec import FeatureCodec
 from gld_ros.training.loop import Stage
 from gld_ros.training.losses import (
-    PictureLossWeights,
+    ImageLossWeights,
     adaptive_weight,
-    picture_losses,
-    weighted_picture_loss,
+    image_losses,
+    weighted_image_loss,
 )
 from gld_ros.training.perceptual import open_perceptual
 from gld_ros.training.randomness import (
@@ -48,7 +48,7 @@ class DecoderOptions:
     `noise_tau` the spread of its noise level |N(0, tau^2)|; `level_dropout` the probability of
     dropping each level in the other batches (never all four). Of these, `posed_probability` is the
     share encoded with known cameras, in scenes with depth: a geometry head that is tuned without
-    forgets them. `perceptual` names a pretrained network to compare pictures in (see
+    forgets them. `perceptual` names a pretrained network to compare images in (see
     `perceptual.py`), `adversary` adds a discriminator; both are off by default, as small models
     have neither the weights nor the time for them.
     """
@@ -91,7 +91,7 @@ class DecoderStage(Stage):
         self.backbone: nn.Module = self.codec.backbone  # type: ignore[assignment]
         if options.geometry_weight > 0:
             self.codec.backbone.geometry_head.requires_grad_(True)
-        self.picture_weights = PictureLossWeights(
+        self.image_weights = ImageLossWeights(
             options.l1_weight, options.ssim_weight, options.gradient_weight
         )
         self.perceptual = open_perceptual(options.perceptual, device)
@@ -156,14 +156,14 @@ class DecoderStage(Stage):
         )
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Return the picture losses and, when wanted, perceptual, geometry and adversarial ones."""
-        options, images, inputs = self.options, batch["images"], batch["inputs"]
-        pictures = images.flatten(0, 1)
+        """Return the image losses and, when wanted, perceptual, geometry and adversarial ones."""
+        options, inputs = self.options, batch["inputs"]
+        images = batch["images"].flatten(0, 1)
         decoded = self._decode(inputs, images).float()
-        losses = picture_losses(decoded, pictures)
-        total = weighted_picture_loss(losses, self.picture_weights)
+        losses = image_losses(decoded, images)
+        total = weighted_image_loss(losses, self.image_weights)
         if self.perceptual is not None:
-            losses["perceptual"] = self.perceptual(decoded, pictures)
+            losses["perceptual"] = self.perceptual(decoded, images)
             total = total + options.perceptual_weight * losses["perceptual"]
         for adversary in self._adversary:
             if self.training and adversary.generator_active(batch["step"]):
@@ -191,7 +191,7 @@ class DecoderStage(Stage):
         return decoded
 
     def after_step(self, step: int, batch: dict[str, Any]) -> dict[str, float]:
-        """Train the discriminator, if there is one, on pictures decoded once more."""
+        """Train the discriminator, if there is one, on images decoded once more."""
         figures: dict[str, float] = {}
         for adversary in self._adversary:
             if adversary.discriminator_active(step):

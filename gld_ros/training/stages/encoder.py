@@ -1,7 +1,7 @@
 """Stage `encoder`: train a small geometry backbone from nothing, on scenes with true depth.
 
 The targets are what the backbone predicts (z-depth; ray directions and origins and cameras, if it
-has them), in units of the scene's mean point distance. An auxiliary linear read-out of the picture
+has them), in units of the scene's mean point distance. An auxiliary linear read-out of the image
 from levels 0 and 1 keeps colour and texture in the features; without it neither the RGB decoder nor
 diffusion could recover them. A second one, of the cameras' motion from the patches of levels 1 to
 3, does the same for poses: the rays alone teach them too weakly, because centres are a tenth of
@@ -45,7 +45,7 @@ class EncoderOptions:
     does `posed_probability` where it takes no known cameras.
     """
 
-    picture_weight: float = 1.0
+    image_weight: float = 1.0
     motion_weight: float = 0.5
     point_weight: float = 1.0
     ray_weight: float = 1.0
@@ -57,7 +57,7 @@ class EncoderOptions:
     validation_scenes: int = 32
 
 
-class PictureReadout(nn.Module):
+class ImageReadout(nn.Module):
     """Linear map from the tokens of one level to the pixels of their patches."""
 
     def __init__(self, channels: int, patch_size: int) -> None:
@@ -66,7 +66,7 @@ class PictureReadout(nn.Module):
         self.linear = nn.Linear(channels, 3 * patch_size * patch_size)
 
     def forward(self, patches: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-        """Turn (B, V, N, C) tokens into (B·V, 3, H, W) pictures."""
+        """Turn (B, V, N, C) tokens into (B·V, 3, H, W) images."""
         pixels = self.linear(patches).flatten(0, 1).transpose(1, 2)
         height, width = (n * self.patch_size for n in grid_hw)
         return F.fold(pixels, (height, width), self.patch_size, stride=self.patch_size)
@@ -104,7 +104,7 @@ class EncoderStage(Stage):
         self.model = bundle.trainable_backbone(device)
         patch = self.model.patch_size
         self.readouts = nn.ModuleList(
-            PictureReadout(self.model.channels, patch) for _ in range(2)
+            ImageReadout(self.model.channels, patch) for _ in range(2)
         ).to(device)
         self.motion_readouts = nn.ModuleList(
             nn.Linear(self.model.channels, MOTION_NUMBERS) for _ in MOTION_LEVELS
@@ -132,7 +132,7 @@ class EncoderStage(Stage):
         return batch
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Return the geometry, camera and picture losses of one batch."""
+        """Return the geometry, camera and image losses of one batch."""
         images, options = batch["images"], self.options
         height, width = images.shape[-2:]
         grid_hw = (height // self.model.patch_size, width // self.model.patch_size)
@@ -160,10 +160,10 @@ class EncoderStage(Stage):
                 for level, readout in zip(MOTION_LEVELS, self.motion_readouts, strict=True)
             ]
         ).mean()
-        pictures = images.flatten(0, 1)
-        losses["picture"] = torch.stack(
+        images = images.flatten(0, 1)
+        losses["image"] = torch.stack(
             [
-                (readout(levels[i].patches, grid_hw) - pictures).abs().mean()
+                (readout(levels[i].patches, grid_hw) - images).abs().mean()
                 for i, readout in enumerate(self.readouts)
             ]
         ).sum()
@@ -177,7 +177,7 @@ class EncoderStage(Stage):
         if camera is not None:
             total = total + options.camera_weight * camera
         total = total + options.motion_weight * losses["motion"]
-        losses["loss"] = total + options.picture_weight * losses["picture"]
+        losses["loss"] = total + options.image_weight * losses["image"]
         return losses
 
     def validate(self) -> dict[str, float]:
@@ -218,8 +218,8 @@ class EncoderStage(Stage):
                     figures[f"origin_error_{name}{suffix}"] = float(errors["origin"])
             if name == "unposed":
                 for i, readout in enumerate(self.readouts):
-                    picture = readout(levels[i].patches, grid_hw)
-                    error = (picture - images.flatten(0, 1)).square().mean((1, 2, 3))
+                    image = readout(levels[i].patches, grid_hw)
+                    error = (image - images.flatten(0, 1)).square().mean((1, 2, 3))
                     figures[f"readout_psnr_level{i}"] = float((-10 * error.log10()).mean())
         return figures
 

@@ -1,4 +1,4 @@
-"""Stages `level1`, `cascade` and `level1-vae`: multi-view diffusion of latents.
+"""Stages `level1` and `cascade`: multi-view diffusion of latents.
 
 All views are noised, references included; the loss runs over all views. Targets of the flow are
 features of all views encoded together, the condition features of the references encoded alone.
@@ -270,8 +270,8 @@ class DiffusionStage(Stage):
         targets = slice(conditions.num_references, None)
         figures = {"latent_error": float((generated - latents)[:, targets].square().mean())}
         if self.codec.can_decode:
-            pictures = self.codec.decode(generated, scenes["images"], conditions.source)
-            error = (pictures.clamp(0, 1) - scenes["images"])[:, targets].square().mean((2, 3, 4))
+            images = self.codec.decode(generated, scenes["images"], conditions.source)
+            error = (images.clamp(0, 1) - scenes["images"])[:, targets].square().mean((2, 3, 4))
             figures["psnr"] = float((-10 * error.log10()).mean())
         return figures
 

@@ -1,4 +1,4 @@
-"""Stage `vae`: the convolutional autoencoder of the baseline, with the decoder's picture losses."""
+"""Stage `autoencoder`: the baseline's autoencoder, trained with the decoder's image losses."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from autoencoder import Autoencoder, AutoencoderConfig, kl_divergence, save_autoencoder
 from torch import Tensor, nn
 
 from gld_ros.training.config import ConfigError, RunConfig
 from gld_ros.training.data import ScenePool
 from gld_ros.training.loop import Stage
-from gld_ros.training.losses import PictureLossWeights, picture_losses, weighted_picture_loss
+from gld_ros.training.losses import ImageLossWeights, image_losses, weighted_image_loss
 from gld_ros.training.randomness import normal_per_sample, sample_generators
-from gld_ros.training.vae import Vae, VaeConfig, kl_divergence, save_vae
 
 
 @dataclass(frozen=True)
-class VaeOptions:
+class AutoencoderOptions:
     """Sizes and loss weights; `statistics_batches` batches measure the trained latents."""
 
-    model: VaeConfig = field(default_factory=VaeConfig)
+    model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     l1_weight: float = 1.0
     ssim_weight: float = 0.3
     gradient_weight: float = 0.5
@@ -30,13 +30,13 @@ class VaeOptions:
     validation_scenes: int = 32
 
 
-class VaeStage(Stage):
-    """Trains the autoencoder on single pictures."""
+class AutoencoderStage(Stage):
+    """Trains the autoencoder on single images."""
 
     def __init__(
         self,
         config: RunConfig,
-        options: VaeOptions,
+        options: AutoencoderOptions,
         source: ScenePool,
         held_out: ScenePool | None,
         device: torch.device,
@@ -51,8 +51,8 @@ class VaeStage(Stage):
                 )
         self.config, self.options = config, options
         self.source, self.held_out, self.device = source, held_out, device
-        self.vae = Vae(options.model).to(device)
-        self.weights = PictureLossWeights(
+        self.autoencoder = Autoencoder(options.model).to(device)
+        self.weights = ImageLossWeights(
             options.l1_weight, options.ssim_weight, options.gradient_weight
         )
 
@@ -64,19 +64,19 @@ class VaeStage(Stage):
         images = scenes["images"]
         cells = [side // self.options.model.downscale for side in images.shape[-2:]]
         shape = (images.shape[1], self.options.model.channels, *cells)
-        generators = sample_generators(self.config.seed, step, samples, "vae")
+        generators = sample_generators(self.config.seed, step, samples, "autoencoder")
         noise = normal_per_sample(shape, generators).to(self.device)
-        return {"pictures": images.flatten(0, 1), "noise": noise.flatten(0, 1)}
+        return {"images": images.flatten(0, 1), "noise": noise.flatten(0, 1)}
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Return the picture losses and the divergence from the unit normal."""
-        pictures, options = batch["pictures"], self.options
-        mean, log_variance = self.vae.moments(pictures)
+        """Return the image losses and the divergence from the unit normal."""
+        images, options = batch["images"], self.options
+        mean, log_variance = self.autoencoder.moments(images)
         latents = mean + (0.5 * log_variance).exp() * batch["noise"]
-        losses = picture_losses(self.vae.decode(latents).float(), pictures)
+        losses = image_losses(self.autoencoder.decode(latents).float(), images)
         losses["kl"] = kl_divergence(mean.float(), log_variance.float())
         losses["loss"] = (
-            weighted_picture_loss(losses, self.weights) + options.kl_weight * losses["kl"]
+            weighted_image_loss(losses, self.weights) + options.kl_weight * losses["kl"]
         )
         return losses
 
@@ -88,21 +88,21 @@ class VaeStage(Stage):
         count = min(self.options.validation_scenes, len(self.held_out))
         for first in range(0, count, 8):
             indices = range(first, min(first + 8, count))
-            pictures = self.held_out.held_out_batch(indices, self.device)["images"].flatten(0, 1)
-            decoded = self.vae.decode(self.vae.moments(pictures)[0]).clamp(0, 1)
-            error = (decoded - pictures).square().mean((1, 2, 3))
+            images = self.held_out.held_out_batch(indices, self.device)["images"].flatten(0, 1)
+            decoded = self.autoencoder.decode(self.autoencoder.moments(images)[0]).clamp(0, 1)
+            error = (decoded - images).square().mean((1, 2, 3))
             total += float((-10 * error.log10()).mean()) * len(indices) / count
         return {"psnr": total}
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """Return the autoencoder."""
-        return {"vae": self.vae}
+        return {"autoencoder": self.autoencoder}
 
     @torch.no_grad()
     def export(self, folder: Path, tensors: dict[str, dict[str, Tensor]]) -> None:
         """Write the autoencoder with mean and deviation of its latents on training scenes."""
-        averaged = Vae(self.options.model).to(self.device).eval()
-        averaged.load_state_dict(tensors["vae"])
+        averaged = Autoencoder(self.options.model).to(self.device).eval()
+        averaged.load_state_dict(tensors["autoencoder"])
         size = self.config.batch_size
         latents = []
         for step in range(self.options.statistics_batches):
@@ -112,10 +112,10 @@ class VaeStage(Stage):
             mean = averaged.moments(scenes["images"].flatten(0, 1))[0]
             latents.append(mean.transpose(0, 1).flatten(1).double())
         together = torch.cat(latents, dim=1)
-        save_vae(
+        save_autoencoder(
             folder,
             self.options.model,
-            tensors["vae"],
+            tensors["autoencoder"],
             together.mean(1).float(),
             together.std(1).clamp_min(1e-6).float(),
         )

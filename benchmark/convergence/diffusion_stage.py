@@ -1,7 +1,7 @@
-"""Stage `level1-vae`: GLD's diffusion transformer on latents of a convolutional autoencoder.
+"""Stage `diffusion`: GLD's diffusion transformer on latents of a convolutional autoencoder.
 
 Same network, data, cameras, order and noise as stage `level1`; only the latent differs, and with it
-the first and last layers. It exists for the comparison and is not part of bundles.
+the first and last layers.
 """
 
 from __future__ import annotations
@@ -12,35 +12,36 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
+from autoencoder import AutoencoderCodec
 from torch import Tensor
 
 from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.training.config import ConfigError, RunConfig
 from gld_ros.training.data import ScenePool
 from gld_ros.training.stages.level1 import DiffusionModel, DiffusionOptions, DiffusionStage
-from gld_ros.training.vae import VaeCodec
-from gld_ros.weights.bundle import BundleConfig, new_folder
+from gld_ros.weights.atomic_folder import new_folder
+from gld_ros.weights.bundle import BundleConfig
 from gld_ros.weights.config_json import config_to_json
 from gld_ros.weights.tensor_file import PlannedTensor, write_tensor_file
 
-NAME = "level1_vae"
+NAME = "diffusion"
 
 
 @dataclass(frozen=True)
-class VaeDiffusionOptions(DiffusionOptions):
+class AutoencoderDiffusionOptions(DiffusionOptions):
     """Options of `level1`, the folder of the autoencoder, and the time shift.
 
     `time_shift` None takes that of the latent's size; to be fair to the autoencoder, run also with
     the shift of GLD's latents and report the better one.
     """
 
-    vae: str = ""
+    autoencoder: str = ""
     time_shift: float | None = None
 
 
-def diffusion_on_vae(
+def diffusion_on_autoencoder(
     config: RunConfig,
-    options: VaeDiffusionOptions,
+    options: AutoencoderDiffusionOptions,
     plan: BundleConfig,
     source: ScenePool,
     held_out: ScenePool | None,
@@ -49,13 +50,15 @@ def diffusion_on_vae(
     """Return the stage; the sizes are those of the plan's first denoiser."""
     if plan.base_denoiser not in plan.denoisers:
         raise ConfigError(f"the model plan has no denoiser {plan.base_denoiser!r} to compare with")
-    if not options.vae:
-        raise ConfigError("options.vae is not given; name the export folder of `gld-ros train vae`")
-    codec = VaeCodec(Path(options.vae), device)
+    if not options.autoencoder:
+        raise ConfigError(
+            "options.autoencoder is not given; name the export folder of stage `autoencoder`"
+        )
+    codec = AutoencoderCodec(Path(options.autoencoder), device)
     sizes = replace(
         plan.denoisers[plan.base_denoiser].config,
-        channels=codec.vae.config.token_channels,
-        camera_patch=codec.vae.config.token_pixels,
+        channels=codec.autoencoder.config.token_channels,
+        camera_patch=codec.autoencoder.config.token_pixels,
         special_tokens=0,
     )
 
@@ -63,7 +66,7 @@ def diffusion_on_vae(
         with new_folder(folder, overwrite=True) as partial:
             planned = [PlannedTensor.of(name, value) for name, value in tensors[NAME].items()]
             write_tensor_file(partial / f"{NAME}.safetensors", planned)
-            description = {"denoiser": config_to_json(sizes), "vae": options.vae}
+            description = {"denoiser": config_to_json(sizes), "autoencoder": options.autoencoder}
             text = json.dumps(description, indent=1) + "\n"
             (partial / f"{NAME}.json").write_text(text)
 

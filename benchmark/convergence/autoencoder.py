@@ -1,7 +1,7 @@
 """The convolutional autoencoder that GLD's feature space is compared with.
 
-Every view is encoded by itself, as latent diffusion of pictures does; the diffusion transformer on
-top is GLD's own. Not part of bundles: `save_vae` writes a folder that `VaeCodec` reads.
+Every view is encoded by itself, as latent diffusion of images does; the diffusion transformer on
+top is GLD's own. `save_autoencoder` writes a folder that `AutoencoderCodec` reads.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gld_ros.training.config import ConfigError
-from gld_ros.weights.bundle import new_folder
+from gld_ros.weights.atomic_folder import new_folder
 from gld_ros.weights.config_json import config_from_json
 from gld_ros.weights.errors import BundleError
 from gld_ros.weights.tensor_file import PlannedTensor, write_tensor_file
 
-CONFIG_FILE = "vae.json"
-WEIGHTS_FILE = "vae.safetensors"
+CONFIG_FILE = "autoencoder.json"
+WEIGHTS_FILE = "autoencoder.safetensors"
 
 
 @dataclass(frozen=True)
-class VaeConfig:
+class AutoencoderConfig:
     """Sizes: pixels per latent cell, latent channels, and width and blocks of both halves.
 
     `latent_patch` cells a side make one token of the transformer.
@@ -71,10 +71,10 @@ class ResidualBlock(nn.Module):
         return x + self.body(x)
 
 
-class Vae(nn.Module):
-    """Pictures (N, 3, H, W) in [0, 1] to latents (N, channels, H/downscale, W/downscale)."""
+class Autoencoder(nn.Module):
+    """Images (N, 3, H, W) in [0, 1] to latents (N, channels, H/downscale, W/downscale)."""
 
-    def __init__(self, config: VaeConfig) -> None:
+    def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
         pixels = 3 * config.downscale**2
@@ -98,7 +98,7 @@ class Vae(nn.Module):
         return mean, log_variance.clamp(-20.0, 10.0)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return pictures, nominally in [0, 1], not clamped."""
+        """Return images, nominally in [0, 1], not clamped."""
         return (F.pixel_shuffle(self.decoder(latents), self.config.downscale) + 1) / 2
 
 
@@ -107,35 +107,35 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
 
 
-class VaeCodec:
+class AutoencoderCodec:
     """Latents of a trained autoencoder, normalised per channel and packed into tokens."""
 
     can_decode = True
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        self.vae, mean, std = load_vae(folder)
-        self.vae.to(device).eval().requires_grad_(False)
+        self.autoencoder, mean, std = load_autoencoder(folder)
+        self.autoencoder.to(device).eval().requires_grad_(False)
         self.mean = mean.to(device).view(-1, 1, 1)
         self.std = std.to(device).view(-1, 1, 1)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Return (B, V, token channels, h, w); each view by itself."""
-        latents, _ = self.vae.moments(images.flatten(0, 1))
+        latents, _ = self.autoencoder.moments(images.flatten(0, 1))
         normalised = (latents.float() - self.mean) / self.std
-        packed = F.pixel_unshuffle(normalised, self.vae.config.latent_patch)
+        packed = F.pixel_unshuffle(normalised, self.autoencoder.config.latent_patch)
         return packed.unflatten(0, images.shape[:2])
 
     @torch.no_grad()
     def decode(self, latents: Tensor, images: Tensor, source: Tensor | None = None) -> Tensor:
-        """Return pictures (B, V, 3, H, W); nothing but the latents is read."""
-        unpacked = F.pixel_shuffle(latents.flatten(0, 1), self.vae.config.latent_patch)
-        pictures = self.vae.decode(unpacked * self.std + self.mean)
-        return pictures.unflatten(0, latents.shape[:2])
+        """Return images (B, V, 3, H, W); nothing but the latents is read."""
+        unpacked = F.pixel_shuffle(latents.flatten(0, 1), self.autoencoder.config.latent_patch)
+        decoded = self.autoencoder.decode(unpacked * self.std + self.mean)
+        return decoded.unflatten(0, latents.shape[:2])
 
 
-def save_vae(
-    folder: Path, config: VaeConfig, state: dict[str, Tensor], mean: Tensor, std: Tensor
+def save_autoencoder(
+    folder: Path, config: AutoencoderConfig, state: dict[str, Tensor], mean: Tensor, std: Tensor
 ) -> None:
     """Write weights, sizes and latent statistics; the folder appears complete or not at all."""
     with new_folder(folder, overwrite=True) as partial:
@@ -145,18 +145,20 @@ def save_vae(
         (partial / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=1) + "\n")
 
 
-def load_vae(folder: Path) -> tuple[Vae, Tensor, Tensor]:
-    """Read what `save_vae` wrote: network, latent mean and deviation; raises ConfigError."""
+def load_autoencoder(folder: Path) -> tuple[Autoencoder, Tensor, Tensor]:
+    """Network, latent mean and deviation written by `save_autoencoder`; raises ConfigError."""
     try:
-        values = json.loads((folder / CONFIG_FILE).read_text())
-        vae = Vae(config_from_json(VaeConfig, values, str(folder / CONFIG_FILE)))
+        path = folder / CONFIG_FILE
+        config = config_from_json(AutoencoderConfig, json.loads(path.read_text()), str(path))
+        autoencoder = Autoencoder(config)
         state = load_file(folder / WEIGHTS_FILE)
         mean, std = state.pop("latent.mean"), state.pop("latent.std")
-        vae.load_state_dict(state)
+        autoencoder.load_state_dict(state)
     except FileNotFoundError as error:
         raise ConfigError(
-            f"{folder} holds no autoencoder ({error.filename}); run `gld-ros train vae` first"
+            f"{folder} holds no autoencoder ({error.filename}); train it first with\n"
+            "`python benchmark/convergence/train.py autoencoder`"
         ) from error
     except (ValueError, KeyError, RuntimeError, BundleError) as error:
         raise ConfigError(f"{folder} is no usable autoencoder: {error}") from error
-    return vae, mean, std
+    return autoencoder, mean, std

@@ -1,19 +1,21 @@
 """How much faster GLD's latent converges than an autoencoder's: same transformer, data and seeds.
 
-    python benchmark/convergence.py run --bundle runs/decoder/export --data runs/data/narrow \
-        --held-out runs/data/narrow_validation --out runs/convergence --steps 4000 --seeds 0 1 2
-    python benchmark/convergence.py report --out runs/convergence
+    python benchmark/convergence/compare.py run --bundle runs/decoder/export \
+        --data runs/data/narrow --held-out runs/data/narrow_validation --out runs/convergence \
+        --steps 4000 --seeds 0 1 2
+    python benchmark/convergence/compare.py report --out runs/convergence
 
-`run` trains the autoencoder once, then per seed one diffusion model on each latent, through
-`gld-ros train`; interrupted, the same command goes on. `report` reads the logs of the runs and
-writes `convergence.png` and `convergence.json`: target PSNR on the held-out scenes against steps
-and seconds, and the ratio of steps (or seconds) that both need for the lower of the two PSNRs where
-they end; the published figure takes the one where the autoencoder ends, which is the lower there.
-Above one GLD is faster. Seconds are wall time, validation included.
+`run` trains the autoencoder once, then per seed one diffusion model on each latent, with one loop
+(`gld-ros train` and `train.py`); interrupted, the same command goes on. `report` reads the logs of
+the runs and writes `convergence.png` and `convergence.json`: target PSNR on the held-out scenes
+against steps and seconds, and the ratio of steps (or seconds) that both need for the lower of the
+two PSNRs where they end; the published figure takes the one where the autoencoder ends, which is
+the lower there. Above one GLD is faster. Seconds are wall time, validation included.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -23,16 +25,22 @@ from pathlib import Path
 from gld_ros.training.curves import read_metrics
 from gld_ros.weights.bundle import Bundle
 
-ROOT = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 CONFIGS = ROOT / "config" / "train" / "tiny"
 METRICS = {"one step": "validation/psnr", "sampled": "validation/psnr_sampled"}
 Curve = list[tuple[float, float]]  # (steps or seconds, PSNR in dB)
 
 
-def train(stage: str, run: Path, arguments: list[str]) -> None:
+GLD_JOB = ["-m", "gld_ros.cli.main", "train"]
+BASELINE_JOB = [str(HERE / "train.py")]
+
+
+def train(job: list[str], stage: str, run: Path, arguments: list[str]) -> None:
     """Run or resume one job; raises CalledProcessError when it fails."""
-    job = [sys.executable, "-m", "gld_ros.cli.main", "train", stage, "--run", str(run), *arguments]
-    subprocess.run(job, check=True, cwd=ROOT)
+    command = [sys.executable, *job, stage, "--run", str(run), *arguments]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    subprocess.run(command, check=True, cwd=ROOT, env=environment)
 
 
 def overrides(settings: Iterable[str]) -> list[str]:
@@ -57,8 +65,9 @@ def run_all(args: argparse.Namespace) -> None:
     ]
     data += overrides(s for s in args.settings if not s.startswith("options."))
     out = args.out.resolve()
-    vae = ["--config", str(CONFIGS / "vae.yaml"), "--set", f"steps={args.vae_steps}"]
-    train("vae", out / "vae", [*vae, *data, "--set", f"validate_every={args.vae_steps}"])
+    vae = ["--config", str(HERE / "autoencoder.yaml"), "--set", f"steps={args.vae_steps}"]
+    vae += ["--set", f"validate_every={args.vae_steps}"]
+    train(BASELINE_JOB, "autoencoder", out / "vae", [*vae, *data])
     shared = [*data, "--set", f"steps={args.steps}", "--set", f"validate_every={args.every}"]
     shared += ["--set", f"options.validation_scenes={args.scenes}"]
     shared += ["--set", f"options.validation_euler_points={args.euler_points}"]
@@ -67,15 +76,16 @@ def run_all(args: argparse.Namespace) -> None:
     if args.batch_size:
         shared += ["--set", f"batch_size={args.batch_size}"]
     gld = ["--config", str(CONFIGS / "level1_small.yaml"), "--bundle", str(args.bundle.resolve())]
-    other = ["--config", str(CONFIGS / "level1_vae.yaml")]
-    other += ["--set", f"options.vae={out / 'vae' / 'export'}"]
+    other = ["--config", str(HERE / "diffusion.yaml")]
+    other += ["--set", f"options.autoencoder={out / 'vae' / 'export'}"]
     for seed in args.seeds:
         chosen = ["--set", f"seed={seed}"]
-        train("level1", out / f"gld_{seed}", [*gld, *shared, *chosen])
-        train("level1-vae", out / f"vae_{seed}", [*other, *shared, *chosen])
+        train(GLD_JOB, "level1", out / f"gld_{seed}", [*gld, *shared, *chosen])
+        train(BASELINE_JOB, "diffusion", out / f"vae_{seed}", [*other, *shared, *chosen])
         if args.gld_shift is not None:
             shift = ["--set", f"options.time_shift={args.gld_shift}"]
-            train("level1-vae", out / f"vae-gldshift_{seed}", [*other, *shared, *chosen, *shift])
+            run = out / f"vae-gldshift_{seed}"
+            train(BASELINE_JOB, "diffusion", run, [*other, *shared, *chosen, *shift])
 
 
 def read_curves(run: Path) -> dict[tuple[str, str], Curve]:
