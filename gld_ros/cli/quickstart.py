@@ -52,7 +52,7 @@ class Machine:
         """The first CUDA device, or the CPU with its available memory."""
         import torch
 
-        from gld_ros.ros.memory_preflight import available_host_bytes
+        from gld_ros.mapping.memory_preflight import available_host_bytes
 
         if torch.cuda.is_available():
             free, _ = torch.cuda.mem_get_info()

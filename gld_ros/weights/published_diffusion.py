@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gld_ros.decoders.rgb import RgbDecoderConfig
-from gld_ros.diffusion.denoiser import DenoiserConfig
+from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.weights.checkpoint_file import read_checkpoint, unwrap
 from gld_ros.weights.errors import CoverageError, WeightsError
 from gld_ros.weights.tensor_file import open_tensor_file

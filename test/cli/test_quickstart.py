@@ -13,7 +13,7 @@ from gld_ros.backbones.da3.config import Da3Config
 from gld_ros.cli import quickstart
 from gld_ros.cli.main import main
 from gld_ros.decoders.rgb import RgbDecoderConfig
-from gld_ros.diffusion.denoiser import DenoiserConfig
+from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.scenes.tour_bag import first_room_with_tour, write_tour_bag
 from gld_ros.weights.bundle import Bundle
 
@@ -121,7 +121,7 @@ def killed(arguments, condition, what, stop_in=None):
 
 
 def test_from_nothing_to_a_finished_bag_through_three_kills(hub, arguments, tmp_path, capsys):
-    from gld_ros.ros import offline
+    from gld_ros.mapping import offline
     from gld_ros.weights import bundle as bundle_module
 
     total = sum(map(len, hub.repositories[GLD_REPOSITORY].values()))
