@@ -59,6 +59,12 @@ setup(
             "evo>=1.30,<2",  # trajectory errors (ATE, RPE)
             "matplotlib>=3.8,<4",  # picture grids with captions
         ],
+        "meshes": [
+            "trimesh>=4.5,<6",  # reads textured meshes of every common format
+            "embreex>=2.17.7,<5",  # Embree: first hits and shadows of rays
+            "numba>=0.61,<1",  # compiles the shading loop: twice the speed of arrays
+            "pycollada>=0.8,<1",  # Collada (.dae) for trimesh
+        ],
         "demo": [
             "rerun-sdk>=0.24,<1",  # the demonstration's recording
         ],

@@ -13,6 +13,8 @@ Pixels that no reference sees are reported apart, where the data has depth.
 DATA is one of
   rooms:DOMAIN[:COUNT]   procedural rooms of the test split (narrow, medium, wide, look_around,
                          look_around_wide); look_around hides a quarter or more of every target
+  furnished:DIR[:COUNT]  rooms with the held-out furniture of a folder
+  meshes:FILE[:COUNT]    a mesh world; as furnished: it takes ?paths=look_around behind its name
   FOLDER                 a scene folder (cameras.json, images/, depth/), a folder of them,
                          or a store of `gld-ros scenes store`
   BAG                    a ROS 2 bag with images, CameraInfo and TF
@@ -26,6 +28,7 @@ _EXAMPLES = """\
 examples:
   gld-ros eval --data rooms:narrow:64 --images narrow.png
   gld-ros eval --data rooms:look_around:32 --seeds 4 --json look_around.json
+  gld-ros eval --data meshes:site.glb:32
   gld-ros eval --data recordings/lounge/bag --references 2 --targets 2 --every 5
   gld-ros eval --bundle runs/encoder/export --data rooms:narrow:32 --real-features
 """

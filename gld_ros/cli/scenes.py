@@ -1,4 +1,4 @@
-"""`gld-ros scenes`: look at procedural rooms, render them to folders, stores and bags."""
+"""`gld-ros scenes`: look at rooms and mesh worlds, render them to folders, stores and bags."""
 
 import argparse
 import os
@@ -6,19 +6,27 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gld_ros.scenes.rendered import RenderedScenes
 
 _DESCRIPTION = """\
-Procedural rooms: seeded, ray-traced, posed RGB-D views. A scene id always gives the same scene.
+Posed RGB-D views, ray-traced and seeded: a scene id always gives the same scene. Of procedural
+rooms, of rooms with real furniture, or of a textured mesh of your own site.
 
   gld-ros scenes preview --domain narrow --out sheet.png           see what a domain looks like
   gld-ros scenes store runs/rooms --domain narrow --count 16000    scenes for `gld-ros train`
   gld-ros scenes store runs/site --recordings bags site.mcap --count 4000
-  gld-ros scenes render rooms/ --domain wide --count 10            folders of pictures and cameras
+  gld-ros scenes render rooms/ --domain wide --count 10            folders of images and cameras
+  gld-ros scenes render site.glb views/ --count 20                 the same of a mesh world
   gld-ros scenes bag tour/                                         a drive through one room
 
 Domains: narrow (few plain objects, short paths), medium, wide (clutter, textures, shadows),
-look_around and look_around_wide (targets that hide a quarter or more from every reference).
+look_around and look_around_wide (targets that hide a quarter or more from every reference),
+furnished:FOLDER (rooms with the pieces of a folder with a furniture.csv) and meshes:WORLD.glb (any
+textured .glb, .gltf, .obj, .dae or .ply; pip install 'gld_ros[meshes]'). The last two take
+?paths=look_around, meshes also ?up=y and ?scale=METRES_PER_UNIT, joined by &.
 Ids of the splits train, validation, test and demo never meet.
 """
 
@@ -27,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     """Declare `gld-ros scenes` and its actions."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "scenes",
-        help="preview and render procedural rooms; prepare recordings for training",
+        help="preview and render rooms and mesh worlds; prepare recordings for training",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -56,6 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
 
     render = actions.add_parser("render", help="write scene folders: pictures, depth, cameras")
+    render.add_argument("world", nargs="?", help="a mesh, as --domain meshes:WORLD")
     render.add_argument("out", type=Path, help="folder to write the scene folders into")
     _add_scene_arguments(render, split="test", count=4, views=8, size="320x240")
 
@@ -131,12 +140,17 @@ def _chosen_ids(args: argparse.Namespace) -> Sequence[int]:
     return args.ids or split_ids(args.split, args.count, args.first)
 
 
-def _rooms(args: argparse.Namespace, ids: Sequence[int]) -> dict[str, Any]:
-    from gld_ros.scenes.rooms import render_rooms
+def _source(args: argparse.Namespace) -> "RenderedScenes":
+    from gld_ros.scenes.rendered import is_rendered, open_rendered
 
+    if getattr(args, "world", None):
+        return open_rendered(f"meshes:{args.world}")
+    return open_rendered(args.domain if is_rendered(args.domain) else f"rooms:{args.domain}")
+
+
+def _scenes(args: argparse.Namespace, ids: Sequence[int]) -> dict[str, Any]:
     width, height = args.size
-    return render_rooms(
-        args.domain,
+    return _source(args).render(
         ids,
         args.views,
         (height, width),
@@ -146,10 +160,10 @@ def _rooms(args: argparse.Namespace, ids: Sequence[int]) -> dict[str, Any]:
     )
 
 
-def _rooms_at(
+def _scenes_at(
     args: argparse.Namespace, ids: Sequence[int], positions: Sequence[int]
 ) -> dict[str, Any]:
-    return _rooms(args, [ids[i] for i in positions])
+    return _scenes(args, [ids[i] for i in positions])
 
 
 def _preview(args: argparse.Namespace) -> int:
@@ -157,7 +171,7 @@ def _preview(args: argparse.Namespace) -> int:
 
     from gld_ros.scenes.contact_sheet import contact_sheet
 
-    samples = _rooms(args, _chosen_ids(args))
+    samples = _scenes(args, _chosen_ids(args))
     sheet = contact_sheet(samples, scale=args.scale, scenes_per_row=args.columns)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(args.out)
@@ -166,7 +180,6 @@ def _preview(args: argparse.Namespace) -> int:
 
 
 def _store(args: argparse.Namespace) -> int:
-    from gld_ros.scenes.rooms import ROOMS_VERSION, domain_named
     from gld_ros.scenes.store import write_store
 
     width, height = args.size
@@ -176,12 +189,8 @@ def _store(args: argparse.Namespace) -> int:
         ids = _chosen_ids(args)
         count = len(ids)
         named = ",".join(map(str, args.ids)) if args.ids else f"{ids[0]}+{count}"
-        source = (
-            f"rooms v{ROOMS_VERSION} {domain_named(args.domain).name} {named} "
-            f"antialias {args.antialias}"
-        )
-
-        draw = partial(_rooms_at, args, ids)
+        source = f"{_source(args).source} {named} antialias {args.antialias}"
+        draw = partial(_scenes_at, args, ids)
     if args.processes is not None and args.processes < 1:
         raise ValueError(f"--processes is {args.processes}; at least 1 is needed")
     side_by_side = args.device == "cpu" and not args.recordings
@@ -228,12 +237,12 @@ def _render(args: argparse.Namespace) -> int:
 
     from gld_ros.scenes.folders import write_scene_folder
 
-    ids = _chosen_ids(args)
-    for scene_id in tqdm(ids, desc=f"render {args.domain}", unit="scene"):
-        sample = _rooms(args, [scene_id])
+    ids, name = _chosen_ids(args), _source(args).short_name
+    for scene_id in tqdm(ids, desc=f"render {name}", unit="scene"):
+        sample = _scenes(args, [scene_id])
         images = (sample["images"][0].permute(0, 2, 3, 1) * 255).round().byte().cpu().numpy()
         write_scene_folder(
-            args.out / f"{args.domain}_{scene_id}",
+            args.out / f"{name}_{scene_id}",
             list(images),
             sample["K_px"][0, 0].cpu().numpy(),
             sample["T_world_cam"][0].cpu().numpy(),

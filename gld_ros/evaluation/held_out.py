@@ -21,7 +21,9 @@ from gld_ros.scenes.folders import CAMERAS_FILE
 from gld_ros.scenes.layouts import LAYOUTS
 from gld_ros.scenes.picking import sample_of_frames
 from gld_ros.scenes.recording import Recording, RecordingError
-from gld_ros.scenes.rooms import domain_named, render_rooms, split_ids
+from gld_ros.scenes.rendered import KINDS as RENDERED_KINDS
+from gld_ros.scenes.rendered import open_rendered
+from gld_ros.scenes.rooms import DOMAINS, split_ids
 from gld_ros.scenes.sample import SampleError
 from gld_ros.scenes.store import DESCRIPTION_FILE, SceneStore
 from gld_ros.training.view_order import evenly_spaced
@@ -32,6 +34,8 @@ DEFAULT_ROOMS = 64
 # Frames between the views of a sample where the recording is long enough and nothing was asked.
 DEFAULT_EVERY = 5
 ROOMS_PER_RENDER = 8
+# Rooms whose mean depth serves as control where the data are no procedural rooms.
+DEFAULT_PRIOR = "narrow"
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class HeldOutScenes:
     """Samples of one size with the references first, made when iterated; `skipped` by reason."""
 
     name: str
-    kind: str  # "rooms", "store", or a kind of recordings
+    kind: str  # a kind of rendered scenes, "store", or a kind of recordings
     samples: Iterable[dict[str, Any]]
     count: int
     image_hw: tuple[int, int]
@@ -90,20 +94,22 @@ def open_held_out(
 ) -> HeldOutScenes:
     """Open what `--data` names.
 
-    data: rooms:DOMAIN[:COUNT] (test split), a scene folder or a folder of them, a bag, a store of
-    rendered rooms, or LAYOUT:PATH of a preprocessed dataset. `resolutions_hw`: image sizes to
-    choose from, best first. Raises ValueError (RecordingError, StoreError) that says what is wrong.
+    data: rooms:DOMAIN[:COUNT], furnished:FOLDER[:COUNT] or meshes:WORLD.glb[:COUNT] (test split), a
+    scene folder or a folder of them, a bag, a store of rendered scenes, or LAYOUT:PATH of a
+    preprocessed dataset. `resolutions_hw`: image sizes to choose from, best first. Raises
+    ValueError (RecordingError, StoreError) that tells what is wrong.
     """
     head, _, rest = data.partition(":")
-    if head == "rooms":
-        return _rooms(rest, plan, resolutions_hw[0])
+    if head in RENDERED_KINDS and rest:
+        return _rendered(data, plan, resolutions_hw[0])
     if head in LAYOUTS and rest:
         return _recordings(head, Path(rest).expanduser(), plan, resolutions_hw)
     path = Path(data).expanduser()
     if not path.exists():
         raise RecordingError(
-            f"{data} does not exist; give a scene folder, a bag, a store, rooms:DOMAIN[:COUNT] or "
-            f"LAYOUT:PATH with a layout of {', '.join(k for k in KINDS if k in LAYOUTS)}"
+            f"{data} does not exist; give a scene folder, a bag, a store, rooms:DOMAIN[:COUNT], "
+            "furnished:FOLDER[:COUNT], meshes:FILE[:COUNT], or LAYOUT:PATH with a layout of "
+            f"{', '.join(k for k in KINDS if k in LAYOUTS)}"
         )
     if (path / DESCRIPTION_FILE).is_file():
         return _store(path, plan)
@@ -129,47 +135,45 @@ def batches(samples: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[
             yield part
 
 
-def _rooms(rest: str, plan: ViewPlan, image_hw: tuple[int, int]) -> HeldOutScenes:
-    name, _, number = rest.partition(":")
-    domain = domain_named(name)
-    try:
-        count = int(number) if number else DEFAULT_ROOMS
-    except ValueError as error:
-        raise ValueError(f"rooms:{rest}: {number!r} is no number of rooms") from error
+def _rendered(data: str, plan: ViewPlan, image_hw: tuple[int, int]) -> HeldOutScenes:
+    address, _, number = data.rpartition(":")
+    if number.isdigit() and ":" in address:
+        count = int(number)
+    else:
+        address, count = data, DEFAULT_ROOMS
+    scenes = open_rendered(address)
     ids = split_ids("test", min(count, plan.max_scenes or count))
-    meant: ReferenceChoice = "spread" if domain.reference_target_split is None else "first"
+    meant: ReferenceChoice = "first" if scenes.keeps_targets_apart else "spread"
     order = plan.order(meant)
 
     def render() -> Iterator[dict[str, Any]]:
         for first in range(0, len(ids), ROOMS_PER_RENDER):
             part = ids[first : first + ROOMS_PER_RENDER]
-            rooms = render_rooms(
-                domain, part, plan.num_views, image_hw, num_references=plan.num_references
+            batch = scenes.render(
+                part, plan.num_views, image_hw, num_references=plan.num_references
             )
             for i in range(len(part)):
-                yield _one_scene(rooms, i, order)
+                yield _one_scene(batch, i, order)
 
     return HeldOutScenes(
-        f"rooms {name} (test split)",
-        "rooms",
-        render(),
-        len(ids),
-        image_hw,
-        plan.references or meant,
-        name,
-    )
+        f"{scenes.kind} {scenes.short_name} (test split)", scenes.kind, render(), len(ids),
+        image_hw, plan.references or meant,
+        scenes.place if scenes.kind == "rooms" else DEFAULT_PRIOR,
+    )  # fmt: skip
 
 
 def _store(path: Path, plan: ViewPlan) -> HeldOutScenes:
     store = SceneStore.open(path)
-    views, domain = store.description.views, store.description.source.split()[0]
+    views = store.description.views
+    words = store.description.source.split()
+    domain = next((word for word in words if word in DOMAINS), DEFAULT_PRIOR)
     if views != plan.num_views:
         raise ValueError(
             f"the scenes of {path} have {views} views; references ({plan.num_references}) and "
             f"targets ({plan.num_targets}) must add up to that"
         )
     meant: ReferenceChoice = "spread"
-    if domain_named(domain).reference_target_split is not None:
+    if any(word.startswith("look_around") for word in words):
         meant = "first"
     order = plan.order(meant)
     count = min(len(store), plan.max_scenes or len(store))
@@ -247,15 +251,9 @@ def _recordings(
                 skipped[f"sample: {error}"] += 1
 
     return HeldOutScenes(
-        f"{kind} {path.name}",
-        kind,
-        load(),
-        len(windows),
-        image_hw,
-        plan.references or "spread",
-        "narrow",
-        skipped,
-    )
+        f"{kind} {path.name}", kind, load(), len(windows), image_hw, plan.references or "spread",
+        DEFAULT_PRIOR, skipped,
+    )  # fmt: skip
 
 
 def _windows(num_frames: int, plan: ViewPlan) -> list[list[int]]:

@@ -13,7 +13,9 @@ from gld_ros.weights.errors import BundleError
 
 T = TypeVar("T")
 
-PART_KINDS = ("rooms", "folders", "re10k", "dl3dv", "hypersim", "tartanair", "bags")
+PART_KINDS = (
+    "rooms", "meshes", "furnished", "folders", "re10k", "dl3dv", "hypersim", "tartanair", "bags",
+)  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -58,8 +60,9 @@ class PartConfig:
 class DataConfig:
     """Where scenes come from.
 
-    `kind` is rooms (stores written by `gld-ros scenes store`), folders, re10k, dl3dv, hypersim,
-    tartanair or bags, found at `paths`; or mix, with one entry of `parts` per ingredient.
+    `kind` is rooms (stores written by `gld-ros scenes store`), meshes (mesh files) or furnished
+    (folders of furniture), both rendered on the fly, folders, re10k, dl3dv, hypersim, tartanair or
+    bags, found at `paths`; or mix, with one entry of `parts` per ingredient.
     `sizes_wh` lists the image sizes; a batch has one size, drawn with `size_weights` (empty:
     the first half of the list counts double). Recorded cameras farther from the origin than
     `max_camera_distance` are drawn again. `workers` threads read recordings.

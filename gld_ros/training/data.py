@@ -22,6 +22,8 @@ from torch import Tensor
 from gld_ros.geometry.crop_resize import gld_crop_resize, resample_depth
 from gld_ros.scenes.picking import NoSample, RecordedScenes, epoch_draws
 from gld_ros.scenes.recording import Recording
+from gld_ros.scenes.rendered import RenderedScenes
+from gld_ros.scenes.rooms import SPLIT_IDS
 from gld_ros.scenes.store import SceneStore
 from gld_ros.training.config import ConfigError, DataConfig, PartConfig
 from gld_ros.training.randomness import derived_seed, generator_for
@@ -29,6 +31,7 @@ from gld_ros.training.randomness import derived_seed, generator_for
 log = logging.getLogger(__name__)
 
 HELD_OUT_EPOCH = -1
+DRAWS_PER_WORLD = 1000
 SIZE_MULTIPLE = 14
 
 
@@ -196,6 +199,31 @@ class RecordedPart:
             raise ConfigError(f"data: {error}") from error
 
 
+class RenderedPart:
+    """Mesh worlds or furnished rooms, rendered while training; other views in every epoch."""
+
+    has_depth = True
+
+    def __init__(
+        self, scenes: Sequence[RenderedScenes], views: int, *, draws: int, split: str
+    ) -> None:
+        self.scenes, self.views = scenes, views
+        self.ids = SPLIT_IDS[split]
+        self.skipped: Counter[str] = Counter()
+        self._length = draws or DRAWS_PER_WORLD * len(scenes)
+
+    def __len__(self) -> int:
+        """Return the number of scenes per epoch."""
+        return self._length
+
+    def sample(self, index: int, epoch: int, size_wh: tuple[int, int]) -> dict[str, Tensor]:
+        """Render one scene of the split."""
+        scenes = self.scenes[index % len(self.scenes)]
+        scene_id = self.ids[derived_seed(epoch, index, "rendered scene") % len(self.ids)]
+        batch = scenes.render([scene_id], self.views, (size_wh[1], size_wh[0]))
+        return {name: batch[name][0] for name in ("images", "depth_m", "K_px", "T_world_cam")}
+
+
 class ScenePool:
     """All scenes of a run: one part, or several in given shares, in batches of one image size."""
 
@@ -207,8 +235,8 @@ class ScenePool:
         self.has_depth = all(part.has_depth for part in parts.values())
         self._size_weights = torch.tensor(size_weights(config))
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
-        recorded = any(isinstance(part, RecordedPart) for part in parts.values())
-        self._readers = ThreadPoolExecutor(config.workers) if recorded else None
+        prepared = all(isinstance(part, StoredPart) for part in parts.values())
+        self._readers = None if prepared else ThreadPoolExecutor(config.workers)
         self._ahead: dict[tuple[int, int, range], list[Future[dict[str, Tensor]]]] = {}
 
     def __len__(self) -> int:
@@ -300,7 +328,7 @@ def size_weights(config: DataConfig) -> list[float]:
 
 def open_scenes(config: DataConfig) -> ScenePool:
     """Open the training scenes; raises ConfigError for what is missing or empty."""
-    return _open(config, [(part, part.paths) for part in config.ingredients])
+    return _open(config, [(part, part.paths) for part in config.ingredients], "train")
 
 
 def open_held_out(config: DataConfig) -> ScenePool | None:
@@ -312,17 +340,19 @@ def open_held_out(config: DataConfig) -> ScenePool | None:
     if not parts:
         log.warning("no held-out scenes are given (held_out_paths): there will be no validation")
         return None
-    return _open(config, parts)
+    return _open(config, parts, "validation")
 
 
-def _open(config: DataConfig, chosen: list[tuple[PartConfig, tuple[str, ...]]]) -> ScenePool:
+def _open(
+    config: DataConfig, chosen: list[tuple[PartConfig, tuple[str, ...]]], split: str
+) -> ScenePool:
     parts: dict[str, ScenePart] = {}
     draws: dict[str, int] = {}
     for number, (part, paths) in enumerate(chosen):
         if not paths:
             raise ConfigError(f"data: paths of kind {part.kind!r} is empty; name at least one")
         name = f"{part.kind} {number}"
-        parts[name] = _open_part(part, [Path(path) for path in paths], config)
+        parts[name] = _open_part(part, paths, config, split)
         draws[name] = part.draws
     pool = ScenePool(parts, draws, config)
     for name, part_opened in parts.items():
@@ -336,7 +366,16 @@ def _shown(chosen: list[tuple[PartConfig, tuple[str, ...]]], name: str) -> str:
     return ", ".join(chosen[int(name.rsplit(" ", 1)[1])][1])
 
 
-def _open_part(part: PartConfig, paths: list[Path], config: DataConfig) -> ScenePart:
+def _open_part(
+    part: PartConfig, names: tuple[str, ...], config: DataConfig, split: str
+) -> ScenePart:
+    if part.kind in ("meshes", "furnished"):
+        try:
+            rendered = [RenderedScenes(part.kind, name) for name in names]
+        except ValueError as error:
+            raise ConfigError(f"data: {error}") from error
+        return RenderedPart(rendered, config.views, draws=part.draws, split=split)
+    paths = [Path(name) for name in names]
     for path in paths:
         if not path.exists():
             raise ConfigError(f"data: {path} does not exist")
