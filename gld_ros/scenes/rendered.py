@@ -72,21 +72,27 @@ class RenderedScenes:
         num_references: int | None = None, antialias: int = 2, device: str = "cpu",
     ) -> dict[str, Any]:  # fmt: skip
         """A batched sample dictionary of the scenes of these ids (see `rooms.render_rooms`)."""
-        views = {"num_references": num_references, "antialias": antialias}
         if self.kind == "rooms":
-            return render_rooms(self.place, ids, num_views, image_hw, device=device, **views)
+            return render_rooms(
+                self.place, ids, num_views, image_hw, num_references=num_references,
+                antialias=antialias, device=device,
+            )  # fmt: skip
         if torch.device(device).type != "cpu":
             raise ValueError(f"{self.kind} are rendered on the CPU; leave device {device!r} out")
         if self.kind == "furnished":
             from gld_ros.scenes.furnished.generate import render_furnished
 
             return render_furnished(
-                self._address.path, self._style, ids, num_views, image_hw, **views
-            )
+                self._address.path, self._style, ids, num_views, image_hw,
+                num_references=num_references, antialias=antialias,
+            )  # fmt: skip
         from gld_ros.scenes.meshes.generate import open_world, render_world
 
         world = open_world(self._address.without_options())
-        return render_world(world, self._style, ids, num_views, image_hw, **views)
+        return render_world(
+            world, self._style, ids, num_views, image_hw,
+            num_references=num_references, antialias=antialias,
+        )  # fmt: skip
 
     @property
     def _address(self) -> Any:

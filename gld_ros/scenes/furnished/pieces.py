@@ -46,9 +46,10 @@ class Piece:
 def open_pieces(folder: Path, held_out: bool) -> tuple[Piece, ...]:
     """The pieces of training scenes, or those held out of them; raises MeshError."""
     rows = _read_list(folder)
+    apart = held_out_names(rows)
     pieces = []
     for row in rows:
-        if (row["name"] in held_out_names(rows)) != held_out:
+        if (row["name"] in apart) != held_out:
             continue
         surfaces = load_surfaces(MeshAddress(folder / row["file"]), is_world=False)
         low, high = surfaces.bounds

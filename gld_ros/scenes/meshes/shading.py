@@ -28,7 +28,7 @@ _SHADE_OF_UNDERSIDES = 0.45  # ambient light on what faces down, relative to wha
 _GRAZING = 0.1
 
 
-@njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, fastmath=True)
 def shade(
     triangle: NDArray[np.int32], bary_u: FloatArray, bary_v: FloatArray, along: FloatArray,
     direction: FloatArray, normals: FloatArray, corners: FloatArray, uv: FloatArray,
@@ -128,7 +128,7 @@ def shade(
     return out / np.float32(samples)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def shadow_rays(
     triangle: NDArray[np.int32], along: FloatArray, origin: FloatArray, direction: FloatArray,
     light: FloatArray,
