@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gld_ros.geometry.poses import invert_rigid
 from gld_ros.measuring.frames import FloatArray, MeasuredDepth, PosedImage
 
 RELATIVE_TOLERANCE = 0.04  # of depth, within which two measurements are one surface
@@ -45,7 +46,7 @@ def consistent(
     agreeing = np.zeros(len(rows), np.int64)
     contradicting = np.zeros(len(rows), np.int64)
     for other in others:
-        T_other_reference = np.linalg.inv(other.frame.T_fixed_cam) @ reference.frame.T_fixed_cam
+        T_other_reference = invert_rigid(other.frame.T_fixed_cam) @ reference.frame.T_fixed_cam
         direction = rays @ T_other_reference[:3, :3].T  # of one metre of the reference's depth
         offset = T_other_reference[:3, 3]
         points = direction * own_m[:, None] + offset

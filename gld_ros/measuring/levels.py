@@ -36,5 +36,5 @@ def grey_image(frame: PosedImage, hw: tuple[int, int], device: str) -> GreyImage
     if hw != frame.image_hw:
         grey = cv2.resize(grey.astype(np.float32), (hw[1], hw[0]), interpolation=cv2.INTER_AREA)
     scale_x, scale_y = hw[1] / frame.image_hw[1], hw[0] / frame.image_hw[0]
-    K_px = resized_intrinsics(np.array(frame.K_px, np.float64), scale_x, scale_y)
+    K_px = resized_intrinsics(frame.K_px, scale_x, scale_y)
     return GreyImage(torch.from_numpy(grey.astype(np.float32)).to(device), K_px)

@@ -15,7 +15,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gld_ros.geometry.crop_resize import resample_confidence, resample_depth, resized_intrinsics
+from gld_ros.geometry.crop_resize import (
+    resample_confidence,
+    resample_depth,
+    resized_intrinsics,
+)
+from gld_ros.geometry.poses import invert_rigid
 from gld_ros.measuring.aggregation import semi_global
 from gld_ros.measuring.frames import FloatArray, MeasuredDepth, PosedImage, nothing_measured
 from gld_ros.measuring.levels import GreyImage, grey_image, level_hw
@@ -97,7 +102,7 @@ def _search(
     nearest_w, farthest_w = 1.0 / near_m, 1.0 / far_m
     plane_spacing = (nearest_w - farthest_w) / (parameters.planes - 1)
     T_neighbour_reference = [
-        np.linalg.inv(neighbour.T_fixed_cam) @ reference.T_fixed_cam for neighbour in neighbours
+        invert_rigid(neighbour.T_fixed_cam) @ reference.T_fixed_cam for neighbour in neighbours
     ]
     surface: _Surface | None = None
     for level in _LEVELS:
@@ -170,10 +175,9 @@ def _on_grid_of(
     hw = reference.image_hw
     if depth_m.shape != hw:
         scale_y, scale_x = depth_m.shape[0] / hw[0], depth_m.shape[1] / hw[1]
-        K_px = np.array(reference.K_px, np.float64)
-        K_small = resized_intrinsics(K_px, scale_x, scale_y)
-        depth_m = resample_depth(depth_m, K_small, K_px, hw).astype(np.float32)
-        confidence = resample_confidence(confidence, K_small, K_px, hw).astype(np.float32)
+        K_small = resized_intrinsics(reference.K_px, scale_x, scale_y)
+        depth_m = resample_depth(depth_m, K_small, reference.K_px, hw).astype(np.float32)
+        confidence = resample_confidence(confidence, K_small, reference.K_px, hw).astype(np.float32)
         confidence[np.isnan(depth_m)] = 0.0
     return MeasuredDepth(depth_m, confidence, "stereo")
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gld_ros.geometry.poses import invert_rigid
 from gld_ros.measuring.frames import FloatArray, PosedImage
 
 MAX_TURN_DEG = 35.0
@@ -25,7 +26,7 @@ def choose_neighbours(
     so is the reference itself. Candidates that stand at one place say the same, so each choice
     makes its surroundings less attractive. The order of the candidates does not matter.
     """
-    T_reference_fixed = np.linalg.inv(reference.T_fixed_cam)
+    T_reference_fixed = invert_rigid(reference.T_fixed_cam)
     usable: list[tuple[float, int, FloatArray, PosedImage]] = []
     for candidate in candidates:
         if candidate is reference:

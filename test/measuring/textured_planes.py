@@ -1,5 +1,7 @@
 """Textured planes seen by posed cameras, rendered exactly."""
 
+from functools import cache
+
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
@@ -8,9 +10,10 @@ from gld_ros.measuring.frames import FloatArray, PosedImage
 HW = (96, 128)
 K_PX = np.array([[110.0, 0.0, 63.5], [0.0, 110.0, 47.5], [0.0, 0.0, 1.0]])
 _TEXELS_PER_M = 60.0
-_TEXTURE_M = 24.0
+_TEXTURE_M = 12.0
 
 
+@cache
 def texture(seed: int = 0) -> FloatArray:
     """Grey values 0..255 with detail at several scales."""
     rng = np.random.default_rng(seed)

@@ -1,0 +1,221 @@
+"""Coverage and error of measured depth on scene folders with true or sensor depth.
+
+Run: `OMP_NUM_THREADS=1 python benchmark/measuring.py SCENE_FOLDER ...`. Each block of keyframes is
+measured with its neighbours among all frames of the folder, then checked across the block. Prints
+a row per scene before and after the check, and how confidence orders the errors. `--robustness`
+adds rows with disturbed poses and images; `--speed` times the fast sweep against the one written
+to be read, alternately in one process.
+"""
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation, Slerp
+
+from gld_ros.geometry.crop_resize import resized_intrinsics
+from gld_ros.measuring.consistency import MeasuredImage, consistent
+from gld_ros.measuring.depth_range import depth_range
+from gld_ros.measuring.frames import FloatArray, PosedImage
+from gld_ros.measuring.measure import MeasuringParameters, measure_depth
+from gld_ros.measuring.neighbours import choose_neighbours
+from gld_ros.measuring.reference import reference_depth
+from gld_ros.scenes.folders import find_scene_folders, open_scene_folder
+from gld_ros.scenes.recording import Recording
+
+WINDOW = 12  # frames on either side that may serve as neighbours
+TYPICAL_DEPTH_M = 2.5  # where corners say nothing
+CONFIDENCE_EDGES = (0.3, 0.5, 0.7, 0.8, 0.9, 1.01)
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """What is done to the frames before anything is measured."""
+
+    name: str
+    noise_m: float = 0.0
+    noise_deg: float = 0.0
+    offset_s: float = 0.0
+    exposure: float = 0.0  # gains within 1 - exposure .. 1 + exposure
+    block: bool = False  # an opaque block, as large as a person, walks through the images
+
+
+DISTURBANCES = (
+    Disturbance("pose noise 5 mm, 0.25 deg", noise_m=0.005, noise_deg=0.25),
+    Disturbance("pose noise 10 mm, 0.5 deg", noise_m=0.01, noise_deg=0.5),
+    Disturbance("time offset 20 ms", offset_s=0.02),
+    Disturbance("exposure +-30 %", exposure=0.3),
+    Disturbance("moving block", block=True),
+)
+
+
+def disturbed_frames(
+    recording: Recording, indices: range, disturbance: Disturbance, max_side: int
+) -> dict[int, PosedImage]:
+    """Frames by index, at most `max_side` wide, with the disturbance in them."""
+    rng = np.random.default_rng(0)
+    times_s = (recording.stamps_ns - recording.stamps_ns[0]) * 1e-9
+    turns = Slerp(times_s, Rotation.from_matrix(recording.T_world_cam[:, :3, :3]))
+    frames = {}
+    for i in indices:
+        frame = recording.load(i)
+        T = np.array(frame.T_world_cam)
+        if disturbance.offset_s:
+            time_s = float(np.clip(times_s[i] + disturbance.offset_s, times_s[0], times_s[-1]))
+            T[:3, :3] = turns(time_s).as_matrix()
+            places_m = recording.T_world_cam[:, :3, 3]
+            T[:3, 3] = [np.interp(time_s, times_s, axis) for axis in places_m.T]
+        T[:3, 3] += rng.normal(0, disturbance.noise_m / np.sqrt(3), 3)
+        turn = rng.normal(0, np.radians(disturbance.noise_deg) / np.sqrt(3), 3)
+        T[:3, :3] = T[:3, :3] @ Rotation.from_rotvec(turn).as_matrix()
+        gain = 1 + rng.uniform(-disturbance.exposure, disturbance.exposure)
+        image = np.clip(frame.rgb * gain, 0, 255).astype(np.uint8)
+        scale = min(1.0, max_side / image.shape[1])
+        hw = round(image.shape[0] * scale), round(image.shape[1] * scale)
+        K_px = resized_intrinsics(frame.K_px, hw[1] / image.shape[1], hw[0] / image.shape[0])
+        image = cv2.resize(image, hw[::-1], interpolation=cv2.INTER_AREA)
+        if disturbance.block:
+            image = image.copy()
+            left = int((0.5 + 0.35 * np.sin(0.7 * i)) * hw[1])
+            image[hw[0] // 4 :, left : left + hw[1] // 8] = _person(hw[0] - hw[0] // 4, hw[1] // 8)[
+                :, : hw[1] - left
+            ]
+        frames[i] = PosedImage(image, K_px, T, int(recording.stamps_ns[i]), "camera")
+    return frames
+
+
+def _person(height: int, width: int) -> np.ndarray:
+    """A textured block (h, w, 3), the same at every call."""
+    rng = np.random.default_rng(1)
+    coarse = rng.integers(20, 235, (height // 6 + 1, width // 6 + 1, 3)).astype(np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def measure_block(frames: dict[int, PosedImage], keyframes: list[int]) -> list[MeasuredImage]:
+    """The keyframes, each measured with neighbours among the frames around it."""
+    measured = []
+    for i in keyframes:
+        around = [frame for j, frame in frames.items() if 0 < abs(j - i) <= WINDOW]
+        found = depth_range(frames[i], [frames[j] for j in (i - 3, i + 3) if j in frames])
+        typical_m = found.typical_m if found else TYPICAL_DEPTH_M
+        parameters = MeasuringParameters()
+        if found:
+            parameters = replace(parameters, depth_range_m=(found.near_m, found.far_m))
+        neighbours = choose_neighbours(frames[i], around, typical_m)
+        measured.append(MeasuredImage(frames[i], measure_depth(frames[i], neighbours, parameters)))
+    return measured
+
+
+def row(name: str, depth_m: FloatArray, true_m: FloatArray) -> str:
+    """Coverage of all pixels and the errors of those with a true depth."""
+    error = np.abs(depth_m - true_m) / true_m
+    error = error[np.isfinite(error)]
+    if len(error) == 0:
+        return f"{name:42s} coverage {np.isfinite(depth_m).mean():6.1%}  nothing to compare"
+    return (
+        f"{name:42s} coverage {np.isfinite(depth_m).mean():6.1%}  median {np.median(error):6.2%}  "
+        f"mean {error.mean():6.2%}  over 20 %: {(error > 0.2).mean():6.2%}"
+    )
+
+
+def judge(recording: Recording, disturbance: Disturbance, arguments: argparse.Namespace) -> None:
+    """Print what is measured of a recording's blocks of keyframes."""
+    single, checked, true, confidences = [], [], [], []
+    length = arguments.keyframes * arguments.stride
+    starts = np.linspace(WINDOW // 2, len(recording) - length, arguments.blocks).astype(int)
+    for start in starts:
+        keyframes = list(range(start, start + length, arguments.stride))
+        wanted = range(max(0, start - WINDOW), min(len(recording), keyframes[-1] + WINDOW + 1))
+        frames = disturbed_frames(recording, wanted, disturbance, arguments.width)
+        block = measure_block(frames, keyframes)
+        for k, image in enumerate(block):
+            sensor_m = recording.load(keyframes[k]).depth_m
+            if sensor_m is None:
+                continue
+            hw = image.frame.image_hw
+            sensor_m = cv2.resize(sensor_m, hw[::-1], interpolation=cv2.INTER_NEAREST)
+            true.append(np.where(sensor_m > 0, sensor_m, np.nan).ravel())
+            single.append(image.measured.depth_m.ravel())
+            joined = consistent(image, [other for other in block if other is not image])
+            checked.append(joined.depth_m.ravel())
+            confidences.append(joined.confidence.ravel())
+    name = f"{recording.scene_id} {disturbance.name}".strip()
+    true_m, checked_m = np.concatenate(true), np.concatenate(checked)
+    print(row(f"{name}: one image", np.concatenate(single), true_m), flush=True)
+    print(row(f"{name}: consistent", checked_m, true_m), flush=True)
+    if disturbance.name:
+        return
+    confidence = np.concatenate(confidences)
+    error = np.abs(checked_m - true_m) / true_m
+    for low, high in itertools.pairwise(CONFIDENCE_EDGES):
+        at = np.isfinite(error) & (confidence >= low) & (confidence < high)
+        if at.any():
+            print(
+                f"    confidence {low:.1f}..{min(high, 1.0):.1f}: {at.sum() / at.size:6.1%} of "
+                f"pixels, median {np.median(error[at]):6.2%}, "
+                f"over 5 %: {(error[at] > 0.05).mean():6.1%}"
+            )
+
+
+def time_both(recording: Recording, arguments: argparse.Namespace) -> None:
+    """Print processor times of the fast sweep and of the reference, measured alternately."""
+    middle = len(recording) // 2
+    wanted = range(max(0, middle - WINDOW), min(len(recording), middle + WINDOW + 1))
+    frames = disturbed_frames(recording, wanted, Disturbance(""), arguments.width)
+    parameters = MeasuringParameters()
+    around = [frame for j, frame in frames.items() if j != middle]
+    neighbours = choose_neighbours(frames[middle], around, TYPICAL_DEPTH_M)
+    actions: dict[str, Callable[[], object]] = {
+        "fast": lambda: measure_depth(frames[middle], neighbours, parameters),
+        "reference": lambda: reference_depth(
+            frames[middle], neighbours, parameters.depth_range_m, parameters.planes, 2
+        ),
+    }
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    measure_depth(frames[middle], neighbours, parameters)
+    for _ in range(arguments.repeats):
+        for name, action in actions.items():
+            started = time.process_time()
+            action()
+            times[name].append(time.process_time() - started)
+    fast, slow = (min(times[name]) for name in actions)
+    height, width = frames[middle].image_hw
+    print(
+        f"{recording.scene_id}, {width}x{height}, {len(neighbours)} neighbours: fast {fast:.3f} s, "
+        f"reference {slow:.3f} s, {slow / fast:.1f} times"
+    )
+
+
+def main() -> None:
+    """Print the rows of all scenes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("scenes", nargs="+", type=Path, help="scene folders, or folders of them")
+    parser.add_argument("--blocks", type=int, default=2, help="of keyframes, spread over a scene")
+    parser.add_argument("--keyframes", type=int, default=5, help="of one block")
+    parser.add_argument("--stride", type=int, default=2, help="frames between keyframes")
+    parser.add_argument("--width", type=int, default=320, help="largest width of images, pixels")
+    parser.add_argument("--robustness", action="store_true", help="disturb poses and images, too")
+    parser.add_argument("--speed", action="store_true", help="only time the sweeps")
+    parser.add_argument("--repeats", type=int, default=3, help="of each sweep that is timed")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    for path in arguments.scenes:
+        for folder in find_scene_folders(path):
+            recording = open_scene_folder(folder)
+            if arguments.speed:
+                time_both(recording, arguments)
+                continue
+            judge(recording, Disturbance(""), arguments)
+            for disturbance in DISTURBANCES if arguments.robustness else ():
+                judge(recording, disturbance, arguments)
+
+
+if __name__ == "__main__":
+    main()
