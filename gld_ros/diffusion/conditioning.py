@@ -23,6 +23,7 @@ from gld_ros.geometry.rigid import invert_rigid, relative_transform, require_rig
 PoseScale = Literal["max", "metric"]
 
 CAMERA_CHANNELS = 7  # mask, ray direction (3), ray moment (3)
+MEASURED_CHANNELS = 2  # coverage, inverse depth
 MIN_EXTENT = 1e-6  # below this, positions are rounding errors
 
 
@@ -40,6 +41,10 @@ class DenoiserConditions:
         in pixels of image_hw. See `conditioning.camera_conditions`.
     source: latent a cascade starts from, shaped as reference_latent, or None. Its special tokens
         have no influence.
+    measured_latent (B, V, C, h, w), measured_map (B, V, 2, H, W): features of the targets' rendered
+        measurements times their coverage, and coverage and inverse depth of every pixel; zero for
+        references and where nothing is measured. None, both, without measurements. See
+        `measured_latents`.
     """
 
     reference_latent: Tensor
@@ -49,6 +54,8 @@ class DenoiserConditions:
     K_px: Tensor
     image_hw: tuple[int, int]
     source: Tensor | None = None
+    measured_latent: Tensor | None = None
+    measured_map: Tensor | None = None
 
 
 def camera_conditions(
@@ -182,6 +189,12 @@ def require_fitting(
         expected["source"] = (conditions.source, shape)
     elif conditions.source is not None:
         raise ValueError("this denoiser takes no source latent, but conditions.source is set")
+    if conditions.measured_latent is not None or conditions.measured_map is not None:
+        if not config.measured:
+            raise ValueError("this denoiser takes no measurements, but the conditions hold some")
+        map_shape = (batch, views, MEASURED_CHANNELS, rows * patch, columns * patch)
+        expected["measured_latent"] = (conditions.measured_latent, shape)
+        expected["measured_map"] = (conditions.measured_map, map_shape)
     for name, (value, wanted) in expected.items():
         if value is None or tuple(value.shape) != wanted:
             given = None if value is None else tuple(value.shape)

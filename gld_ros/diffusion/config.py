@@ -23,6 +23,8 @@ class DenoiserConfig:
     special_tokens: how many special tokens of a view are generated along with its patches; such a
         model also takes maps, and then runs without any.
     prediction: what the network outputs: the velocity `noise - clean` or the clean latent.
+    measured: targets may come with rendered measurements, read by embedders of their own that start
+        at zero: a model without them gains them and gives the same output until it is trained.
     """
 
     channels: int
@@ -37,6 +39,7 @@ class DenoiserConfig:
     camera_patch: int = 14
     prediction: Prediction = "velocity"
     mlp_ratio: float = 4.0
+    measured: bool = False
 
     def __post_init__(self) -> None:
         for name, width, heads in zip(("encoder", "head"), self.hidden, self.heads, strict=True):
@@ -47,6 +50,8 @@ class DenoiserConfig:
                 )
         if self.special_tokens < 0:
             raise ValueError(f"special_tokens is {self.special_tokens}; it cannot be negative")
+        if self.measured and self.special_tokens:
+            raise ValueError("a denoiser of special tokens cannot be measured")
         if self.prediction not in get_args(Prediction):
             raise ValueError(f"prediction is {self.prediction!r}; use 'velocity' or 'clean'")
 

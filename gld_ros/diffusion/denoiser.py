@@ -12,6 +12,7 @@ network tokens are (B, V, S + N, width). Module names are those of the published
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -21,12 +22,19 @@ from torch import Tensor, nn
 from gld_ros.backbones.blocks import PatchEmbed
 from gld_ros.diffusion.conditioning import (
     CAMERA_CHANNELS,
+    MEASURED_CHANNELS,
     DenoiserConditions,
     patch_grid,
     require_fitting,
 )
 from gld_ros.diffusion.config import DenoiserConfig
-from gld_ros.diffusion.layers import FinalLayer, ModulatedBlock, TimeEmbed, TokenEmbed
+from gld_ros.diffusion.layers import (
+    FinalLayer,
+    MeasuredEmbed,
+    ModulatedBlock,
+    TimeEmbed,
+    TokenEmbed,
+)
 from gld_ros.diffusion.prope import PropeTables, prope_tables
 
 
@@ -63,6 +71,10 @@ class Denoiser(nn.Module):
             )
             self.special_x_embedder = nn.Linear(pair, head_width)
             self.special_output_proj = nn.Linear(config.channels, config.channels)
+        if config.measured:
+            sizes = (config.channels, MEASURED_CHANNELS)
+            self.s_measured = MeasuredEmbed(*sizes, width, config.camera_patch)
+            self.x_measured = MeasuredEmbed(*sizes, head_width, config.camera_patch)
         self._initialise()
 
     def forward(self, noisy: Tensor, t: Tensor, conditions: DenoiserConditions) -> Tensor:
@@ -117,6 +129,8 @@ class Denoiser(nn.Module):
             patches = self.split(seen)[1]
         s = _embed_views(self.s_embedders, patches, conditions.num_references)
         s = s + self.camera_embedder(conditions.camera_map)
+        if conditions.measured_latent is not None and conditions.measured_map is not None:
+            s = s + self.s_measured(conditions.measured_latent, conditions.measured_map)
         if not special.shape[2]:
             return s
         return torch.cat((self.special_s_embedder(special) + self.special_pos_embed_s, s), dim=2)
@@ -125,6 +139,8 @@ class Denoiser(nn.Module):
         """Tokens (B, V, S + N, D)."""
         special, patches = self.split(torch.cat((conditions.reference_latent, noisy), dim=2))
         x = _embed_views(self.x_embedders, patches, conditions.num_references)
+        if conditions.measured_latent is not None and conditions.measured_map is not None:
+            x = x + self.x_measured(conditions.measured_latent, conditions.measured_map)
         if not special.shape[2]:
             return x
         return torch.cat((self.special_x_embedder(special) + self.special_pos_embed_x, x), dim=2)
@@ -171,6 +187,19 @@ class Denoiser(nn.Module):
             nn.init.zeros_(self.special_output_proj.weight)
             nn.init.normal_(self.special_pos_embed_s, std=0.02)
             nn.init.normal_(self.special_pos_embed_x, std=0.02)
+        if self.config.measured:
+            for parameter in (*self.s_measured.parameters(), *self.x_measured.parameters()):
+                nn.init.zeros_(parameter)
+
+
+def that_reads_measurements(denoiser: Denoiser) -> Denoiser:
+    """The same network with embedders of measurements, which do nothing until they are trained."""
+    if denoiser.config.measured:
+        return denoiser
+    device = denoiser.camera_embedder.proj.weight.device
+    extended = Denoiser(replace(denoiser.config, measured=True)).to(device)
+    extended.load_state_dict(denoiser.state_dict(), strict=False)
+    return extended.train(denoiser.training)
 
 
 def _embed_views(

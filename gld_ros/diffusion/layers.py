@@ -46,6 +46,26 @@ class TokenEmbed(nn.Module):
         return F.linear(tokens, self.proj.weight.flatten(1), self.proj.bias)
 
 
+class MeasuredEmbed(nn.Module):
+    """Linear embedding of rendered measurements: zero at first, and zero where nothing is measured.
+
+    latent (B, V, C, h, w) and pixel map (B, V, M, H, W) of patches of `patch` pixels give tokens
+    (B, V, N, width).
+    """
+
+    def __init__(self, channels: int, map_channels: int, width: int, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.of_latent = nn.Linear(channels, width, bias=False)
+        self.of_map = nn.Linear(map_channels * patch * patch, width, bias=False)
+
+    def forward(self, latent: Tensor, pixels: Tensor) -> Tensor:
+        patches = F.pixel_unshuffle(pixels, self.patch).flatten(3).mT
+        tokens = latent.flatten(3).mT
+        dtype = self.of_latent.weight.dtype
+        return self.of_latent(tokens.to(dtype)) + self.of_map(patches.to(dtype))
+
+
 class TimeEmbed(nn.Module):
     """Fixed random Fourier features of t followed by a two-layer perceptron: (T,) to (T, width)."""
 
