@@ -12,11 +12,12 @@ from gld_ros.mapping.model import LoadedModel
 from gld_ros.mapping.offline import WRITTEN_TOPICS, OfflineRun
 from gld_ros.mapping.product_messages import TOPICS, job_messages, views_message
 from gld_ros.mapping.synthesizer import OracleSynthesizer
+from gld_ros.mapping.targets import poses_as_targets
 from gld_ros.mapping.worker import fault_of
 from gld_ros.messages.camera_info import camera_info_message
 from gld_ros.messages.images import image_message
 from gld_ros.messages.stamps import make_header, stamp_to_ns
-from gld_ros.messages.transforms import transform_message
+from gld_ros.messages.transforms import pose_message, transform_message
 from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.parameters.files import load_snapshot
 
@@ -83,6 +84,8 @@ def drive(tmp_path):
 def offline_products(drive):
     from rclpy.serialization import deserialize_message, serialize_message
 
+    from gld_ros.ros.policies import plain_poses
+
     overrides = [f"{name}={value}" for name, value in PARAMETERS.items() if name != "use_sim_time"]
     parameters = load_snapshot(None, [o.replace("True", "true") for o in overrides]).session
     model = LoadedModel(OracleSynthesizer(checkered), {}, HW, fault_of)
@@ -90,7 +93,11 @@ def offline_products(drive):
         run = OfflineRun(reader, model, parameters, merged=True)
         assert list(run.jobs()) == []
     assert run.summary.keyframes == 5
-    result = run.run(run.session.plan_goal([pose(TARGET_X_M)], JobOptions()))
+    # Through a quaternion, as a goal comes: that rounds.
+    target = poses_as_targets(
+        np.eye(4), plain_poses([pose_message(pose(TARGET_X_M), rclpy_type)]), "optical"
+    )
+    result = run.run(run.session.plan_goal(target, JobOptions()))
     messages = dict(job_messages(result, parameters.frames, rclpy_type, WRITTEN_TOPICS))
     messages["views"] = views_message(result, StageTimes(), parameters.frames, rclpy_type)
     # As they arrive: float32 fields lose what they cannot hold.
