@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from gld_ros.diffusion.flow import time_grid
-from gld_ros.diffusion.guidance import Branches, guided_velocity
+from gld_ros.diffusion.guidance import Branches, Guidance, guided_velocity
 from gld_ros.novel_view_stages import (
     DecodedViews,
     EncodedReferences,
@@ -184,7 +184,7 @@ def _trace(
                     velocity = guided_velocity(
                         denoiser,
                         conditions,
-                        guidance_scale=2.0 if shape.guided else 1.0,
+                        Guidance(2.0 if shape.guided else 1.0),
                         times=times[:-1],
                         branches=shape.branches,
                     )

@@ -27,8 +27,9 @@ from gld_ros.decoders.rgb import RgbDecoder
 from gld_ros.diffusion.conditioning import DenoiserConditions
 from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.diffusion.denoiser import Denoiser
-from gld_ros.diffusion.flow import SamplingStep, sample_euler, time_grid, time_shift
-from gld_ros.diffusion.guidance import Branches, guided_velocity
+from gld_ros.diffusion.flow import time_grid, time_shift
+from gld_ros.diffusion.guidance import Branches, Guidance, guided_velocity
+from gld_ros.diffusion.solvers import Known, SamplingStep, Solver, integrate
 from gld_ros.weights.statistics import LevelStatistics
 
 
@@ -111,13 +112,15 @@ def sample(
     *,
     num_steps: int,
     shift: float | None,
-    guidance_scale: float,
+    guidance: Guidance = Guidance(),  # noqa: B008 (immutable)
     branches: Branches = "together",
+    solver: Solver = "euler",
+    known: Known | None = None,
 ) -> Iterator[SamplingStep]:
     """Denoise all views from a latent of `noise`, yielding after each of `num_steps` steps.
 
     The last yielded latent is the result, normalised, float32. `shift` None takes the one of this
-    latent's size. Stop iterating to cancel.
+    latent's size; `known` holds parts of it to what is known. Stop iterating to cancel.
     """
     if noise.shape != conditions.reference_latent.shape:
         raise ValueError(
@@ -133,10 +136,14 @@ def sample(
         shift = time_shift(noise.shape[2], rows, columns, noise.shape[1])
     grid = time_grid(num_steps + 1, shift)
     dtype = conditions.reference_latent.dtype
-    velocity = guided_velocity(
-        denoiser, conditions, guidance_scale=guidance_scale, times=grid[:-1], branches=branches
+    velocity = guided_velocity(denoiser, conditions, guidance, times=grid[:-1], branches=branches)
+    return integrate(
+        lambda x, t: velocity(x.to(dtype), t).float(),
+        noise.float(),
+        grid,
+        solver=solver,
+        known=known,
     )
-    return sample_euler(lambda x, t: velocity(x.to(dtype), t).float(), noise.float(), grid)
 
 
 @torch.no_grad()

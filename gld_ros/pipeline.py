@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from gld_ros.backbones.interface import NUM_LEVELS
-from gld_ros.diffusion.guidance import Branches
+from gld_ros.diffusion.guidance import Branches, Guidance
 from gld_ros.geometry.rays import RecoveredCameras
 from gld_ros.memory_estimate import MemoryEstimate, RunShape, estimate_memory
 from gld_ros.novel_view_stages import (
@@ -274,7 +274,7 @@ class NovelViewPipeline:
                     plan.noises[name][k : k + 1].to(self.device),
                     num_steps=plan.num_steps,
                     shift=config.denoisers[name].time_shift,
-                    guidance_scale=plan.guidance_scale,
+                    guidance=Guidance(plan.guidance_scale),
                     branches=plan.branches,
                 )
             for index in range(1, plan.num_steps + 1):

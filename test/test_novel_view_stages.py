@@ -3,6 +3,7 @@
 import torch
 
 from gld_ros.diffusion.conditioning import camera_conditions
+from gld_ros.diffusion.guidance import Guidance
 from gld_ros.novel_view_stages import (
     decode,
     decoder_inputs,
@@ -38,7 +39,7 @@ def test_a_batch_of_scenes_equals_its_scenes(tmp_path, save_vggt_bundle):
             denoiser, encoded.latents[1], camera_map, viewmats, K_px[scenes]
         )
         *_, last = sample(
-            denoiser, conditions, noise[scenes], num_steps=2, shift=None, guidance_scale=1.5
+            denoiser, conditions, noise[scenes], num_steps=2, shift=None, guidance=Guidance(1.5)
         )
         tokens = level_tokens(
             backbone, statistics, {1: last.latent}, encoded.special, grid_hw=GRID_HW

@@ -165,9 +165,7 @@ class Denoiser(nn.Module):
         image_hw = config.prope_image_hw or conditions.image_hw
         grid_hw = patch_grid(conditions, config.camera_patch)
         encoder, head = (
-            prope_tables(
-                conditions.viewmats, conditions.K_px, image_hw, grid_hw, heads, width // heads
-            )
+            prope_tables(conditions.viewmats, conditions.K_px, image_hw, grid_hw, width // heads)
             for width, heads in zip(config.hidden, config.heads, strict=True)
         )
         return encoder, head

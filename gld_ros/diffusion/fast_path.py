@@ -8,7 +8,7 @@ unconditional branch of guidance sees the same noise; its embedding is shared.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,16 @@ class RunConstants:
     encoder_tables: PropeTables
     head_tables: PropeTables
     num_references: int
+
+    def first_scenes(self, count: int) -> RunConstants:
+        """The same of the first scenes of the batch, without a copy."""
+        return replace(
+            self,
+            encoder_base=self.encoder_base[:count],
+            head_base=self.head_base[:count],
+            encoder_tables=self.encoder_tables.first_scenes(count),
+            head_tables=self.head_tables.first_scenes(count),
+        )
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,14 @@
-"""Flow matching: the time grid, noising, what the network predicts, and Euler integration.
+"""Flow matching: the time grid, noising, and what a network may predict.
 
-Owns everything about time and noise; knows nothing of networks, cameras or views. Convention:
+Owns everything about time and noise; knows nothing of networks, cameras or views. Integration along
+the grid is `solvers`. Convention:
 `x_t = (1 - t) * clean + t * noise`, so t = 1 is pure noise, and velocity = noise - clean.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -84,32 +83,6 @@ def to_velocity(output: Tensor, noisy: Tensor, t: Tensor | float, prediction: Pr
     if isinstance(t, Tensor):
         return (noisy - output) / _per_scene(t, noisy).clamp(min=MIN_DIVISOR)
     return (noisy - output) / max(t, MIN_DIVISOR)
-
-
-@dataclass(frozen=True)
-class SamplingStep:
-    """State after Euler step number index (1..total): the latent at time t."""
-
-    index: int
-    total: int
-    t: float
-    latent: Tensor
-
-
-def sample_euler(velocity_fn: VelocityFn, noise: Tensor, grid: Tensor) -> Iterator[SamplingStep]:
-    """Integrate from noise along the grid, yielding after every step; stop iterating to cancel.
-
-    velocity_fn(latent, t) returns the velocity at time t; grid (T,) decreases from 1. Only the
-    current latent is held. Raises ValueError before the first step for a grid that does not fall.
-    """
-    times = [float(t) for t in grid]
-    if len(times) < 2 or any(after >= before for before, after in itertools.pairwise(times)):
-        raise ValueError(f"time grid must have at least 2 decreasing times, got {times}")
-    latent = noise
-    for index, (t, t_next) in enumerate(itertools.pairwise(times), start=1):
-        with torch.no_grad():
-            latent = latent + (t_next - t) * velocity_fn(latent, t)
-        yield SamplingStep(index, len(times) - 1, t_next, latent)
 
 
 def _per_scene(t: Tensor, like: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ the true inverse `M^-1 K^-1`, so that is what is computed here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -27,14 +27,14 @@ ROTARY_BASE = 100.0
 
 @dataclass(frozen=True)
 class PropeTables:
-    """All that PRoPE needs of cameras and patch grid, laid out for few passes over the features.
+    """All that PRoPE needs of cameras and patch grid.
 
-    The matrices act from the right on the rows of head vectors; outside the 4x4 blocks of the
-    projective half they are the identity. Rotation is `x * cos + (x @ swap) * sin`, where `swap`
+    A matrix acts from the right on the first halves of head vectors, as rows; it repeats its 4x4
+    along the diagonal. Rotation of the second halves is `x * cos + (x @ swap) * sin`, where `swap`
     exchanges the two numbers that turn into each other.
 
-    query, key_value, output: (B, V, d, d) float32, d the head size.
-    swap: (d, d) float32. cos, sin: (N, heads * d) float32, 1 and 0 over the projective half.
+    query, key_value, output: (B, V, d/2, d/2) float32, d the head size.
+    swap: (d/2, d/2). cos, sin: (N, 1, d/2) float32.
     """
 
     query: Tensor
@@ -43,6 +43,15 @@ class PropeTables:
     swap: Tensor
     cos: Tensor
     sin: Tensor
+
+    def first_scenes(self, count: int) -> PropeTables:
+        """The same of the first scenes of the batch, without a copy."""
+        return replace(
+            self,
+            query=self.query[:count],
+            key_value=self.key_value[:count],
+            output=self.output[:count],
+        )
 
 
 def normalised_intrinsics(K_px: Tensor, image_hw: tuple[int, int]) -> Tensor:
@@ -98,7 +107,6 @@ def prope_tables(
     K_px: Tensor,
     image_hw: tuple[int, int],
     grid_hw: tuple[int, int],
-    heads: int,
     head_dim: int,
 ) -> PropeTables:
     """Tables for one set of cameras and one patch grid; compute once, use in every block.
@@ -111,35 +119,27 @@ def prope_tables(
     P, P_kv = camera_matrices(viewmats.float(), K_px.float(), image_hw)
     angles = rotary_angles(grid_hw, head_dim, viewmats.device)
     cos, sin = angles.cos(), angles.sin()
-    still = cos.new_ones(len(cos), head_dim // 2)
-    cos = torch.cat((still, torch.stack((cos, cos), dim=-2).flatten(1)), dim=-1)
-    sin = torch.cat((0 * still, torch.stack((sin, -sin), dim=-2).flatten(1)), dim=-1)
     return PropeTables(
-        query=_over_projective_half(P, head_dim),
-        key_value=_over_projective_half(P_kv.mT, head_dim),
-        output=_over_projective_half(P.mT, head_dim),
+        query=_repeated(P, head_dim // 8),
+        key_value=_repeated(P_kv.mT, head_dim // 8),
+        output=_repeated(P.mT, head_dim // 8),
         swap=_swap_matrix(head_dim, viewmats.device),
-        cos=cos.repeat(1, heads),
-        sin=sin.repeat(1, heads),
+        cos=torch.stack((cos, cos), dim=-2).flatten(1)[:, None],
+        sin=torch.stack((sin, -sin), dim=-2).flatten(1)[:, None],
     )
 
 
-def _over_projective_half(matrix: Tensor, head_dim: int) -> Tensor:
-    """Matrix (B, V, d, d) that applies a 4x4 to every 4-vector of the first half of a head."""
-    whole = torch.eye(head_dim, device=matrix.device).expand(*matrix.shape[:2], -1, -1).clone()
-    for first in range(0, head_dim // 2, 4):
-        whole[..., first : first + 4, first : first + 4] = matrix
-    return whole
+def _repeated(matrix: Tensor, times: int) -> Tensor:
+    """Block-diagonal (B, V, 4 * times, 4 * times): one product is faster than many of 4x4."""
+    eye = torch.eye(times, device=matrix.device)
+    blocks = eye[:, None, :, None] * matrix[..., None, :, None, :]
+    return blocks.flatten(-2).flatten(-3, -2)
 
 
 def _swap_matrix(head_dim: int, device: torch.device) -> Tensor:
-    """Symmetric (d, d) permutation of the rotary half that pairs up what turns together."""
-    count = head_dim // 8
-    half = torch.arange(head_dim // 2, device=device).view(2, 2, count)
-    source = head_dim // 2 + half
-    swap = torch.zeros(head_dim, head_dim, device=device)
-    swap[source.flatten(), source.flip(1).flatten()] = 1.0
-    return swap
+    """Symmetric permutation (d/2, d/2) that pairs up what turns together."""
+    order = torch.arange(head_dim // 2, device=device).view(2, 2, -1).flip(1).flatten()
+    return torch.eye(head_dim // 2, device=device)[order]
 
 
 def transform(
@@ -147,7 +147,7 @@ def transform(
 ) -> Tensor:
     """Apply a camera matrix of the tables and the patch rotation to features of all heads.
 
-    x (B, V, S + N, heads * d), matrix (B, V, d, d); returns the shape and dtype of x. Special
+    x (B, V, S + N, heads * d), matrix (B, V, d/2, d/2); returns the shape and dtype of x. Special
     tokens, the S in front of the patches of a view, have no place and are left as they are.
     """
     num_special = x.shape[2] - len(tables.cos)
@@ -155,13 +155,16 @@ def transform(
         special, patches = x.tensor_split((num_special,), dim=2)
         patches = transform(patches, matrix, tables, rotate_back=rotate_back)
         return torch.cat((special, patches), dim=2)
-    # float32 also under autocast: bfloat16 keeps three digits of a camera position, too few.
+    half = matrix.shape[-1]
+    heads = x.unflatten(-1, (-1, 2 * half))
+    vectors, turning = heads[..., :half], heads[..., half:]
+    cos, sin, swap = (table.to(x.dtype) for table in (tables.cos, tables.sin, tables.swap))
     with full_precision(x.device):
-        per_head = x.float().reshape(*x.shape[:2], -1, matrix.shape[-1])
-        projected = (per_head @ matrix).view(x.shape)
-        swapped = (per_head @ tables.swap).view(x.shape)
+        # float32 whatever the rest runs in: bfloat16 keeps three digits of a camera position.
+        projected = (vectors.float().flatten(2, 3) @ matrix).view(vectors.shape).to(x.dtype)
         sign = -1 if rotate_back else 1
-        return torch.addcmul(projected * tables.cos, swapped, tables.sin, value=sign).to(x.dtype)
+        turned = torch.addcmul(turning * cos, turning @ swap, sin, value=sign)
+    return torch.cat((projected, turned), dim=-1).flatten(3)
 
 
 def prope_attention(q: Tensor, k: Tensor, v: Tensor, tables: PropeTables, heads: int) -> Tensor:

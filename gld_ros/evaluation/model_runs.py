@@ -16,6 +16,7 @@ from torch import Tensor
 from gld_ros.backbones.interface import NUM_LEVELS, Geometry, LevelTokens
 from gld_ros.diffusion.conditioning import camera_conditions
 from gld_ros.diffusion.flow import draw_noise
+from gld_ros.diffusion.guidance import Guidance
 from gld_ros.novel_view_stages import (
     EncodedReferences,
     decode_rgb,
@@ -129,7 +130,7 @@ class EvaluatedModel:
                 noise[name],
                 num_steps=num_steps,
                 shift=config.denoisers[name].time_shift,
-                guidance_scale=guidance_scale,
+                guidance=Guidance(guidance_scale),
             ):
                 latents[level] = step.latent
                 after_step()

@@ -8,7 +8,6 @@ import torch
 from gld_ros.diffusion.flow import (
     add_noise,
     draw_noise,
-    sample_euler,
     shift_times,
     time_grid,
     time_shift,
@@ -16,6 +15,7 @@ from gld_ros.diffusion.flow import (
     training_times,
     velocity_target,
 )
+from gld_ros.diffusion.solvers import integrate
 
 
 def test_shift_of_the_published_evaluation():
@@ -70,7 +70,7 @@ def test_clean_prediction_divides_by_a_bounded_time():
 def test_euler_recovers_data_from_the_exact_velocity():
     clean, noise = torch.randn(2, 1, 2, 8, generator=torch.Generator().manual_seed(0))
     grid = time_grid(10, 4.0)
-    *_, last = sample_euler(lambda x, t: noise - clean, noise, grid)
+    *_, last = integrate(lambda x, t: noise - clean, noise, grid)
     expected = add_noise(clean, noise, grid[-1:])
     torch.testing.assert_close(last.latent, expected, atol=1e-5, rtol=1e-5)
     assert (last.index, last.total) == (9, 9)
@@ -83,7 +83,7 @@ def test_sampling_evaluates_only_on_demand_and_can_be_cancelled():
         calls.append(t)
         return x
 
-    steps = sample_euler(velocity, torch.ones(1), time_grid(20, 1.0))
+    steps = integrate(velocity, torch.ones(1), time_grid(20, 1.0))
     assert calls == []
     assert next(steps).index == 1
     assert next(steps).index == 2
@@ -93,7 +93,7 @@ def test_sampling_evaluates_only_on_demand_and_can_be_cancelled():
 
 
 def test_sampling_leaves_the_gradient_mode_of_the_caller_alone():
-    steps = sample_euler(lambda x, t: x, torch.ones(1), time_grid(3, 1.0))
+    steps = integrate(lambda x, t: x, torch.ones(1), time_grid(3, 1.0))
     next(steps)
     assert torch.is_grad_enabled()
     steps.close()
@@ -102,7 +102,7 @@ def test_sampling_leaves_the_gradient_mode_of_the_caller_alone():
 
 def test_sampling_does_not_change_the_given_noise():
     noise = torch.ones(2)
-    list(sample_euler(lambda x, t: x, noise, time_grid(3, 1.0)))
+    list(integrate(lambda x, t: x, noise, time_grid(3, 1.0)))
     assert torch.equal(noise, torch.ones(2))
 
 
@@ -129,4 +129,4 @@ def test_impossible_shift_is_refused(shift):
 @pytest.mark.parametrize("grid", [[1.0], [0.5, 0.5], [0.1, 0.9]])
 def test_grid_that_does_not_fall_is_refused(grid):
     with pytest.raises(ValueError, match="decreasing"):
-        next(sample_euler(lambda x, t: x, torch.ones(1), torch.tensor(grid)))
+        next(integrate(lambda x, t: x, torch.ones(1), torch.tensor(grid)))

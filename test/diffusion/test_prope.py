@@ -37,7 +37,7 @@ def test_transform_follows_the_definition(cameras, role):
     viewmats, K_px = cameras
     P, P_kv = camera_matrices(viewmats, K_px, IMAGE_HW)
     matrix = {"query": P.mT, "key_value": P_kv, "output": P}[role]
-    tables = prope_tables(viewmats, K_px, IMAGE_HW, GRID_HW, HEADS, HEAD_DIM)
+    tables = prope_tables(viewmats, K_px, IMAGE_HW, GRID_HW, HEAD_DIM)
     x = torch.randn(1, VIEWS, 6, HEADS * HEAD_DIM, generator=torch.Generator().manual_seed(0))
     back = role == "output"
     result = transform(x, getattr(tables, role), tables, rotate_back=back)
@@ -68,19 +68,19 @@ def test_attention_depends_on_relative_poses_only(cameras):
     shift = random_poses(views=1, seed=9)
     q, k, v = torch.randn(3, 1, VIEWS, 6, HEADS * HEAD_DIM, generator=torch.manual_seed(0))
     outputs = [
-        prope_attention(q, k, v, prope_tables(m, K_px, IMAGE_HW, GRID_HW, HEADS, HEAD_DIM), HEADS)
+        prope_attention(q, k, v, prope_tables(m, K_px, IMAGE_HW, GRID_HW, HEAD_DIM), HEADS)
         for m in (viewmats, viewmats @ shift)
     ]
     torch.testing.assert_close(*outputs, atol=1e-4, rtol=1e-4)
     other = prope_tables(
-        viewmats @ random_poses(views=VIEWS, seed=5), K_px, IMAGE_HW, GRID_HW, HEADS, HEAD_DIM
+        viewmats @ random_poses(views=VIEWS, seed=5), K_px, IMAGE_HW, GRID_HW, HEAD_DIM
     )
     assert (prope_attention(q, k, v, other, HEADS) - outputs[0]).abs().max() > 0.01
 
 
 def test_camera_positions_keep_float32_under_autocast(cameras):
     viewmats, K_px = cameras
-    tables = prope_tables(viewmats, K_px, IMAGE_HW, GRID_HW, HEADS, HEAD_DIM)
+    tables = prope_tables(viewmats, K_px, IMAGE_HW, GRID_HW, HEAD_DIM)
     x = torch.randn(1, VIEWS, 6, HEADS * HEAD_DIM, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16):
         under_autocast = transform(x, tables.query, tables)
@@ -89,4 +89,4 @@ def test_camera_positions_keep_float32_under_autocast(cameras):
 
 def test_head_size_must_be_a_multiple_of_eight(cameras):
     with pytest.raises(ValueError, match=r"head size is 12.*multiple of 8"):
-        prope_tables(*cameras, IMAGE_HW, GRID_HW, HEADS, 12)
+        prope_tables(*cameras, IMAGE_HW, GRID_HW, 12)

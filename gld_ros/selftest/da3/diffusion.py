@@ -11,7 +11,7 @@ from torch import Tensor
 from gld_ros.diffusion.conditioning import DenoiserConditions, camera_conditions
 from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.diffusion.flow import time_grid, time_shift
-from gld_ros.diffusion.guidance import guided_velocity
+from gld_ros.diffusion.guidance import Guidance, guided_velocity
 from gld_ros.diffusion.prope import PropeTables, camera_matrices, prope_tables, transform
 from gld_ros.novel_view_stages import sample, sampling_conditions
 from gld_ros.selftest.da3.models import Da3Models
@@ -58,7 +58,7 @@ def check_prope(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
         }
         grid_hw = (image_hw[0] // 14, image_hw[1] // 14)
         for branch, (view, K) in cameras.items():
-            tables = prope_tables(view, K, normalised_by, grid_hw, feat.shape[1], feat.shape[-1])
+            tables = prope_tables(view, K, normalised_by, grid_hw, feat.shape[-1])
             for part, values in _transformed(feat, tables).items():
                 yield from fixture.check(f"{size_name}.{branch}.{part}", values, FLOAT32)
 
@@ -97,7 +97,7 @@ def check_sampler(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
             noise,
             num_steps=len(trajectory) - 1,
             shift=shift,
-            guidance_scale=float(match[2] or 1.0),
+            guidance=Guidance(float(match[2] or 1.0)),
         )
         states = [noise, *(step.latent for step in steps)]
         computed = torch.stack([state.flatten(0, 1) for state in states])
@@ -119,12 +119,8 @@ def _check_calls(fixture: Fixture, models: Da3Models, denoiser: Denoiser) -> Ite
             output = denoiser(scenes, times, conditions)
         else:
             kept: Literal["kept", "dropped"] = "kept" if match[5] else "dropped"
-            output = guided_velocity(
-                denoiser,
-                conditions,
-                guidance_scale=float(match[4] or models.config["cfg_scale"]),
-                unconditional_camera_map=kept,
-            )(scenes, t)
+            guidance = Guidance(float(match[4] or models.config["cfg_scale"]), camera_map=kept)
+            output = guided_velocity(denoiser, conditions, guidance)(scenes, t)
         yield from fixture.check(name, output.flatten(0, 1), models.limits.module)
 
 

@@ -11,6 +11,7 @@ from gld_ros.backbones.da3.preprocess import resize_for_network
 from gld_ros.backbones.interface import NUM_LEVELS
 from gld_ros.diffusion.conditioning import camera_conditions
 from gld_ros.diffusion.denoiser import Denoiser
+from gld_ros.diffusion.guidance import Guidance
 from gld_ros.geometry.crop_resize import gld_crop_resize
 from gld_ros.geometry.reconstruction import (
     align_to_known_cameras,
@@ -71,7 +72,7 @@ def check_e2e(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
             noise.unflatten(0, views),
             num_steps=models.config["euler_points"] - 1,
             shift=models.config["time_dist_shift"],
-            guidance_scale=models.config["cfg_scale"],
+            guidance=Guidance(models.config["cfg_scale"]),
         )
         return list(steps)[-1].latent
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from gld_ros.diffusion.conditioning import DenoiserConditions
 from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.diffusion.denoiser import Denoiser
-from gld_ros.diffusion.guidance import guided_velocity
+from gld_ros.diffusion.guidance import Guidance, guided_velocity
 from gld_ros.novel_view_stages import sample
 from gld_ros.selftest.rows import Row
 from gld_ros.selftest.vggt.module_file import ModuleFile
@@ -33,13 +33,14 @@ def check_denoiser(file: ModuleFile) -> Iterator[Row]:
     for name in ("forward_cfg", "forward_cfg_no_camera_drop"):
         if name in fixture.outputs:
             # One scene at a time: scenes have times of their own, a sampling step has one time.
+            guidance = Guidance(
+                file.config["cfg_scale"],
+                camera_map="dropped" if name == "forward_cfg" else "kept",
+            )
             velocities = [
-                guided_velocity(
-                    denoiser,
-                    _one_scene(conditions, scene),
-                    guidance_scale=file.config["cfg_scale"],
-                    unconditional_camera_map="dropped" if name == "forward_cfg" else "kept",
-                )(network_noisy[scene : scene + 1], float(t[scene]))
+                guided_velocity(denoiser, _one_scene(conditions, scene), guidance)(
+                    network_noisy[scene : scene + 1], float(t[scene])
+                )
                 for scene in range(len(t))
             ]
             yield from _check(file, name, torch.cat(velocities))
@@ -61,7 +62,7 @@ def check_denoiser(file: ModuleFile) -> Iterator[Row]:
                 noisy,
                 num_steps=sampler["num_points"] - 1,
                 shift=sampler["time_shift"],
-                guidance_scale=scale,
+                guidance=Guidance(scale),
             )
             yield from _check(file, name, last.latent)
 

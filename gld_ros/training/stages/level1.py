@@ -247,7 +247,6 @@ class DiffusionStage(Stage):
                 noise,
                 num_steps=self.options.validation_euler_points - 1,
                 shift=self._time_shift(scenes),
-                guidance_scale=1.0,
             )
             *_, last = steps
             sampled = self._errors(scenes, latents, last.latent, true)

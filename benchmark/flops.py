@@ -1,0 +1,86 @@
+"""Floating-point operations of every stage, counted on tensors without storage.
+
+Counts the published sizes (GLD with Depth Anything 3) by torch's own counter: matrix products,
+convolutions and attention, two operations per multiplication and addition. Takes no time worth
+speaking of and no memory; owns nothing but the count.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from gld_ros.diffusion.conditioning import (
+    CAMERA_CHANNELS,
+    DenoiserConditions,
+    concatenate_conditions,
+)
+from gld_ros.diffusion.config import GLD_DA3_CASCADE, GLD_DA3_LEVEL1, DenoiserConfig
+from gld_ros.diffusion.denoiser import Denoiser
+from gld_ros.diffusion.fast_path import TimeConstants, precompute, step
+
+PATCH = 14
+CALLS = 49  # network evaluations per stage of the published procedure
+
+
+def count(call: Callable[[], object]) -> int:
+    """Operations of one call."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        call()
+    return int(counter.get_total_flops())
+
+
+def blank_conditions(
+    config: DenoiserConfig, references: int, targets: int, image_hw: tuple[int, int]
+) -> DenoiserConditions:
+    """One scene without values, on the device in force."""
+    views, grid = references + targets, (image_hw[0] // PATCH, image_hw[1] // PATCH)
+    latent = torch.zeros(1, views, config.channels, *grid)
+    return DenoiserConditions(
+        latent,
+        references,
+        torch.zeros(1, views, CAMERA_CHANNELS, *image_hw),
+        torch.zeros(1, views, 4, 4),
+        torch.zeros(1, views, 3, 3),
+        image_hw,
+        latent if config.source_conditioned else None,
+    )
+
+
+def guided_call(
+    config: DenoiserConfig, references: int, targets: int, image_hw: tuple[int, int]
+) -> tuple[int, int]:
+    """Operations of one guided call: of the plain network on a doubled batch, of the fast path."""
+    with torch.device("meta"):
+        denoiser = Denoiser(config)
+        one = blank_conditions(config, references, targets, image_hw)
+        both, noisy = concatenate_conditions(one, one), torch.zeros_like(one.reference_latent)
+        width, depth = config.hidden[0], config.depth[0]
+        time = TimeConstants(torch.zeros(1, 1, 1, width), torch.zeros(depth, 1, 1, 1, 6 * width))
+        t = torch.ones(2)
+        with torch.no_grad():
+            run = precompute(denoiser, both)
+        plain = count(lambda: denoiser(torch.cat((noisy, noisy)), t, both))
+        return plain, count(lambda: step(denoiser, noisy, time, run))
+
+
+def main() -> None:
+    """Count and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--references", type=int, default=4)
+    parser.add_argument("--targets", type=int, default=4)
+    parser.add_argument("--image-hw", type=int, nargs=2, default=(280, 504), metavar=("H", "W"))
+    arguments = parser.parse_args()
+    height, width = arguments.image_hw
+    print("| guided call | plain, TFLOP | fast path, TFLOP | sample of 49 calls, TFLOP |")
+    print("| --- | --- | --- | --- |")
+    for name, config in (("level 1", GLD_DA3_LEVEL1), ("cascade", GLD_DA3_CASCADE)):
+        plain, fast = guided_call(config, arguments.references, arguments.targets, (height, width))
+        print(f"| {name} | {plain / 1e12:.2f} | {fast / 1e12:.2f} | {CALLS * fast / 1e12:.0f} |")
+
+
+if __name__ == "__main__":
+    main()

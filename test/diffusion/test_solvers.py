@@ -1,0 +1,77 @@
+"""Solvers on flows whose end is known: order, first steps, known latents."""
+
+import math
+
+import pytest
+import torch
+
+from gld_ros.diffusion.flow import time_grid
+from gld_ros.diffusion.solvers import UPDATE_RULES, Known, integrate
+
+NOISE = torch.tensor([1.0, -0.5])
+# dx/dt = -x, as smooth as flows get: from t = 1 to t its solution is NOISE * exp(1 - t).
+ENDS = {"euler": 1, "ab2": 2, "ab3": 3}
+
+
+def error(solver, steps):
+    grid = torch.linspace(1.0, 0.1, steps + 1, dtype=torch.float64)
+    *_, last = integrate(lambda x, t: -x, NOISE.double(), grid, solver=solver)
+    return float((last.latent - NOISE.double() * math.exp(0.9)).abs().max())
+
+
+@pytest.mark.parametrize(("solver", "order"), ENDS.items())
+def test_halving_the_steps_divides_the_error_by_the_order(solver, order):
+    # The first step is Euler's, with an error of h^2: it hides orders above two.
+    assert error(solver, 80) < error(solver, 40) / 2 ** (min(order, 2) - 0.2)
+    assert error("ab2", 40) < error("euler", 40) / 10
+
+
+@pytest.mark.parametrize("solver", UPDATE_RULES)
+def test_a_constant_velocity_is_followed_exactly(solver):
+    clean = torch.tensor([0.2, 3.0])
+    grid = time_grid(6, 3.0)
+    *_, last = integrate(lambda x, t: NOISE - clean, NOISE, grid, solver=solver)
+    expected = torch.lerp(clean, NOISE, grid[-1])
+    torch.testing.assert_close(last.latent, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("solver", UPDATE_RULES)
+def test_a_network_that_knows_the_clean_latent_arrives_in_one_step(solver):
+    clean = torch.tensor([0.2, 3.0])
+    *_, last = integrate(lambda x, t: (x - clean) / t, NOISE, [1.0, 0.0], solver=solver)
+    torch.testing.assert_close(last.latent, clean)
+
+
+def test_dpm_solver_is_of_second_order_where_the_clean_latent_changes():
+    def run(steps):
+        grid = torch.linspace(0.9, 0.2, steps + 1, dtype=torch.float64).tolist()
+        start = torch.ones(1, dtype=torch.float64)
+        *_, last = integrate(
+            lambda x, t: (x - 0.1 * math.log((1 - t) / t)) / t, start, grid, solver="dpm2m"
+        )
+        return float(last.latent)
+
+    fine = run(2000)
+    assert abs(run(40) - fine) < abs(run(20) - fine) / 2.5
+
+
+def test_every_step_is_yielded_and_stopping_cancels():
+    calls = []
+    steps = integrate(lambda x, t: calls.append(t) or x, NOISE, time_grid(9, 1.0), solver="ab2")
+    first = next(steps)
+    assert (first.index, first.total) == (1, 8)
+    steps.close()
+    assert calls == [1.0]
+
+
+def test_known_latents_are_noised_to_the_time_of_each_step_by_their_weight():
+    latent, weight = torch.tensor([5.0, 7.0]), torch.tensor([1.0, 0.0])
+    known = Known(latent, weight)
+    steps = list(integrate(lambda x, t: 0 * x, NOISE, [1.0, 0.5, 0.25], known=known))
+    assert [s.latent[0].item() for s in steps] == [0.5 * 5 + 0.5 * 1, 0.75 * 5 + 0.25 * 1]
+    assert [s.latent[1].item() for s in steps] == [-0.5, -0.5]
+
+
+def test_an_unknown_solver_is_rejected():
+    with pytest.raises(ValueError, match="use one of euler, ab2, ab3, dpm2m"):
+        next(integrate(lambda x, t: x, NOISE, [1.0, 0.5], solver="rk4"))
