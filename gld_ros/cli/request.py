@@ -119,9 +119,9 @@ def _report(answer: Any, out: Path) -> int:
     import numpy as np
 
     from gld_ros.mapping.ply import write_ply
-    from gld_ros.messages.clouds import points_from_cloud
     from gld_ros.messages.depth_images import depth_m_from_message
     from gld_ros.messages.images import rgb_from_image
+    from gld_ros.ros.distribution.point_clouds import read_cloud
 
     result = answer.result
     if result.error_msg:
@@ -142,7 +142,7 @@ def _report(answer: Any, out: Path) -> int:
         shade = 255 * (1 - np.nan_to_num(depth_m, nan=far_m) / max(far_m, 1e-6))
         cv2.imwrite(str(out / written[-1]), np.clip(shade, 0, 255).astype(np.uint8))
     if answer.cloud is not None:
-        points = points_from_cloud(answer.cloud)
+        points = read_cloud(answer.cloud)
         write_ply(points, out / "predicted.ply")
         written.append(f"predicted.ply ({len(points)} points)")
     (out / "result.json").write_text(json.dumps(_summary(result), indent=1) + "\n")

@@ -21,8 +21,8 @@ from gld_ros.demo.pictures import GridRow, write_grid, write_recording
 from gld_ros.demo.withheld import SplitBag, depth_error, nearest_shown, psnr_db, split_bag
 from gld_ros.geometry.poses import distance_m
 from gld_ros.mapping.ply import write_ply
-from gld_ros.messages.clouds import points_from_cloud
 from gld_ros.messages.depth_images import depth_m_from_message
+from gld_ros.ros.distribution.point_clouds import read_cloud
 
 ROOM_DOMAIN = "narrow"
 GOAL_WAIT_S = 120.0
@@ -262,7 +262,7 @@ def _report(
         problems.append(f"gld_node ended with exit code {node_code}; see node.log")
     clouds = {}
     for topic, messages in arrived.clouds.items():
-        points = np.concatenate([points_from_cloud(m).reshape(-1) for m in messages[-8:]])
+        points = np.concatenate([read_cloud(m).reshape(-1) for m in messages[-8:]])
         points = points[np.isfinite(points["z"])]
         name = topic.replace("/", "_")
         clouds[name] = points

@@ -27,7 +27,12 @@ from gld_ros.messages.camera_info import (
     pinhole_camera,
 )
 from gld_ros.messages.depth_images import depth_m_from_message
-from gld_ros.messages.images import ImageError, UnsupportedEncoding, rgb_from_message
+from gld_ros.messages.images import (
+    ImageBridge,
+    ImageError,
+    UnsupportedEncoding,
+    rgb_from_message,
+)
 from gld_ros.messages.stamps import stamp_to_ns
 from gld_ros.messages.transforms import TfBuffer, TransformUnavailable
 
@@ -38,7 +43,7 @@ class Intake:
     """All cameras of a session; thread-safe.
 
     `on_placed`, if given, sees every image that TF placed, keyframe or not, in order of stamps;
-    it must be quick and must not call back. A time jump is returned to the caller once everything
+    it must be quick and must not call back. `image_bridge` is that of rgb_from_image. A time jump is returned to the caller once everything
     of the old epoch, its transforms included, is forgotten.
     """
 
@@ -52,11 +57,12 @@ class Intake:
         faults: FaultLog,
         transforms: TfBuffer,
         on_placed: OnPlaced | None = None,
+        image_bridge: ImageBridge | None = None,
     ) -> None:
         self.cameras = cameras
         self._gate, self._store, self._pending = gate, store, pending
         self._epochs, self._faults, self._transforms = epochs, faults, transforms
-        self._on_placed = on_placed
+        self._on_placed, self._image_bridge = on_placed, image_bridge
         self._lock = Lock()
         self._decoding = Lock()  # guards what decoding learns of a camera
 
@@ -332,7 +338,7 @@ class Intake:
 
     def _decode(self, state: CameraState, message: Any) -> NDArray[np.uint8] | None:
         try:
-            decoded = rgb_from_message(message)
+            decoded = rgb_from_message(message, self._image_bridge)
             state.encoding = message.format if state.compressed else message.encoding
         except UnsupportedEncoding as error:
             state.dropped["encoding"] += 1

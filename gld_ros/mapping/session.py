@@ -43,6 +43,7 @@ from gld_ros.mapping.postprocess import Postprocessor
 from gld_ros.mapping.products import Product
 from gld_ros.mapping.scale import ScaleState
 from gld_ros.mapping.worker import SynthesisWorker
+from gld_ros.messages.images import ImageBridge
 from gld_ros.messages.transforms import TfBuffer
 
 NOTHING_WANTED = "nobody subscribes to a product"
@@ -71,6 +72,7 @@ class SynthesisSession:
         on_progress: Callable[[JobRequest, JobProgress], None] = lambda request, progress: None,
         on_job_ended: Callable[[JobResult], None] = lambda result: None,
         on_placed: OnPlaced | None = None,
+        image_bridge: ImageBridge | None = None,
     ) -> None:
         self.model = model
         self.cameras = cameras
@@ -98,6 +100,7 @@ class SynthesisSession:
             faults,
             transforms,
             on_placed,
+            image_bridge,
         )
         self._postprocessor = Postprocessor(wanted)
         self._planner = JobPlanner(

@@ -6,8 +6,6 @@ rclpy or out of a bag. Leaves intrinsics and rectification to others.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from types import SimpleNamespace
 from typing import Any, Literal, NoReturn
 
 import cv2
@@ -90,21 +88,26 @@ COMPRESSED_CONTENTS: tuple[str, ...] = ("JPEG", "PNG")
 MAX_PIXELS = 100_000_000  # a few bytes can claim an image that fills the memory
 
 
-def rgb_from_message(message: Any) -> RgbImage:
+# Converts an image message to RGB in another library, or returns None to leave it to this one.
+ImageBridge = Callable[[Any], np.ndarray | None]
+
+
+def rgb_from_message(message: Any, bridge: ImageBridge | None = None) -> RgbImage:
     """Return the colours of a sensor_msgs/Image or CompressedImage, whichever it is.
 
-    Raises UnsupportedEncoding or MalformedImage.
+    `bridge` is that of rgb_from_image. Raises UnsupportedEncoding or MalformedImage.
     """
     if hasattr(message, "format"):
         return rgb_from_compressed(message)
-    return rgb_from_image(message)
+    return rgb_from_image(message, bridge)
 
 
-def rgb_from_image(message: Any) -> RgbImage:
+def rgb_from_image(message: Any, bridge: ImageBridge | None = None) -> RgbImage:
     """Return the colours of a sensor_msgs/Image; the pixels may share memory with the message.
 
     Honours `step`, row padding and `is_bigendian`, drops alpha, and takes the upper eight bits of
-    16-bit colour. Raises UnsupportedEncoding or MalformedImage.
+    16-bit colour. `bridge` is asked first for 8-bit images whose sizes agree and whose rows are not
+    padded. Raises UnsupportedEncoding or MalformedImage.
     """
     if message.encoding == "nv12":
         return RgbImage(_rgb_from_nv12(message))
@@ -116,8 +119,10 @@ def rgb_from_image(message: Any) -> RgbImage:
     pixels = packed_pixels(message, encoding.bytes_per_pixel, encoding.dtype, encoding.channels)
     if encoding.dtype == "u2":
         return RgbImage(encoding.to_rgb((pixels >> 8).astype(np.uint8)), reduced_from_16_bit=True)
-    if message.encoding in CV_BRIDGE_ENCODINGS and (bridge := trusted_cv_bridge()) is not None:
-        return RgbImage(bridge.imgmsg_to_cv2(message, "rgb8"))
+    if bridge is not None and message.step == message.width * encoding.bytes_per_pixel:
+        converted = bridge(message)
+        if converted is not None:
+            return RgbImage(converted)
     return RgbImage(encoding.to_rgb(pixels))
 
 
@@ -167,33 +172,6 @@ def _rgb_from_nv12(message: Any) -> np.ndarray:
     rows = _rows(message, message.width, message.height * 3 // 2)
     planes = np.ascontiguousarray(rows[:, : message.width])
     return cv2.cvtColor(planes, cv2.COLOR_YUV2RGB_NV12)
-
-
-# What cv_bridge converts exactly as this module does; the rest it rejects or reads wrongly.
-CV_BRIDGE_ENCODINGS = frozenset({"bgr8", "rgba8", "bgra8", "mono8"})
-
-
-@cache
-def trusted_cv_bridge() -> Any | None:
-    """Return the distribution's CvBridge, or None where there is none that reads rows rightly.
-
-    A package of that name on PyPI ignores `step` without an error, so a padded image decides.
-    """
-    try:
-        from cv_bridge import CvBridge
-    except ImportError:
-        return None
-    bridge = CvBridge()
-    padded = np.arange(2 * 8, dtype=np.uint8)
-    probe = SimpleNamespace(
-        height=2, width=2, step=8, encoding="bgr8", is_bigendian=0, data=padded.tobytes()
-    )
-    expected = padded.reshape(2, 8)[:, :6].reshape(2, 2, 3)[..., ::-1]
-    try:
-        seen = bridge.imgmsg_to_cv2(probe, "rgb8")
-    except Exception:  # noqa: BLE001 whatever it raises, a bridge that fails here is not used
-        return None
-    return bridge if np.array_equal(seen, expected) else None
 
 
 def rgb_from_compressed(message: Any) -> RgbImage:

@@ -26,6 +26,7 @@ from gld_ros.mapping.session import SynthesisSession
 from gld_ros.mapping.synthesizer import DeviceFault
 from gld_ros.ros.diagnostic_statuses import NodeFacts
 from gld_ros.ros.diagnostics import Diagnostics
+from gld_ros.ros.distribution.image_bridge import cv_bridge_rgb
 from gld_ros.ros.goals import GoalServer
 from gld_ros.ros.inputs import SensorInputs, cameras_of
 from gld_ros.ros.outputs import Outputs
@@ -220,6 +221,7 @@ class GldNode(LifecycleNode):
             publish=lambda result: outputs.publish_job(result, session.parameters.frames),
             on_progress=lambda request, progress: goals.on_progress(request, progress),
             on_job_ended=lambda result: self._job_ended(goals, result),
+            image_bridge=cv_bridge_rgb,
         )
         goals = GoalServer(self, session)
         self._policy_group = MutuallyExclusiveCallbackGroup()

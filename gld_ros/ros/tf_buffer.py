@@ -26,15 +26,18 @@ from gld_ros.messages.transforms import (
 
 
 class Tf2Buffer:
-    """The distribution's tf2_ros.Buffer behind the interface of TransformBuffer."""
+    """The distribution's tf2_ros.Buffer behind the interface of TransformBuffer.
 
-    def __init__(self, node: Any, cache_time_s: float) -> None:
+    Not given the node, on which tf2 would open a service that nothing closes; jumps of time reach
+    it through `clear`.
+    """
+
+    def __init__(self, cache_time_s: float) -> None:
         import tf2_ros
         from rclpy.duration import Duration
 
         self._tf2 = tf2_ros
-        # Given the node, tf2 clears itself when the node's clock jumps.
-        self._buffer = tf2_ros.Buffer(cache_time=Duration(seconds=cache_time_s), node=node)
+        self._buffer = tf2_ros.Buffer(cache_time=Duration(seconds=cache_time_s))
 
     def insert(
         self,
@@ -73,7 +76,9 @@ class Tf2Buffer:
         except self._tf2.ConnectivityException as error:
             raise DisconnectedFrames(str(error)) from error
         except self._tf2.ExtrapolationException as error:
-            past = "past" in str(error) or "earliest" in str(error)
+            # tf2's words are no guide: it calls all that is not a single sample its future.
+            newest = self._buffer.get_latest_common_time(target_frame, source_frame)
+            past = when.nanoseconds < newest.nanoseconds or stamp_ns is None
             raise (PastTransform if past else FutureTransform)(str(error)) from error
         except (self._tf2.LookupException, self._tf2.InvalidArgumentException) as error:
             raise UnknownFrame(str(error)) from error
@@ -151,7 +156,7 @@ def make_tf_buffer(
     """
     buffer: TfBuffer
     try:
-        buffer = Tf2Buffer(node, cache_time_s)
+        buffer = Tf2Buffer(cache_time_s)
     except ImportError:
         buffer = TransformBuffer(cache_time_s)
     return TfSubscriber(node, buffer, on_transforms, on_invalid, callback_group)

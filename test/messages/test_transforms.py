@@ -37,8 +37,7 @@ def buffer(request):
     pytest.importorskip("tf2_ros", reason="only a ROS distribution has tf2_ros")
     from gld_ros.ros.tf_buffer import Tf2Buffer
 
-    node = request.getfixturevalue("ros_graph").node("tf2_buffer")
-    yield Tf2Buffer(node, 10.0)
+    yield Tf2Buffer(10.0)
 
 
 def test_position_is_linear_and_rotation_spherical(buffer):
