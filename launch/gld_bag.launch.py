@@ -1,59 +1,118 @@
-"""Play a bag with simulated time, imagine views for it, and show them in RViz."""
+"""Play a bag with simulated time, imagine views for it, and show them in RViz if it is installed.
 
+    ros2 launch gld_ros gld_bag.launch.py bag:=/data/recording
+
+Cameras, topics and the fixed frame are found in the bag unless they are given.
+"""
+
+import json
+import subprocess
 from pathlib import Path
 
-from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, ExecuteProcess, IncludeLaunchDescription
-from launch.conditions import IfCondition
+from ament_index_python.packages import (
+    PackageNotFoundError,
+    get_package_prefix,
+    get_package_share_directory,
+)
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    IncludeLaunchDescription,
+    LogInfo,
+    OpaqueFunction,
+)
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from launch import LaunchDescription
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 SHARE = Path(get_package_share_directory("gld_ros"))
 
-# (name, default, meaning)
+# (name, default, meaning); without a default an argument is required
 ARGUMENTS = (
-    ("bag", "", "Bag to play: folder, .mcap or .db3. Required."),
+    ("bag", None, "Bag to play: folder, .mcap or .db3."),
     ("rate", "1.0", "Speed of playback."),
-    ("image", "camera/image_raw", "Image topic in the bag."),
-    ("camera_info", "camera/camera_info", "CameraInfo topic in the bag."),
+    ("cameras", "", "Names of the cameras, separated by spaces; empty takes all of the bag."),
+    ("image", "", "Image topic, {camera} stands for a camera's name; empty finds it in the bag."),
+    ("camera_info", "", "CameraInfo topic, likewise."),
+    ("fixed_frame", "", "Frame poses are taken in; empty finds it in the bag."),
     ("params_file", str(SHARE / "config" / "gld.yaml"), "Parameter file."),
-    ("profile", str(SHARE / "config" / "profile_cpu.yaml"), "Overlay on the parameter file."),
-    ("rviz", "true", "Show the result in RViz."),
+    ("profile", str(SHARE / "config" / "profile_cpu.yaml"), "Parameter file laid over the first."),
+    ("rviz", "true", "Show the result in RViz where it is installed."),
 )
 
 
 def generate_launch_description() -> LaunchDescription:
-    argument = {name: LaunchConfiguration(name) for name, _, _ in ARGUMENTS}
+    return LaunchDescription(
+        [
+            *(
+                DeclareLaunchArgument(
+                    name,
+                    default_value=default,
+                    description=meaning,
+                    choices=("true", "false") if default in ("true", "false") else None,
+                )
+                for name, default, meaning in ARGUMENTS
+            ),
+            OpaqueFunction(function=session),
+        ]
+    )
+
+
+def session(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """Return the node, the player and RViz, after everything that can be wrong was looked at."""
+    argument = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    found = bag_info(argument["bag"])
+    cameras = argument["cameras"].split() or list(found["cameras"])
+    unknown = sorted(set(cameras) - set(found["cameras"]))
+    if unknown and not argument["image"]:
+        raise ValueError(
+            f"the bag has no camera {', '.join(unknown)}; it has: {', '.join(found['cameras'])}"
+        )
+    known = [found["cameras"][camera] for camera in cameras if camera not in unknown]
     node = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(SHARE / "launch" / "gld.launch.py")),
         launch_arguments={
             "use_sim_time": "true",
-            "image": argument["image"],
-            "camera_info": argument["camera_info"],
+            "cameras": " ".join(cameras),
+            "image": argument["image"] or " ".join(camera["image"] for camera in known),
+            "camera_info": argument["camera_info"]
+            or " ".join(camera["camera_info"] for camera in known),
+            "image_transport": "" if argument["image"] else found["image_transport"],
+            "fixed_frame": argument["fixed_frame"] or found["fixed_frame"],
             "params_file": argument["params_file"],
             "profile": argument["profile"],
         }.items(),
     )
-    return LaunchDescription(
-        [
-            *(
-                DeclareLaunchArgument(name, default_value=default, description=meaning)
-                for name, default, meaning in ARGUMENTS
-            ),
-            node,
-            ExecuteProcess(
-                cmd=["gld-ros", "play", argument["bag"], "--clock", "--rate", argument["rate"]],
-                output="screen",
-            ),
-            Node(
-                package="rviz2",
-                executable="rviz2",
-                arguments=["-d", str(SHARE / "rviz" / "gld.rviz")],
-                parameters=[{"use_sim_time": True}],
-                condition=IfCondition(argument["rviz"]),
-            ),
-        ]
+    player = ExecuteProcess(
+        cmd=["gld-ros", "play", argument["bag"], "--clock", "--rate", argument["rate"]],
+        output="screen",
     )
+    return [node, player, *(rviz() if argument["rviz"] == "true" else [])]
+
+
+def bag_info(bag: str) -> dict:
+    """Return what `gld-ros bag-info` finds. Raises ValueError with its words where it fails."""
+    # A process of its own: the library may live in an environment that this interpreter is not in.
+    done = subprocess.run(
+        ["gld-ros", "bag-info", bag, "--json"], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise ValueError(f"bag:={bag} cannot be played: {done.stderr.strip()}")
+    return json.loads(done.stdout)
+
+
+def rviz() -> list[LaunchDescriptionEntity]:
+    try:
+        get_package_prefix("rviz2")
+    except PackageNotFoundError:
+        return [LogInfo(msg="rviz2 is not installed, so nothing is shown (rviz:=false says so)")]
+    return [
+        Node(
+            package="rviz2",
+            executable="rviz2",
+            arguments=["-d", str(SHARE / "rviz" / "gld.rviz")],
+            parameters=[{"use_sim_time": True}],
+        )
+    ]

@@ -43,7 +43,8 @@ class Intake:
     """All cameras of a session; thread-safe.
 
     `on_placed`, if given, sees every image that TF placed, keyframe or not, in order of stamps;
-    it must be quick and must not call back. `image_bridge` is that of rgb_from_image. A time jump is returned to the caller once everything
+    it must be quick and must not call back. `image_bridge` is that of rgb_from_image.
+    A time jump is returned to the caller once everything
     of the old epoch, its transforms included, is forgotten.
     """
 

@@ -1,3 +1,5 @@
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -22,3 +24,55 @@ def test_threads_of_a_node_process_hand_over_in_half_a_millisecond(monkeypatch):
         assert sys.getswitchinterval() == pytest.approx(0.0005)
     finally:
         sys.setswitchinterval(usual_s)
+
+
+def state_of(graph, name="/gld"):
+    """Label of a node's state, or nothing while it does not answer."""
+    from lifecycle_msgs.srv import GetState
+
+    node = graph.node("asking")
+    client = node.create_client(GetState, f"{name}/get_state")
+
+    def ask():
+        if not client.service_is_ready():
+            return ""
+        future = client.call_async(GetState.Request())
+        graph.wait_for(future.done, "an answer")
+        return future.result().current_state.label
+
+    return ask
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_twice_at_once_ends_the_node_cleanly(ros_graph, number):
+    """Ctrl-C reaches a launched node from the terminal and from the launch process."""
+    ask = state_of(ros_graph)
+    with subprocess.Popen(
+        [sys.executable, "-m", "gld_ros.ros.main", "--ros-args", "-p", "autostart:=true"]
+    ) as process:
+        try:
+            ros_graph.wait_for(lambda: ask() == "active", "the active node", 120.0)
+            process.send_signal(number)
+            process.send_signal(number)
+            assert process.wait(60.0) == 0
+        finally:
+            process.kill()
+
+
+def test_a_wrong_parameter_leaves_an_unconfigured_node_that_says_why(ros_graph):
+    ask = state_of(ros_graph)
+    with subprocess.Popen(
+        [sys.executable, "-m", "gld_ros.ros.main", "--ros-args", "-p", "autostart:=true",
+         "-p", "depth.min:=-1.0"], stderr=subprocess.PIPE, text=True
+    ) as process:  # fmt: skip
+        lines = []
+        try:
+            for line in process.stderr:
+                lines.append(line)
+                if "autostart: configure failed" in line:
+                    break
+            assert "depth.min" in "".join(lines)
+            assert "ros2 lifecycle set /gld configure" in lines[-1]
+            ros_graph.wait_for(lambda: ask() == "unconfigured", "its state")
+        finally:
+            process.kill()

@@ -31,7 +31,8 @@ def cv_bridge_rgb(message: Any) -> np.ndarray | None:
     """
     if message.encoding not in trusted_encodings():
         return None
-    return _bridge().imgmsg_to_cv2(message, "rgb8")  # type: ignore[no-any-return]
+    converted: np.ndarray = _bridge().imgmsg_to_cv2(message, "rgb8")
+    return converted
 
 
 @cache

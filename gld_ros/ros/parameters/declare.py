@@ -54,8 +54,11 @@ class NodeParameters:
         found = [*self.startup_problems]
         unknown = sorted(
             name
-            for name in self._node._parameter_overrides
-            if name not in self._table and not name.startswith(FOREIGN_PREFIXES)
+            for name, given in self._node._parameter_overrides.items()
+            if name not in self._table
+            and not name.startswith(FOREIGN_PREFIXES)
+            # Overlays name other cameras than the file below them; an empty override asks nothing.
+            and not (name.startswith("frame_id_override.") and given.value == "")
         )
         if unknown:
             found.append(

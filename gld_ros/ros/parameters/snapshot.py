@@ -30,6 +30,7 @@ class NodeSettings:
     camera_names: tuple[str, ...]
     compressed: bool  # subscribe to compressed images
     merged_cloud: bool  # offer `~/merged/points`
+    autostart: bool  # configure and activate at start
     release_on_deactivate: bool
     shutdown_timeout_s: float
     diagnostics_period_s: float
@@ -145,6 +146,7 @@ def make_snapshot(values: Mapping[str, Any]) -> Snapshot:
             camera_names=tuple(v["camera_names"]),
             compressed=v["image_transport"] == "compressed",
             merged_cloud=v["cloud.publish_merged"],
+            autostart=v["autostart"],
             release_on_deactivate=v["release_on_deactivate"],
             shutdown_timeout_s=v["shutdown_timeout"],
             diagnostics_period_s=v["diagnostics.period"],

@@ -477,6 +477,13 @@ TABLE: tuple[Parameter, ...] = (
         high=60.0,
     ),
     # Running
+    Parameter(
+        "autostart",
+        "bool",
+        False,
+        "Configure and activate at start; false leaves that to a lifecycle manager or a person.",
+        START,
+    ),
     Parameter("release_on_deactivate", "bool", False, "Free the weights at deactivate."),
     Parameter(
         "shutdown_timeout",

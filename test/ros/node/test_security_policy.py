@@ -8,10 +8,10 @@ import pytest
 pytestmark = pytest.mark.ros
 
 POLICY = Path(__file__).resolve().parents[3] / "config" / "sros2_policy.xml"
-# Only with other parameters or in simulated time.
+# Only with other parameters, in simulated time, or beside Nav2.
 OPTIONAL = {
     "/camera/image/compressed", "/camera/depth", "/clock", "/parameter_events",
-    "/gld/merged/points", "/gld/get_type_description",
+    "/gld/merged/points", "/gld/get_type_description", "/bond",
 }  # fmt: skip
 
 

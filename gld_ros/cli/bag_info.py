@@ -1,0 +1,52 @@
+"""`gld-ros bag-info`: the cameras of a bag and the frame that their poses can be taken in."""
+
+import argparse
+from pathlib import Path
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Declare the arguments of `gld-ros bag-info`."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "bag-info",
+        help="the cameras and the fixed frame of a bag",
+        description="List the cameras of a bag with their topics, and the frame that poses can be "
+        "taken in: the wanted one if the bag has it, else the root of its transforms.",
+    )
+    parser.add_argument("bag", type=Path, help="folder of the bag, or one .mcap or .db3 file")
+    parser.add_argument("--fixed-frame", default="odom", help="wanted frame (default: odom)")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what the bag has; fails where the node could make nothing of it."""
+    import json
+
+    from gld_ros.bags.cameras import bag_cameras, bag_fixed_frame
+    from gld_ros.bags.reader import BagReader
+
+    with BagReader(args.bag) as bag:
+        found = bag_cameras(bag)
+        # The node takes all its cameras over one transport.
+        chosen = [camera for camera in found if not camera.compressed] or found
+        transport = "compressed" if chosen[0].compressed else "raw"
+        cameras = {
+            camera.name: {
+                "image": camera.image_topic.removesuffix("/compressed"),
+                "camera_info": camera.info_topic,
+            }
+            for camera in chosen
+        }
+        fixed_frame = bag_fixed_frame(bag, args.fixed_frame)
+    if args.json:
+        print(
+            json.dumps(
+                {"fixed_frame": fixed_frame, "image_transport": transport, "cameras": cameras}
+            )
+        )
+        return 0
+    print(f"fixed frame      {fixed_frame}")
+    print(f"image transport  {transport}")
+    for name, topics in cameras.items():
+        print(f"camera {name}: {topics['image']}, {topics['camera_info']}")
+    return 0

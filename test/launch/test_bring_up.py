@@ -1,0 +1,129 @@
+"""gld.launch.py brings up the node that its arguments describe, and takes it down cleanly."""
+
+import pytest
+
+launch_pytest = pytest.importorskip("launch_pytest", reason="ROS 2 from PyPI has no launch_pytest")
+
+IMAGE, INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
+
+
+@launch_pytest.fixture
+def gld(launched, arguments):
+    return launched.description("gld.launch.py", arguments)
+
+
+def with_arguments(**arguments):
+    return pytest.mark.parametrize("arguments", [arguments], indirect=True, ids=[""])
+
+
+@pytest.mark.launch(fixture=gld)
+def test_node_activates_itself_and_ends_cleanly(launched, outside, launch_service):
+    outside.wait_state("active")
+    outside.wait_heard("/camera/image", IMAGE)
+    outside.wait_heard("/camera/camera_info", INFO)
+    yield
+    assert launched.exit_codes == [0]
+
+
+@pytest.mark.launch(fixture=gld)
+@with_arguments(image="/front/image_raw", camera_info="/front/info", fixed_frame="map")
+def test_topics_and_fixed_frame_are_given_as_arguments(outside):
+    outside.wait_state("active")
+    outside.wait_heard("/front/image_raw", IMAGE)
+    outside.wait_heard("/front/info", INFO)
+    assert outside.parameters("fixed_frame") == ["map"]
+
+
+@pytest.mark.launch(fixture=gld)
+@with_arguments(namespace="robot1", cameras="front rear", image="/{camera}/image_raw",
+                camera_info="camera_infos/{camera}")  # fmt: skip
+def test_two_cameras_in_a_namespace(outside):
+    from gld_ros.msg import GldStatus
+
+    outside.wait_state("active", "/robot1/gld")
+    assert outside.parameters("camera_names", node="/robot1/gld") == [["front", "rear"]]
+    topics = {
+        name: {"image": f"/{name}/image_raw", "info": f"/robot1/camera_infos/{name}", "frame": name}
+        for name in ("front", "rear")
+    }
+    for camera in topics.values():
+        outside.wait_heard(camera["image"], IMAGE)
+        outside.wait_heard(camera["info"], INFO)
+    statuses = []
+    outside.node.create_subscription(GldStatus, "/robot1/gld/status", statuses.append, 1)
+    steps = iter(range(10_000))
+
+    def keyframes_of_both():
+        for camera in topics.values():
+            outside.send_frame(next(steps), **camera)
+        return statuses and statuses[-1].keyframes >= 4
+
+    outside.graph.wait_for(keyframes_of_both, "keyframes of two cameras")
+    assert statuses[-1].images_received >= 4
+
+
+@pytest.fixture
+def robot_parameters(tmp_path):
+    """A robot's own file in the usual shape: a section for all nodes and one for this node."""
+    path = tmp_path / "robot.yaml"
+    path.write_text(
+        "/**:\n  ros__parameters:\n    keyframes.capacity: 11\n    policy:\n      rate: 0.25\n"
+        "/robot1/gld:\n  ros__parameters:\n    camera_names: [left, right]\n"
+        "/robot2/gld:\n  ros__parameters:\n    keyframes.capacity: 12\n"
+    )
+    return path
+
+
+@launch_pytest.fixture
+def gld_with_file(launched, robot_parameters):
+    arguments = {"namespace": "robot1", "profile": str(robot_parameters)}
+    return launched.description("gld.launch.py", arguments)
+
+
+@pytest.mark.launch(fixture=gld_with_file)
+def test_parameter_files_have_sections_by_node(outside):
+    outside.wait_state("active", "/robot1/gld")
+    names = ("keyframes.capacity", "policy.rate", "camera_names", "depth.max")
+    values = outside.parameters(*names, node="/robot1/gld")
+    assert values == [11, 0.25, ["left", "right"], 30.0]
+    outside.wait_heard("/robot1/left/image", IMAGE)
+
+
+@pytest.mark.launch(fixture=gld)
+@with_arguments(autostart="false")
+def test_without_autostart_a_manager_decides(outside):
+    assert outside.state() == "unconfigured"
+    for transition, state in ((1, "inactive"), (3, "active"), (4, "inactive"), (2, "unconfigured")):
+        request = outside.types("lifecycle_msgs/srv/ChangeState").Request()
+        request.transition.id = transition
+        answer = outside.call(
+            "lifecycle_msgs/srv/ChangeState", "/gld/change_state", transition=request.transition
+        )
+        assert answer.success
+        assert outside.state() == state
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["params_file:=/no/such.yaml"], "no parameter file '/no/such.yaml'"),
+        (["image:=/{camera}/image"], "needs the names of the cameras"),
+        (["cameras:=front rear", "image:=/front/image"], "1 topic(s) for 2 camera(s)"),
+        (["use_sim_time:=maybe"], "valid options are: ['true', 'false']"),
+    ],
+)
+def test_wrong_arguments_end_the_launch_before_anything_starts(command, words, message):
+    launch = command("ros2", "launch", "gld_ros", "gld.launch.py", *words)
+    assert launch.ended() != 0
+    assert message in launch.output
+    assert "process started" not in launch.output
+    assert not launch.left_over()
+
+
+@pytest.mark.parametrize("file", ["gld.launch.py", "gld_bag.launch.py"])
+def test_arguments_are_taught(command, file):
+    launch = command("ros2", "launch", "gld_ros", file, "--show-args")
+    assert launch.ended() == 0
+    for name in ("cameras", "image", "camera_info", "fixed_frame", "params_file", "profile"):
+        assert f"'{name}':" in launch.output
+    assert "no description given" not in launch.output
