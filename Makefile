@@ -7,11 +7,14 @@ WORKERS ?= $(shell nproc)
 BAG ?=
 MINUTES ?= 3
 
-.PHONY: help build test test-slow soak lint format demo bench clean
+DISTRO ?=
+
+.PHONY: help build test test-distribution test-slow soak lint format demo bench clean
 
 help:
 	@echo "make build            environment, ROS interfaces and env.sh"
 	@echo "make test             lint, then the quick tests   (PYTEST_ARGS='-k images' WORKERS=0)"
+	@echo "make test-distribution DISTRO=/opt/ros/kilted    build and test in a ROS distribution"
 	@echo "make test-slow        the tests that take minutes"
 	@echo "make soak             the node under faults for MINUTES=3; fails when anything grows"
 	@echo "make lint             ruff, format check and mypy"
@@ -31,6 +34,9 @@ format: build
 
 test: lint
 	$(ENTER) GLD_REQUIRE_ROS=1 python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+test-distribution:
+	@tools/ros/test_distribution.sh "$(DISTRO)"
 
 test-slow: build
 	$(ENTER) GLD_REQUIRE_ROS=1 python -m pytest -m slow $(PYTEST_ARGS)

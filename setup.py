@@ -69,7 +69,7 @@ setup(
             "rerun-sdk>=0.24,<1",  # the demonstration's recording
         ],
         "test": [
-            "pytest>=8,<10",  # the test runner
+            "pytest>=7.4,<10",  # the test runner; Ubuntu 24.04 and its ROS have 7.4
             "pytest-timeout>=2.3,<3",  # a hung DDS test fails instead of stalling the run
             "pytest-xdist>=3.6,<4",  # a process per core: much of the suite waits for DDS
             "hypothesis>=6.100,<7",  # property tests

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes this checkout ready to run: virtual environment, Python packages, ROS interfaces, env.sh.
 #
-#   tools/ros/bootstrap.sh          then:  . ./env.sh
+#   tools/ros/bootstrap.sh            then:  . ./env.sh
+#   tools/ros/bootstrap.sh packages   only the virtual environment, for a colcon workspace of yours
 #
 # With a ROS distribution sourced (ROS_DISTRO is set) that distribution is used and no ROS wheel is
 # installed. Otherwise ROS 2 comes from PyPI (Linux x86_64). Run it as often as you like: what has
@@ -11,8 +12,10 @@
 #   GLD_ROS_MODE=pip|distro   choose instead of detecting
 #   GLD_PYTHON=python3.12     interpreter that the environment is made with (default: python3)
 #   GLD_ROS_VENV=DIR          where the environment lives (default: .venv)
+#   GLD_ROS_EXTRAS="test eval"   extras of setup.py in a distribution (default: test); all from PyPI
 #
-# pip's own settings are honoured: point them at CPU wheels of torch to avoid the larger CUDA ones.
+# torch: one that the distribution's Python has (JetPack's, a container's) stays. Without an NVIDIA
+# driver the CPU build is taken from PyTorch's own index, unless pip's settings name other sources.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -80,22 +83,17 @@ modern_cmake() { # pip_prefix.cmake needs 3.21
 
 # The requirements of setup.py, for where the lock does not fit: older Pythons, distributions.
 ranges_from_setup() {
-  (cd "$ROOT" && "$VENV/bin/python" - <<'PY'
-import importlib.util
-import distutils.core
+  local extras=(test train eval demo)
+  if [ "$MODE" = distro ]; then read -ra extras <<<"${GLD_ROS_EXTRAS-test}"; fi
+  "$VENV/bin/python" "$ROOT/tools/ros/distribution_requirements.py" "${extras[@]}"
+}
 
-described = distutils.core.run_setup("setup.py", stop_after="init")
-required = set(described.install_requires).union(*described.extras_require.values())
-if importlib.util.find_spec("cv2"):  # the distribution's own OpenCV, which its cv_bridge belongs to
-    required = {r for r in required if not r.startswith("opencv")}
-if numpy_spec := importlib.util.find_spec("numpy"):
-    import numpy
-
-    major = int(numpy.__version__.split(".")[0])  # compiled ROS modules need this major version
-    required.add(f"numpy<{major + 1}")
-print("\n".join(sorted(required)))
-PY
-  )
+# torch for x86-64 on PyPI brings gigabytes of CUDA along.
+torch_source() {
+  if [ "$(uname -m)" = x86_64 ] && [ ! -e /proc/driver/nvidia/version ] && [ ! -e /dev/dxg ] &&
+    ! "$VENV/bin/python" -m pip config list | grep -Eq '(index-url|find-links|no-index)='; then
+    echo "--extra-index-url=https://download.pytorch.org/whl/cpu"
+  fi
 }
 
 install_packages() {
@@ -111,8 +109,10 @@ install_packages() {
   exec 9>"$VENV/.gld_ros-lock"
   flock 9 # two runs at once would install over each other
 
-  wanted=$({ echo "$MODE ${ROS_DISTRO:-}"; "$VENV/bin/python" -V; modern_cmake || echo "pip's cmake"
-    cat "$ROOT/setup.py" "$ROOT/tools/requirements.lock" "$ROOT/tools/ros/requirements-ros.txt"
+  wanted=$({ echo "$MODE ${ROS_DISTRO:-} ${GLD_ROS_EXTRAS-test}"; "$VENV/bin/python" -V
+    modern_cmake || echo "pip's cmake"
+    cd "$ROOT" && cat setup.py tools/requirements.lock tools/ros/requirements-ros.txt \
+      tools/ros/distribution_requirements.py
   } | sum)
   if same "$stamp" "$wanted"; then return; fi
 
@@ -122,13 +122,14 @@ install_packages() {
   else
     "$VENV/bin/python" -c 'import setuptools' 2>/dev/null ||
       "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check 'setuptools>=65,<80'
-    ranges_from_setup >"$VENV/.gld_ros-requirements"
+    ranges_from_setup >"$VENV/.gld_ros-requirements" || die "nothing was installed."
     requirements+=(-r "$VENV/.gld_ros-requirements")
   fi
   if [ "$MODE" = pip ] && ! modern_cmake; then
     say "no cmake >= 3.21 here: taking it from PyPI"
     requirements+=("cmake>=3.21,<4")
   fi
+  mapfile -t -O "${#requirements[@]}" requirements < <(torch_source)
   say "installing Python packages (a first time: some minutes)"
   "$VENV/bin/python" -m pip install --disable-pip-version-check --progress-bar "$(
     if [ -t 1 ]; then echo on; else echo off; fi)" "${requirements[@]}" >"$VENV/.gld_ros-pip.log" 2>&1 ||
@@ -213,9 +214,14 @@ SH
 }
 
 started=$SECONDS
+case "${1:-all}" in all | packages) ;; *) die "'$1' is not a step; allowed: packages, or nothing." ;; esac
 choose_mode
 check_machine
 install_packages
+if [ "${1:-all}" = packages ]; then
+  say "ready ($((SECONDS - started)) s). Enter with:  . $VENV/bin/activate"
+  exit
+fi
 build_interfaces
 write_env
 if [ "$MODE" = pip ]; then origin="ROS 2 from PyPI"; else origin="ROS 2 $ROS_DISTRO"; fi
