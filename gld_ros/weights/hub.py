@@ -4,6 +4,7 @@ Names, addresses and tokens are huggingface_hub's. Bytes are streamed here, beca
 `hf_hub_download` discards what it has of a file when it is stopped. Files on disk are `fetch`.
 """
 
+import os
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,7 +75,7 @@ class HuggingFaceHub:
         from huggingface_hub import HfApi
 
         with self._explained(name, name):
-            info = HfApi(endpoint=self.endpoint).model_info(
+            info = HfApi(endpoint=self._address()).model_info(
                 name, files_metadata=True, timeout=TIMEOUT_S
             )
         files = {
@@ -94,7 +95,7 @@ class HuggingFaceHub:
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
         url = hf_hub_url(
-            repository.name, remote.path, revision=repository.revision, endpoint=self.endpoint
+            repository.name, remote.path, revision=repository.revision, endpoint=self._address()
         )
         headers = build_hf_headers() | {"Accept-Encoding": "identity"}
         if start:
@@ -131,7 +132,8 @@ class HuggingFaceHub:
     def _address(self) -> str:
         from huggingface_hub import constants
 
-        return (self.endpoint or str(constants.ENDPOINT)).rstrip("/")
+        endpoint = self.endpoint or os.environ.get("HF_ENDPOINT") or str(constants.ENDPOINT)
+        return endpoint.rstrip("/")
 
 
 def explain_status(

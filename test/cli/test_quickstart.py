@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,7 +75,7 @@ def hub(layout, tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.chdir(tmp_path)
     with FakeHub(hub_repositories(layout)) as served:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", served.endpoint)
+        monkeypatch.setenv("HF_ENDPOINT", served.endpoint)
         yield served
 
 
@@ -101,6 +103,8 @@ def until(condition, what):
 def killed(arguments, condition, what, stop_in=None):
     """Run the command in a process of its own and kill it once `condition` holds."""
 
+    log = Path("child.log")
+
     def run():
         if stop_in is not None:
             module, name, mark = stop_in
@@ -110,12 +114,14 @@ def killed(arguments, condition, what, stop_in=None):
                 time.sleep(600)
 
             setattr(module, name, stop)
-        os._exit(main(arguments))
+        with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
+            main(arguments)
+        os._exit(0)
 
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
     until(lambda: condition() or not process.is_alive(), what)
-    assert process.is_alive(), f"ended before: {what}"
+    assert process.is_alive(), f"ended before: {what}\n{log.read_text()}"
     os.kill(process.pid, signal.SIGKILL)
     process.join()
 
