@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from gld_ros.geometry.poses import invert_rigid
 from gld_ros.measuring.frames import FloatArray, PosedImage
@@ -93,8 +94,8 @@ def triangulated_depth_m(
 
 
 def _follow(
-    grey_from: FloatArray, grey_to: FloatArray, start: FloatArray, guess: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+    grey_from: NDArray[np.uint8], grey_to: NDArray[np.uint8], start: FloatArray, guess: FloatArray
+) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Where corners (N, 2) of one image are in another, and which were found."""
     found, status, _ = cv2.calcOpticalFlowPyrLK(
         grey_from,

@@ -280,7 +280,8 @@ class TransformBuffer:
         self, frame: str, stamp_ns: int
     ) -> tuple[dict[str, FloatArray], TransformUnavailable | None]:
         """T_ancestor_frame at a time by ancestor, nearest first, and what ended the climb early."""
-        here, poses = frame, {frame: np.eye(4)}
+        here = frame
+        poses: dict[str, FloatArray] = {frame: np.eye(4)}
         while (edge := self._edges.get(here)) is not None:
             try:
                 parent, pose = edge.at(stamp_ns, self._max_gap_ns)

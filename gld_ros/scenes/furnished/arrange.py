@@ -152,7 +152,7 @@ def _put_group(
             continue
         if not chairs or table.size_m[2] < 0.55:
             return
-        chair = chairs[rng.integers(len(chairs))]
+        chair = chairs[int(rng.integers(len(chairs)))]
         half_x, half_y = _half_extent(table, yaw)
         for side in range(4):
             if rng.random() < 0.3:

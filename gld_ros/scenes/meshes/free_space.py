@@ -93,7 +93,7 @@ def find_free_space(name: str, caster: RayCaster, bounds: FloatArray) -> FreeSpa
         raise MeshError(_no_floor(name, size))
     floor_m = _floor_level(layers[stands])
     on_floor = stands & (np.abs(layers - floor_m) < _FLOOR_BIN_M)
-    standing = on_floor.any(0)
+    standing: NDArray[np.bool_] = np.asarray(on_floor.any(0))
     above = np.where(layers > floor_m + HEAD_ROOM_M, layers, np.inf).min(0)
     if np.isfinite(above[standing]).mean() > _INDOOR_SHARE:
         standing &= np.isfinite(above)
