@@ -177,8 +177,8 @@ class Denoiser(nn.Module):
                 nn.init.xavier_uniform_(module.weight.flatten(1))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for layer in (*self.encoder_blocks, *self.head_blocks, self.final_layer):
-            for parameter in layer.adaLN_modulation.parameters():
+        for name, parameter in self.named_parameters():
+            if ".adaLN_modulation." in name:
                 nn.init.zeros_(parameter)
         nn.init.zeros_(self.final_layer.linear.weight)
         if self.config.special_tokens:

@@ -108,8 +108,8 @@ class OfflineRun:
             yield from self._after()
         self.session.end_of_input()
         dropped = Counter({f"tf_{r.value}": n for r, n in self.session.pending.dropped.items()})
-        for camera in self.session.cameras.values():
-            dropped += camera.dropped
+        for state in self.session.cameras.values():
+            dropped += state.dropped
         self.summary.dropped = dict(+dropped)
 
     def _take_in(self, camera: str, message: BagMessage) -> None:

@@ -17,7 +17,7 @@ from gld_ros.mapping.products import ObservedView, PredictedView, Product, Produ
 from gld_ros.mapping.scale import ScaleState
 from gld_ros.messages.camera_info import camera_info_message
 from gld_ros.messages.clouds import cloud_message
-from gld_ros.messages.images import compressed_message, image_message
+from gld_ros.messages.images import ImageEncoding, compressed_message, image_message
 from gld_ros.messages.stamps import make_header, ns_to_stamp
 from gld_ros.messages.transforms import pose_message, transform_message
 from gld_ros.messages.types import Types
@@ -128,7 +128,13 @@ def _of_observed(view: ObservedView, types: Types) -> Iterator[Message]:
         yield "observed/points", lambda: cloud_message(points, header, types)
 
 
-def _image(topic: str, pixels: NDArray[Any], encoding: str, header: Any, types: Types) -> Message:
+def _image(
+    topic: str,
+    pixels: NDArray[Any],
+    encoding: ImageEncoding,
+    header: Any,
+    types: Types,
+) -> Message:
     kind = types("sensor_msgs/msg/Image")
     return topic, lambda: image_message(pixels, encoding, header, kind)
 

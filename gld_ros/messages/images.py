@@ -6,7 +6,7 @@ rclpy or out of a bag. Leaves intrinsics and rectification to others.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 import cv2
 import numpy as np
@@ -83,7 +83,8 @@ _PACKED: dict[str, _Encoding] = {
     "yuyv": _YUYV,
 }
 COLOUR_ENCODINGS: tuple[str, ...] = (*_PACKED, "nv12")
-OUTPUT_ENCODINGS: tuple[str, ...] = ("rgb8", "32FC1", "mono8")
+ImageEncoding = Literal["rgb8", "32FC1", "mono8"]  # of the images that are published
+OUTPUT_ENCODINGS: tuple[str, ...] = get_args(ImageEncoding)
 COMPRESSED_CONTENTS: tuple[str, ...] = ("JPEG", "PNG")
 MAX_PIXELS = 100_000_000  # a few bytes can claim an image that fills the memory
 
@@ -233,7 +234,7 @@ def _jpeg_size_and_end(content: bytes) -> tuple[tuple[int, int], bool]:
 
 def image_message(
     pixels: np.ndarray,
-    encoding: Literal["rgb8", "32FC1", "mono8"],
+    encoding: ImageEncoding,
     header: Any,
     message_type: Any = None,
 ) -> Any:

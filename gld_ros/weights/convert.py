@@ -155,7 +155,9 @@ def check_options(
 ) -> None:
     """Raise ValueError for an option of `convert` that files of this family do not have."""
     family = FAMILIES[kind]
-    given = {"--encoder": encoder_file, "--statistics": statistics} if not family.imagines else {}
+    given: dict[str, object] = {}
+    if not family.imagines:
+        given |= {"--encoder": encoder_file, "--statistics": statistics}
     if not family.has_variants:
         given |= {"--variant": variant, "--special-statistics": special_statistics}
     unusable = [flag for flag, value in given.items() if value is not None]

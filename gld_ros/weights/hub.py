@@ -100,10 +100,9 @@ class HuggingFaceHub:
         headers = build_hf_headers() | {"Accept-Encoding": "identity"}
         if start:
             headers["Range"] = f"bytes={start}-"
-        request = {"headers": headers, "timeout": TIMEOUT_S}
         with (
             self._explained(f"{repository.name}/{remote.path}", repository.name),
-            get_session().stream("GET", url, **request) as response,
+            get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_S) as response,
         ):
             if response.is_error:
                 response.read()

@@ -256,9 +256,8 @@ def _acceptable(world: MeshWorld, style: PathStyle, path: CameraPath) -> bool:
     if (share >= SEEN_PIXEL_SHARE).sum() < style.materials_seen:
         return False
     references = style.reference_views(PROBE_VIEWS)
-    fraction = _fractions(
-        *(torch.from_numpy(a)[None] for a in (depth_m, K_px, T_world_cam)), references
-    )[0]
+    depth, K, poses = (torch.from_numpy(a)[None] for a in (depth_m, K_px, T_world_cam))
+    fraction = _fractions(depth, K, poses, references)[0]
     targets = [float(fraction[v]) for v in range(PROBE_VIEWS) if v not in references]
     low, high = style.target_visible
     return all(low <= share <= high for share in targets)
