@@ -16,6 +16,7 @@ LAYERS = (
     ("weights", "scenes"),
     (
         "view_request",
+        "measured_latents",
         "novel_view_stages",
         "memory_estimate",
         "pipeline_plan",
