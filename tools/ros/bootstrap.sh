@@ -14,8 +14,8 @@
 #   GLD_ROS_VENV=DIR          where the environment lives (default: .venv)
 #   GLD_ROS_EXTRAS="test eval"   extras of setup.py in a distribution (default: test); all from PyPI
 #
-# torch: one that the distribution's Python has (JetPack's, a container's) stays. Without an NVIDIA
-# driver the CPU build is taken from PyTorch's own index, unless pip's settings name other sources.
+# torch: one that the distribution's Python has (JetPack's, a container's) stays.
+# pip's own settings are honoured: point them at CPU wheels of torch to avoid the larger CUDA ones.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -88,14 +88,6 @@ ranges_from_setup() {
   "$VENV/bin/python" "$ROOT/tools/ros/distribution_requirements.py" "${extras[@]}"
 }
 
-# torch for x86-64 on PyPI brings gigabytes of CUDA along.
-torch_source() {
-  if [ "$(uname -m)" = x86_64 ] && [ ! -e /proc/driver/nvidia/version ] && [ ! -e /dev/dxg ] &&
-    ! "$VENV/bin/python" -m pip config list | grep -Eq '(index-url|find-links|no-index)='; then
-    echo "--extra-index-url=https://download.pytorch.org/whl/cpu"
-  fi
-}
-
 install_packages() {
   local requirements=() stamp="$VENV/.gld_ros-packages" wanted
   if [ ! -x "$VENV/bin/python" ]; then
@@ -129,7 +121,6 @@ install_packages() {
     say "no cmake >= 3.21 here: taking it from PyPI"
     requirements+=("cmake>=3.21,<4")
   fi
-  mapfile -t -O "${#requirements[@]}" requirements < <(torch_source)
   say "installing Python packages (a first time: some minutes)"
   "$VENV/bin/python" -m pip install --disable-pip-version-check --progress-bar "$(
     if [ -t 1 ]; then echo on; else echo off; fi)" "${requirements[@]}" >"$VENV/.gld_ros-pip.log" 2>&1 ||
