@@ -12,6 +12,7 @@ from gld_ros.backbones.da3.config import Da3Config
 from gld_ros.decoders.rgb import RgbDecoderConfig
 from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.pipeline import NovelViewPipeline, Progress, ViewRequest
+from gld_ros.pipeline_plan import RunLimits, plan_views
 from gld_ros.weights.bundle import BackboneSpec, BundleConfig, DenoiserSpec, save_bundle
 
 CHANNELS = 32
@@ -316,8 +317,11 @@ def test_equal_samples_have_no_spread(pipeline):
 
 
 def test_sample_k_of_a_seed_is_sample_0_of_seed_plus_k(pipeline):
-    plan = pipeline._plan(_request(seed=7, samples=3))
-    later = pipeline._plan(_request(seed=9))
+    limits = RunLimits()
+    plan = plan_views(
+        _request(seed=7, samples=3), pipeline.bundle.config, limits, torch.device("cpu")
+    )
+    later = plan_views(_request(seed=9), pipeline.bundle.config, limits, torch.device("cpu"))
     torch.testing.assert_close(plan.noises["level1"][2:], later.noises["level1"], atol=0, rtol=0)
 
 
