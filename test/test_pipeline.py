@@ -317,7 +317,7 @@ def test_equal_samples_have_no_spread(pipeline):
 
 
 def test_sample_k_of_a_seed_is_sample_0_of_seed_plus_k(pipeline):
-    limits = RunLimits()
+    limits = RunLimits(4, 4, pipeline.bundle.config.resolutions_hw, "together", None)
     plan = plan_views(
         _request(seed=7, samples=3), pipeline.bundle.config, limits, torch.device("cpu")
     )
