@@ -14,7 +14,7 @@ from rclpy._rclpy_pybind11 import InvalidHandle, RCLError
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 
 from gld_ros.mapping.model import ModelFactory, load_model
-from gld_ros.ros.autostart import start_when_spinning
+from gld_ros.ros.autostart import start
 from gld_ros.ros.bond import ManagerBond
 from gld_ros.ros.distribution.image_bridge import trusted_encodings
 from gld_ros.ros.node import GldNode
@@ -40,8 +40,6 @@ def main(arguments: list[str] | None = None, model_factory: ModelFactory = load_
     executor = MultiThreadedExecutor(num_threads=EXECUTOR_THREADS)
     executor.add_node(node)
     bond = _bond_to_manager(node)
-    if node.parameters.snapshot.node.autostart:
-        start_when_spinning(node)
     stopping_since_s: float | None = None
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -54,6 +52,8 @@ def main(arguments: list[str] | None = None, model_factory: ModelFactory = load_
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     try:
+        if node.parameters.snapshot.node.autostart:
+            start(node)
         while rclpy.ok() and stopping_since_s is None and not node.exit_code:
             # Deactivate and cleanup destroy what this thread may be waiting on.
             with contextlib.suppress(InvalidHandle, RCLError):
