@@ -139,6 +139,8 @@ def _rendered(data: str, plan: ViewPlan, image_hw: tuple[int, int]) -> HeldOutSc
     address, _, number = data.rpartition(":")
     if number.isdigit() and ":" in address:
         count = int(number)
+    elif data.startswith("rooms:") and data.count(":") > 1:
+        raise ValueError(f"{number!r} in {data} is no number of rooms; write rooms:DOMAIN:COUNT")
     else:
         address, count = data, DEFAULT_ROOMS
     scenes = open_rendered(address)
