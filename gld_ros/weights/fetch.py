@@ -175,7 +175,8 @@ def _receive(
 ) -> None:
     """Append to `part` until it has all bytes; tries count from the last byte that arrived."""
     tries = 0
-    with part.open("ab") as target:
+    # Unbuffered: what has arrived outlives a kill at once.
+    with part.open("ab", buffering=0) as target:
         while target.tell() < file.remote.size_bytes:
             before = target.tell()
             try:
