@@ -64,7 +64,10 @@ def test_fewer_views_than_stored_are_a_subset_in_order(rooms):
         ({"paths": []}, "paths of kind 'rooms' is empty"),
         ({"paths": ["/does/not/exist"]}, "does not exist"),
         ({"views": 4}, "data.views is 4, but .* holds 3"),
-        ({"kind": "video"}, "data kind 'video' is unknown; use one of rooms, meshes, furnished, folders"),
+        (
+            {"kind": "video"},
+            "data kind 'video' is unknown; use one of rooms, meshes, furnished, folders",
+        ),
         ({"sizes_wh": [[30, 28]]}, "multiples of 14"),
         ({"sizes_wh": []}, "sizes_wh is empty"),
         ({"size_weights": [1, 1]}, "one non-negative weight for each"),
