@@ -157,6 +157,8 @@ build_interfaces() {
     export AMENT_PREFIX_PATH=$VENV CMAKE_PREFIX_PATH=$VENV
     unset _ROS_WHEELS_BOOTSTRAP_COMPLETE # inherited, it would keep the wheels' libraries from loading
   fi
+  # Without it colcon passes -l to make, which then waits whenever the machine is busy otherwise.
+  export MAKEFLAGS=-j$(nproc)
   say "building the interfaces"
   (cd "$ROOT" && PATH="$VENV/bin:$PATH" colcon --log-base log build --base-paths "${bases[@]}" \
     --packages-up-to gld_ros --symlink-install --event-handlers console_direct- \
