@@ -65,7 +65,8 @@ def open_world(address: MeshAddress) -> MeshWorld:
         raise MeshError(
             f"{address.path}: {share:.0%} of the rays from free places leave the mesh: it has "
             "holes or no walls. Close it (MeshLab: Filters > Remeshing > Close Holes), or scan "
-            "the rest"
+            "the rest. If its rooms are lower than a robot's head room because it lies on its "
+            "side or is in another unit, write ?up=y or ?scale=METRES_PER_UNIT behind its name"
         )
     if share > OPEN_WARNING:
         log.warning(

@@ -137,7 +137,10 @@ def test_a_world_full_of_holes_is_refused(room_glb, tmp_path):
         open_world(MeshAddress(tmp_path / "open.glb"))
 
 
-def test_a_world_on_its_side_is_told_so(room_glb):
-    with pytest.raises(MeshError, match=r"\?up=y"):
-        MeshWorld.of("low", replace(load_surfaces(MeshAddress(room_glb)), corners=load_surfaces(
-            MeshAddress(room_glb)).corners * np.array([1, 1, 0.4], np.float32)))  # fmt: skip
+def test_a_world_too_low_to_stand_in_asks_for_its_up_axis_and_unit(room_glb, tmp_path):
+    trimesh = pytest.importorskip("trimesh")
+    scene = trimesh.load_scene(room_glb)
+    scene.apply_transform(np.diag([1.0, 1.0, 0.4, 1.0]))  # a ceiling at 1.04 m: only the roof
+    scene.export(tmp_path / "low.glb")
+    with pytest.raises(MeshError, match=r"\?up=y or \?scale="):
+        open_world(MeshAddress(tmp_path / "low.glb"))
