@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -11,11 +12,19 @@ import pytest
 pytestmark = pytest.mark.ros
 
 
-def requested(*arguments, out):
-    return subprocess.run(
-        [sys.executable, "-m", "gld_ros.cli.main", "request", *arguments, "--out", str(out)],
-        capture_output=True, text=True, timeout=300, env=dict(os.environ), check=False,
-    )  # fmt: skip
+def requested(*arguments, out, rig=None):
+    """Run the command to its end; a rig given drives on meanwhile, as a robot does."""
+    command = [sys.executable, "-m", "gld_ros.cli.main", "request", *arguments, "--out", str(out)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    ) as client:
+        deadline, x_m = time.monotonic() + 300, 0.4
+        while rig is not None and client.poll() is None and time.monotonic() < deadline:
+            x_m += 0.1
+            rig.send_frame(x_m)
+            time.sleep(0.5)
+        stdout, stderr = client.communicate(timeout=300)
+    return subprocess.CompletedProcess(command, client.returncode, stdout, stderr)
 
 
 def test_pose_gives_picture_depth_cloud_and_summary(make_rig, plain_oracle, tmp_path):
@@ -24,7 +33,7 @@ def test_pose_gives_picture_depth_cloud_and_summary(make_rig, plain_oracle, tmp_
     rig.drive()
     # Body axes: at (0.3, 0, 1.2), turned so that x looks along odom's y as the cameras do.
     pose = ("0.3", "0", "1.2", "0", "0", "0.70710678", "0.70710678")
-    done = requested("--pose", *pose, "--seed", "3", out=tmp_path / "out")
+    done = requested("--pose", *pose, "--seed", "3", out=tmp_path / "out", rig=rig)
     assert done.returncode == 0, done.stderr
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"view_0.png", "depth_0.npy", "depth_0.png", "predicted.ply", "result.json"}
