@@ -56,10 +56,10 @@ def test_a_signal_that_comes_twice_at_once_ends_the_node_cleanly(ros_graph, numb
         [sys.executable, "-m", "gld_ros.ros.main", "--ros-args", "-p", "autostart:=true"]
     ) as process:
         try:
-            ros_graph.wait_for(lambda: ask() == "active", "the active node", 120.0)
+            ros_graph.wait_for(lambda: ask() == "active", "the active node", 240.0)
             process.send_signal(number)
             process.send_signal(number)
-            assert process.wait(60.0) == 0
+            assert process.wait(120.0) == 0
         finally:
             process.kill()
 

@@ -40,7 +40,7 @@ def streaming(make_rig, plain_oracle):
 def looked_at(ros_graph, **options):
     from gld_ros.ros.graph_check import judge, watch
 
-    seen = watch(ros_graph.node("checker"), seconds=1.5, **options)
+    seen = watch(ros_graph.node("checker"), seconds=5.0, **options)
     return seen, judge(seen)
 
 
