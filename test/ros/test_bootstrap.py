@@ -1,6 +1,8 @@
 """The bootstrap refuses, in words, what would end in a broken environment; and changes nothing."""
 
+import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -61,3 +63,20 @@ def test_locked_ros_packages_are_projects_of_that_name():
     library = (ROOT / "tools" / "requirements.lock").read_text().splitlines()
     assert not [line for line in library if line.startswith(("ros-", "rclpy", "sensor_msgs"))]
     assert all("==" in line for line in library if line[:1].isalpha())
+
+
+def test_the_locks_name_all_that_their_packages_need():
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    if not any(importlib.metadata.distributions(name="ros-rclpy")):
+        pytest.skip("the packages of a distribution are its own")
+    files = ("tools/requirements.lock", "tools/ros/requirements-ros.txt")
+    lines = [line for file in files for line in (ROOT / file).read_text().splitlines()]
+    locked = {canonicalize_name(re.split("[=<>]", s)[0]): s for s in lines if s[:1].isalpha()}
+    assert len(locked) > 150
+    for name in locked:
+        for line in importlib.metadata.requires(name) or ():
+            need = Requirement(line)
+            if need.marker is None or need.marker.evaluate({"extra": ""}):
+                assert canonicalize_name(need.name) in locked, f"{name} needs {line}"

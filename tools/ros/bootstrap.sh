@@ -89,7 +89,7 @@ ranges_from_setup() {
 }
 
 install_packages() {
-  local requirements=() stamp="$VENV/.gld_ros-packages" wanted
+  local requirements=() options=() stamp="$VENV/.gld_ros-packages" wanted
   if [ ! -x "$VENV/bin/python" ]; then
     say "making the virtual environment $VENV ($("$PYTHON" -V))"
     if [ "$MODE" = distro ]; then
@@ -111,6 +111,7 @@ install_packages() {
   if [ "$MODE" = pip ]; then requirements+=(-r "$ROOT/tools/ros/requirements-ros.txt"); fi
   if [ "$MODE" = pip ] && "$VENV/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     requirements+=(-r "$ROOT/tools/requirements.lock")
+    options+=(--no-deps) # both files are complete; finding that out takes minutes
   else
     "$VENV/bin/python" -c 'import setuptools' 2>/dev/null ||
       "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check 'setuptools>=65,<80'
@@ -123,8 +124,10 @@ install_packages() {
   fi
   say "installing Python packages (a first time: some minutes)"
   "$VENV/bin/python" -m pip install --disable-pip-version-check --progress-bar "$(
-    if [ -t 1 ]; then echo on; else echo off; fi)" "${requirements[@]}" >"$VENV/.gld_ros-pip.log" 2>&1 ||
+    if [ -t 1 ]; then echo on; else echo off; fi)" --no-compile "${options[@]}" "${requirements[@]}" >"$VENV/.gld_ros-pip.log" 2>&1 ||
     { tail -n 25 "$VENV/.gld_ros-pip.log" >&2; die "pip failed (all of it: $VENV/.gld_ros-pip.log)."; }
+  # On all cores; pip would use one. Files of other Python versions, such as templates, fail here.
+  "$VENV/bin/python" -m compileall -q -j 0 "$VENV/lib" >/dev/null 2>&1 || true
   echo "$wanted" >"$stamp"
 }
 
