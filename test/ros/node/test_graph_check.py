@@ -50,7 +50,7 @@ def test_healthy_graph_has_nothing_to_fix(ros_graph, streaming):
     assert seen.node_state == "active"
     [(image, info)] = seen.cameras
     assert (image.topic, info.topic) == ("/camera/image", "/camera/camera_info")
-    assert 1.0 < image.rate_hz < 15.0
+    assert 0.1 < image.rate_hz < 15.0
     assert image.frame_id == "camera_optical"
     assert abs(image.age_s) < 1.0
     assert seen.tf_placed == seen.tf_asked > 0
