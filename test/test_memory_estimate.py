@@ -40,6 +40,7 @@ def test_weights_of_one_stage_at_a_time_take_less(bundle, plain):
     assert list(staged.stages) == ["encoding", "level1", "cascade", "decoding"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "changes"),
     [
@@ -54,6 +55,7 @@ def test_a_larger_run_takes_more(bundle, plain, stage, changes):
     assert found.activations > 1.1 * plain.stages[stage].activations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "changes"),
     [

@@ -48,6 +48,7 @@ def test_store_of_rooms_and_of_recordings(tmp_path):
     assert np.isnan(stored["visible_fraction"]).all()
 
 
+@pytest.mark.slow
 def test_processes_render_what_one_renders(tmp_path):
     arguments = ["--count", "70", "--views", "2", "--size", "12x8", "--domain", "narrow"]
     for name, processes in (("one", "1"), ("two", "2")):

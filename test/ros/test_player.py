@@ -112,7 +112,7 @@ def test_pausing_holds_time_still(ros_graph, small_bag):
     listener = Listener(ros_graph)
     with BagReader(small_bag) as bag:
         player = Player(
-            ros_graph.node("player"), bag, PlayOptions(rate=2.0, clock_hz=100.0, start_paused=True)
+            ros_graph.node("player"), bag, PlayOptions(rate=0.2, clock_hz=100.0, start_paused=True)
         )
         assert player.wait_for_subscribers()
         thread = threading.Thread(target=player.play)
@@ -123,7 +123,7 @@ def test_pausing_holds_time_still(ros_graph, small_bag):
         ros_graph.wait_for(lambda: len(listener.images) >= 5, "the first images")
         player.pause()
         held = settled(lambda: (len(listener.images), listener.clock[-1]))
-        assert held[0] < 20  # unpaused, a second would have brought them all
+        assert held[0] < 20  # unpaused, all would come
         player.resume()
         thread.join(timeout=60.0)
         player.close()

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.ros
+pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
 HW = (84, 112)
 # The node as it is installed, with a model whose device fails in the words of torch.

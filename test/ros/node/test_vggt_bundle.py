@@ -5,7 +5,7 @@ import pytest
 
 from gld_ros.mapping.model import load_model
 
-pytestmark = pytest.mark.ros
+pytestmark = [pytest.mark.ros, pytest.mark.slow]
 SUCCEEDED = 4
 
 
