@@ -32,6 +32,7 @@ class CameraState:
     image_hw: tuple[int, int] | None = None
     encoding: str = ""
     received: int = 0
+    infos_received: int = 0
     last_stamp_ns: int = 0
     last_arrival_steady_ns: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -57,6 +58,7 @@ class CameraState:
     def note_info(self, stamp_ns: int, values: CameraInfoValues) -> None:
         """Keep intrinsics as the latest and by their stamp."""
         self.info = values
+        self.infos_received += 1
         self.infos_by_stamp[stamp_ns] = values
         for old_ns in sorted(self.infos_by_stamp)[:-INFOS_KEPT]:
             del self.infos_by_stamp[old_ns]

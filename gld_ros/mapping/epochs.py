@@ -49,7 +49,8 @@ class EpochMonitor:
         self._epoch = 0
         self._last_clock: tuple[int, int] | None = None  # (ROS, steady) ns
         self._last_stamp_ns: dict[str, int] = {}
-        self._went_back: set[str] = set()  # cameras whose stamps fell behind in this epoch
+        # First and last stamp of the latest run of images that fell behind, by camera.
+        self._late_ns: dict[str, tuple[int, int]] = {}
         self.last_jump: TimeJump | None = None
 
     @property
@@ -88,22 +89,26 @@ class EpochMonitor:
     def image_stamp(self, camera: str, stamp_ns: int) -> StampVerdict:
         """Judge the stamp of an image that just arrived.
 
-        A stamp that is zero or not newer than the camera's last one makes the image unusable. When
-        all cameras that were heard in this epoch fell behind by more than the tolerance, time
-        itself went back: the image that completes this is the first usable one of a new epoch.
+        A stamp that is zero or not newer than the camera's last one makes the image unusable. One
+        late image is only late: it may be of a second publisher. When all cameras that were heard
+        in this epoch fell behind by more than the tolerance and stay behind, with stamps that grow
+        by the tolerance at least, time itself went back: the image that completes this is the first
+        usable one of a new epoch.
         """
         if stamp_ns <= 0:
             return StampVerdict(False, StampFault.ZERO)
         last_ns = self._last_stamp_ns.get(camera)
         if last_ns is None or stamp_ns > last_ns:
             self._last_stamp_ns[camera] = stamp_ns
-            self._went_back.discard(camera)
+            self._late_ns.pop(camera, None)
             return StampVerdict(True)
         delta_ns = stamp_ns - last_ns
         if delta_ns >= -self._tolerance_ns:
             return StampVerdict(False, StampFault.BACKWARD)
-        self._went_back.add(camera)
-        if self._went_back != set(self._last_stamp_ns):
+        first_ns, newest_ns = self._late_ns.get(camera, (stamp_ns, stamp_ns))
+        self._late_ns[camera] = (first_ns if stamp_ns > newest_ns else stamp_ns, stamp_ns)
+        runs = [self._late_ns.get(heard, (0, 0)) for heard in self._last_stamp_ns]
+        if any(newest - first < self._tolerance_ns for first, newest in runs):
             return StampVerdict(False, StampFault.BACKWARD)
         jump = self._jump(
             delta_ns,
@@ -115,7 +120,7 @@ class EpochMonitor:
     def _jump(self, delta_ns: int, reason: str) -> TimeJump:
         self._epoch += 1
         self._last_stamp_ns.clear()
-        self._went_back.clear()
+        self._late_ns.clear()
         self._last_clock = None
         self.last_jump = TimeJump(self._epoch, delta_ns / NS_PER_S, reason)
         return self.last_jump
@@ -124,6 +129,6 @@ class EpochMonitor:
 def is_future_stamp(stamp_ns: int, now_ns: int) -> bool:
     """Whether a stamp is more than a second ahead: clocks are not synchronised, or sim time is off.
 
-    Such an image is held like any other until TF can place it or its time is up.
+    Such an image is dropped: behind it all good ones would seem to be late.
     """
     return stamp_ns - now_ns > FUTURE_STAMP_NS

@@ -25,11 +25,13 @@ from gld_ros.messages.camera_info import (
     PinholeCamera,
     camera_info_values,
     pinhole_camera,
+    same_calibration,
 )
 from gld_ros.messages.depth_images import depth_m_from_message
 from gld_ros.messages.images import (
     ImageBridge,
     ImageError,
+    OversizedImage,
     UnsupportedEncoding,
     rgb_from_message,
 )
@@ -79,7 +81,9 @@ class Intake:
         state = self.cameras[camera]
         values = camera_info_values(message)
         with self._lock:
-            if state.info is not None and values != state.info:
+            if state.info is not None and same_calibration(values, state.info):
+                values = state.info  # what was computed from it is kept too
+            elif state.info is not None:
                 self._gate.flush(camera)
                 flushed = self._store.flush(camera)
                 self._faults.throttled(
@@ -88,7 +92,8 @@ class Intake:
                     f"camera {camera}: intrinsics changed; its {flushed} keyframes are forgotten",
                 )
                 state.noticed["intrinsics changed"] += 1
-            state.note_info(stamp_to_ns(message.header.stamp), values)
+            stamp_ns = stamp_to_ns(message.header.stamp)
+            state.note_info(0 if is_future_stamp(stamp_ns, now_ros_ns) else stamp_ns, values)
             held = list(state.held_images)
             state.held_images.clear()
             for image in held:
@@ -167,8 +172,9 @@ class Intake:
             return self._forgotten_after(self._epochs.clock_callback(delta_ns, source_changed))
 
     def forget(self) -> None:
-        """Forget images and keyframes: the user asked for it."""
+        """Forget images, keyframes and moving transforms: the user asked for it."""
         with self._lock:
+            self._transforms.clear()
             self._forget()
 
     def end_of_input(self) -> None:
@@ -199,15 +205,16 @@ class Intake:
     ) -> tuple[bool, TimeJump | None]:
         """Return whether an image may be used, and the time jump that its stamp reveals."""
         if stamp_ns > 0 and is_future_stamp(stamp_ns, now_ros_ns):
-            # Kept out of the order of stamps, or the next good image would seem to go back in time.
-            state.noticed["stamps ahead of now"] += 1
+            # Before it touches any order, or all later good images would seem to be late.
+            state.dropped["stamp_future"] += 1
             self._faults.throttled(
                 f"{state.name}: stamp future",
                 "warning",
                 f"camera {state.name}: image stamp is {(stamp_ns - now_ros_ns) * 1e-9:.1f} s ahead "
-                "of now; synchronise the clocks, or set use_sim_time when a bag or simulator plays",
+                "of now and the image is dropped; synchronise the clocks, or set use_sim_time when "
+                "a bag or simulator plays",
             )
-            return True, None
+            return False, None
         verdict = self._epochs.image_stamp(state.name, stamp_ns)
         self._forgotten_after(verdict.jump)
         if verdict.fault is StampFault.ZERO:
@@ -315,7 +322,7 @@ class Intake:
     ) -> CameraFrame | None:
         state = self.cameras[waiting.camera]
         with self._decoding:
-            image = self._decode(state, waiting.payload.message)
+            image = self._decode(state, waiting.payload.message, parameters.cameras.max_pixels)
             if image is None:
                 return None
             pinhole = self._pinhole(state, image, waiting.payload.info, parameters)
@@ -337,16 +344,19 @@ class Intake:
                 source_hw=pinhole.image_hw,
             )
 
-    def _decode(self, state: CameraState, message: Any) -> NDArray[np.uint8] | None:
+    def _decode(
+        self, state: CameraState, message: Any, max_pixels: int
+    ) -> NDArray[np.uint8] | None:
         try:
-            decoded = rgb_from_message(message, self._image_bridge)
+            decoded = rgb_from_message(message, self._image_bridge, max_pixels)
             state.encoding = message.format if state.compressed else message.encoding
         except UnsupportedEncoding as error:
             state.dropped["encoding"] += 1
             self._faults.once(f"{state.name}: encoding", "error", f"camera {state.name}: {error}")
             return None
         except ImageError as error:
-            state.dropped["decode" if state.compressed else "size"] += 1
+            size = isinstance(error, OversizedImage) or not state.compressed
+            state.dropped["size" if size else "decode"] += 1
             self._faults.throttled(
                 f"{state.name}: malformed", "warning", f"camera {state.name}: {error}"
             )

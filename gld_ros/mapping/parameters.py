@@ -26,6 +26,7 @@ class CameraParameters:
     exact_pairing: bool  # an image takes the CameraInfo of its own stamp, not the latest
     rectification: Rectification
     frame_ids: Mapping[str, str]  # by camera; instead of its images'
+    max_pixels: int  # larger images are dropped before they are decoded
     max_side_px: int  # images are kept at most at this size
 
 
@@ -86,6 +87,14 @@ class SamplerParameters:
 
 
 @dataclass(frozen=True)
+class GoalParameters:
+    """What goals may ask for."""
+
+    max_wait_s: float
+    max_open: int
+
+
+@dataclass(frozen=True)
 class PolicyParameters:
     """Where automatic jobs put their target views."""
 
@@ -119,6 +128,7 @@ class SessionParameters:
     keyframes: KeyframeParameters
     model: ModelParameters
     sampler: SamplerParameters
+    goals: GoalParameters
     policy: PolicyParameters
     guard: GuardParameters
     scale: ScaleParameters

@@ -29,12 +29,12 @@ def save_scene(path: str, keyframes: Sequence[Keyframe], *, include_images: bool
         raise SceneNotSaved(f"path is {path!r}: {error}") from error
     if not path or not folder.is_absolute():
         raise SceneNotSaved(f"path is {path!r}; an absolute path is needed")
-    if folder.exists():
-        raise SceneNotSaved(f"{folder} exists already; choose another path")
     try:
+        if folder.exists():
+            raise SceneNotSaved(f"{folder} exists already; choose another path")
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
         raise SceneNotSaved(f"cannot write beside {folder}: {error}") from error
     try:
         _write(partial, keyframes, include_images)

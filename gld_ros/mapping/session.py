@@ -137,7 +137,7 @@ class SynthesisSession:
         self.store.resize(parameters.keyframes.capacity)
 
     def reset(self) -> None:
-        """Forget keyframes, scale and queue: the user asked for it."""
+        """Forget keyframes, scale, queue and moving transforms: the user asked for it."""
         self.worker.cancel_all(CancelReason.USER)
         self._intake.forget()
         self._forget_products()

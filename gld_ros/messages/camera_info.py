@@ -6,7 +6,7 @@ object with the fields of sensor_msgs/CameraInfo, from rclpy or out of a bag.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ DISTORTION_LENGTHS = {
     "rational_polynomial": (8, 12, 14),
     "equidistant": (4,),
 }
+SAME_TOLERANCE = 1e-5  # 0.01 px of a focal length of 1000 px
 TRANSPORT_SUFFIXES = ("compressed", "compressedDepth", "theora", "zstd", "ffmpeg")
 
 # Rectified views are no wider than this (half angle, tangent): beyond, a pinhole image is mostly
@@ -61,14 +62,13 @@ class CameraInfoError(ValueError):
 
 @dataclass(frozen=True)
 class CameraInfoValues:
-    """The fields of `sensor_msgs/CameraInfo` that matter here; equal values compare equal."""
+    """The fields of `sensor_msgs/CameraInfo` that matter here; R does not."""
 
     width: int
     height: int
     distortion_model: str = ""
     D: tuple[float, ...] = ()
     K: tuple[float, ...] = (0.0,) * 9
-    R: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
     P: tuple[float, ...] = (0.0,) * 12
     binning_x: int = 0  # 0 is 1
     binning_y: int = 0
@@ -103,7 +103,6 @@ def camera_info_values(message: Any) -> CameraInfoValues:
         distortion_model=message.distortion_model,
         D=matrix("d"),
         K=matrix("k"),
-        R=matrix("r"),
         P=matrix("p"),
         binning_x=int(message.binning_x),
         binning_y=int(message.binning_y),
@@ -111,6 +110,23 @@ def camera_info_values(message: Any) -> CameraInfoValues:
         roi_y_offset=int(roi.y_offset),
         roi_height=int(roi.height),
         roi_width=int(roi.width),
+    )
+
+
+def same_calibration(a: CameraInfoValues, b: CameraInfoValues) -> bool:
+    """Whether two CameraInfos describe one camera, but for digits that no calibration has.
+
+    Autofocus and drivers that compute K anew move it by less than `SAME_TOLERANCE`, relative to its
+    values; NaN equals NaN.
+    """
+    numbers = ("K", "D", "P")
+    if replace(a, K=(), D=(), P=()) != replace(b, K=(), D=(), P=()):
+        return False
+    pairs = ((np.array(getattr(a, n)), np.array(getattr(b, n))) for n in numbers)
+    return all(
+        x.shape == y.shape
+        and np.allclose(x, y, rtol=SAME_TOLERANCE, atol=SAME_TOLERANCE, equal_nan=True)
+        for x, y in pairs
     )
 
 

@@ -31,6 +31,10 @@ class MalformedImage(ImageError):
     """The sizes in the message contradict each other, or its content cannot be decoded."""
 
 
+class OversizedImage(MalformedImage):
+    """The image is, or claims to be, larger than allowed; nothing of it was decoded."""
+
+
 @dataclass(frozen=True)
 class RgbImage:
     """Colour pixels, (H, W, 3) uint8; `reduced_from_16_bit` tells that low bits were dropped."""
@@ -87,29 +91,44 @@ ImageEncoding = Literal["rgb8", "32FC1", "mono8"]  # of the images that are publ
 OUTPUT_ENCODINGS: tuple[str, ...] = get_args(ImageEncoding)
 COMPRESSED_CONTENTS: tuple[str, ...] = ("JPEG", "PNG")
 MAX_PIXELS = 100_000_000  # a few bytes can claim an image that fills the memory
+MAX_SIDE_PX = 32_766  # OpenCV's remap counts in 16 bits
 
 
 # Converts an image message to RGB in another library, or returns None to leave it to this one.
 ImageBridge = Callable[[Any], np.ndarray | None]
 
 
-def rgb_from_message(message: Any, bridge: ImageBridge | None = None) -> RgbImage:
+def rgb_from_message(
+    message: Any, bridge: ImageBridge | None = None, max_pixels: int = MAX_PIXELS
+) -> RgbImage:
     """Return the colours of a sensor_msgs/Image or CompressedImage, whichever it is.
 
-    `bridge` is that of rgb_from_image. Raises UnsupportedEncoding or MalformedImage.
+    `bridge` is that of rgb_from_image. Raises UnsupportedEncoding or MalformedImage, and
+    OversizedImage before anything is decoded.
     """
     if hasattr(message, "format"):
-        return rgb_from_compressed(message)
-    return rgb_from_image(message, bridge)
+        return rgb_from_compressed(message, max_pixels)
+    return rgb_from_image(message, bridge, max_pixels)
 
 
-def rgb_from_image(message: Any, bridge: ImageBridge | None = None) -> RgbImage:
+def _require_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels or max(width, height) > MAX_SIDE_PX:
+        raise OversizedImage(
+            f"image claims {width} x {height} pixels; at most {max_pixels} pixels, and "
+            f"{MAX_SIDE_PX} a side, are taken"
+        )
+
+
+def rgb_from_image(
+    message: Any, bridge: ImageBridge | None = None, max_pixels: int = MAX_PIXELS
+) -> RgbImage:
     """Return the colours of a sensor_msgs/Image; the pixels may share memory with the message.
 
     Honours `step`, row padding and `is_bigendian`, drops alpha, and takes the upper eight bits of
     16-bit colour. `bridge` is asked first for 8-bit images whose sizes agree and whose rows are not
-    padded. Raises UnsupportedEncoding or MalformedImage.
+    padded. Raises UnsupportedEncoding, MalformedImage or OversizedImage.
     """
+    _require_size(message.width, message.height, max_pixels)
     if message.encoding == "nv12":
         return RgbImage(_rgb_from_nv12(message))
     if message.encoding not in _PACKED:
@@ -175,12 +194,12 @@ def _rgb_from_nv12(message: Any) -> np.ndarray:
     return cv2.cvtColor(planes, cv2.COLOR_YUV2RGB_NV12)
 
 
-def rgb_from_compressed(message: Any) -> RgbImage:
+def rgb_from_compressed(message: Any, max_pixels: int = MAX_PIXELS) -> RgbImage:
     """Return the colours of a sensor_msgs/CompressedImage holding JPEG or PNG.
 
     The content decides, not the `format` text. An image that was cut off is rejected rather than
     filled with grey; an EXIF orientation is ignored, since intrinsics refer to the stored rows.
-    Raises UnsupportedEncoding or MalformedImage.
+    Raises UnsupportedEncoding, MalformedImage or OversizedImage.
     """
     data = message_bytes(message)
     content = data.tobytes()
@@ -195,8 +214,7 @@ def rgb_from_compressed(message: Any) -> RgbImage:
         raise UnsupportedEncoding(given, COMPRESSED_CONTENTS)
     if not whole:
         raise MalformedImage(f"compressed image of {len(content)} bytes is cut off")
-    if width * height > MAX_PIXELS:
-        raise MalformedImage(f"compressed image claims {width} x {height} pixels")
+    _require_size(width, height, max_pixels)
     try:
         bgr = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:

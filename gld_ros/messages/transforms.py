@@ -71,6 +71,10 @@ class LateTransform(InvalidTransform):
     """A transform from before all that is kept: a publisher's clock jumped, forth or back."""
 
 
+class AheadTransform(InvalidTransform):
+    """A transform from a time that is far ahead: it would hide all that come after it."""
+
+
 class TfBuffer(Protocol):
     """What a node asks of a buffer, whoever keeps it."""
 
@@ -340,18 +344,33 @@ class TransformBuffer:
             self._edges = {child: edge for child, edge in self._edges.items() if edge.static}
 
 
-def insert_message(buffer: TfBuffer, message: Any, *, static: bool) -> list[InvalidTransform]:
-    """Insert all transforms of a tf2_msgs/TFMessage; return what was rejected."""
-    rejected = []
+def insert_message(
+    buffer: TfBuffer, message: Any, *, static: bool, newest_ns: int | None = None
+) -> list[InvalidTransform]:
+    """Insert all transforms of a tf2_msgs/TFMessage; return what was rejected.
+
+    Moving transforms with stamps above `newest_ns`, if given, are rejected as AheadTransform.
+    """
+    rejected: list[InvalidTransform] = []
     for transform in message.transforms:
         p, q = transform.transform.translation, transform.transform.rotation
+        stamp_ns = stamp_to_ns(transform.header.stamp)
+        if newest_ns is not None and not static and stamp_ns > newest_ns:
+            ahead_s = (stamp_ns - newest_ns) * 1e-9
+            rejected.append(
+                AheadTransform(
+                    f"{transform.header.frame_id} <- {transform.child_frame_id}: from the future, "
+                    f"{ahead_s:.1f} s beyond what is taken; synchronise the clocks"
+                )
+            )
+            continue
         try:
             buffer.insert(
                 transform.header.frame_id,
                 transform.child_frame_id,
                 (p.x, p.y, p.z),
                 (q.x, q.y, q.z, q.w),
-                stamp_to_ns(transform.header.stamp),
+                stamp_ns,
                 static=static,
             )
         except InvalidTransform as error:

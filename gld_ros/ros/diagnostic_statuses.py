@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gld_ros.mapping.cameras import CameraState
 from gld_ros.mapping.jobs import Outcome
@@ -23,6 +23,7 @@ DROP_CAUSES = (
     "size",
     "stamp",
     "stamp_zero",
+    "stamp_future",
     "frame_id",
     "info",
     "no_info",
@@ -41,6 +42,7 @@ class NodeFacts:
     session: SynthesisSession | None
     tf_rejected: Mapping[str, int]  # transforms, by frame and reason
     problem: str = ""  # why configure failed
+    callback_errors: Mapping[str, int] = field(default_factory=dict)  # by type of exception
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,13 @@ class DiagnosticsMemory:
 def statuses(facts: NodeFacts, memory: DiagnosticsMemory) -> list[Status]:
     """Return all diagnostics entries; `memory` keeps counts of the previous period."""
     session = facts.session
+    own = [_callbacks_status(facts, memory)] if facts.callback_errors else []
     if session is None:
         if facts.problem:
-            return [Status("gld: model", ERROR, facts.problem, {})]
-        return [Status("gld: model", WARN, "unconfigured, waiting for configure", {})]
+            return [*own, Status("gld: model", ERROR, facts.problem, {})]
+        return [*own, Status("gld: model", WARN, "unconfigured, waiting for configure", {})]
     return [
+        *own,
         *(input_status(camera, facts, memory) for camera in session.cameras.values()),
         _tf_status(session, facts, memory),
         _keyframes_status(session, facts, memory),
@@ -95,6 +99,18 @@ def statuses(facts: NodeFacts, memory: DiagnosticsMemory) -> list[Status]:
         _model_status(session),
         _clock_status(session, facts),
     ]
+
+
+def _callbacks_status(facts: NodeFacts, memory: DiagnosticsMemory) -> Status:
+    """Return the entry that tells of defects; it is there only once there was one."""
+    total = sum(facts.callback_errors.values())
+    new = memory.increase("callback errors", total)
+    return Status(
+        "gld: callbacks",
+        ERROR if new else WARN,
+        f"{total} callbacks failed; the log has their tracebacks",
+        {kind: str(count) for kind, count in facts.callback_errors.items()},
+    )
 
 
 def input_status(camera: CameraState, facts: NodeFacts, memory: DiagnosticsMemory) -> Status:

@@ -1,17 +1,20 @@
 """The action `~/synthesize_views`: from a goal to a job, feedback, cancellation, result.
 
-Every accepted goal is answered with an error code; 0 means that the views are there.
+Every accepted goal is answered with an error code; 0 means that the views are there. A goal that
+waits (for TF, keyframes or its turn) holds no thread: a timer looks after all of them. A goal whose
+job was submitted holds one, and the worker takes two jobs of goals at most: one runs, one is next.
 """
 
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
-from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.qos import QoSProfile
 
 from gld_ros.action import SynthesizeViews
 from gld_ros.geometry.poses import PoseConvention
@@ -27,11 +30,18 @@ from gld_ros.messages.images import image_message
 from gld_ros.messages.stamps import NS_PER_S, make_header, stamp_to_ns
 from gld_ros.messages.transforms import TransformUnavailable
 from gld_ros.messages.types import rclpy_type
+from gld_ros.ros.parameters.table import TABLE
 from gld_ros.ros.policies import plain_poses
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.01
+LOOK_PERIOD_S = 0.02  # at goals that wait
+CLOSING_S = 1.0  # for the answers of goals that wait when the node is cleaned up
+HIGHEST = {parameter.name: parameter.high for parameter in TABLE}
+# With the usual ten, a burst of requests loses all but the last ten, whose clients wait for ever.
+SERVICE_QOS = QoSProfile(depth=1000)
+MIN_SIDE_PX = 14  # of a target view: one patch of the backbone
 STAGES = {"queued": 0, "encoding": 1, "sampling": 2, "decoding": 3}
 CONVENTIONS: dict[int, PoseConvention] = {
     SynthesizeViews.Goal.CONVENTION_BODY: "body",
@@ -57,97 +67,214 @@ class GoalFailed(Exception):
 
 @dataclass(eq=False)
 class _OpenGoal:
-    """A goal whose job was submitted; the worker's thread fills it in."""
+    """A goal that was accepted and not answered yet."""
 
     handle: Any
-    done: threading.Event
+    deadline_s: float  # steady
+    epoch: int
+    options: JobOptions | None = None  # None until the goal was checked
+    planned: PlannedJob | None = None
+    failure: GoalFailed | None = None
     result: JobResult | None = None
+    done: threading.Event = field(default_factory=threading.Event)  # of the job
 
 
 class GoalServer:
-    """Answers goals; each occupies one executor thread while it waits."""
+    """Answers goals, from configure to cleanup."""
 
     def __init__(self, node: Any, session: SynthesisSession) -> None:
-        self._session = session
-        self._open: dict[int, _OpenGoal] = {}
+        self._node, self._session = node, session
+        self._waiting: list[_OpenGoal] = []
+        self._answering: dict[bytes, _OpenGoal] = {}  # by goal id
+        self._submitted: dict[int, _OpenGoal] = {}  # by job id
         self._lock = threading.Lock()
         self._server = ActionServer(
             node,
             SynthesizeViews,
             "~/synthesize_views",
-            execute_callback=self._execute,
-            goal_callback=lambda goal: GoalResponse.ACCEPT,
+            execute_callback=self._answer,
+            handle_accepted_callback=self._accepted,
+            goal_callback=self._judge,
             cancel_callback=lambda handle: CancelResponse.ACCEPT,
             callback_group=ReentrantCallbackGroup(),
+            goal_service_qos_profile=SERVICE_QOS,
+            result_service_qos_profile=SERVICE_QOS,
+            cancel_service_qos_profile=SERVICE_QOS,
         )
+        self._timer = node.create_timer(
+            LOOK_PERIOD_S,
+            self._look_at_waiting,
+            callback_group=MutuallyExclusiveCallbackGroup(),
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
+        self._timer.cancel()  # until there is something to look at
 
     def close(self) -> None:
-        """Destroy the server."""
+        """Answer the goals that wait, then destroy the server."""
+        with self._lock:
+            waiting = list(self._waiting)
+        for goal in waiting:
+            goal.failure = GoalFailed(ErrorCode.NODE_INACTIVE, "the node was cleaned up")
+            self._hand_over(goal)
+        end_s = time.monotonic() + CLOSING_S
+        while self._answering and time.monotonic() < end_s:
+            time.sleep(POLL_S)
+        self._node.destroy_timer(self._timer)
         self._server.destroy()
+
+    # -- from a request to a goal that waits ------------------------------------------------------
+
+    def _judge(self, goal: Any) -> GoalResponse:
+        """Accept a goal unless too many are open; what is wrong with it is told in its result."""
+        max_open = self._session.parameters.goals.max_open
+        with self._lock:
+            if len(self._waiting) + len(self._answering) < max_open:
+                return GoalResponse.ACCEPT
+        self._node.faults.throttled(
+            "goals rejected",
+            "warning",
+            f"a goal is rejected: {max_open} are open already (goals.max_open)",
+        )
+        return GoalResponse.REJECT
+
+    def _accepted(self, handle: Any) -> None:
+        wait_s = stamp_to_ns(handle.request.max_wait) / NS_PER_S
+        goal = _OpenGoal(handle, time.monotonic() + wait_s, self._session.epoch)
+        with self._lock:
+            self._waiting.append(goal)
+            self._timer.reset()
+
+    # -- goals that wait --------------------------------------------------------------------------
+
+    def _look_at_waiting(self) -> None:
+        """Plan and submit what can be; hand over what is submitted or has failed."""
+        with self._lock:
+            waiting = list(self._waiting)
+            if not waiting:
+                self._timer.cancel()
+        for goal in waiting:
+            try:
+                ready = self._advance(goal)
+            except GoalFailed as failure:
+                goal.failure, ready = failure, True
+            except Exception as error:
+                logger.exception("goal failed")
+                goal.failure = GoalFailed(ErrorCode.UNKNOWN, f"{type(error).__name__}: {error}")
+                ready = True
+            if ready:
+                self._hand_over(goal)
+
+    def _hand_over(self, goal: _OpenGoal) -> None:
+        """Let the executor answer a goal."""
+        with self._lock:
+            if goal not in self._waiting:
+                return
+            self._waiting.remove(goal)
+            self._answering[bytes(goal.handle.goal_id.uuid)] = goal
+        goal.handle.execute()
+
+    def _advance(self, goal: _OpenGoal) -> bool:
+        """Return whether the goal's job is submitted; raises GoalFailed."""
+        if not self._session.active:
+            raise GoalFailed(ErrorCode.NODE_INACTIVE, "the node is not active")
+        if goal.handle.is_cancel_requested:
+            raise GoalFailed(ErrorCode.NONE, "cancelled by its client")
+        if self._session.epoch != goal.epoch:
+            raise GoalFailed(ErrorCode.TIME_JUMP, "time jumped while the goal waited")
+        if goal.options is None:
+            self._check(goal.handle.request)
+            goal.options = _options(goal.handle.request, goal.deadline_s)
+        why = (ErrorCode.TIMEOUT, "another goal waits already")
+        if goal.planned is None:
+            planned = self._plan(goal.handle.request, goal.options)
+            if isinstance(planned, PlannedJob):
+                goal.planned = planned
+            else:
+                why = planned
+        if goal.planned is not None:
+            with self._lock:
+                self._submitted[goal.planned.request.job_id] = goal
+            if self._session.submit_goal(goal.planned):
+                return True
+            with self._lock:
+                del self._submitted[goal.planned.request.job_id]
+        if time.monotonic() >= goal.deadline_s:
+            raise GoalFailed(*why)
+        return False
+
+    def _plan(self, request: Any, options: JobOptions) -> PlannedJob | tuple[ErrorCode, str]:
+        """Return the job of a goal, or what it has to wait for; raises GoalFailed."""
+        try:
+            poses = self._targets(request)
+        except TransformUnavailable as error:
+            return ErrorCode.TF_ERROR, str(error)
+        planned = self._session.plan_goal(poses, options)
+        if isinstance(planned, PlannedJob):
+            return planned
+        if planned.error_code is not ErrorCode.NO_KEYFRAMES:
+            raise GoalFailed(planned.error_code, planned.reason)
+        return planned.error_code, planned.reason
+
+    # -- goals whose job runs ---------------------------------------------------------------------
 
     def on_progress(self, request: JobRequest, progress: JobProgress) -> None:
         """Send feedback of a goal's job; called on the worker's thread."""
         with self._lock:
-            goal = self._open.get(request.job_id)
+            goal = self._submitted.get(request.job_id)
         if goal is not None and goal.handle.is_active:
             goal.handle.publish_feedback(_feedback(progress))
 
     def on_result(self, result: JobResult) -> None:
         """Wake the goal that waits for this job; called on the worker's thread."""
         with self._lock:
-            goal = self._open.get(result.request.job_id)
+            goal = self._submitted.get(result.request.job_id)
         if goal is not None:
             goal.result = result
             goal.done.set()
 
-    def _execute(self, handle: Any) -> Any:
+    def _answer(self, handle: Any) -> Any:
+        """Wait for the job of a goal that was handed over, and return its result."""
+        goal_id = bytes(handle.goal_id.uuid)
+        goal = self._answering[goal_id]
         try:
-            result = self._run(handle)
-        except GoalFailed as failure:
-            return _ended_badly(handle, failure.code, str(failure))
+            if goal.failure is not None:
+                return _ended_badly(handle, goal.failure.code, str(goal.failure))
+            result = self._finished_job(goal)
+            if result.outcome is not Outcome.DONE:
+                return _ended_badly(handle, result.error_code, result.error_msg)
+            answer = self._success(handle.request, result)
+            handle.succeed()
+            return answer
         except Exception as error:
             logger.exception("goal failed")
-            handle.abort()
-            return _failure(ErrorCode.UNKNOWN, f"{type(error).__name__}: {error}")
-        if result.outcome is not Outcome.DONE:
-            return _ended_badly(handle, result.error_code, result.error_msg)
-        answer = self._success(handle.request, result)
-        handle.succeed()
-        return answer
-
-    def _run(self, handle: Any) -> JobResult:
-        goal = handle.request
-        if not self._session.active:
-            raise GoalFailed(ErrorCode.NODE_INACTIVE, "the node is not active")
-        wait_s = stamp_to_ns(goal.max_wait) / NS_PER_S
-        deadline_s = time.monotonic() + wait_s
-        self._check(goal)
-        epoch = self._session.epoch
-        planned = self._planned_in_time(handle, _options(goal, deadline_s), deadline_s, epoch)
-        opened = _OpenGoal(handle, threading.Event())
-        job_id = planned.request.job_id
-        with self._lock:
-            self._open[job_id] = opened
-        try:
-            while not self._session.submit_goal(planned):
-                self._keep_waiting(
-                    handle, deadline_s, epoch, ErrorCode.TIMEOUT, "another goal waits already"
-                )
-            handle.publish_feedback(_feedback(JobProgress("queued", 0, 0, 0.0, 0.0, 0.0)))
-            asked_to_cancel = False
-            while not opened.done.wait(POLL_S):
-                if handle.is_cancel_requested and not asked_to_cancel:
-                    asked_to_cancel = self._session.worker.cancel(job_id)
-            assert opened.result is not None  # set before the event
-            return opened.result
+            return _ended_badly(handle, ErrorCode.UNKNOWN, f"{type(error).__name__}: {error}")
         finally:
             with self._lock:
-                del self._open[job_id]
+                del self._answering[goal_id]
+
+    def _finished_job(self, goal: _OpenGoal) -> JobResult:
+        assert goal.planned is not None  # a goal without a job has failed
+        job_id = goal.planned.request.job_id
+        try:
+            goal.handle.publish_feedback(_feedback(JobProgress("queued", 0, 0, 0.0, 0.0, 0.0)))
+            asked_to_cancel = False
+            while not goal.done.wait(POLL_S):
+                if goal.handle.is_cancel_requested and not asked_to_cancel:
+                    asked_to_cancel = self._session.worker.cancel(job_id)
+            assert goal.result is not None  # set before the event
+            return goal.result
+        finally:
+            with self._lock:
+                del self._submitted[job_id]
 
     def _check(self, goal: Any) -> None:
         """Check what does not depend on time; raises GoalFailed."""
-        max_targets = self._session.parameters.sampler.max_targets
-        count = len(goal.targets.poses)
+        parameters = self._session.parameters
+        max_targets, max_side_px = parameters.sampler.max_targets, parameters.cameras.max_side_px
+        max_wait_s = parameters.goals.max_wait_s
+        count, wait_s = len(goal.targets.poses), stamp_to_ns(goal.max_wait) / NS_PER_S
+        width, height = goal.camera_info.width, goal.camera_info.height
+        max_steps, max_guidance = HIGHEST["sampler.num_steps"], HIGHEST["sampler.guidance_scale"]
         problem = ""
         if not 1 <= count <= max_targets:
             problem = f"{count} targets; 1 to {max_targets} are allowed"
@@ -155,28 +282,19 @@ class GoalServer:
             problem = (
                 f"pose_convention is {goal.pose_convention}; 0 (body) or 1 (optical) is allowed"
             )
-        elif not np.isfinite(goal.guidance_scale) or goal.guidance_scale < 0:
-            problem = f"guidance_scale is {goal.guidance_scale}; >= 0 is needed"
+        elif not 0 <= goal.guidance_scale <= max_guidance:
+            problem = f"guidance_scale is {goal.guidance_scale}; 0 to {max_guidance} is allowed"
+        elif goal.num_steps > max_steps:
+            problem = f"num_steps is {goal.num_steps}; 0 to {max_steps} are allowed"
+        elif width and not MIN_SIDE_PX <= min(width, height) <= max(width, height) <= max_side_px:
+            problem = (
+                f"camera_info is of {width}x{height} px; {MIN_SIDE_PX} to {max_side_px} px a side "
+                "are allowed (keyframes.max_image_side)"
+            )
+        elif not 0 <= wait_s <= max_wait_s:
+            problem = f"max_wait is {wait_s:g} s; 0 to {max_wait_s:g} s is allowed (goals.max_wait)"
         if problem:
             raise GoalFailed(ErrorCode.INVALID_GOAL, problem)
-
-    def _planned_in_time(
-        self, handle: Any, options: JobOptions, deadline_s: float, epoch: int
-    ) -> PlannedJob:
-        """Plan the job, waiting for TF and keyframes until the deadline."""
-        while True:
-            try:
-                poses = self._targets(handle.request)
-            except TransformUnavailable as error:
-                code, message = ErrorCode.TF_ERROR, str(error)
-            else:
-                planned = self._session.plan_goal(poses, options)
-                if isinstance(planned, PlannedJob):
-                    return planned
-                code, message = planned.error_code, planned.reason
-                if code is not ErrorCode.NO_KEYFRAMES:
-                    raise GoalFailed(code, message)
-            self._keep_waiting(handle, deadline_s, epoch, code, message)
 
     def _targets(self, goal: Any) -> list[FloatArray]:
         header = goal.targets.header
@@ -187,20 +305,6 @@ class GoalServer:
             )
         except InvalidTarget as error:
             raise GoalFailed(ErrorCode.INVALID_GOAL, str(error)) from error
-
-    def _keep_waiting(
-        self, handle: Any, deadline_s: float, epoch: int, code: ErrorCode, message: str
-    ) -> None:
-        """Sleep a little, or end the goal: cancelled, inactive, time jumped, or out of time."""
-        if handle.is_cancel_requested:
-            raise GoalFailed(ErrorCode.NONE, "cancelled by its client")
-        if not self._session.active:
-            raise GoalFailed(ErrorCode.NODE_INACTIVE, "the node was deactivated")
-        if self._session.epoch != epoch:
-            raise GoalFailed(ErrorCode.TIME_JUMP, "time jumped while the goal waited")
-        if time.monotonic() >= deadline_s:
-            raise GoalFailed(code, message)
-        time.sleep(POLL_S)
 
     def _success(self, goal: Any, result: JobResult) -> Any:
         answer = SynthesizeViews.Result()
@@ -268,9 +372,9 @@ def _feedback(progress: JobProgress) -> Any:
     feedback.stage = STAGES[progress.stage]
     feedback.step, feedback.total_steps = progress.step, progress.total_steps
     feedback.progress = float(progress.fraction)
-    for field, seconds in (
+    for duration, seconds in (
         (feedback.elapsed, progress.elapsed_s),
         (feedback.remaining, progress.remaining_s),
     ):
-        field.sec, field.nanosec = divmod(round(seconds * NS_PER_S), NS_PER_S)
+        duration.sec, duration.nanosec = divmod(round(seconds * NS_PER_S), NS_PER_S)
     return feedback

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -11,7 +10,7 @@ from types import FrameType
 
 import rclpy
 from rclpy._rclpy_pybind11 import InvalidHandle, RCLError
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor
 
 from gld_ros.mapping.model import ModelFactory, load_model
 from gld_ros.ros.autostart import start
@@ -55,9 +54,7 @@ def main(arguments: list[str] | None = None, model_factory: ModelFactory = load_
         if node.parameters.snapshot.node.autostart:
             start(node)
         while rclpy.ok() and stopping_since_s is None and not node.exit_code:
-            # Deactivate and cleanup destroy what this thread may be waiting on.
-            with contextlib.suppress(InvalidHandle, RCLError):
-                executor.spin_once(timeout_sec=0.2)
+            spin_once(executor, node)
     except ExternalShutdownException:
         pass
     finally:
@@ -68,6 +65,18 @@ def main(arguments: list[str] | None = None, model_factory: ModelFactory = load_
         node.destroy_node()
         rclpy.try_shutdown()
     return node.exit_code
+
+
+def spin_once(executor: Executor, node: GldNode, timeout_s: float = 0.2) -> None:
+    """Run what is due; an exception of a callback is reported and does not end the process."""
+    try:
+        executor.spin_once(timeout_sec=timeout_s)
+    except (InvalidHandle, RCLError):
+        pass  # deactivate and cleanup destroy what this thread may be waiting on
+    except ExternalShutdownException:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a callback raises
+        node.callback_failed(error)
 
 
 def _bond_to_manager(node: GldNode) -> ManagerBond | None:

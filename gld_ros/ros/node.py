@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -68,6 +69,7 @@ class GldNode(LifecycleNode):
         self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self.exit_code = 0
         self.problem = ""  # why the last configure failed
+        self.callback_errors: Counter[str] = Counter()  # by the type of what a callback raised
         self.session: SynthesisSession | None = None  # from configure to cleanup
         self.parameters = NodeParameters(self, lambda: self.active)
         self.parameters.on_change = self._parameters_changed
@@ -80,7 +82,7 @@ class GldNode(LifecycleNode):
         self._diagnostics = Diagnostics(self)
         self._diagnostics_timer = self.create_timer(
             self.parameters.snapshot.node.diagnostics_period_s,
-            lambda: self._diagnostics.publish(self._facts()),
+            lambda: self._diagnostics.publish(self.facts()),
             callback_group=MutuallyExclusiveCallbackGroup(),
             clock=self._steady_clock,
         )
@@ -303,7 +305,7 @@ class GldNode(LifecycleNode):
     def _job_ended(self, goals: GoalServer, result: JobResult) -> None:
         """Answer the goal of a job and report it; called on the worker's thread."""
         goals.on_result(result)
-        self._diagnostics.publish_status(self._facts())
+        self._diagnostics.publish_status(self.facts())
         if result.device_lost:
             self._device_lost(result.error_msg)
 
@@ -313,6 +315,13 @@ class GldNode(LifecycleNode):
         self.get_logger().fatal(self.problem)
         self.exit_code = DEVICE_LOST_EXIT_CODE
 
+    def callback_failed(self, error: Exception) -> None:
+        """Report an exception that a callback raised: a defect, which must not end the process."""
+        kind = type(error).__name__
+        self.callback_errors[kind] += 1
+        trace = "".join(traceback.format_exception(error))
+        self.faults.throttled(f"callback {kind}", "error", f"a callback failed:\n{trace}")
+
     def _parameters_changed(self, snapshot: Snapshot, names: set[str]) -> None:
         if self.session is not None:
             self.session.set_parameters(snapshot.session)
@@ -321,7 +330,7 @@ class GldNode(LifecycleNode):
         if "policy.rate" in names and self._policy_timer is not None:
             _set_period(self._policy_timer, 1.0 / snapshot.session.policy.rate_hz)
 
-    def _facts(self) -> NodeFacts:
+    def facts(self) -> NodeFacts:
         """Return everything that status and diagnostics report."""
         return NodeFacts(
             now_ns=self.now_ns,
@@ -331,6 +340,7 @@ class GldNode(LifecycleNode):
             session=self.session,
             tf_rejected=self.rejected_transforms,
             problem=self.problem,
+            callback_errors=self.callback_errors,
         )
 
     def _log(self, level: str, text: str) -> None:

@@ -1,5 +1,10 @@
-"""The node's services: `~/reset`, `~/pause`, `~/save_scene`."""
+"""The node's services: `~/reset`, `~/pause`, `~/save_scene`.
 
+Every request is answered: whatever goes wrong is logged and told to the client.
+"""
+
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -18,7 +23,7 @@ class Services:
         self._node, self._session = node, session
         group = MutuallyExclusiveCallbackGroup()
         self._services: list[Any] = [
-            node.create_service(kind, name, callback, callback_group=group)
+            node.create_service(kind, name, self._answering(callback), callback_group=group)
             for kind, name, callback in (
                 (Trigger, "~/reset", self._reset),
                 (SetBool, "~/pause", self._pause),
@@ -32,10 +37,24 @@ class Services:
             self._node.destroy_service(service)
         self._services = []
 
+    def _answering(self, callback: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """Turn what a callback raises into its answer."""
+
+        def answer(request: Any, response: Any) -> Any:
+            try:
+                return callback(request, response)
+            except Exception as error:  # noqa: BLE001 - the client waits for an answer
+                self._node.get_logger().error(traceback.format_exc())
+                response.success, response.message = False, f"{type(error).__name__}: {error}"
+                return response
+
+        return answer
+
     def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """Forget keyframes, scale and queue."""
+        """Forget keyframes, scale, queue and moving transforms."""
         self._session.reset()
-        response.success, response.message = True, "keyframes, scale and queue are forgotten"
+        response.success = True
+        response.message = "keyframes, scale, queue and moving transforms are forgotten"
         return response
 
     def _pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:

@@ -24,6 +24,9 @@ from gld_ros.messages.transforms import (
     insert_message,
 )
 
+# Localisation stamps its transforms ahead, so that they serve until the next (AMCL: 1 s).
+MAX_AHEAD_S = 5.0
+
 
 class Tf2Buffer:
     """The distribution's tf2_ros.Buffer behind the interface of TransformBuffer.
@@ -128,7 +131,10 @@ class TfSubscriber:
         ]
 
     def _receive(self, message: Any, static: bool) -> None:
-        for error in insert_message(self.buffer, message, static=static):
+        now_ns = self._node.get_clock().now().nanoseconds
+        # Simulated time that has not begun tells nothing.
+        newest_ns = now_ns + round(MAX_AHEAD_S * 1e9) if now_ns else None
+        for error in insert_message(self.buffer, message, static=static, newest_ns=newest_ns):
             self.rejected[str(error).split(":")[0]] += 1
             if self._on_invalid is not None:
                 self._on_invalid(error)

@@ -57,10 +57,32 @@ def test_one_restarted_camera_is_not_a_time_jump():
     assert monitor.epoch == 0
     monitor.image_stamp("front", 101 * S)
     assert monitor.image_stamp("rear", 51 * S).jump is None
-    # Now the other one falls behind as well.
-    verdict = monitor.image_stamp("front", 52 * S)
+    # Now the other one falls behind as well, and stays behind.
+    assert monitor.image_stamp("front", 52 * S).jump is None
+    verdict = monitor.image_stamp("front", 53 * S)
     assert verdict.usable
     assert verdict.jump.epoch == 1
+
+
+def test_late_images_of_a_second_publisher_are_no_time_jump():
+    monitor = EpochMonitor(backward_tolerance_s=0.1)
+    for i in range(1, 50):
+        assert monitor.image_stamp("front", 10 * S + i * S // 10).usable
+        late = monitor.image_stamp("front", 10 * S + i * S // 10 - 3 * S // 10)
+        assert late.fault is StampFault.BACKWARD
+        same = monitor.image_stamp("front", 10 * S + i * S // 10 - 3 * S // 10)
+        assert same.fault is StampFault.BACKWARD
+    assert monitor.epoch == 0
+
+
+def test_a_camera_that_stays_behind_begins_a_new_epoch_with_its_next_image():
+    monitor = EpochMonitor(backward_tolerance_s=0.1)
+    monitor.image_stamp("front", 50 * S)
+    assert not monitor.image_stamp("front", 5 * S).usable
+    verdict = monitor.image_stamp("front", 5 * S + S // 10)
+    assert verdict.usable
+    assert verdict.jump.epoch == 1
+    assert monitor.image_stamp("front", 5 * S + 2 * S // 10).jump is None
 
 
 def test_a_zero_stamp_is_a_fault_of_its_own():

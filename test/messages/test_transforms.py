@@ -18,6 +18,7 @@ from gld_ros.messages.transforms import (
     TransformUnavailable,
     UnknownFrame,
     insert_message,
+    transform_message,
 )
 
 S = 10**9
@@ -338,3 +339,19 @@ def test_messages_are_inserted_and_refusals_returned(family):
     assert buffer.lookup("odom", "base", T0)[0, 3] == 3.0
     assert len(refused) == 1
     assert "arm" in str(refused[0])
+
+
+def test_a_transform_from_far_ahead_hides_nothing(family):
+    buffer = TransformBuffer()
+    T = np.eye(4)
+
+    def tell(stamp_ns, **options):
+        moved = transform_message(T, "odom", "base", stamp_ns, family.type)
+        message = family.type("tf2_msgs/msg/TFMessage")(transforms=[moved])
+        return insert_message(buffer, message, static=False, **options)
+
+    assert tell(10 * S, newest_ns=15 * S) == []
+    [error] = tell(3600 * S, newest_ns=15 * S)
+    assert str(error).startswith("odom <- base: from the future")
+    assert tell(11 * S, newest_ns=16 * S) == []
+    np.testing.assert_allclose(buffer.lookup("odom", "base", 11 * S), T)

@@ -81,3 +81,38 @@ def test_a_wrong_parameter_leaves_an_unconfigured_node_that_says_why(ros_graph):
             ros_graph.wait_for(lambda: ask() == "unconfigured", "its state")
         finally:
             process.kill()
+
+
+def test_an_exception_of_a_callback_is_counted_and_the_node_spins_on(own_domain):
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+
+    from gld_ros.ros.diagnostic_statuses import ERROR, DiagnosticsMemory, statuses
+    from gld_ros.ros.main import spin_once
+    from gld_ros.ros.node import GldNode
+
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = GldNode(context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    calls = []
+
+    def fail():
+        calls.append(1)
+        raise PermissionError("nobody expects this")
+
+    node.create_timer(0.01, fail)
+    try:
+        end_s = time.monotonic() + 60.0
+        while len(calls) < 3 and time.monotonic() < end_s:
+            spin_once(executor, node)
+        assert node.callback_errors["PermissionError"] == len(calls) >= 3
+        assert node.faults.lines["callback PermissionError"] == 1
+        [own, _] = statuses(node.facts(), DiagnosticsMemory())
+        assert (own.name, own.level) == ("gld: callbacks", ERROR)
+    finally:
+        executor.shutdown()
+        node.close()
+        node.destroy_node()
+        context.shutdown()

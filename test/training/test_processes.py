@@ -86,6 +86,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, rooms, plan_folder, micro_bu
         assert_same(states[0][part], states[1][part], part)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize("distributed", ["ddp", "fsdp"])
 def test_two_processes_train_as_one(

@@ -9,6 +9,7 @@ from gld_ros.mapping.keyframes import GateParameters
 from gld_ros.mapping.parameters import (
     CameraParameters,
     FrameParameters,
+    GoalParameters,
     KeyframeParameters,
     ModelParameters,
     PolicyParameters,
@@ -57,6 +58,7 @@ def make_snapshot(values: Mapping[str, Any]) -> Snapshot:
             exact_pairing=v["camera_info.pairing"] == "exact",
             rectification=v["cameras.rectification"],
             frame_ids={k.removeprefix(override): v[k] for k in v if k.startswith(override)},
+            max_pixels=v["cameras.max_pixels"],
             max_side_px=v["keyframes.max_image_side"],
         ),
         frames=FrameParameters(
@@ -102,6 +104,10 @@ def make_snapshot(values: Mapping[str, Any]) -> Snapshot:
             reference_views=v["sampler.reference_views"],
             max_targets=v["sampler.max_targets"],
             source_size=v["image.output_size"] == "source",
+        ),
+        goals=GoalParameters(
+            max_wait_s=v["goals.max_wait"],
+            max_open=v["goals.max_open"],
         ),
         policy=PolicyParameters(
             type=v["policy.type"],

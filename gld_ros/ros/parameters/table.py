@@ -51,6 +51,16 @@ TABLE: tuple[Parameter, ...] = (
         INACTIVE,
         choices=("auto", "rectify", "input_is_rectified"),
     ),
+    Parameter(
+        "cameras.max_pixels",
+        "int",
+        25_000_000,
+        "Images with more pixels are dropped before they are decoded.",
+        INACTIVE,
+        "px",
+        10_000,
+        100_000_000,
+    ),
     # Frames
     Parameter(
         "fixed_frame",
@@ -249,6 +259,23 @@ TABLE: tuple[Parameter, ...] = (
         high=4,
     ),
     Parameter("sampler.max_targets", "int", 4, "Target views of a job, at most.", low=1, high=7),
+    Parameter(
+        "goals.max_wait",
+        "double",
+        600.0,
+        "The longest `max_wait` that a goal may ask for.",
+        unit="s",
+        low=0.0,
+        high=86400.0,
+    ),
+    Parameter(
+        "goals.max_open",
+        "int",
+        32,
+        "Goals that wait or run at a time; further ones are rejected.",
+        low=1,
+        high=1000,
+    ),
     Parameter(
         "image.output_size",
         "string",

@@ -161,10 +161,9 @@ class Rig:
             self.send_tf(self.T_fixed_cam(x_m), stamp_ns)
         state = self.node.session.cameras[camera]
         if info is not False:
-            # Replaced, not changed, by each message: an object that differs is a message later.
-            before = state.info
+            before = state.infos_received
             self.send_info(camera, stamp_ns, **(info or {}))
-            self.graph.wait_for(lambda: state.info is not before, "CameraInfo arrived")
+            self.graph.wait_for(lambda: state.infos_received > before, "CameraInfo arrived")
         before = state.received
         if rgb is None:
             rgb = np.full((*self.HW, 3), 100, np.uint8)

@@ -114,13 +114,13 @@ def live_products(drive, make_rig):
             if rig.now_ns() != message.stamp_ns:
                 rig.set_clock(message.stamp_ns)
             camera = rig.node.session.cameras["camera"]
-            before = camera.received, camera.info
+            before = camera.received, camera.infos_received
             publisher = rig.publisher(message.topic, message.type, 100)
             publisher.publish(message.cdr)
             if message.topic == CAMERA:
                 rig.graph.wait_for(lambda b=before, c=camera: c.received > b[0], "the image")
             elif message.topic == INFO:
-                rig.graph.wait_for(lambda b=before, c=camera: c.info is not b[1], "the info")
+                rig.graph.wait_for(lambda b=before, c=camera: c.infos_received > b[1], "the info")
     rig.graph.wait_for(lambda: len(rig.node.session.store) == 5, "all keyframes")
     _, answer = rig.finished_goal([pose(TARGET_X_M)], publish=True)
     assert answer.error_code == 0

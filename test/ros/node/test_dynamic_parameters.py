@@ -249,6 +249,8 @@ CASES = {
 SHOWN_ON_THE_NODE = {
     "view_tf.publish",
     "keyframes.capacity",
+    "goals.max_open",
+    "goals.max_wait",
     "policy.rate",
     "policy.pose_convention",
     "product.max_age",
@@ -330,6 +332,14 @@ def test_dynamic_parameters_on_an_active_node(make_rig, plain_oracle):
     assert set_parameter(rig, "diagnostics.period", 0.1).successful
     seen = len(diagnostics)
     rig.graph.wait_for(lambda: len(diagnostics) > seen, "quick again")
+
+    from builtin_interfaces.msg import Duration
+
+    assert set_parameter(rig, "goals.max_wait", 1.0).successful
+    _, result = rig.finished_goal([rig.T_fixed_cam(1.0)], max_wait=Duration(sec=2))
+    assert "0 to 1 s is allowed" in result.error_msg
+    assert set_parameter(rig, "goals.max_open", 5).successful
+    assert rig.node.session.parameters.goals.max_open == 5
 
     # A hung step is given up after shutdown_timeout, and the weights go if asked.
     plain_oracle.step_delay_s = 20.0

@@ -162,3 +162,32 @@ def test_save_scene_writes_all_or_nothing(make_rig, plain_oracle, tmp_path):
         assert future.result().success is succeeds
     assert sorted(p.name for p in tmp_path.iterdir()) == ["scene"]
     assert len(list((tmp_path / "scene" / "images").iterdir())) == 3
+    for path in (f"/{'x' * 300}", "/proc/1/root/no/entry", "relative"):
+        future = client.call_async(SaveScene.Request(path=path, include_images=True))
+        rig.graph.wait_for(future.done, "a refusal")
+        assert not future.result().success
+        assert future.result().message
+
+
+def test_a_service_that_fails_unexpectedly_says_so_and_the_node_goes_on(make_rig, plain_oracle):
+    from std_srvs.srv import Trigger
+
+    rig = make_rig(plain_oracle)
+    rig.activate()
+    rig.drive()
+    client = rig.peer.create_client(Trigger, "/gld/reset")
+    assert client.wait_for_service(timeout_sec=60.0)
+    reset = rig.node.session.reset
+
+    def broken():
+        raise OSError("out of luck")
+
+    rig.node.session.reset = broken
+    future = client.call_async(Trigger.Request())
+    rig.graph.wait_for(future.done, "the failure")
+    assert not future.result().success
+    assert future.result().message == "OSError: out of luck"
+    rig.node.session.reset = reset
+    future = client.call_async(Trigger.Request())
+    rig.graph.wait_for(future.done, "the reset")
+    assert future.result().success

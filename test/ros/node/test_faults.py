@@ -226,11 +226,13 @@ def test_all_cameras_far_back_in_time_is_a_jump(make_rig, plain_oracle):
     rig.drive()
     past = ns_to_stamp(rig.stamps[0] - 5 * 10**9)
     rig.send_frame(0.6, edit=lambda m: setattr(m.header, "stamp", past))
+    later = ns_to_stamp(rig.stamps[0] - 4 * 10**9)
+    rig.send_frame(0.8, edit=lambda m: setattr(m.header, "stamp", later))
     store = rig.node.session.store
     rig.graph.wait_for(lambda: rig.node.session.epoch == 1 and len(store) == 0, "an empty epoch")
 
 
-def test_image_from_the_future_is_held_then_dropped(make_rig, plain_oracle):
+def test_image_from_the_future_is_dropped_and_later_ones_are_not(make_rig, plain_oracle):
     from gld_ros.messages.stamps import ns_to_stamp
 
     rig = make_rig(plain_oracle, {"tf.timeout": 0.3})
@@ -241,7 +243,7 @@ def test_image_from_the_future_is_held_then_dropped(make_rig, plain_oracle):
     rig.send_frame(0.2, edit=lambda m: setattr(m.header, "stamp", future))
     rig.wait_level(INPUT, WARN)
     rig.wait_said_once("camera: stamp future")
-    rig.graph.wait_for(lambda: sum(rig.node.session.pending.dropped.values()) == 1, "a drop")
+    assert rig.node.session.cameras["camera"].dropped["stamp_future"] == 1
     rig.drive((1.0,))
     assert rig.node.session.epoch == 0
     assert len(rig.node.session.store) == 2
@@ -337,14 +339,14 @@ def test_image_that_tf_cannot_place_is_dropped_by_reason(make_rig, plain_oracle,
     if reason == "future":
         rig.send_tf(T, now_ns - 10**9)
     elif reason == "past":
-        rig.send_tf(T, now_ns + 60 * 10**9)
+        rig.send_tf(T, now_ns + 4 * 10**9)
     elif reason == "disconnected":
         rig.send_tf(T, now_ns, parent="odom", child="base_link")
         rig.send_tf(T, now_ns, parent="world", child="camera_optical")
     else:
         rig.send_tf(T, now_ns, parent="odom", child="base_link")
-    for _ in range(2):
-        rig.send_frame(0.0, tf=False)
+    for i in range(2):
+        rig.send_frame(0.0, tf=False, stamp_ns=now_ns + i)
 
     def dropped():
         return {r.value: n for r, n in rig.node.session.pending.dropped.items() if n}
@@ -531,7 +533,8 @@ def spoiled(share):
 
 
 def test_nan_in_the_models_output_is_blanked_or_fails_the_job(make_rig, plain_oracle):
-    rig = make_rig(plain_oracle)
+    # However long the goals take, the drive before them is not too old.
+    rig = make_rig(plain_oracle, {"product.max_age": 0.0, "scale.hold_time": 600.0})
     rig.watch()
     rig.activate()
     rig.drive()

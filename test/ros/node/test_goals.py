@@ -30,6 +30,8 @@ def test_cancel_is_honoured_within_one_step(make_rig, plain_oracle):
 
 
 def test_goals_that_cannot_be_are_invalid(make_rig, plain_oracle):
+    from builtin_interfaces.msg import Duration
+
     rig = make_rig(plain_oracle, {"sampler.max_targets": 2})
     rig.activate()
     rig.drive()
@@ -42,7 +44,13 @@ def test_goals_that_cannot_be_are_invalid(make_rig, plain_oracle):
         ([nowhere], {}, "target pose 0"),
         ([here], {"pose_convention": 7}, "pose_convention is 7"),
         ([here], {"guidance_scale": float("nan")}, "guidance_scale"),
-        ([here], {"camera_info": uncalibrated()}, "K"),
+        ([here], {"guidance_scale": 1e9}, "0 to 10"),
+        ([here], {"num_steps": 65535}, "num_steps is 65535; 0 to 200"),
+        ([here], {"max_wait": Duration(sec=10**9)}, "goals.max_wait"),
+        ([here], {"max_wait": Duration(sec=-1)}, "max_wait is -1"),
+        ([here], {"camera_info": uncalibrated(20_000)}, "20000x20000 px"),
+        ([here], {"camera_info": uncalibrated(1)}, "1x1 px"),
+        ([here], {"camera_info": uncalibrated(84)}, "K"),
     ):
         status, result = rig.finished_goal(targets, **fields)
         assert status == ABORTED
@@ -50,10 +58,59 @@ def test_goals_that_cannot_be_are_invalid(make_rig, plain_oracle):
         assert says in result.error_msg
 
 
-def uncalibrated():
+def uncalibrated(side_px):
     from sensor_msgs.msg import CameraInfo
 
-    return CameraInfo(width=112, height=84)
+    return CameraInfo(width=side_px, height=side_px)
+
+
+def test_waiting_goals_hold_up_nobody(make_rig, plain_oracle):
+    from builtin_interfaces.msg import Duration
+    from rclpy.action import ActionClient
+    from rclpy.qos import QoSProfile
+
+    from gld_ros.action import SynthesizeViews
+
+    rig = make_rig(plain_oracle, {"goals.max_open": 8})
+    rig.activate()
+    rig.drive()
+    assert rig.finished_goal([rig.T_fixed_cam(0.3)])[0] == SUCCEEDED
+    _, goal = rig.make_goal([rig.T_fixed_cam(0.3)], frame_id="nowhere", max_wait=Duration(sec=500))
+    deep = QoSProfile(depth=100)  # or this client itself loses answers
+    client = ActionClient(
+        rig.peer, SynthesizeViews, "/gld/synthesize_views",
+        goal_service_qos_profile=deep, result_service_qos_profile=deep,
+    )  # fmt: skip
+    assert client.wait_for_server(timeout_sec=60.0)
+    time.sleep(1.0)  # until the server has matched this client too
+    sent = [client.send_goal_async(goal) for _ in range(40)]
+    rig.graph.wait_for(lambda: all(f.done() for f in sent), "an answer to each")
+    waiting = [f.result() for f in sent if f.result().accepted]
+    assert len(waiting) == 8
+    assert rig.counter("goals rejected") >= 1
+    answers = [handle.get_result_async() for handle in waiting]
+    cancelled = waiting[0].cancel_goal_async()
+    rig.graph.wait_for(lambda: cancelled.done() and answers[0].done(), "the cancelled goal")
+    assert answers[0].result().status == CANCELED
+    status, result = rig.finished_goal([rig.T_fixed_cam(0.3)])
+    assert (status, result.error_code) == (SUCCEEDED, 0)
+    assert not any(answer.done() for answer in answers[1:])
+    rig.node.trigger_deactivate()
+    rig.graph.wait_for(lambda: all(answer.done() for answer in answers), "answers")
+    codes = {answer.result().result.error_code for answer in answers[1:]}
+    assert codes == {result.NODE_INACTIVE}
+
+
+def test_goals_that_wait_are_answered_by_a_cleanup(make_rig, plain_oracle):
+    from builtin_interfaces.msg import Duration
+
+    rig = make_rig(plain_oracle)
+    rig.activate()
+    _, answer = rig.goal([rig.T_fixed_cam(0.3)], max_wait=Duration(sec=500))
+    rig.node.trigger_deactivate()
+    rig.node.trigger_cleanup()
+    rig.graph.wait_for(answer.done, "its answer")
+    assert answer.result().result.error_code == answer.result().result.NODE_INACTIVE
 
 
 def test_goals_that_lack_something_say_what(make_rig, plain_oracle):
