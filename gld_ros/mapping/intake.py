@@ -93,6 +93,7 @@ class Intake:
                 )
                 state.noticed["intrinsics changed"] += 1
             stamp_ns = stamp_to_ns(message.header.stamp)
+            # Kept under its stamp, one from the future would outlive all that images ask for.
             state.note_info(0 if is_future_stamp(stamp_ns, now_ros_ns) else stamp_ns, values)
             held = list(state.held_images)
             state.held_images.clear()

@@ -39,7 +39,7 @@ POLL_S = 0.01
 LOOK_PERIOD_S = 0.02  # at goals that wait
 CLOSING_S = 1.0  # for the answers of goals that wait when the node is cleaned up
 HIGHEST = {parameter.name: parameter.high for parameter in TABLE}
-# With the usual ten, a burst of requests loses all but the last ten, whose clients wait for ever.
+# A queue of the usual ten overflows in a burst of requests, and who is lost waits for ever.
 SERVICE_QOS = QoSProfile(depth=1000)
 MIN_SIDE_PX = 14  # of a target view: one patch of the backbone
 STAGES = {"queued": 0, "encoding": 1, "sampling": 2, "decoding": 3}
