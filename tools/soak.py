@@ -6,17 +6,19 @@
 A gld_node with an oracle for a model runs in this process. A 30 Hz camera and 100 Hz TF feed it
 over DDS, with random faults (damaged, late, missing, mis-stamped input, jumps of time), lifecycle
 cycles, and goals in storms, half of them cancelled. Memory, threads, file handles and latency are
-sampled; the first fifth is warm-up. Latency is not judged when the host took the processors away
-more in the last third than in the first. Exit status 0: all flat, nothing unanswered, every
-goal's end known. What the oracle costs is not measured here, `gld-ros bench` does that. Another
-node /gld in the same ROS domain would answer goals of this one: give the soak a ROS_DOMAIN_ID of
-its own.
+sampled; the first fifth is warm-up. Memory is what is in use: the allocator first gives back what
+it keeps, and large pages, which round up by 2 MB each, are off. Latency is not judged when the host
+took the processors away more in the last third than in the first. Exit status 0: all flat, nothing
+unanswered, every goal's end known. What the oracle costs is not measured here, `gld-ros bench` does
+that. Another node /gld in the same ROS domain would answer goals of this one: give the soak a
+ROS_DOMAIN_ID of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -59,6 +61,8 @@ WARM_UP = 0.2  # of the samples
 ANSWER_TIMEOUT_S = 30.0
 MAX_GROWTH = {"resident_mb": 0.05, "threads": 0.0, "file_handles": 0.0, "latency_s": 0.5}
 SLACK = {"resident_mb": 10.0, "threads": 2.0, "file_handles": 8.0, "latency_s": 0.5}
+LIBC = ctypes.CDLL("libc.so.6", use_errno=True)
+PR_SET_THP_DISABLE = 41  # linux/prctl.h
 STEAL_FIELD = 7  # of the first line of /proc/stat
 # In less, other work on a shared machine looks like growth of the latency.
 LATENCY_FROM_MINUTES = 10.0
@@ -272,6 +276,7 @@ class Soak:
 
     def _sample(self, at_s: float) -> None:
         gc.collect()
+        LIBC.malloc_trim(0)
         status = Path("/proc/self/status").read_text()
         resident_kb = int(status.split("VmRSS:")[1].split()[0])
         with self.lock:
@@ -369,6 +374,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the whole report here")
     args = parser.parse_args()
+    # Not before the imports: large pages make those of torch several times faster.
+    LIBC.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
     soak = Soak(args.seed)
     soak.run(args.minutes, args.cycle, args.sample)
     report = soak.report(args.minutes)
