@@ -1,0 +1,1 @@
+"""Parts of `benchmark/gpu.py`: each measures one thing and returns figures for its JSON."""
