@@ -59,6 +59,8 @@ FAULTS = (
 FRAME_FAULTS = {f"fault {name}" for name in FAULTS}
 WARM_UP = 0.2  # of the samples
 ANSWER_TIMEOUT_S = 30.0
+# A step that waits for a processor on a busy host is no step that hangs.
+SHUTDOWN_TIMEOUT_S = 20.0
 MAX_GROWTH = {"resident_mb": 0.05, "threads": 0.0, "file_handles": 0.0, "latency_s": 0.5}
 SLACK = {"resident_mb": 10.0, "threads": 2.0, "file_handles": 8.0, "latency_s": 0.5}
 LIBC = ctypes.CDLL("libc.so.6", use_errno=True)
@@ -92,6 +94,7 @@ class Soak:
             "keyframes.min_interval": 0.0,
             "depth.min_confidence": 0.0,
             "diagnostics.period": 1.0,
+            "shutdown_timeout": SHUTDOWN_TIMEOUT_S,
         }
         overrides = [Parameter(name, value=value) for name, value in values.items()]
         self.node = GldNode(_oracle, context=self.context, parameter_overrides=overrides)
