@@ -21,6 +21,7 @@ PROVENANCE_COLOURS = {  # RGB
     2: (70, 190, 90),
     3: (235, 160, 40),
     4: (215, 60, 60),
+    5: (90, 150, 235),
 }
 
 
@@ -39,22 +40,22 @@ class GridRow:
 
 
 def write_grid(rows: Sequence[GridRow], path: Path, title: str) -> None:
-    """Write one row per withheld frame: references, imagined, truth, depth, provenance."""
+    """Write one row per withheld frame: references, composite, truth, copy, depth, provenance."""
     lines = []
     for row in rows:
         cells = [_cell(image, "reference") for image in row.references[:2]]
         cells += [
-            _cell(row.imagined, f"imagined {row.psnr_db:.1f} dB"),
+            _cell(row.imagined, f"composite {row.psnr_db:.1f} dB"),
             _cell(row.truth.image, "withheld truth"),
             _cell(row.nearest, f"copy nearest {row.nearest_psnr_db:.1f} dB"),
-            _cell(_depth_picture(row.depth_m), "imagined depth"),
+            _cell(_depth_picture(row.depth_m), "depth"),
             _cell(_provenance_picture(row.provenance), "provenance"),
         ]
         lines.append(np.concatenate(cells, axis=1))
     grid = np.concatenate(lines, axis=0)
     legend = (
-        "provenance: green corroborated, orange hallucinated, red contradicted, grey unknown. "
-        + title
+        "provenance: white measured, green corroborated, orange hallucinated, red contradicted, "
+        "grey unknown. " + title
     )
     banner = np.full((LABEL_HEIGHT + 8, grid.shape[1], 3), 255, np.uint8)
     _text(banner, legend, (6, 18))

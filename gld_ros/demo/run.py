@@ -101,6 +101,8 @@ def _start_node(split: SplitBag, options: DemoOptions) -> subprocess.Popen[bytes
         "product.max_age": "0.0",
         "scale.hold_time": "60.0",
         "depth.min_confidence": "0.05",
+        # The rendered tour's depth is the truth; only a recording's is a sensor's.
+        "depth.source": "stereo" if options.bag is None else "auto",
         **_guard(split),
     }
     command = [sys.executable, "-m", "gld_ros.ros.main", "--ros-args"]
@@ -110,6 +112,8 @@ def _start_node(split: SplitBag, options: DemoOptions) -> subprocess.Popen[bytes
         "-r", f"camera/image:={split.image_topic}",
         "-r", f"camera/camera_info:={split.info_topic}",
     ]  # fmt: skip
+    if split.depth_topic is not None:
+        command += ["-r", f"camera/depth:={split.depth_topic}"]
     log = (options.out / "node.log").open("wb")
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=_environment())
 

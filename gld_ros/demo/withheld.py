@@ -12,6 +12,7 @@ from gld_ros.bags.cameras import BagCamera, bag_cameras, bag_fixed_frame, camera
 from gld_ros.bags.reader import BagError, BagReader
 from gld_ros.bags.writer import BagWriter
 from gld_ros.geometry.poses import invert_rigid, rotation_angle_rad
+from gld_ros.mapping.cameras import MAX_DEPTH_OFFSET_NS
 from gld_ros.mapping.frames import FloatArray, shrink_to_fit
 from gld_ros.mapping.scale import resample_sensor_depth
 from gld_ros.messages.camera_info import base_topic, camera_info_values, pinhole_camera
@@ -43,6 +44,7 @@ class SplitBag:
     path: Path
     image_topic: str
     info_topic: str
+    depth_topic: str | None  # of the camera, in its optical frame
     compressed: bool
     fixed_frame: str
     duration_s: float
@@ -92,12 +94,13 @@ def split_bag(source: Path, target: Path, count: int, wanted_frame: str = "odom"
         gap = min(per_gap, len(images) // (4 * (count + 1)))
         hidden = {i + k for i in kept_back for k in range(-gap, gap + 1)}
         hidden_ns = {images[i][0] for i in hidden}
-        _copy_without(reader, target, camera.image_topic, hidden_ns)
+        _copy_without(reader, target, camera, hidden_ns)
         withheld = _with_depth(reader, camera, [images[i][1] for i in sorted(kept_back)])
         return SplitBag(
             path=target,
             image_topic=base_topic(camera.image_topic),
             info_topic=camera.info_topic,
+            depth_topic=camera.depth_topic,
             compressed=camera.compressed,
             fixed_frame=fixed_frame,
             duration_s=(reader.end_ns - reader.start_ns) * 1e-9,
@@ -132,14 +135,18 @@ def _with_depth(
     return tuple(found)
 
 
-def _copy_without(reader: BagReader, target: Path, image_topic: str, hidden_ns: set[int]) -> None:
-    """Copy images, camera infos and TF, but not the hidden images."""
+def _copy_without(reader: BagReader, target: Path, camera: BagCamera, hidden_ns: set[int]) -> None:
+    """Copy images, depth, camera infos and TF, but not the hidden images, nor depth beside them."""
     topics = [t for t in reader.topics.values() if _is_played(t.type)]
     with BagWriter(target) as writer:
         for topic in topics:
             writer.add_topic(topic.name, topic.type, latched=topic.name.endswith("tf_static"))
         for message in reader.raw_messages([t.name for t in topics]):
-            if message.topic == image_topic and message.stamp_ns in hidden_ns:
+            if message.topic == camera.image_topic and message.stamp_ns in hidden_ns:
+                continue
+            if message.topic == camera.depth_topic and any(
+                abs(message.stamp_ns - ns) <= MAX_DEPTH_OFFSET_NS for ns in hidden_ns
+            ):
                 continue
             writer.write_cdr(message.topic, message.stamp_ns, message.cdr)
 

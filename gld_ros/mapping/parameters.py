@@ -13,6 +13,7 @@ from typing import Literal
 from gld_ros.geometry.poses import PoseConvention
 from gld_ros.mapping.guard import GuardParameters
 from gld_ros.mapping.keyframes import GateParameters
+from gld_ros.mapping.measurements import DepthSource
 from gld_ros.mapping.products import ProductParameters
 from gld_ros.mapping.scale import ScaleParameters
 from gld_ros.mapping.targets import Policy
@@ -133,3 +134,4 @@ class SessionParameters:
     guard: GuardParameters
     scale: ScaleParameters
     products: ProductParameters
+    depth_source: DepthSource = "auto"
