@@ -10,12 +10,12 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Condition, Thread
-from typing import Literal, get_args
 
 import numpy as np
 
 from gld_ros.geometry.poses import distance_m, turn_rad
 from gld_ros.mapping.frames import CameraFrame, Keyframe, TargetCamera, shrink_to_fit
+from gld_ros.mapping.parameters import DepthSource
 from gld_ros.mapping.placed_frame import PlacedFrame
 from gld_ros.mapping.triangulation import find_corners, triangulate
 from gld_ros.measuring.consistency import MeasuredImage, consistent
@@ -23,11 +23,8 @@ from gld_ros.measuring.depth_camera import depth_camera
 from gld_ros.measuring.frames import MeasuredDepth, PosedImage, nothing_measured
 from gld_ros.measuring.measure import MeasuringParameters, measure_depth
 from gld_ros.measuring.neighbours import choose_neighbours
-from gld_ros.measuring.surfaces import Surface
+from gld_ros.measuring.surfaces import MeasuredScene, Surface
 
-DepthSource = Literal["auto", "camera", "stereo", "model"]
-
-DEPTH_SOURCES: tuple[DepthSource, ...] = get_args(DepthSource)
 MEASURED_HW = (240, 320)  # keyframes are measured at most at this size
 RING = 24  # recent images per camera
 WAITING = 4  # keyframes; when more wait, the oldest is not measured
@@ -39,14 +36,6 @@ NEAREST, FARTHEST = 0.2, 6.0
 _RING_STEP = 0.01  # of the typical depth, or this many radians, between images of the ring
 _MIN_CORNERS = 12  # that give a first idea of the scene's depth
 _UNKNOWN_DEPTH_M = 2.0  # where even those are missing: a room
-
-
-@dataclass(frozen=True, eq=False)
-class MeasuredScene:
-    """What is known to be there, for one run of the synthesizer."""
-
-    references: tuple[Surface | None, ...] = ()  # by keyframe of the run; None: nothing measured
-    surfaces: tuple[Surface, ...] = ()  # of all keyframes that may see the targets
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,6 @@ from threading import Lock
 
 from gld_ros.mapping.composition import measured_on_grid
 from gld_ros.mapping.jobs import JobRequest, SynthesisRun
-from gld_ros.mapping.measurements import MeasuredScene
 from gld_ros.mapping.products import NOTHING_MEASURED, Product, Products, make_products
 from gld_ros.mapping.scale import (
     MetricScale,
@@ -20,6 +19,7 @@ from gld_ros.mapping.scale import (
     measure_from_surfaces,
     measure_from_views,
 )
+from gld_ros.measuring.surfaces import MeasuredScene
 
 DEFAULT_MEDIAN_DEPTH_M = 2.0  # before any job: a room
 

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from gld_ros.mapping.clouds import cloud_from_depth, joined_points, moved_points, voxel_filtered
 from gld_ros.mapping.composition import ComposedView, completed_view, composed_view
 from gld_ros.mapping.frames import Keyframe, TargetCamera
-from gld_ros.mapping.measurements import MeasuredScene
 from gld_ros.mapping.provenance import (
     DepthView,
     Provenance,
@@ -32,7 +31,7 @@ from gld_ros.mapping.provenance import (
 )
 from gld_ros.mapping.scale import ScaleState
 from gld_ros.measuring.rendering import RenderedView, choose_sources, render_surfaces
-from gld_ros.measuring.surfaces import Surface, resized_K
+from gld_ros.measuring.surfaces import MeasuredScene, Surface, resized_K
 from gld_ros.view_request import NovelViews, View
 
 FloatArray = NDArray[np.floating[Any]]

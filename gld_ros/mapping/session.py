@@ -36,7 +36,7 @@ from gld_ros.mapping.jobs import (
     product_age_s,
 )
 from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
-from gld_ros.mapping.measurements import MeasuredScene, Measurements
+from gld_ros.mapping.measurements import Measurements
 from gld_ros.mapping.model import LoadedModel
 from gld_ros.mapping.parameters import SessionParameters
 from gld_ros.mapping.pending import PendingImages
@@ -45,6 +45,7 @@ from gld_ros.mapping.postprocess import Postprocessor
 from gld_ros.mapping.products import Product
 from gld_ros.mapping.scale import ScaleState
 from gld_ros.mapping.worker import SynthesisWorker
+from gld_ros.measuring.surfaces import MeasuredScene
 from gld_ros.messages.images import ImageBridge
 from gld_ros.messages.transforms import TfBuffer
 

@@ -32,6 +32,14 @@ class Surface:
     confidence: FloatImage  # (h, w) in [0, 1]
 
 
+@dataclass(frozen=True, eq=False)
+class MeasuredScene:
+    """What is known to be there, for one run of the synthesizer."""
+
+    references: tuple[Surface | None, ...] = ()  # by keyframe of the run; None: nothing measured
+    surfaces: tuple[Surface, ...] = ()  # of all keyframes that may see the targets
+
+
 def without_gaps(surface: Surface) -> Surface:
     """A surface whose depth has no gaps of a pixel or two between points of one surface."""
     inverse = closed_gaps(inverse_depth(surface.depth_m))

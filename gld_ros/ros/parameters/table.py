@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gld_ros.mapping.measurements import DEPTH_SOURCES
+from gld_ros.mapping.parameters import DEPTH_SOURCES
 from gld_ros.mapping.scale import SCALE_MODES
 from gld_ros.mapping.targets import POLICIES
 from gld_ros.ros.parameters.spec import Parameter, When

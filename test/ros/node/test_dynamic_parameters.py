@@ -19,7 +19,6 @@ from gld_ros.mapping.intake import Intake
 from gld_ros.mapping.job_planner import JobPlanner, OccupancyGrid, PlannedJob, PolicyInput
 from gld_ros.mapping.jobs import SynthesisRun
 from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
-from gld_ros.mapping.measurements import MeasuredScene
 from gld_ros.mapping.pending import PendingImages
 from gld_ros.mapping.postprocess import Postprocessor
 from gld_ros.mapping.products import ALL_PRODUCTS, NOTHING_MEASURED
@@ -30,7 +29,7 @@ from gld_ros.mapping.scale import (
     measure_from_baselines,
 )
 from gld_ros.mapping.synthesizer import OracleSynthesizer
-from gld_ros.measuring.surfaces import Surface
+from gld_ros.measuring.surfaces import MeasuredScene, Surface
 from gld_ros.messages.transforms import TransformBuffer
 from gld_ros.ros.parameters.snapshot import make_snapshot
 from gld_ros.ros.parameters.spec import When
