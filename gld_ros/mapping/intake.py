@@ -36,7 +36,7 @@ from gld_ros.messages.images import (
     rgb_from_message,
 )
 from gld_ros.messages.stamps import stamp_to_ns
-from gld_ros.messages.transforms import TfBuffer, TransformUnavailable
+from gld_ros.messages.transforms import TransformBuffer, TransformUnavailable
 
 MAX_HELD_FOR_EXACT_INFO = 10  # images of one camera whose own CameraInfo is not there yet
 
@@ -58,7 +58,7 @@ class Intake:
         pending: PendingImages[ArrivedImage],
         epochs: EpochMonitor,
         faults: FaultLog,
-        transforms: TfBuffer,
+        transforms: TransformBuffer,
         on_placed: OnPlaced | None = None,
         image_bridge: ImageBridge | None = None,
     ) -> None:

@@ -44,7 +44,7 @@ from gld_ros.mapping.products import Product
 from gld_ros.mapping.scale import ScaleState
 from gld_ros.mapping.worker import SynthesisWorker
 from gld_ros.messages.images import ImageBridge
-from gld_ros.messages.transforms import TfBuffer
+from gld_ros.messages.transforms import TransformBuffer
 
 NOTHING_WANTED = "nobody subscribes to a product"
 
@@ -63,7 +63,7 @@ class SynthesisSession:
         model: LoadedModel,
         cameras: Mapping[str, CameraState],
         parameters: SessionParameters,
-        transforms: TfBuffer,
+        transforms: TransformBuffer,
         faults: FaultLog,
         *,
         now_ns: Callable[[], int],

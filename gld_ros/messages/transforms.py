@@ -1,16 +1,15 @@
 """Where every frame was at every moment: transforms by time, without extrapolation or waiting.
 
 Follows tf2's rules (linear position, spherical rotation, a frame may change its parent), needs no
-ROS, and bounds how old a pose may be. `gld_ros.ros.tf_buffer` has the distribution's own buffer
-behind the same interface. Leaves waiting and retrying to the caller: a lookup answers, or raises at
-once what is missing.
+ROS, and bounds how old a pose may be. Leaves waiting and retrying to the caller: a lookup answers,
+or raises at once what is missing.
 """
 
 import math
 import threading
 from bisect import bisect_left
 from collections import Counter
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -73,30 +72,6 @@ class LateTransform(InvalidTransform):
 
 class AheadTransform(InvalidTransform):
     """A transform from a time that is far ahead: it would hide all that come after it."""
-
-
-class TfBuffer(Protocol):
-    """What a node asks of a buffer, whoever keeps it."""
-
-    def insert(
-        self,
-        parent_frame: str,
-        child_frame: str,
-        translation_m: ArrayLike,
-        rotation_xyzw: ArrayLike,
-        stamp_ns: int,
-        *,
-        static: bool = False,
-    ) -> None:
-        """Add T_parent_child at a time; raises InvalidTransform."""
-
-    def lookup(
-        self, target_frame: str, source_frame: str, stamp_ns: int | None = None
-    ) -> FloatArray:
-        """Return T_target_source (4, 4); raises a TransformUnavailable."""
-
-    def clear(self) -> None:
-        """Forget what depends on time; static transforms stay."""
 
 
 def checked_pose(
@@ -345,7 +320,7 @@ class TransformBuffer:
 
 
 def insert_message(
-    buffer: TfBuffer, message: Any, *, static: bool, newest_ns: int | None = None
+    buffer: TransformBuffer, message: Any, *, static: bool, newest_ns: int | None = None
 ) -> list[InvalidTransform]:
     """Insert all transforms of a tf2_msgs/TFMessage; return what was rejected.
 

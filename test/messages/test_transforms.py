@@ -1,4 +1,4 @@
-"""The rules of TF lookups, on our buffer and on the distribution's where there is one."""
+"""The rules of TF lookups."""
 
 import math
 import threading
@@ -30,15 +30,9 @@ def yaw(angle):
     return (0.0, 0.0, math.sin(angle / 2), math.cos(angle / 2))
 
 
-@pytest.fixture(params=["own", pytest.param("tf2", marks=pytest.mark.ros)])
-def buffer(request):
-    if request.param == "own":
-        yield TransformBuffer(cache_time_s=10.0)
-        return
-    pytest.importorskip("tf2_ros", reason="only a ROS distribution has tf2_ros")
-    from gld_ros.ros.tf_buffer import Tf2Buffer
-
-    yield Tf2Buffer(10.0)
+@pytest.fixture
+def buffer():
+    return TransformBuffer(cache_time_s=10.0)
 
 
 def test_position_is_linear_and_rotation_spherical(buffer):
