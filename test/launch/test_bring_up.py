@@ -109,7 +109,7 @@ def test_without_autostart_a_manager_decides(outside):
         (["params_file:=/no/such.yaml"], "no parameter file '/no/such.yaml'"),
         (["image:=/{camera}/image"], "needs the names of the cameras"),
         (["cameras:=front rear", "image:=/front/image"], "1 topic(s) for 2 camera(s)"),
-        (["use_sim_time:=maybe"], "valid options are: ['true', 'false']"),
+        (["use_sim_time:=maybe"], 'provided value "maybe" is not valid'),
     ],
 )
 def test_wrong_arguments_end_the_launch_before_anything_starts(command, words, message):
