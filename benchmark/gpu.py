@@ -1,7 +1,7 @@
 """What one GPU makes of the published sizes: numerics, times, memory, whole samples, compilation.
 
     python benchmark/gpu.py --out gpu.json       # budget of 200 s, no network, random weights
-    python benchmark/gpu.py --table gpu.json     # the Markdown of docs/performance.md
+    python benchmark/gpu.py --table gpu.json     # its tables as Markdown, without a run
 
 Parts are independent: one that fails is recorded with its error, and the rest goes on; parts that
 find no time left are named. The JSON is written after every part. Without CUDA (or with `--device

@@ -59,7 +59,7 @@ FAULTS = (
 FRAME_FAULTS = {f"fault {name}" for name in FAULTS}
 WARM_UP = 0.2  # of the samples
 ANSWER_TIMEOUT_S = 30.0
-# A step that waits for a processor on a busy host is no step that hangs.
+# On a busy host a step can wait several seconds for a processor without hanging.
 SHUTDOWN_TIMEOUT_S = 20.0
 MAX_GROWTH = {"resident_mb": 0.05, "threads": 0.0, "file_handles": 0.0, "latency_s": 0.5}
 SLACK = {"resident_mb": 10.0, "threads": 2.0, "file_handles": 8.0, "latency_s": 0.5}

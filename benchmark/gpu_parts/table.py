@@ -1,4 +1,4 @@
-"""The figures of `gpu.py` as Markdown: the section of docs/performance.md. Owns nothing else."""
+"""The figures of `gpu.py` as Markdown: docs/performance.md quotes from it. Owns nothing else."""
 
 from typing import Any
 
