@@ -72,10 +72,12 @@ class DemoGraph:
         self._node.destroy_node()
         rclpy.try_shutdown()
 
-    def refuse_a_namesake(self) -> None:
-        """Raise DemoFailed when another gld_node is in this ROS domain: both would answer."""
-        # The first look may come before discovery.
-        if self._lifecycle.wait_for_service(timeout_sec=DISCOVERY_S):
+    def refuse_a_namesake(self, discovery_s: float = DISCOVERY_S) -> None:
+        """Raise DemoFailed when another gld_node is in this ROS domain: both would answer.
+
+        `discovery_s` is how long the other node has to be discovered.
+        """
+        if self._lifecycle.wait_for_service(timeout_sec=discovery_s):
             domain = os.environ.get("ROS_DOMAIN_ID", "0")
             raise DemoFailed(
                 f"a node /gld runs in ROS domain {domain} already and would answer in place of the "
