@@ -7,16 +7,32 @@ after every kind of death, whoever starts the process again.
 
 from __future__ import annotations
 
-from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import TransitionCallbackReturn
+
+from gld_ros.ros.node import GldNode
 
 
-def start(node: LifecycleNode) -> None:
-    """Configure and activate `node`, before an executor spins it.
+def start_when_spun(node: GldNode) -> None:
+    """Have an executor that spins `node` configure and activate it, among its other work.
 
-    Loading the model beside a spinning executor takes several times as long: both want the
-    interpreter. A failed transition is logged and not tried again: its cause is a parameter or a
-    file, which time does not change.
+    A failed transition is logged and not tried again: its cause is a parameter or a file, which
+    time does not change.
     """
+
+    def start() -> None:
+        timer.cancel()
+        _start(node)
+
+    timer = node.create_timer(
+        0.001,
+        start,
+        callback_group=node.transition_group,
+        clock=Clock(clock_type=ClockType.STEADY_TIME),
+    )
+
+
+def _start(node: GldNode) -> None:
     for name, transition in (
         ("configure", node.trigger_configure),
         ("activate", node.trigger_activate),

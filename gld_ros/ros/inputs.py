@@ -21,6 +21,7 @@ from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.parameters.snapshot import NodeSettings
 
 WARN_MISSING_AFTER_S = 2.0
+WARN_MISSING_PERIOD_S = 5.0
 SENSOR_QOS = QoSProfile(
     depth=5, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE
 )
@@ -43,7 +44,7 @@ class SensorInputs:
 
     def __init__(self, node: Node, session: SynthesisSession, faults: FaultLog) -> None:
         self._node, self._session, self._faults = node, session, faults
-        self._since_s = time.monotonic()
+        self._next_warning_s = time.monotonic() + WARN_MISSING_AFTER_S
         self._subscriptions: list[Any] = []
         for camera in session.cameras.values():
             group = MutuallyExclusiveCallbackGroup()
@@ -64,8 +65,10 @@ class SensorInputs:
     def warn_missing(self) -> None:
         """Name the input that does not come, and how many publish it, every five seconds."""
         node = self._node
-        if time.monotonic() - self._since_s < WARN_MISSING_AFTER_S:
+        now_s = time.monotonic()
+        if now_s < self._next_warning_s:
             return
+        self._next_warning_s = now_s + WARN_MISSING_PERIOD_S
         clock = node.get_clock()
         if clock.ros_time_is_active and clock.now().nanoseconds == 0:
             publishers = node.count_publishers("/clock")

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import time
-from types import FrameType
+import threading
+from collections.abc import Callable
 
 import rclpy
 from rclpy._rclpy_pybind11 import InvalidHandle, RCLError
 from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor
 
-from gld_ros.mapping.model import ModelFactory, load_model
-from gld_ros.ros.autostart import start
+from gld_ros.mapping.model import LoadedModel, ModelFactory, load_model
+from gld_ros.mapping.parameters import SessionParameters
+from gld_ros.ros.autostart import start_when_spun
 from gld_ros.ros.bond import ManagerBond
 from gld_ros.ros.distribution.image_bridge import trusted_encodings
+from gld_ros.ros.main_thread import MainThread, Stopped
 from gld_ros.ros.node import GldNode
 
 # The executor's thread is nearly always busy. With Python's 5 ms every callback waits that long to
 # be let in, and on idle cores a quarter of the images of a 10 Hz camera is lost.
 SWITCH_INTERVAL_S = 0.0005
-EXECUTOR_THREADS = 6  # sensors, TF, timers, services, and two goals that wait
-# Ctrl-C in a terminal reaches the node twice: from the terminal and from the launch process. Only a
-# signal that comes later than this after the first one means that stopping takes too long.
-SAME_SIGNAL_S = 2.0
+EXECUTOR_THREADS = 6  # a transition, sensors, TF, timers, services
 
 
 def main(arguments: list[str] | None = None, model_factory: ModelFactory = load_model) -> int:
@@ -33,38 +30,50 @@ def main(arguments: list[str] | None = None, model_factory: ModelFactory = load_
     `model_factory` loads what imagines views.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    trusted_encodings()  # starts a process, which is best done before there are threads
-    rclpy.init(args=arguments, signal_handler_options=rclpy.SignalHandlerOptions.NO)
-    node = GldNode(model_factory)
+    with MainThread() as main_thread:
+        try:
+            # Starts a process, which is best done before there are threads.
+            main_thread.interruptible(trusted_encodings)
+        except Stopped:
+            return 0
+        rclpy.init(args=arguments, signal_handler_options=rclpy.SignalHandlerOptions.NO)
+        return _run(main_thread, model_factory)
+
+
+def _run(main_thread: MainThread, model_factory: ModelFactory) -> int:
+    def load(parameters: SessionParameters) -> LoadedModel:
+        return main_thread.call(lambda: model_factory(parameters))
+
+    node = GldNode(load)
     executor = MultiThreadedExecutor(num_threads=EXECUTOR_THREADS)
     executor.add_node(node)
     bond = _bond_to_manager(node)
-    stopping_since_s: float | None = None
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal stopping_since_s
-        if stopping_since_s is None:
-            stopping_since_s = time.monotonic()
-        elif time.monotonic() - stopping_since_s > SAME_SIGNAL_S:
-            os._exit(128 + number)
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+    if node.parameters.snapshot.node.autostart:
+        start_when_spun(node)
+    closed = threading.Event()
+    spinning = threading.Thread(target=_spin, args=(executor, node, closed.is_set), name="executor")
+    spinning.start()
     try:
-        if node.parameters.snapshot.node.autostart:
-            start(node)
-        while rclpy.ok() and stopping_since_s is None and not node.exit_code:
-            spin_once(executor, node)
-    except ExternalShutdownException:
-        pass
+        main_thread.serve(lambda: bool(node.exit_code) or not spinning.is_alive())
     finally:
         if bond is not None:
             bond.close()
         node.close()
+        closed.set()
+        executor.wake()
+        spinning.join()
         executor.shutdown(timeout_sec=1.0)
         node.destroy_node()
         rclpy.try_shutdown()
     return node.exit_code
+
+
+def _spin(executor: Executor, node: GldNode, closed: Callable[[], bool]) -> None:
+    try:
+        while rclpy.ok() and not closed():
+            spin_once(executor, node)
+    except ExternalShutdownException:
+        pass
 
 
 def spin_once(executor: Executor, node: GldNode, timeout_s: float = 0.2) -> None:

@@ -14,10 +14,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from lifecycle_msgs.srv import ChangeState
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockChange, ClockType, JumpThreshold
 from rclpy.duration import Duration
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import (
+    LifecycleNode,
+    LifecycleNodeMixin,
+    LifecycleState,
+    TransitionCallbackReturn,
+)
+from rclpy.node import Node
 from rclpy.timer import Timer
 
 from gld_ros.mapping.fault_log import FaultLog
@@ -62,8 +69,15 @@ class GldNode(LifecycleNode):
     """The node; `model_factory` loads what imagines views (tests bring an oracle)."""
 
     def __init__(self, model_factory: ModelFactory = load_model, **options: Any) -> None:
-        # Transitions run in the default group, so nothing else but parameter services may use it.
-        super().__init__("gld", **options)
+        Node.__init__(self, "gld", **options)
+        # A transition may load a model for minutes. It has a group of its own, so that states and
+        # parameters are told and set meanwhile; other requests for transitions wait for its end.
+        LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
+        self.transition_group = MutuallyExclusiveCallbackGroup()
+        for service in self.services:
+            if service.srv_type is ChangeState:
+                service.callback_group = self.transition_group
+                self.transition_group.add_entity(service)
         self._model_factory = model_factory
         # ROS time stands still without /clock and in a paused bag; looking after input does not.
         self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
@@ -124,6 +138,8 @@ class GldNode(LifecycleNode):
             return TransitionCallbackReturn.ERROR
         self._configured_with = snapshot
         self._create_session(model, snapshot)
+        if self.parameters.snapshot is not snapshot:  # something was set while the model loaded
+            self._configured().set_parameters(self.parameters.snapshot.session)
         self.get_logger().info(
             "configured: " + ", ".join(f"{k} {v}" for k, v in model.description.items())
         )

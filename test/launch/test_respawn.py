@@ -16,9 +16,9 @@ DEATHS = 3
 LOSES_ITS_DEVICE = """#!{python}
 import sys
 from pathlib import Path
+from gld_ros.mapping.model import load_model
 from gld_ros.mapping.synthesizer import DeviceFault
 from gld_ros.ros.main import main
-from gld_ros.ros.model import load_model
 
 starts = Path({starts!r})
 

@@ -64,6 +64,72 @@ def test_a_signal_that_comes_twice_at_once_ends_the_node_cleanly(ros_graph, numb
             process.kill()
 
 
+# A model that is loading until the end of the process, which says when it began.
+LOADS_FOR_EVER = """
+import sys, time
+from gld_ros.ros.main import main
+
+def load(parameters):
+    print("loading", flush=True)
+    while True:
+        time.sleep(0.01)
+
+sys.exit(main(["gld_node", "--ros-args", "-p", "autostart:=true"], model_factory=load))
+"""
+
+
+def test_a_node_answers_while_its_model_loads_and_ends_at_once(ros_graph):
+    from rcl_interfaces.srv import SetParameters
+    from rclpy.parameter import Parameter
+
+    ask = state_of(ros_graph)
+    setting = ros_graph.node("setting").create_client(SetParameters, "/gld/set_parameters")
+    with subprocess.Popen(
+        [sys.executable, "-c", LOADS_FOR_EVER],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout.readline() == "loading\n"
+            ros_graph.wait_for(lambda: ask() == "configuring", "its state", 120.0)
+            assert setting.wait_for_service(timeout_sec=60.0)
+            value = Parameter("depth.max", value=20.0).to_parameter_msg()
+            future = setting.call_async(SetParameters.Request(parameters=[value]))
+            ros_graph.wait_for(future.done, "the answer")
+            assert future.result().results[0].successful
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=60.0)
+            assert process.returncode == 0, errors
+            assert "Traceback" not in errors
+            assert "never retrieved" not in errors
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_cv_bridge_is_probed_ends_the_process_cleanly(
+    tmp_path, monkeypatch, own_domain, number
+):
+    package = tmp_path / "cv_bridge"
+    package.mkdir()
+    began = tmp_path / "began"
+    (package / "__init__.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(began)!r}).touch()\ntime.sleep(300)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    with subprocess.Popen(
+        [sys.executable, "-m", "gld_ros.ros.main"], stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            end_s = time.monotonic() + 120.0
+            while not began.exists() and time.monotonic() < end_s:
+                time.sleep(0.02)
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=60.0)
+            assert (process.returncode, errors) == (0, "")
+        finally:
+            process.kill()
+
+
 def test_a_wrong_parameter_leaves_an_unconfigured_node_that_says_why(ros_graph):
     ask = state_of(ros_graph)
     with subprocess.Popen(

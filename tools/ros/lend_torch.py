@@ -44,7 +44,7 @@ def main(other_python: str) -> None:
     for distribution in found.values():
         tops = {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}
         for top in tops:
-            link, real = Path(site) / top, Path(str(distribution.locate_file(top)))
+            link, real = Path(site) / top, Path(str(distribution.locate_file(top))).resolve()
             if real.exists() and not link.exists():
                 link.symlink_to(real)
     if "torch" in found:
