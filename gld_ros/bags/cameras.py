@@ -127,9 +127,9 @@ def bag_fixed_frame(reader: BagReader, wanted: str) -> str:
     Raises BagError that names the roots when neither is possible.
     """
     buffer: TransformBuffer = reader.transforms()[0]
-    if buffer.has_frame(wanted):
+    if buffer.tree.has_frame(wanted):
         return wanted
-    roots = buffer.roots()
+    roots = buffer.tree.roots()
     if len(roots) != 1:
         raise BagError(
             f"bag {reader.path} has no frame {wanted!r}, and its roots are {roots}; name the "

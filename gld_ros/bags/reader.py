@@ -17,7 +17,8 @@ from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_
 from rosbags.typesys.store import Typestore
 
 from gld_ros.bags.interface_files import message_definitions
-from gld_ros.messages.transforms import InvalidTransform, TransformBuffer, insert_message
+from gld_ros.messages.frame_tree import InvalidTransform
+from gld_ros.messages.transforms import TransformBuffer, insert_message
 
 IMAGE_TYPE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE_TYPE = "sensor_msgs/msg/CompressedImage"

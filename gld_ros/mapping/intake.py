@@ -28,6 +28,7 @@ from gld_ros.messages.camera_info import (
     same_calibration,
 )
 from gld_ros.messages.depth_images import depth_m_from_message
+from gld_ros.messages.frame_tree import TransformUnavailable
 from gld_ros.messages.images import (
     ImageBridge,
     ImageError,
@@ -36,7 +37,7 @@ from gld_ros.messages.images import (
     rgb_from_message,
 )
 from gld_ros.messages.stamps import stamp_to_ns
-from gld_ros.messages.transforms import TfBuffer, TransformUnavailable
+from gld_ros.messages.transforms import TfBuffer
 
 MAX_HELD_FOR_EXACT_INFO = 10  # images of one camera whose own CameraInfo is not there yet
 

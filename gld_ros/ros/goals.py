@@ -26,9 +26,9 @@ from gld_ros.mapping.products import Product
 from gld_ros.mapping.session import SynthesisSession
 from gld_ros.mapping.targets import InvalidTarget, poses_as_targets
 from gld_ros.messages.camera_info import CameraInfoError, camera_info_values, pinhole_camera
+from gld_ros.messages.frame_tree import TransformUnavailable
 from gld_ros.messages.images import image_message
 from gld_ros.messages.stamps import NS_PER_S, make_header, stamp_to_ns
-from gld_ros.messages.transforms import TransformUnavailable
 from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.parameters.table import TABLE
 from gld_ros.ros.policies import plain_poses

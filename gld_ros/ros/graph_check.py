@@ -19,9 +19,9 @@ from gld_ros.messages.camera_info import (
     camera_info_values,
     pinhole_camera,
 )
+from gld_ros.messages.frame_tree import TransformUnavailable
 from gld_ros.messages.images import ImageError, rgb_from_message
 from gld_ros.messages.stamps import stamp_to_ns
-from gld_ros.messages.transforms import TransformUnavailable
 from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.tf_buffer import make_tf_buffer
 

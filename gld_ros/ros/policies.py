@@ -12,8 +12,8 @@ from gld_ros.mapping.frames import FloatArray
 from gld_ros.mapping.job_planner import OccupancyGrid, PolicyInput
 from gld_ros.mapping.session import SynthesisSession
 from gld_ros.mapping.targets import poses_as_targets
+from gld_ros.messages.frame_tree import TransformUnavailable
 from gld_ros.messages.stamps import stamp_to_ns
-from gld_ros.messages.transforms import TransformUnavailable
 from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.outputs import latched
 

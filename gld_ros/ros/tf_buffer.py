@@ -1,9 +1,10 @@
-"""A node's TF: its subscriptions, and the distribution's tf2_ros where there is one.
+"""A node's TF: its subscriptions, and the distribution's tf2 where there is one.
 
 `make_tf_buffer` gives a node either `Tf2Buffer` or our own TransformBuffer
-(`gld_ros.messages.transforms`) behind the same interface.
+(`gld_ros.messages.transforms`). What is known at which time is the FrameTree's to decide in both.
 """
 
+import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -11,28 +12,29 @@ from typing import Any
 import numpy as np
 
 from gld_ros.geometry.poses import pose_from_quaternion
-from gld_ros.messages.stamps import ns_to_stamp
-from gld_ros.messages.transforms import (
-    DisconnectedFrames,
-    FutureTransform,
+from gld_ros.messages.frame_tree import (
+    FrameTree,
+    Insertion,
     InvalidTransform,
-    PastTransform,
-    TfBuffer,
-    TransformBuffer,
-    UnknownFrame,
-    checked_pose,
-    insert_message,
+    Sample,
+    TransformUnavailable,
+    checked_sample,
 )
+from gld_ros.messages.stamps import ns_to_stamp
+from gld_ros.messages.transforms import TfBuffer, TransformBuffer, insert_message
 
 # Localisation stamps its transforms ahead, so that they serve until the next (AMCL: 1 s).
 MAX_AHEAD_S = 5.0
+# In tf2 time 0 is "the latest"; a nanosecond later there is no such time.
+TF2_LATER_NS = 1
 
 
 class Tf2Buffer:
     """The distribution's tf2_ros.Buffer behind the interface of TransformBuffer.
 
-    Not given the node, on which tf2 would open a service that nothing closes; jumps of time reach
-    it through `clear`.
+    tf2 interpolates and multiplies what the FrameTree says is known. It holds the tree's samples,
+    and is filled again where the tree forgets some: tf2 cannot. Not given the node, on which tf2
+    would open a service that nothing closes.
     """
 
     def __init__(self, cache_time_s: float) -> None:
@@ -40,7 +42,11 @@ class Tf2Buffer:
         from rclpy.duration import Duration
 
         self._tf2 = tf2_ros
-        self._buffer = tf2_ros.Buffer(cache_time=Duration(seconds=cache_time_s))
+        # Longer than the tree's, whose rules count.
+        self._tf2_cache_time = Duration(seconds=2.0 * cache_time_s + 1.0)
+        self._tree = FrameTree(cache_time_s)
+        self._lock = threading.Lock()  # the tree and tf2 change together
+        self._fill()
 
     def insert(
         self,
@@ -52,45 +58,62 @@ class Tf2Buffer:
         *,
         static: bool = False,
     ) -> None:
-        """Add T_parent_child at a time. Raises InvalidTransform."""
+        """Add T_parent_child at a time, in any order. Raises InvalidTransform."""
+        sample = checked_sample(
+            parent_frame, child_frame, translation_m, rotation_xyzw, stamp_ns, static=static
+        )
+        with self._lock:
+            insertion = self._tree.insert(sample)
+            if insertion is Insertion.REWRITTEN:
+                self._fill()
+            elif insertion is Insertion.KEPT:
+                self._set(sample)
+
+    def _fill(self) -> None:
+        self._buffer = self._tf2.Buffer(cache_time=self._tf2_cache_time)
+        for sample in self._tree.samples():
+            self._set(sample)
+
+    def _set(self, sample: Sample) -> None:
         from geometry_msgs.msg import TransformStamped
 
-        parent, child, pose = checked_pose(parent_frame, child_frame, translation_m, rotation_xyzw)
-        message = TransformStamped(child_frame_id=child)
-        message.header.frame_id = parent
-        message.header.stamp = ns_to_stamp(stamp_ns)
+        message = TransformStamped(child_frame_id=sample.child)
+        message.header.frame_id = sample.parent
         translation, rotation = message.transform.translation, message.transform.rotation
-        translation.x, translation.y, translation.z = pose[:3].tolist()
-        rotation.x, rotation.y, rotation.z, rotation.w = pose[3:].tolist()
-        set_transform = self._buffer.set_transform_static if static else self._buffer.set_transform
-        set_transform(message, "gld_ros")
+        translation.x, translation.y, translation.z = sample.pose[:3].tolist()
+        rotation.x, rotation.y, rotation.z, rotation.w = sample.pose[3:].tolist()
+        if sample.static:
+            self._buffer.set_transform_static(message, "gld_ros")
+        else:
+            message.header.stamp = ns_to_stamp(sample.stamp_ns + TF2_LATER_NS)
+            self._buffer.set_transform(message, "gld_ros")
 
     def lookup(
         self, target_frame: str, source_frame: str, stamp_ns: int | None = None
     ) -> np.ndarray:
-        """Return T_target_source (4, 4) float64; same errors as TransformBuffer.lookup."""
+        """Return T_target_source (4, 4) float64; raises what TransformBuffer.lookup does."""
         from rclpy.time import Time
 
-        if stamp_ns == 0:  # which tf2 would take for "the latest"
-            raise PastTransform(f"{target_frame} <- {source_frame} at time 0")
-        when = Time(nanoseconds=stamp_ns or 0)
-        try:
-            found = self._buffer.lookup_transform(target_frame, source_frame, when).transform
-        except self._tf2.ConnectivityException as error:
-            raise DisconnectedFrames(str(error)) from error
-        except self._tf2.ExtrapolationException as error:
-            # tf2's words are no guide: it calls all that is not a single sample its future.
-            newest = self._buffer.get_latest_common_time(target_frame, source_frame)
-            past = when.nanoseconds < newest.nanoseconds or stamp_ns is None
-            raise (PastTransform if past else FutureTransform)(str(error)) from error
-        except (self._tf2.LookupException, self._tf2.InvalidArgumentException) as error:
-            raise UnknownFrame(str(error)) from error
+        with self._lock:
+            route = self._tree.route(target_frame, source_frame, stamp_ns)
+            if not route.from_target and not route.from_source:
+                return np.eye(4)
+            # Where all edges are static any time will do, and tf2 has none before 0.
+            when = Time(nanoseconds=max(0, route.stamp_ns) + TF2_LATER_NS)
+            try:
+                found = self._buffer.lookup_transform(
+                    target_frame.lstrip("/"), source_frame.lstrip("/"), when
+                ).transform
+            except self._tf2.TransformException as error:
+                raise TransformUnavailable(f"tf2 has no such transform: {error}") from error
         p, q = found.translation, found.rotation
         return pose_from_quaternion((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
 
     def clear(self) -> None:
-        """Forget all moving edges; tf2 keeps static ones."""
-        self._buffer.clear()
+        """Forget all moving edges; static ones stay, because nobody sends them again."""
+        with self._lock:
+            self._tree.clear()
+            self._fill()
 
 
 class TfSubscriber:

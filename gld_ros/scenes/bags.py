@@ -26,9 +26,10 @@ from gld_ros.messages.camera_info import (
     pinhole_camera,
 )
 from gld_ros.messages.depth_images import depth_m_from_message
+from gld_ros.messages.frame_tree import TransformUnavailable
 from gld_ros.messages.images import COLOUR_ENCODINGS, ImageError, rgb_from_message
 from gld_ros.messages.stamps import stamp_to_ns
-from gld_ros.messages.transforms import TransformBuffer, TransformUnavailable
+from gld_ros.messages.transforms import TransformBuffer
 from gld_ros.scenes.recording import FloatArray, Frame, Recording, RecordingError
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ def _recording(
             continue
         stamp_ns, frame_id = stamp_to_ns(image.header.stamp), image.header.frame_id
         try:
-            fixed = buffer.root_of(frame_id) if fixed_frame is None else fixed_frame
+            fixed = buffer.tree.root_of(frame_id) if fixed_frame is None else fixed_frame
             T_fixed_cam = buffer.lookup(fixed, frame_id, stamp_ns)
         except TransformUnavailable as error:
             dropped[f"no transform at the stamp ({error.reason})"] += 1

@@ -12,8 +12,8 @@ import pytest
 from gld_ros.bags.interface_files import message_definitions
 from gld_ros.bags.reader import BagError, BagReader
 from gld_ros.bags.writer import BagWriter
+from gld_ros.messages.frame_tree import FutureTransform
 from gld_ros.messages.images import rgb_from_image
-from gld_ros.messages.transforms import FutureTransform
 
 START_NS = 1_700_000_000 * 10**9
 

@@ -13,13 +13,9 @@ from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
 from gld_ros.mapping.pending import PendingImages
 from gld_ros.messages.camera_info import CameraInfoError, camera_info_values, pinhole_camera
 from gld_ros.messages.depth_images import depth_m_from_message
+from gld_ros.messages.frame_tree import FutureTransform, TransformUnavailable
 from gld_ros.messages.images import ImageError, rgb_from_compressed
-from gld_ros.messages.transforms import (
-    FutureTransform,
-    TransformBuffer,
-    TransformUnavailable,
-    insert_message,
-)
+from gld_ros.messages.transforms import TransformBuffer, insert_message
 from gld_ros.ros.parameters.files import load_snapshot
 
 START_NS = 1_700_000_000 * 10**9
