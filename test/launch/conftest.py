@@ -5,15 +5,40 @@ They need a distribution's launch and launch_pytest; ROS 2 from PyPI has neither
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-START_S = 120.0  # a process that loads torch on a busy machine
+START_S = 120.0  # of a process on a busy machine
+LOAD_S = 400.0  # of one that loads torch and tries its model
+
+# Takes the place of the installed gld_node where a test is about processes: torch alone takes a
+# minute to load on a small machine. `{load}` is the body of a model factory.
+NODE_WITH_ANOTHER_MODEL = """#!{python}
+import sys
+from pathlib import Path
+from gld_ros.mapping.model import LoadedModel
+from gld_ros.mapping.synthesizer import DeviceFault
+from gld_ros.mapping.worker import fault_of
+from gld_ros.ros.main import main
+
+class NoModel:
+    def run(self, request):
+        raise RuntimeError("this model imagines nothing")
+        yield
+
+def load(parameters):
+    {load}
+    return LoadedModel(NoModel(), {{"backend": "none"}}, (84, 112), fault_of)
+
+sys.exit(main(model_factory=load))
+"""
 
 
 def pytest_collection_modifyitems(items):
@@ -52,6 +77,35 @@ class Launched:
                 ),
             ]
         )
+
+
+@pytest.fixture
+def node_with_another_model(tmp_path, monkeypatch):
+    """Puts an overlay over the installed package whose gld_node loads what `load` returns."""
+    from ament_index_python.packages import get_package_share_directory
+
+    def put_over(load="pass"):
+        share = Path(get_package_share_directory("gld_ros"))
+        overlay = tmp_path / "overlay"
+        marker = overlay / "share/ament_index/resource_index/packages/gld_ros"
+        marker.parent.mkdir(parents=True)
+        marker.touch()
+        shutil.copytree(share / "launch", overlay / "share/gld_ros/launch")
+        shutil.copytree(share / "config", overlay / "share/gld_ros/config")
+        executable = overlay / "lib/gld_ros/gld_node"
+        executable.parent.mkdir(parents=True)
+        executable.write_text(NODE_WITH_ANOTHER_MODEL.format(python=sys.executable, load=load))
+        executable.chmod(0o755)
+        prefixes = f"{overlay}{os.pathsep}{os.environ['AMENT_PREFIX_PATH']}"
+        monkeypatch.setenv("AMENT_PREFIX_PATH", prefixes)
+
+    return put_over
+
+
+@pytest.fixture
+def quick_node(node_with_another_model):
+    """A gld_node that has its model at once."""
+    node_with_another_model()
 
 
 @pytest.fixture

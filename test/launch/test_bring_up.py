@@ -8,7 +8,7 @@ IMAGE, INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
 
 
 @launch_pytest.fixture
-def gld(launched, arguments):
+def gld(quick_node, launched, arguments):
     return launched.description("gld.launch.py", arguments)
 
 
@@ -75,7 +75,7 @@ def robot_parameters(tmp_path):
 
 
 @launch_pytest.fixture
-def gld_with_file(launched, robot_parameters):
+def gld_with_file(quick_node, launched, robot_parameters):
     arguments = {"namespace": "robot1", "profile": str(robot_parameters)}
     return launched.description("gld.launch.py", arguments)
 

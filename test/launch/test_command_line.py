@@ -5,6 +5,8 @@ import time
 
 import pytest
 
+from .conftest import LOAD_S
+
 launch_pytest = pytest.importorskip("launch_pytest", reason="ROS 2 from PyPI has no launch_pytest")
 
 PARAMETERS = (
@@ -34,7 +36,7 @@ def gld(launched, parameters):
 
 @pytest.mark.launch(fixture=gld)
 def test_parameters_states_and_a_goal_from_the_command_line(command, outside, launched):
-    outside.wait_state("active")
+    outside.wait_state("active", timeout_s=LOAD_S)
     found = ("--no-daemon", "--spin-time", "5")
 
     def run(*words):
