@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from rclpy.node import Node
 
-from gld_ros.geometry.poses import pose_from_quaternion
 from gld_ros.mapping.fault_log import FaultLog
 from gld_ros.mapping.frames import FloatArray
 from gld_ros.mapping.job_planner import OccupancyGrid, PolicyInput
@@ -15,6 +14,7 @@ from gld_ros.mapping.targets import poses_as_targets
 from gld_ros.messages.frame_tree import TransformUnavailable
 from gld_ros.messages.stamps import stamp_to_ns
 from gld_ros.messages.types import rclpy_type
+from gld_ros.ros.distribution.quaternions import pose_matrix
 from gld_ros.ros.outputs import latched
 
 Pose = tuple[Sequence[float], Sequence[float]]  # position, quaternion xyzw
@@ -91,6 +91,6 @@ def plain_poses(poses: Any) -> list[Pose]:
 def _grid(message: Any, T_fixed_frame: FloatArray) -> OccupancyGrid:
     """Place a nav_msgs/OccupancyGrid; raises ValueError for a bad size or origin."""
     info = message.info
-    T_frame_grid = pose_from_quaternion(*plain_poses([info.origin])[0])
+    T_frame_grid = pose_matrix(*plain_poses([info.origin])[0])
     cells = np.array(message.data, np.int8).reshape(info.height, info.width)
     return OccupancyGrid(cells, float(info.resolution), T_fixed_frame @ T_frame_grid)

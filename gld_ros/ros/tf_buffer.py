@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from gld_ros.geometry.poses import pose_from_quaternion
 from gld_ros.messages.frame_tree import (
     FrameTree,
     Insertion,
@@ -22,6 +21,7 @@ from gld_ros.messages.frame_tree import (
 )
 from gld_ros.messages.stamps import ns_to_stamp
 from gld_ros.messages.transforms import TfBuffer, TransformBuffer, insert_message
+from gld_ros.ros.distribution.quaternions import pose_matrix
 
 # Localisation stamps its transforms ahead, so that they serve until the next (AMCL: 1 s).
 MAX_AHEAD_S = 5.0
@@ -107,7 +107,7 @@ class Tf2Buffer:
             except self._tf2.TransformException as error:
                 raise TransformUnavailable(f"tf2 has no such transform: {error}") from error
         p, q = found.translation, found.rotation
-        return pose_from_quaternion((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
+        return pose_matrix((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
 
     def clear(self) -> None:
         """Forget all moving edges; static ones stay, because nobody sends them again."""

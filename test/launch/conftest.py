@@ -151,7 +151,7 @@ class Outside:
         answer = self.call("lifecycle_msgs/srv/GetState", f"{node}/get_state")
         return answer.current_state.label
 
-    def wait_state(self, wanted, node="/gld", timeout_s=START_S):
+    def wait_state(self, wanted, node="/gld", timeout_s=LOAD_S):
         deadline = time.monotonic() + timeout_s
         while (state := self.state(node)) != wanted:
             if time.monotonic() > deadline:

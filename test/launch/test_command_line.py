@@ -5,8 +5,6 @@ import time
 
 import pytest
 
-from .conftest import LOAD_S
-
 launch_pytest = pytest.importorskip("launch_pytest", reason="ROS 2 from PyPI has no launch_pytest")
 
 PARAMETERS = (
@@ -18,7 +16,7 @@ PARAMETERS = (
 GOAL = (
     "{targets: {header: {frame_id: odom}, poses: [{position: {x: 0.3, z: 1.0}, "
     "orientation: {x: -0.7071068, w: 0.7071068}}]}, pose_convention: 1, publish: true, "
-    "return_images: true, max_wait: {sec: 20}}"
+    "return_images: false, max_wait: {sec: 20}}"
 )
 
 
@@ -36,7 +34,7 @@ def gld(launched, parameters):
 
 @pytest.mark.launch(fixture=gld)
 def test_parameters_states_and_a_goal_from_the_command_line(command, outside, launched):
-    outside.wait_state("active", timeout_s=LOAD_S)
+    outside.wait_state("active")
     found = ("--no-daemon", "--spin-time", "5")
 
     def run(*words):
@@ -71,7 +69,7 @@ def test_parameters_states_and_a_goal_from_the_command_line(command, outside, la
     assert goal.ended() == 0
     assert "Goal accepted" in goal.output
     assert "total_steps: 2" in goal.output
-    assert re.search(r"error_code: 0\b", goal.output), goal.output[-2000:]
+    assert re.search(r"error_code: 0\b", goal.output), goal.output
     assert "SUCCEEDED" in goal.output
     outside.graph.wait_for(lambda: images, "the imagined view on its topic")
     assert images[0].header.frame_id.startswith("gld_view")
