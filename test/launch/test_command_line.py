@@ -8,7 +8,7 @@ import pytest
 launch_pytest = pytest.importorskip("launch_pytest", reason="ROS 2 from PyPI has no launch_pytest")
 
 PARAMETERS = (
-    "/**:\n  ros__parameters:\n    device: cpu\n    sampler.num_steps: 2\n"
+    "/**:\n  ros__parameters:\n    device: cpu\n    sampler.num_steps: 2\n    scale.mode: fixed\n"
     "    keyframes.max_angular_velocity: 100.0\n    keyframes.min_interval: 0.0\n"
     "    keyframes.min_translation: 0.05\n    guard.min_overlap: 0.0\n    tf.cache_time: 120.0\n"
     "    keyframes.max_age: 600.0\n"

@@ -48,18 +48,55 @@ def state_of(graph, name="/gld"):
     return ask
 
 
+# The node with a model that is there at once.
+HAS_ITS_MODEL = """
+import sys
+from gld_ros.mapping.model import LoadedModel
+from gld_ros.mapping.worker import fault_of
+from gld_ros.ros.main import main
+
+class NoModel:
+    def run(self, request):
+        raise RuntimeError("this model imagines nothing")
+        yield
+
+def load(parameters):
+    return LoadedModel(NoModel(), {"backend": "none"}, (84, 112), fault_of)
+
+sys.exit(main(["gld_node", "--ros-args", "-p", "autostart:=true"], model_factory=load))
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_that_comes_twice_at_once_ends_the_node_cleanly(ros_graph, number):
+def test_a_signal_that_comes_twice_at_once_ends_a_busy_node_cleanly(ros_graph, number):
     """Ctrl-C reaches a launched node from the terminal and from the launch process."""
+    from sensor_msgs.msg import CameraInfo, Image
+    from tf2_msgs.msg import TFMessage
+
     ask = state_of(ros_graph)
+    camera = ros_graph.node("camera")
+    topics = {"/tf": TFMessage, "/camera/image": Image, "/camera/camera_info": CameraInfo}
+    publishers = [camera.create_publisher(kind, topic, 10) for topic, kind in topics.items()]
+
+    def publish():
+        for publisher, kind in zip(publishers, topics.values(), strict=True):
+            publisher.publish(kind())
+
+    camera.create_timer(0.005, publish)
     with subprocess.Popen(
-        [sys.executable, "-m", "gld_ros.ros.main", "--ros-args", "-p", "autostart:=true"]
+        [sys.executable, "-c", HAS_ITS_MODEL], stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            ros_graph.wait_for(lambda: ask() == "active", "the active node", 240.0)
+            ros_graph.wait_for(lambda: ask() == "active", "the active node", 120.0)
+            ros_graph.wait_for(
+                lambda: all(p.get_subscription_count() for p in publishers), "its subscriptions"
+            )
             process.send_signal(number)
             process.send_signal(number)
-            assert process.wait(120.0) == 0
+            _, errors = process.communicate(timeout=60.0)
+            assert process.returncode == 0, errors
+            for noise in ("Traceback", "Destroyable", "never retrieved"):
+                assert noise not in errors
         finally:
             process.kill()
 
