@@ -28,6 +28,7 @@ from launch_ros.actions import Node
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 SHARE = Path(get_package_share_directory("gld_ros"))
+LOAD_LIMIT_S = "600"
 
 # (name, default, meaning); without a default an argument is required
 ARGUMENTS = (
@@ -85,10 +86,12 @@ def session(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             "profile": argument["profile"],
         }.items(),
     )
-    player = ExecuteProcess(
-        cmd=["gld-ros", "play", argument["bag"], "--clock", "--rate", argument["rate"]],
-        output="screen",
-    )
+    play = ["gld-ros", "play", argument["bag"], "--clock", "--rate", argument["rate"]]
+    # The node subscribes when it is active, and its model may take minutes to load.
+    play += ["--wait", LOAD_LIMIT_S]
+    if known and not argument["camera_info"]:
+        play += ["--wait-for", *(camera["camera_info"] for camera in known)]
+    player = ExecuteProcess(cmd=play, output="screen")
     return [node, player, *(rviz() if argument["rviz"] == "true" else [])]
 
 

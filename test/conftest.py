@@ -1,7 +1,8 @@
 """Owns what tests share: a micro-bundle, messages, bags, ROS isolation, when ROS tests skip.
 
 Tests marked ``ros`` need rclpy and the built interfaces. Without them they are skipped, unless
-``GLD_REQUIRE_ROS=1`` says that the bootstrap succeeded: then their absence fails the whole run.
+``GLD_REQUIRE_ROS=1`` says that the bootstrap succeeded: then their absence fails the whole run. So
+does ``GLD_REQUIRE_DISTRIBUTION=1`` for the libraries that only a distribution has.
 """
 
 import contextlib
@@ -26,6 +27,14 @@ import pytest
 hypothesis.settings.register_profile("gld_ros", deadline=None)
 hypothesis.settings.load_profile("gld_ros")
 
+OF_A_DISTRIBUTION = (
+    "cv_bridge",
+    "launch_pytest",
+    "sensor_msgs_py",
+    "tf2_ros",
+    "tf_transformations",
+)
+
 _ros_domain = contextlib.ExitStack()
 # Processes of one run start far from each other.
 _domains = itertools.islice(itertools.cycle(range(1, 101)), 37 * os.getpid() % 100, None)
@@ -47,6 +56,12 @@ def _why_no_ros() -> str | None:
 def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("GLD_REQUIRE_ROS") == "1" and (reason := _why_no_ros()):
         raise pytest.UsageError(f"GLD_REQUIRE_ROS=1, but {reason}")
+    if os.environ.get("GLD_REQUIRE_DISTRIBUTION") == "1":
+        missing = [name for name in OF_A_DISTRIBUTION if importlib.util.find_spec(name) is None]
+        if missing:
+            raise pytest.UsageError(
+                f"GLD_REQUIRE_DISTRIBUTION=1, but {', '.join(missing)} cannot be found"
+            )
     if importlib.util.find_spec("domain_coordinator"):
         # A domain that no other test process holds; children inherit it.
         from domain_coordinator import domain_id

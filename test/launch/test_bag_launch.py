@@ -1,5 +1,6 @@
 """gld_bag.launch.py plays the package's own bag as it is; what is missing is told at once."""
 
+import re
 import shutil
 
 import pytest
@@ -17,11 +18,11 @@ def test_views_are_imagined_for_a_bag_whose_poses_are_in_map(command, outside, r
     parameters.write_text(
         "/**:\n  ros__parameters:\n    device: cpu\n    policy.type: look_around\n"
         "    policy.rate: 1.0\n    sampler.num_steps: 2\n    sampler.max_targets: 1\n"
-        "    policy.yaw_offsets: [0.2]\n    product.max_age: 60.0\n    tf.cache_time: 120.0\n"
+        "    policy.yaw_offsets: [0.2]\n    product.max_age: 0.0\n    tf.cache_time: 120.0\n"
     )
     launch = command("ros2", "launch", "gld_ros", "gld_bag.launch.py", f"bag:={recorded_room}",
                      f"profile:={parameters}", "rate:=0.5")  # fmt: skip
-    outside.graph.wait_for(lambda: views, "an imagined view", 240.0)
+    outside.graph.wait_for(lambda: views, "an imagined view", 580.0)
     assert outside.parameters("fixed_frame", "camera_names") == ["map", ["camera"]]
     assert views[0].header.frame_id == "map"
     assert len(views[0].views) == 1
@@ -39,14 +40,14 @@ def test_views_are_imagined_for_a_bag_whose_poses_are_in_map(command, outside, r
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "Required launch argument 'bag' was not provided"),
+        ([], "equired (launch )?argument bag"),  # the words of older and of newer launch
         (["bag:=/no/such/bag"], "bag:=/no/such/bag cannot be played"),
     ],
 )
 def test_a_bag_that_is_missing_ends_the_launch_at_once(command, words, message):
     launch = command("ros2", "launch", "gld_ros", "gld_bag.launch.py", *words)
     assert launch.ended() != 0
-    assert message.replace("'", "") in launch.output.replace('"', "").replace("'", "")
+    assert re.search(message, launch.output.replace('"', "").replace("'", ""))
     assert "process started" not in launch.output
     assert not launch.left_over()
 

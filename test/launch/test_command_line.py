@@ -11,7 +11,7 @@ PARAMETERS = (
     "/**:\n  ros__parameters:\n    device: cpu\n    sampler.num_steps: 2\n    scale.mode: fixed\n"
     "    keyframes.max_angular_velocity: 100.0\n    keyframes.min_interval: 0.0\n"
     "    keyframes.min_translation: 0.05\n    guard.min_overlap: 0.0\n    tf.cache_time: 120.0\n"
-    "    keyframes.max_age: 600.0\n"
+    "    keyframes.max_age: 600.0\n    product.max_age: 0.0\n"
 )
 GOAL = (
     "{targets: {header: {frame_id: odom}, poses: [{position: {x: 0.3, z: 1.0}, "

@@ -5,6 +5,8 @@
 #   tools/ros/test_distribution.sh /opt/ros/kilted     or any folder with a setup.bash or setup.sh
 #
 # Everything it makes lies in out/distribution; the environment there is kept for the next run.
+#
+#   GLD_DISTRIBUTION_KEEP=1   keeps the workspace too, so that only what changed is built again
 set -eo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 WORK=${GLD_DISTRIBUTION_WORK:-$ROOT/out/distribution}
@@ -33,7 +35,8 @@ if [ -x "$LENDER" ]; then "$LENDER" "$ROOT/tools/ros/lend_torch.py" "$GLD_ROS_VE
 "$ROOT/tools/ros/bootstrap.sh" packages
 . "$GLD_ROS_VENV/bin/activate"
 
-rm -rf "$WORK/ws"
+rm -rf "$WORK/ws/src"
+[ "${GLD_DISTRIBUTION_KEEP:-0}" = 1 ] || rm -rf "$WORK/ws"
 mkdir -p "$WORK/ws/src/gld_ros"
 (cd "$ROOT" && { git ls-files -co --exclude-standard || find . -type f; } | tar -c --ignore-failed-read -f - -T - 2>/dev/null) |
   tar -x -C "$WORK/ws/src/gld_ros"
@@ -42,6 +45,8 @@ if ! python -c 'import bond.msg' 2>/dev/null; then # Nav2 brings it; not every d
   cp -r "$ROOT/tools/ros/src_test/bond" "$WORK/ws/src/"
 fi
 cd "$WORK/ws"
+# Without it colcon passes -l to make, which then waits whenever the machine is busy otherwise.
+export MAKEFLAGS=-j$(nproc)
 say "colcon build"
 colcon build --event-handlers console_direct- >"$WORK/build.log" 2>&1 ||
   { tail -n 40 "$WORK/build.log" >&2; die "colcon build failed (all of it: $WORK/build.log)"; }
