@@ -69,7 +69,7 @@ def test_the_locks_name_all_that_their_packages_need():
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
-    if not any(importlib.metadata.distributions(name="ros-rclpy")):
+    if os.environ.get("ROS_DISTRO") or not any(importlib.metadata.distributions(name="ros-rclpy")):
         pytest.skip("the packages of a distribution are its own")
     files = ("tools/requirements.lock", "tools/ros/requirements-ros.txt")
     lines = [line for file in files for line in (ROOT / file).read_text().splitlines()]

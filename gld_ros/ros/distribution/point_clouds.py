@@ -18,15 +18,15 @@ except ImportError:  # ROS 2 from PyPI
 def read_cloud(message: Any) -> np.ndarray:
     """Return what `points_from_cloud` does, read by sensor_msgs_py where it can.
 
-    It overlooks row padding and changes a big-endian message, so those are read here. Raises
-    MalformedCloud.
+    It overlooks row padding and changes a big-endian message, so those are read here; it would
+    shape an organised cloud by width and height instead of height and width. Raises MalformedCloud.
     """
     packed = message.row_step == message.width * message.point_step
     swapped = message.is_bigendian != (sys.byteorder == "big")
     if read_points is None or not packed or swapped:
         return points_from_cloud(message)
     try:
-        points = read_points(message, reshape_organized_cloud=True)
+        points = read_points(message)
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise MalformedCloud(f"cloud cannot be read: {error}") from error
     # rgb is declared FLOAT32 by convention and holds four bytes.
@@ -35,7 +35,7 @@ def read_cloud(message: Any) -> np.ndarray:
         name: (np.dtype("<u4") if name in ("rgb", "rgba") and kind == "<f4" else kind, offset)
         for name, (kind, offset, *_) in fields.items()
     }
-    return points.view(
+    points = points.view(
         np.dtype(
             {
                 "names": list(bits),
@@ -45,3 +45,4 @@ def read_cloud(message: Any) -> np.ndarray:
             }
         )
     )
+    return points.reshape(message.height, message.width) if message.height > 1 else points

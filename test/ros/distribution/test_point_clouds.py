@@ -58,7 +58,7 @@ def test_sensor_msgs_py_packs_the_same_bytes(count, seed):
     )
     ours = packed(count, seed)
     theirs = point_cloud2.create_cloud(
-        ours.header, ours.fields, point_cloud2.read_points(ours), step=ours.point_step
+        ours.header, ours.fields, point_cloud2.read_points(ours), ours.point_step
     )
     assert (theirs.point_step, theirs.row_step) == (ours.point_step, ours.row_step)
     assert theirs.fields == ours.fields
