@@ -166,6 +166,11 @@ def _play_with_progress(player: Any, bag: Any, options: Any) -> int:
         f"{report.lateness_percentile_ms(50):.2f} ms (median), "
         f"{report.lateness_percentile_ms(99):.2f} ms (99 %)"
     )
+    if report.held_s > 0:
+        print(
+            f"bag time stood still for {report.held_s:.1f} s in all, where this machine was too "
+            "slow; a lower --rate leaves it more time"
+        )
     return 0
 
 

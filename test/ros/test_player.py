@@ -154,6 +154,22 @@ def test_a_pause_does_not_count_as_lateness():
     assert clock.lateness_s(START_NS + 20 * 10**9) == pytest.approx(-15.0, abs=5.0)
 
 
+def test_a_slow_machine_holds_bag_time_instead_of_catching_up(ros_graph, small_bag):
+    Listener(ros_graph)
+    stalls = iter([0.6])  # seconds; as if this machine had been busy elsewhere
+    begun = time.monotonic()
+    report = play(
+        ros_graph,
+        small_bag,
+        PlayOptions(rate=10.0, clock_hz=50.0),
+        progress=lambda bag_s, num_messages: time.sleep(next(stalls, 0.0)),
+    )
+    with BagReader(small_bag) as bag:
+        duration_s = (bag.end_ns - bag.start_ns) / 1e9
+    assert time.monotonic() - begun >= duration_s / 10.0 + 0.5
+    assert report.held_s >= 0.5
+
+
 def test_topics_can_be_chosen_and_renamed(ros_graph, small_bag):
     listener = Listener(ros_graph, image_topic="/front/image")
     options = PlayOptions(
