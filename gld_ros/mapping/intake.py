@@ -121,7 +121,7 @@ class Intake:
             return jump
 
     def depth_image(self, camera: str, message: Any) -> None:
-        """Remember a depth image of the camera's own optical frame, for mode depth_topic."""
+        """Remember a depth image of the camera's own optical frame."""
         state = self.cameras[camera]
         try:
             depth_m = depth_m_from_message(message)

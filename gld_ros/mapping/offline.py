@@ -5,7 +5,7 @@ wall-clock times stay out of the output, so the same bag gives the same bytes.
 """
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ from typing import Any
 from gld_ros.bags.cameras import bag_cameras
 from gld_ros.bags.reader import CAMERA_INFO_TYPE, BagMessage, BagReader
 from gld_ros.bags.writer import BagWriter
-from gld_ros.mapping.cameras import CameraState
+from gld_ros.mapping.cameras import MAX_DEPTH_OFFSET_NS, CameraState
 from gld_ros.mapping.fault_log import FaultLog, Level
 from gld_ros.mapping.job_planner import PlannedJob
 from gld_ros.mapping.jobs import JobResult, Outcome, StageTimes
@@ -102,7 +102,12 @@ class OfflineRun:
             for message in self._reader.messages([camera.info_topic]):
                 self._take_in(camera.name, message)
                 break
-        for message in self._reader.messages(list(topics)):
+        depths = self._depth_topics()
+        messages = self._reader.messages([*topics, *depths])
+        for message in _depth_first(messages, frozenset(depths)):
+            if message.topic in depths:
+                self.session.depth_image(depths[message.topic], message.content)
+                continue
             on_message()
             self._take_in(topics[message.topic], message)
             yield from self._after()
@@ -111,6 +116,12 @@ class OfflineRun:
         for state in self.session.cameras.values():
             dropped += state.dropped
         self.summary.dropped = dict(+dropped)
+
+    def _depth_topics(self) -> dict[str, str]:
+        """The cameras by the topics of depth in their own optical frame."""
+        if self.session.parameters.depth_source not in ("auto", "camera"):
+            return {}
+        return {c.depth_topic: c.name for c in self._cameras if c.depth_topic is not None}
 
     def _take_in(self, camera: str, message: BagMessage) -> None:
         self._now_ns = message.stamp_ns
@@ -152,6 +163,22 @@ class OfflineRun:
         self.summary.views += sum(len(products.predicted) for products in result.products)
         self.summary.metric_jobs += result.products[-1].scale.metric
         return result
+
+
+def _depth_first(
+    messages: Iterator[BagMessage], depth_topics: frozenset[str]
+) -> Iterator[BagMessage]:
+    """The messages in order, but depth images ahead of the images that they may belong to."""
+    held: deque[BagMessage] = deque()
+    for message in messages:
+        if message.topic in depth_topics:
+            yield message
+        else:
+            held.append(message)
+        wait_ns = MAX_DEPTH_OFFSET_NS if depth_topics else -1
+        while held and message.stamp_ns - held[0].stamp_ns > wait_ns:
+            yield held.popleft()
+    yield from held
 
 
 def write_jobs(

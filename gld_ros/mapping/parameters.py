@@ -8,7 +8,7 @@ module alone uses stand in that module: `GateParameters`, `GuardParameters`, `Sc
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from gld_ros.geometry.poses import PoseConvention
 from gld_ros.mapping.guard import GuardParameters
@@ -17,6 +17,9 @@ from gld_ros.mapping.products import ProductParameters
 from gld_ros.mapping.scale import ScaleParameters
 from gld_ros.mapping.targets import Policy
 from gld_ros.messages.camera_info import Rectification
+
+DepthSource = Literal["auto", "camera", "stereo", "model"]
+DEPTH_SOURCES: tuple[DepthSource, ...] = get_args(DepthSource)
 
 
 @dataclass(frozen=True)
@@ -133,3 +136,4 @@ class SessionParameters:
     guard: GuardParameters
     scale: ScaleParameters
     products: ProductParameters
+    depth_source: DepthSource = "auto"

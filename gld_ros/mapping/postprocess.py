@@ -4,35 +4,44 @@ Owns what is remembered between jobs besides keyframes: the running scale and th
 depth. The measures themselves are `scale`'s, the arrays `products`'.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from threading import Lock
 
+from gld_ros.mapping.composition import measured_on_grid
 from gld_ros.mapping.jobs import JobRequest, SynthesisRun
-from gld_ros.mapping.products import Product, Products, make_products
+from gld_ros.mapping.products import NOTHING_MEASURED, Product, Products, make_products
 from gld_ros.mapping.scale import (
     MetricScale,
     ScaleMeasurement,
     ScaleParameters,
     ScaleState,
-    measure_from_depth,
-    measure_from_shared_points,
+    measure_from_surfaces,
     measure_from_views,
-    resample_sensor_depth,
+    measured_depth_alone,
 )
+from gld_ros.measuring.surfaces import MeasuredScene
 
 DEFAULT_MEDIAN_DEPTH_M = 2.0  # before any job: a room
+_BY_MEASUREMENTS = ("auto", "measured")  # modes of the scale that need no recovered cameras
 
 
 class Postprocessor:
     """Turns runs into products; thread-safe, and usable as a worker's `postprocess`.
 
-    `wanted` returns what has subscribers at the moment; a job may want more for itself.
+    `wanted` returns what has subscribers at the moment; a job may want more for itself. `measured`
+    returns what the images have measured around a run.
     """
 
-    def __init__(self, wanted: Callable[[], frozenset[Product]]) -> None:
+    def __init__(
+        self,
+        wanted: Callable[[], frozenset[Product]],
+        measured: Callable[[JobRequest, SynthesisRun], MeasuredScene] = (
+            lambda request, run: NOTHING_MEASURED
+        ),
+    ) -> None:
         self._wanted = wanted
+        self._measured = measured
         self._lock = Lock()
         self._scale = MetricScale(ScaleParameters())
         self._median_depth_m = DEFAULT_MEDIAN_DEPTH_M
@@ -41,7 +50,8 @@ class Postprocessor:
     def __call__(self, request: JobRequest, run: SynthesisRun) -> Products:
         """Products of one run. Raises `products.UnusableOutput`."""
         parameters = request.parameters
-        measurement = measure_scale(run, parameters.scale, parameters.products.min_confidence)
+        measured = self._measured(request, run)
+        measurement = measure_scale(run, measured, parameters.scale)
         with self._lock:
             self._use(parameters.scale)
             # A job of an earlier epoch is on its way to be discarded and must teach nothing.
@@ -50,6 +60,8 @@ class Postprocessor:
                 state = self._scale.update(measurement, request.anchor.stamp_ns)
             else:
                 state = self._scale.state(request.anchor.stamp_ns)
+        if not (state.metric or measured.is_empty) and parameters.scale.mode in _BY_MEASUREMENTS:
+            state = measured_depth_alone(state)
         products = make_products(
             run.views,
             run.keyframes,
@@ -58,6 +70,8 @@ class Postprocessor:
             state,
             parameters.products,
             self._wanted() | request.always_wanted,
+            measured,
+            parameters.scale.max_dispersion,
         )
         with self._lock:
             if current and state.metric and products.median_depth_m > 0:
@@ -89,32 +103,23 @@ class Postprocessor:
 
 
 def measure_scale(
-    run: SynthesisRun, parameters: ScaleParameters, min_confidence: float
+    run: SynthesisRun, measured: MeasuredScene, parameters: ScaleParameters
 ) -> ScaleMeasurement:
-    """The scale as one run shows it, measured by the means that the mode names."""
+    """What one run says about the scale, by the means that the mode names."""
     references, keyframes = run.views.references, run.keyframes
-    if parameters.mode == "triangulation":
-        return measure_from_shared_points(references, keyframes, parameters, min_confidence)
-    if parameters.mode != "depth_topic":
-        by_cameras = measure_from_views(references, keyframes, parameters)
-        if parameters.mode != "auto" or not by_cameras.fault:
-            return by_cameras
-        by_points = measure_from_shared_points(references, keyframes, parameters, min_confidence)
-        if not by_points.fault:
-            return by_points
-        depth_is_wrong = math.isfinite(by_points.scale)  # measured, and it scatters
-        return replace(
-            by_cameras if depth_is_wrong else by_points,
-            fault=f"{by_cameras.fault}; {by_points.fault}",
-            poses_disagree=depth_is_wrong or by_cameras.poses_disagree,
-        )
-    sensor_m, model, confident = [], [], []
-    for view, keyframe in zip(references, keyframes, strict=True):
-        sensor = keyframe.sensor_depth
-        if sensor is None:
-            continue
-        hw = (view.depth.shape[0], view.depth.shape[1])
-        sensor_m.append(resample_sensor_depth(sensor.depth_m, sensor.K_px, view.K_px, hw))
-        model.append(view.depth)
-        confident.append(view.confidence >= min_confidence)
-    return measure_from_depth(sensor_m, model, confident, parameters)
+    if parameters.mode == "tf_baseline":
+        return measure_from_views(references, keyframes, parameters)
+    surfaces = measured.references or (None,) * len(references)
+    by_surfaces = measure_from_surfaces(
+        [view.depth for view in references],
+        [
+            measured_on_grid(surface, (view.depth.shape[0], view.depth.shape[1]))
+            for surface, view in zip(surfaces, references, strict=True)
+        ],
+    )
+    if parameters.mode != "auto" or not by_surfaces.fault:
+        return by_surfaces
+    by_cameras = measure_from_views(references, keyframes, parameters)
+    if not by_cameras.fault:
+        return by_cameras
+    return replace(by_cameras, fault=f"{by_surfaces.fault}; {by_cameras.fault}")

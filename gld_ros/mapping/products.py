@@ -1,8 +1,9 @@
 """From a synthesis result to arrays that may be published: metric, masked, labelled, or withheld.
 
 Owns the meaning of published depth (REP-117) and confidence in [0, 1], and the rule that depth and
-clouds exist only with a trusted scale. Points are made in `clouds`, their classes in `provenance`,
-metres per unit in `scale`; topics and messages belong to `product_messages`.
+clouds exist only with a trusted scale. What is measured and what is the model's is put together in
+`composition`, points are made in `clouds`, their classes in `provenance`, metres per unit in
+`scale`; topics and messages belong to `product_messages`.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gld_ros.mapping.clouds import cloud_from_depth, joined_points, moved_points, voxel_filtered
+from gld_ros.mapping.composition import ComposedView, completed_view, composed_view
 from gld_ros.mapping.frames import Keyframe, TargetCamera
 from gld_ros.mapping.provenance import (
     DepthView,
@@ -22,17 +24,21 @@ from gld_ros.mapping.provenance import (
     ProvenanceMap,
     SeenSurface,
     classify_view,
+    judged,
     lowered_by_spread,
-    real_colours,
     seen_surface,
     unknown_provenance,
 )
 from gld_ros.mapping.scale import ScaleState
+from gld_ros.measuring.rendering import RenderedView, choose_sources, render_surfaces
+from gld_ros.measuring.surfaces import MeasuredScene, Surface, resized_K
 from gld_ros.view_request import NovelViews, View
 
 FloatArray = NDArray[np.floating[Any]]
 
 MAX_BROKEN_FRACTION = 0.05  # of a view's pixels; with more, nothing of the output is used
+JUDGES = 4  # measured keyframes that imagined pixels of one target view are compared with
+NOTHING_MEASURED = MeasuredScene()
 
 
 class Product(Enum):
@@ -77,12 +83,12 @@ class ProductParameters:
     depth_max_m: float = 30.0
     min_confidence: float = 0.3
     rel_tolerance: float = 0.05
-    real_colours: bool = False  # where a real camera saw the same surface
+    composite: bool = True  # target views show measured surfaces where there are any
     voxel_size_m: float = 0.0  # 0: off
     stride: int = 1
     organized_observed: bool = True
     predicted_provenance: frozenset[Provenance] = frozenset(
-        {Provenance.CORROBORATED, Provenance.HALLUCINATED}
+        {Provenance.MEASURED, Provenance.CORROBORATED, Provenance.HALLUCINATED}
     )
     withhold_if_unresolved: bool = True
 
@@ -107,6 +113,7 @@ class ViewQuality:
     """How good one target view is; shares are of its pixels with published depth."""
 
     mean_confidence: float = 0.0
+    measured: float = 0.0
     corroborated: float = 0.0
     hallucinated: float = 0.0
     contradicted: float = 0.0
@@ -158,12 +165,15 @@ def make_products(
     scale: ScaleState,
     parameters: ProductParameters,
     wanted: frozenset[Product] = ALL_PRODUCTS,
+    measured: MeasuredScene = NOTHING_MEASURED,
+    max_error: float = float("inf"),
 ) -> Products:
     """Publishable arrays of one result.
 
     `keyframes` are the references of `views` in order, newest first; `targets` and `slots` its
-    targets. Without a metric scale, depth, confidence and clouds are None and provenance is
-    UNKNOWN everywhere; if the user does not want them withheld, the best guess is used.
+    targets. The model's depth is left out where its expected relative error is above `max_error`.
+    Without a metric scale, depth, confidence and clouds are None and provenance is UNKNOWN
+    everywhere; if the user does not want them withheld, the best guess is used.
     Raises UnusableOutput when the model left more than 5 % of a view without valid numbers.
     """
     broken = [broken_fraction(view) for view in (*views.references, *views.targets)]
@@ -184,24 +194,33 @@ def make_products(
         possible = {Product.PREDICTED_COLOR, Product.PREDICTED_PROVENANCE, Product.QUALITY}
         return Products(colours_only, None, None, scale, float("nan"), wanted - possible)
 
-    reference_depths = [
-        _confident_depth(view, scale.scale, parameters.min_confidence) for view in views.references
+    if not parameters.withhold_if_unresolved:
+        max_error = float("inf")
+    surfaces = measured.references or (None,) * len(keyframes)
+    completed = [
+        completed_view(view, surface, scale, max_error)
+        for view, surface in zip(views.references, surfaces, strict=True)
     ]
-    surfaces: list[SeenSurface] = []
-    if wanted & _NEEDS_PROVENANCE or parameters.real_colours or _has_spread(views):
-        surfaces = [
+    reference_depths = [_confident_depth(view, parameters.min_confidence) for view in completed]
+    seen: list[SeenSurface] = []
+    if wanted & _NEEDS_PROVENANCE or _has_spread(views):
+        seen = [
             seen_surface(DepthView(depth_m, view.K_px, k.T_fixed_cam), parameters.rel_tolerance)
             for depth_m, view, k in zip(reference_depths, views.references, keyframes, strict=True)
         ]
     predicted = tuple(
-        _predicted_view(view, target, slot, share, keyframes, surfaces, scale, parameters, wanted)
+        _predicted_view(
+            view, target, slot, share, measured.surfaces, seen, scale, parameters, wanted, max_error
+        )
         for view, target, slot, share in zip(
             views.targets, targets, slots, broken[len(views.references) :], strict=True
         )
     )
     observed = None
     if wanted & _OBSERVED:
-        observed = _observed_view(views.references[0], keyframes[0], scale, parameters, wanted)
+        observed = _observed_view(
+            views.references[0], completed[0], keyframes[0], parameters, wanted
+        )
     merged = None
     if Product.MERGED_POINTS in wanted and observed is not None:
         merged = _merged_points(predicted, observed, parameters)
@@ -249,12 +268,11 @@ def _has_spread(views: NovelViews) -> bool:
     return any(view.spread is not None for view in views.targets)
 
 
-def _confident_depth(view: View, scale: float, min_confidence: float) -> NDArray[np.float32]:
+def _confident_depth(view: ComposedView, min_confidence: float) -> NDArray[np.float32]:
     """Metric depth where a reference is sure enough to vote, else NaN."""
     with np.errstate(invalid="ignore"):
-        confident = view.confidence >= min_confidence
-        valid = confident & np.isfinite(view.depth) & (view.depth > 0)
-    return np.where(valid, view.depth * np.float32(scale), np.float32(np.nan))
+        valid = (view.confidence >= min_confidence) & (view.depth_m > 0)
+    return np.where(valid, view.depth_m, np.float32(np.nan))
 
 
 def _colour_only(
@@ -278,18 +296,28 @@ def _predicted_view(
     target: TargetCamera,
     slot: int,
     broken: float,
-    keyframes: Sequence[Keyframe],
-    surfaces: Sequence[SeenSurface],
+    measured: Sequence[Surface],
+    completed: Sequence[SeenSurface],
     scale: ScaleState,
     parameters: ProductParameters,
     wanted: frozenset[Product],
+    max_error: float,
 ) -> PredictedView:
-    confidence = np.nan_to_num(view.confidence, nan=0.0)
-    depth_m = rep117_depth(view.depth * np.float32(scale.scale), confidence, parameters)
     T_fixed_cam = target.T_fixed_cam
+    rendered = _rendered(view, T_fixed_cam, measured if parameters.composite else ())
+    composed = composed_view(view, rendered, scale, max_error)
+    confidence, color = composed.confidence, composed.color
+    depth_m = rep117_depth(composed.depth_m, confidence, parameters)
     provenance = unknown_provenance((depth_m.shape[0], depth_m.shape[1]))
-    if surfaces:
-        provenance = classify_view(depth_m, view.K_px, T_fixed_cam, surfaces)
+    if completed:
+        judges = _judges(measured, view, T_fixed_cam, parameters.rel_tolerance)
+        provenance = judged(
+            classify_view(depth_m, view.K_px, T_fixed_cam, judges),
+            classify_view(depth_m, view.K_px, T_fixed_cam, completed),
+        )
+        known = composed.measured & (provenance.labels != Provenance.UNKNOWN)
+        labels = np.where(known, np.uint8(Provenance.MEASURED), provenance.labels)
+        provenance = ProvenanceMap(labels, provenance.witness)
     if view.spread is not None:
         confidence = lowered_by_spread(
             confidence, view.spread, provenance.labels, parameters.rel_tolerance
@@ -298,19 +326,6 @@ def _predicted_view(
         labels = np.where(np.isnan(depth_m), np.uint8(Provenance.UNKNOWN), provenance.labels)
         provenance = ProvenanceMap(labels, provenance.witness)
     confidence[np.isnan(depth_m)] = np.nan
-
-    color = color_image(view.rgb)
-    if parameters.real_colours:
-        color = real_colours(
-            color,
-            depth_m,
-            view.K_px,
-            T_fixed_cam,
-            provenance,
-            [k.image for k in keyframes],
-            [k.K_px for k in keyframes],
-            [k.T_fixed_cam for k in keyframes],
-        )
     points = None
     if wanted & {Product.PREDICTED_POINTS, Product.MERGED_POINTS}:
         allowed = np.isin(np.arange(256), [int(p) for p in parameters.predicted_provenance])
@@ -336,6 +351,7 @@ def _predicted_view(
         points=points,
         quality=ViewQuality(
             mean_confidence=_mean(confidence),
+            measured=provenance.fraction(Provenance.MEASURED),
             corroborated=provenance.fraction(Provenance.CORROBORATED),
             hallucinated=provenance.fraction(Provenance.HALLUCINATED),
             contradicted=provenance.fraction(Provenance.CONTRADICTED),
@@ -344,18 +360,42 @@ def _predicted_view(
     )
 
 
+def _rendered(view: View, T_fixed_cam: FloatArray, measured: Sequence[Surface]) -> RenderedView:
+    image_hw = (view.depth.shape[0], view.depth.shape[1])
+    return render_surfaces(measured, view.K_px, T_fixed_cam, image_hw)
+
+
+def _judges(
+    measured: Sequence[Surface], view: View, T_fixed_cam: FloatArray, rel_tolerance: float
+) -> list[SeenSurface]:
+    """Measured surfaces that see most of a target view, ready to vote on its pixels."""
+    image_hw = (view.depth.shape[0], view.depth.shape[1])
+    return [
+        seen_surface(
+            DepthView(
+                s.depth_m,
+                resized_K(s.K_px, s.image.shape[:2], s.depth_m.shape),
+                s.T_fixed_cam,
+            ),
+            rel_tolerance,
+        )
+        for s in choose_sources(measured, view.K_px, T_fixed_cam, image_hw, JUDGES)
+    ]
+
+
 def _observed_view(
     view: View,
+    completed: ComposedView,
     keyframe: Keyframe,
-    scale: ScaleState,
     parameters: ProductParameters,
     wanted: frozenset[Product],
 ) -> ObservedView:
-    confidence = np.nan_to_num(view.confidence, nan=0.0)
-    depth_m = rep117_depth(view.depth * np.float32(scale.scale), confidence, parameters)
+    confidence = completed.confidence
+    depth_m = rep117_depth(completed.depth_m, confidence, parameters)
     confidence[np.isnan(depth_m)] = np.nan
     points = None
     if wanted & {Product.OBSERVED_POINTS, Product.MERGED_POINTS}:
+        labels = np.where(completed.measured, Provenance.MEASURED, Provenance.COMPLETED)
         image = keyframe.image
         if image.shape[:2] != depth_m.shape:
             size = (depth_m.shape[1], depth_m.shape[0])
@@ -366,7 +406,7 @@ def _observed_view(
             np.eye(4),
             image,
             confidence,
-            Provenance.OBSERVED,
+            labels.astype(np.uint8),
             0,
             stride=parameters.stride,
             organized=parameters.organized_observed,

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,10 +30,11 @@ class Provenance(IntEnum):
     """Where a point comes from; values as in `gld_ros/msg/Provenance`."""
 
     UNKNOWN = 0  # not computed, or the pixel has no valid depth
-    OBSERVED = 1  # pixel of a real image
-    CORROBORATED = 2  # lies on a surface that some real view shows
-    HALLUCINATED = 3  # outside every real view, or behind what they show
-    CONTRADICTED = 4  # a real view looked through this point
+    MEASURED = 1  # a real image's pixel with measured depth
+    CORROBORATED = 2  # imagined, and lies on a surface that some real view shows
+    HALLUCINATED = 3  # imagined, outside every real view, or behind what they show
+    CONTRADICTED = 4  # imagined, and a real view looked through this point
+    COMPLETED = 5  # a real image's pixel whose depth is the model's, aligned to measurements
 
 
 PROVENANCE_NAMES: dict[str, Provenance] = {p.name.lower(): p for p in Provenance}
@@ -329,58 +329,6 @@ def _cell_extreme(padded: FloatArray, extreme: np.ufunc) -> FloatArray:
     return np.asarray(extreme(columns[:-1], columns[1:]))
 
 
-def real_colours(
-    rgb: NDArray[np.uint8],
-    depth_m: FloatArray,
-    K_px: FloatArray,
-    T_fixed_cam: FloatArray,
-    provenance: ProvenanceMap,
-    images: Sequence[NDArray[np.uint8]],
-    K_px_images: Sequence[FloatArray],
-    T_fixed_images: Sequence[FloatArray],
-) -> NDArray[np.uint8]:
-    """The imagined picture (H, W, 3) with real colours wherever a real view vouches for a pixel.
-
-    `images` are the real pictures in the order of the views that `provenance` was made with; they
-    may have another size than the depth that was compared.
-    """
-    coloured = rgb.copy()
-    for index, image in enumerate(images):
-        taken = provenance.witness == index
-        if not taken.any():
-            continue
-        rows, columns = np.nonzero(taken)
-        pixels = np.stack([columns, rows, np.ones_like(rows)]).astype(np.float32)
-        u, v, _ = _project(
-            pixels,
-            depth_m[taken].astype(np.float32),
-            K_px,
-            T_fixed_cam,
-            K_px_images[index],
-            T_fixed_images[index],
-        )
-        coloured[taken] = _sampled(image, u, v)
-    return coloured
-
-
-def _sampled(image: NDArray[np.uint8], u: FloatArray, v: FloatArray) -> NDArray[np.uint8]:
-    """Colours (N, 3) of a picture at N places, bilinear, in blocks that OpenCV's remap takes."""
-    columns = 1024
-    padding = -len(u) % columns
-    map_u, map_v = (np.pad(c, (0, padding)).astype(np.float32).reshape(-1, columns) for c in (u, v))
-    blocks = [
-        cv2.remap(
-            image,
-            map_u[i : i + 1024],
-            map_v[i : i + 1024],
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
-        for i in range(0, len(map_u), 1024)
-    ]
-    return np.concatenate(blocks).reshape(-1, 3)[: len(u)]
-
-
 def lowered_by_spread(
     confidence: FloatArray, spread: FloatArray, labels: LabelArray, rel_tolerance: float
 ) -> FloatArray:
@@ -395,3 +343,15 @@ def lowered_by_spread(
     factor = np.nan_to_num(factor, nan=0.0)
     imagined = labels == Provenance.HALLUCINATED
     return np.where(imagined, confidence * factor, confidence).astype(np.float32)
+
+
+def judged(first: ProvenanceMap, second: ProvenanceMap) -> ProvenanceMap:
+    """Two classifications of one view as one: what the first knows nothing of, the second decides.
+
+    `first` is by measured surfaces, `second` by completed ones.
+    """
+    decided = np.isin(first.labels, (Provenance.CORROBORATED, Provenance.CONTRADICTED))
+    return ProvenanceMap(
+        np.where(decided, first.labels, second.labels),
+        np.where(decided, first.witness, second.witness),
+    )

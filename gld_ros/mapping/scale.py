@@ -1,10 +1,10 @@
-"""Metres per model unit: measured against TF or a depth sensor, filtered, or withheld.
+"""Metres per model unit: by measured surfaces or by TF, filtered, or withheld.
 
 Owns the estimator and its states. A network's depth has a unit of its own; poses from TF are
 metric, so the distances between recovered camera centres tell the unit. Ratios of distances are
 used instead of a similarity fit, because they need no orientation, work from two views on and stay
-defined for collinear motion. A model that recovers no cameras can be measured by its depth at
-corners that two pictures share. What is withheld while scale is unresolved is decided in
+defined for collinear motion. Where the references have measured depth, that tells the unit better,
+of models without cameras as well. What is withheld while scale is unresolved is decided in
 `products`.
 """
 
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from gld_ros.geometry.poses import distance_m, rotation_angle_rad
 from gld_ros.mapping.frames import Keyframe
-from gld_ros.mapping.triangulation import find_corners, triangulate
+from gld_ros.measuring.scale_field import common_scale
 from gld_ros.view_request import View
 
 FloatArray = NDArray[np.floating[Any]]
-ScaleMode = Literal["auto", "tf_baseline", "triangulation", "depth_topic", "fixed", "none"]
+ScaleMode = Literal["auto", "measured", "tf_baseline", "fixed", "none"]
 
 SCALE_MODES: tuple[ScaleMode, ...] = get_args(ScaleMode)
 NS_PER_S = 1_000_000_000
@@ -33,11 +33,9 @@ MAX_ROTATION_ERROR_RAD = 0.05  # recovered relative rotations must agree with TF
 SINGLE_PAIR_BASELINE_FACTOR = 3.0  # one pair is trusted alone from this many minimal baselines on
 REJECT_SIGMA = 3.0
 RESTART_AFTER = 5  # consecutive rejections: the world changed, not the measurement
-MIN_DEPTH_PIXELS = 100
-MIN_SHARED_POINTS = 12
+MAX_MEASURED_DISPERSION = 0.5  # beyond, the model's depth has nothing to do with the scene
 
 _MAD_TO_SIGMA = 1.48  # of a normal distribution
-_QUARTILES_TO_SIGMA = 1.349
 _MIN_LOG_SIGMA = 0.02  # even ratios that agree perfectly share the model's own error
 _SINGLE_PAIR_LOG_SIGMA = 0.1  # dispersion is undefined; take the default limit of acceptance
 # The model's unit follows the scene: its logarithm may wander this much per square root second.
@@ -52,10 +50,9 @@ class ScaleSource(IntEnum):
 
     NONE = 0
     TF_BASELINE = 1
-    DEPTH_TOPIC = 2
     FIXED = 3
     HELD = 4  # the last valid value, still inside the hold time
-    TRIANGULATION = 5
+    MEASURED = 5  # depth measured in the references and in what the targets see
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,9 @@ class ScaleState:
 
     source: ScaleSource
     metric: bool  # true only if depth times `scale` may be read as metres
-    scale: float  # metres per model unit; NaN if there is not even a guess
+    # Metres per model unit. NaN if there is not even a guess, or, with `metric`, if measured depth
+    # alone is published.
+    scale: float
     relative_dispersion: float  # robust spread of the ratios; NaN for fewer than two
     num_pairs: int
     max_baseline_m: float
@@ -214,109 +213,24 @@ def _median_depth(views: Sequence[View]) -> float:
     return float(np.median(values)) if values.size else 0.0
 
 
-def measure_from_shared_points(
-    references: Sequence[View],
-    keyframes: Sequence[Keyframe],
-    parameters: ScaleParameters,
-    min_confidence: float,
+def measure_from_surfaces(
+    model_depth: Sequence[FloatArray], measured_m: Sequence[FloatArray]
 ) -> ScaleMeasurement:
-    """Compare the model's depth of references with corners triangulated between their keyframes.
+    """Compare a run's depth with what was measured at the same pixels of the same views.
 
-    Needs nothing of the model but depth, and pairs of views with at least the minimal baseline.
-    The scale is the median of triangulated / model depth. Dispersion is the distance of their
-    quartiles / 1.35 / median: how wrong the depth of the references is. It bears a quarter of false
-    matches on either side. (A median deviation would overlook a third of the scene that is wrong
-    throughout.)
+    Arrays (H, W) of one view each. The scatter is no fault here: where measurements are near, the
+    scale field corrects it, elsewhere it is the error to expect (`gld_ros.measuring.scale_field`).
     """
-    ratios: list[FloatArray] = []
-    pairs = 0
-    max_baseline_m = 0.0
-    for i, j in combinations(range(len(keyframes)), 2):
-        baseline_m = distance_m(keyframes[i].T_fixed_cam, keyframes[j].T_fixed_cam)
-        max_baseline_m = max(max_baseline_m, baseline_m)
-        if baseline_m < parameters.min_baseline_m * (1 - 1e-9):
-            continue
-        shared = triangulate(find_corners(keyframes[i]), find_corners(keyframes[j]))
-        both = [
-            _depth_ratios(shared.in_first_m, references[i], min_confidence),
-            _depth_ratios(shared.in_second_m, references[j], min_confidence),
-        ]
-        ratios += both
-        pairs += any(r.size for r in both)
-    all_ratios = np.concatenate(ratios) if ratios else np.zeros(0)
-    if all_ratios.size < 2 * MIN_SHARED_POINTS:
-        return ScaleMeasurement(
-            ScaleSource.TRIANGULATION,
-            math.nan,
-            math.nan,
-            pairs,
-            max_baseline_m,
-            f"{all_ratios.size // 2} corners were triangulated between {len(keyframes)} "
-            f"conditioning views up to {max_baseline_m:.3f} m apart; {MIN_SHARED_POINTS} are "
-            f"needed, from pairs of at least scale.min_baseline {parameters.min_baseline_m:.3f} m",
-        )
-    low, scale, high = np.quantile(all_ratios, [0.25, 0.5, 0.75]).tolist()
-    dispersion = (high - low) / _QUARTILES_TO_SIGMA / scale
-    fault = ""
-    if dispersion > parameters.max_dispersion:
+    common = common_scale(model_depth, measured_m)
+    fault = common.fault
+    if not fault and common.dispersion > MAX_MEASURED_DISPERSION:
         fault = (
-            f"triangulated/model depth scatters by {dispersion:.3f} over {all_ratios.size // 2} "
-            f"corners; scale.max_dispersion is {parameters.max_dispersion:.3f}"
+            f"measured/model depth scatters by {common.dispersion:.3f} over {common.num_pixels} "
+            f"pixels; {MAX_MEASURED_DISPERSION} is tolerated"
         )
     return ScaleMeasurement(
-        ScaleSource.TRIANGULATION, scale, dispersion, pairs, max_baseline_m, fault
+        ScaleSource.MEASURED, common.scale, common.dispersion, len(model_depth), 0.0, fault
     )
-
-
-def _depth_ratios(points_m: FloatArray, view: View, min_confidence: float) -> FloatArray:
-    """True / model depth of points (N, 3) in the view's optical frame, where the model has any."""
-    height, width = view.depth.shape
-    pixels = points_m @ view.K_px.T
-    column, row = np.rint(pixels[:, :2] / pixels[:, 2:]).astype(np.int64).T
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    row, column, true = row[inside], column[inside], points_m[inside, 2]
-    depth = view.depth[row, column].astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        valid = np.isfinite(depth) & (depth > 0) & (view.confidence[row, column] >= min_confidence)
-    return true[valid] / depth[valid]
-
-
-def measure_from_depth(
-    sensor_depth_m: Sequence[FloatArray],
-    model_depth: Sequence[FloatArray],
-    confident: Sequence[NDArray[np.bool_]],
-    parameters: ScaleParameters,
-) -> ScaleMeasurement:
-    """Median of sensor depth / model depth over confident pixels of the same views and grids.
-
-    Every array of a view is (H, W); see `resample_sensor_depth` for a sensor of another size.
-    `num_pairs` counts the views that contributed.
-    """
-    ratios, views = [], 0
-    for sensor, model, mask in zip(sensor_depth_m, model_depth, confident, strict=True):
-        with np.errstate(invalid="ignore"):
-            valid = mask & np.isfinite(sensor) & (sensor > 0) & np.isfinite(model) & (model > 0)
-        ratios.append(sensor[valid].astype(np.float64) / model[valid])
-        views += bool(valid.any())
-    all_ratios = np.concatenate(ratios) if ratios else np.zeros(0)
-    if all_ratios.size < MIN_DEPTH_PIXELS:
-        return ScaleMeasurement(
-            ScaleSource.DEPTH_TOPIC,
-            math.nan,
-            math.nan,
-            views,
-            0.0,
-            f"{all_ratios.size} pixels have both sensor depth and confident model depth; "
-            f"{MIN_DEPTH_PIXELS} are needed",
-        )
-    scale, dispersion = robust_ratio(all_ratios, np.ones(all_ratios.size))
-    fault = ""
-    if dispersion > parameters.max_dispersion:
-        fault = (
-            f"sensor/model depth scatters by {dispersion:.3f} over {all_ratios.size} pixels; "
-            f"scale.max_dispersion is {parameters.max_dispersion:.3f}"
-        )
-    return ScaleMeasurement(ScaleSource.DEPTH_TOPIC, scale, dispersion, views, 0.0, fault)
 
 
 def robust_ratio(ratios: FloatArray, weights: FloatArray) -> tuple[float, float]:
@@ -417,7 +331,12 @@ class MetricScale:
                 f"compare with; {long_baseline:.3f} m is needed",
                 stamp_ns,
             )
-        fault = self._filter(math.log(m.scale), sigma, stamp_ns)
+        if m.source is ScaleSource.MEASURED:
+            # Thousands of pixels of this very run need no memory of other runs.
+            self._restart(math.log(m.scale), sigma, stamp_ns)
+            fault = ""
+        else:
+            fault = self._filter(math.log(m.scale), sigma, stamp_ns)
         if fault:
             return self._held(measured, fault, stamp_ns)
         valid = replace(
@@ -429,9 +348,9 @@ class MetricScale:
     def _measured_without_cameras(self, m: ScaleMeasurement) -> bool:
         """Whether neither this measurement nor the scale in force is about recovered cameras."""
         return (
-            m.source is ScaleSource.TRIANGULATION
+            m.source is ScaleSource.MEASURED
             and self._last_valid is not None
-            and self._last_valid.source is ScaleSource.TRIANGULATION
+            and self._last_valid.source is ScaleSource.MEASURED
         )
 
     def _filter(self, log_scale: float, sigma: float, stamp_ns: int) -> str:
@@ -493,6 +412,17 @@ class MetricScale:
             value = self.parameters.fixed_value
             return ScaleState(ScaleSource.FIXED, True, value, 0.0, 0, 0.0, "")
         return _unresolved("scale.mode is none: colour only")
+
+
+def measured_depth_alone(unresolved: ScaleState) -> ScaleState:
+    """The state of a job whose measured depth is published, and none of the model's."""
+    return replace(
+        unresolved,
+        source=ScaleSource.MEASURED,
+        metric=True,
+        scale=math.nan,
+        reason=f"the model's depth is left out: {unresolved.reason}",
+    )
 
 
 def _unresolved(reason: str) -> ScaleState:

@@ -32,20 +32,24 @@ from gld_ros.mapping.jobs import (
     JobRequest,
     JobResult,
     Outcome,
+    SynthesisRun,
     product_age_s,
 )
 from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
+from gld_ros.mapping.measurements import Measurements
 from gld_ros.mapping.model import LoadedModel
 from gld_ros.mapping.parameters import SessionParameters
 from gld_ros.mapping.pending import PendingImages
-from gld_ros.mapping.placed_frame import ArrivedImage, OnPlaced
+from gld_ros.mapping.placed_frame import ArrivedImage
 from gld_ros.mapping.postprocess import Postprocessor
 from gld_ros.mapping.products import Product
 from gld_ros.mapping.scale import ScaleState
 from gld_ros.mapping.worker import SynthesisWorker
+from gld_ros.measuring.surfaces import MeasuredScene
 from gld_ros.messages.images import ImageBridge
 from gld_ros.messages.transforms import TfBuffer
 
+MEASURING_WAIT_S = 1.0  # of a job, for keyframes that are being measured
 NOTHING_WANTED = "nobody subscribes to a product"
 
 
@@ -54,8 +58,8 @@ class SynthesisSession:
 
     `wanted` tells which products somebody subscribes to now. `publish` is given every finished job
     that is to be published and returns the seconds that took; `on_progress` and `on_job_ended` then
-    serve whoever asked. All three are called on the worker's thread. `on_placed` sees every image
-    with a pose (see `Intake`). Public parts are there to be read.
+    serve whoever asked. All three are called on the worker's thread. Public parts are there to be
+    read.
     """
 
     def __init__(
@@ -71,7 +75,6 @@ class SynthesisSession:
         publish: Callable[[JobResult], float] = lambda result: 0.0,
         on_progress: Callable[[JobRequest, JobProgress], None] = lambda request, progress: None,
         on_job_ended: Callable[[JobResult], None] = lambda result: None,
-        on_placed: OnPlaced | None = None,
         image_bridge: ImageBridge | None = None,
     ) -> None:
         self.model = model
@@ -84,6 +87,7 @@ class SynthesisSession:
         self.gate = KeyframeGate()
         self.store = KeyframeStore(parameters.keyframes.capacity)
         self.pending: PendingImages[ArrivedImage] = PendingImages()
+        self.measurements = Measurements(parameters.depth_source)
         self.wanted = wanted
         self._now_ns, self._publish = now_ns, publish
         self._on_job_ended = on_job_ended
@@ -99,10 +103,10 @@ class SynthesisSession:
             self._epochs,
             faults,
             transforms,
-            on_placed,
+            self.measurements.note,
             image_bridge,
         )
-        self._postprocessor = Postprocessor(wanted)
+        self._postprocessor = Postprocessor(wanted, self._measured)
         self._planner = JobPlanner(
             self.gate, self.store, model.model_hw, lambda: self._postprocessor.median_depth_m
         )
@@ -124,16 +128,19 @@ class SynthesisSession:
     def start(self) -> None:
         """Let jobs run on a thread of their own. Raises RuntimeError if a former one hangs."""
         self.worker.start()
+        self.measurements.start()
         self.active = True
 
     def stop(self, timeout_s: float) -> bool:
         """Cancel what runs and end the thread; False if it did not end. Keyframes stay."""
         self.active = False
+        self.measurements.stop(timeout_s)
         return self.worker.stop(timeout_s, CancelReason.INACTIVE)
 
     def set_parameters(self, parameters: SessionParameters) -> None:
         """Take over changed parameters; jobs that are planned already keep theirs."""
         self.parameters = parameters
+        self.measurements.source = parameters.depth_source
         self.store.resize(parameters.keyframes.capacity)
 
     def reset(self) -> None:
@@ -164,7 +171,14 @@ class SynthesisSession:
 
     def place_images(self) -> list[Keyframe]:
         """Ask TF about the images that wait; returns the keyframes that came of it."""
-        return self._intake.place(self.parameters, self._now_ns(), time.monotonic_ns())
+        keyframes = self._intake.place(self.parameters, self._now_ns(), time.monotonic_ns())
+        if keyframes:
+            for keyframe in keyframes:
+                self.measurements.add(keyframe)
+            self.measurements.keep_only(self.store.snapshot())
+            if not self.active:  # no thread does it: a bag, which must repeat exactly
+                self.measurements.work_off()
+        return keyframes
 
     def clock_reading(self) -> None:
         """Look for a jump of the clock since the previous reading."""
@@ -282,7 +296,13 @@ class SynthesisSession:
         self.worker.cancel_all(CancelReason.TIME_JUMP)
         self._forget_products()
 
+    def _measured(self, request: JobRequest, run: SynthesisRun) -> MeasuredScene:
+        self.measurements.await_results(MEASURING_WAIT_S)
+        targets = [request.targets[slot] for slot in run.slots]
+        return self.measurements.scene(run.keyframes, targets)
+
     def _forget_products(self) -> None:
+        self.measurements.reset()
         self._postprocessor.reset(self.epoch)
         self._last_anchor_ns = 0
 
@@ -322,8 +342,10 @@ class SynthesisSession:
                 "warning",
                 f"out of memory; degraded to level {limits.level}: {limits.description}",
             )
-        scale = self.scale_state()
-        if result.outcome is Outcome.DONE and not scale.metric:
+        if result.outcome is not Outcome.DONE or not result.products:
+            return
+        scale = result.products[-1].scale
+        if not scale.metric:
             withheld = self.parameters.products.withhold_if_unresolved
             self._faults.throttled(
                 "scale unresolved",

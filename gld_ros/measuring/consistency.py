@@ -14,6 +14,7 @@ from gld_ros.geometry.poses import invert_rigid
 from gld_ros.measuring.frames import FloatArray, MeasuredDepth, PosedImage
 
 RELATIVE_TOLERANCE = 0.04  # of depth, within which two measurements are one surface
+ALONE = 0.2  # of the confidence stays with what too few others confirm
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +33,10 @@ def consistent(
 ) -> MeasuredDepth:
     """The reference's measurements that other measured images confirm, averaged with theirs.
 
-    A pixel stays when at least `min_agreeing` others measured the same surface within `tolerance`
-    of its depth, and more of them than look through it at something farther. Its depth becomes the
-    mean over itself and those that agree, weighted by confidence. Nothing is added.
+    A pixel stays when another measured the same surface within `tolerance` of its depth, and more
+    of them do than look through it at something farther. Its depth becomes the mean over itself and
+    those that agree, weighted by confidence; with fewer than `min_agreeing` of them it keeps only
+    ALONE of its confidence. Nothing is added.
     """
     depth_m = reference.measured.depth_m
     rows, columns = np.nonzero(np.isfinite(depth_m))
@@ -62,7 +64,8 @@ def consistent(
         usable = same & (np.abs(as_reference_m - own_m) <= tolerance * own_m)
         total[usable] += confidence[usable] * as_reference_m[usable]
         weight[usable] += confidence[usable]
-    kept = (agreeing >= min_agreeing) & (agreeing > contradicting)
+    kept = (agreeing >= 1) & (agreeing > contradicting)
+    own_confidence[agreeing < min_agreeing] *= ALONE
     joined = np.full(depth_m.shape, np.nan, np.float32)
     certainty = np.zeros(depth_m.shape, np.float32)
     joined[rows[kept], columns[kept]] = (total / weight.clip(min=1e-9))[kept]

@@ -2,7 +2,9 @@
 
 Measured pixels stay as they are. The rest takes the model's depth, aligned to what was measured,
 and the model's colours plus a smooth correction that makes them meet the measured ones along the
-border (a membrane: the cheap form of Poisson blending). Also the baseline without any network:
+border (a membrane: the cheap form of Poisson blending). How much of the model's detail is shown
+depends on how much of it is true where measured pixels tell: a model that knows nothing of a place
+leaves a smooth continuation of what was measured. Also the baseline without any network:
 measured surfaces, and OpenCV's inpainting for the rest.
 """
 
@@ -21,6 +23,8 @@ _SWEEPS = 24  # of relaxation per level of the membrane
 _COARSEST_PX = 6
 _MIN_BORDER = 32  # pixels along the border before the model's exposure is fitted to them
 _GAIN_LIMIT = 1.6
+_DETAIL_OF_SIDE = 0.25  # surroundings of a pixel, as a share of the longer side
+_MIN_DETAIL_SHARE = 0.05  # of the pixels must be measured before the model's detail is judged
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +55,31 @@ def joined_colour(rendered: RenderedView, model_rgb: FloatImage) -> NDArray[np.u
     known = rendered.covered
     if known.any() and not known.all():
         model = _same_exposure(model, rendered.color, known)
+        model = detail_share(model, rendered.color, known) * model
         difference = rendered.color.astype(np.float32) - model
         model = model + membrane(difference, known)
     rounded = np.clip(model + np.float32(0.5), 0.0, 255.0).astype(np.uint8)
     return np.where(known[..., None], rendered.color, rounded)
+
+
+def detail_share(model: FloatImage, color: NDArray[np.uint8], known: NDArray[np.bool_]) -> float:
+    """The share [0, 1] of the model's detail that measured pixels bear out.
+
+    The gain that fits the model's detail to the measured one best, over known pixels (H, W);
+    detail is what differs from the mean of the surroundings. 1 with too few of them to tell.
+    """
+    if int(known.sum()) < _MIN_DETAIL_SHARE * known.size:
+        return 1.0
+    size = 2 * round(max(known.shape) * _DETAIL_OF_SIDE / 2) + 1
+    weight = known.astype(np.float32)
+    around = np.maximum(cv2.blur(weight, (size, size)), 1e-6)[..., None]
+
+    def detail(image: FloatImage) -> FloatImage:
+        mean = cv2.blur(image * weight[..., None], (size, size)) / around
+        return (image - mean)[known]
+
+    shown, true = detail(model), detail(color.astype(np.float32))
+    return float(np.clip((shown * true).sum() / max(float((shown**2).sum()), 1e-6), 0.0, 1.0))
 
 
 def _same_exposure(

@@ -59,6 +59,11 @@ class _Level:
 _LEVELS = (_Level(4, 2, 0, 1.0), _Level(2, 2, 4, 0.5), _Level(1, 2, 2, 0.25))
 # The margin of a winner is taken over hypotheses that are not its direct surroundings.
 _EXCLUDED_PLANES = 3
+# What a finer level without a minimum of its own leaves of the coarser one's curvature: costs over
+# half the spacing bend a quarter as much.
+_LESS_SHARP = 0.25
+# Correlation, margin and curvature beyond which a winner is as sure as it can be.
+_ALIKE, _UNIQUE, _SHARP = 0.4, 0.15, 0.04
 # Islands of fewer pixels, whose depth differs from their surroundings' by more than a step of
 # logarithmic depth, are dropped.
 _SPECKLE_PIXELS, _SPECKLE_STEP, _NO_STEP = 60, 0.05, -32768
@@ -145,26 +150,40 @@ def _search_level(
     )
     aggregated = semi_global(cost, reference.grey)
     winner = lowest_cost(aggregated)
-    at_winner = winner.index[None]
-    found = hypotheses.expand_as(cost).gather(0, at_winner)[0]
     if coarser is None:
         margin = margin_over_others(aggregated, winner.index, _EXCLUDED_PLANES)
+        index, position, curvature = winner.index, winner.position, winner.curvature
     else:
         margin = _enlarge(coarser.margin, reference.hw)
+        # Where this level has no minimum near the surface found so far, blur or noise has taken
+        # what it could add: that surface stays, as sharp as it was.
+        middle = (len(hypotheses) - 1) // 2
+        inside = (winner.index > 0) & (winner.index < len(hypotheses) - 1)
+        index = torch.where(inside, winner.index, middle)
+        position = torch.where(inside, winner.position, float(middle))
+        curvature = torch.where(
+            inside, winner.curvature, _LESS_SHARP * _enlarge(coarser.curvature, reference.hw)
+        )
+    at_winner = index[None]
+    found = hypotheses.expand_as(cost).gather(0, at_winner)[0]
     return _Surface(
-        inverse_depth=found + spacing * (winner.position - winner.index),
+        inverse_depth=found + spacing * (position - index),
         margin=margin,
         correlation=1.0 - 2.0 * cost.gather(0, at_winner)[0],
-        curvature=winner.curvature,
+        curvature=curvature,
         neighbours=seeing.gather(0, at_winner)[0],
     )
 
 
 def _confidence(surface: _Surface) -> Tensor:
-    """How sure each pixel is (h, w), in [0, 1]: all of likeness, uniqueness and a sharp minimum."""
-    alike = ((surface.correlation - 0.3) / 0.5).clamp(0.0, 1.0)
-    unique = (surface.margin / 0.05).clamp(0.0, 1.0)
-    sharp = (surface.curvature / 0.01).clamp(0.0, 1.0)
+    """How sure each pixel is (h, w), in [0, 1]: all of likeness, uniqueness and a sharp minimum.
+
+    Where each is full was read off recordings with known depth: errors fall with uniqueness and
+    sharpness over the whole range, with likeness only at its low end.
+    """
+    alike = (surface.correlation / _ALIKE).clamp(0.0, 1.0)
+    unique = (surface.margin / _UNIQUE).clamp(0.0, 1.0)
+    sharp = (surface.curvature / _SHARP).clamp(0.0, 1.0)
     return torch.where(surface.neighbours > 0, (alike * unique * sharp) ** (1 / 3), 0.0)
 
 

@@ -243,7 +243,7 @@ def _fused_depth(
         holds = (agree > 0) & (agree >= through)
         at = open_pixels[holds]
         depth.reshape(-1)[at] = mean[holds]
-        weight.reshape(-1)[at] = agree[holds] / (agree[holds] + through[holds] + 0.5)
+        weight.reshape(-1)[at] = agree[holds] / (agree[holds] + through[holds] + 1.0)
         open_pixels = open_pixels[~holds]
         flat[:, open_pixels] = np.where(same[:, ~holds], np.inf, candidates[:, ~holds])
     known = np.isfinite(depth)

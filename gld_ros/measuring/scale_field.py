@@ -32,6 +32,9 @@ _EDGE_FLOOR = 0.03  # of the smoothness across depth edges
 _ROBUST_LOG = 0.06  # beyond, a cell's measurement counts less and less (Cauchy)
 _ROUNDS = 3  # of reweighting
 _QUARTILES_TO_SIGMA = 1.349
+_HIDDEN_CELLS = 6  # side of the blocks of measured cells that are hidden in turn
+_LEAST_UNCERTAIN = 0.3  # of 1 - influence, with which the error of hidden cells is scaled up
+_QUANTILE, _QUANTILE_SIGMAS = 0.8, 1.282  # of hidden cells' errors, which have heavy tails
 
 
 @dataclass(frozen=True)
@@ -102,15 +105,19 @@ def aligned_depth(
     cells, share = _cell_means(offset, np.where(np.isfinite(offset), weight, 0.0), stride)
     if np.count_nonzero(share) < MIN_FIELD_CELLS:
         field = influence = np.zeros((height, width), np.float32)
-        left = spread
+        left = elsewhere = spread
+        anywhere = 0.0
     else:
         depth_cells, _ = _cell_means(log_model, np.isfinite(log_model).astype(np.float32), stride)
         coarse, coarse_influence, left = _fitted(cells, share, depth_cells)
+        anywhere, beyond = _held_out_error(cells, share, depth_cells)
+        elsewhere = max(spread, beyond)
         field = _enlarged(coarse, stride, (height, width))
         influence = np.clip(_enlarged(coarse_influence, stride, (height, width)), 0.0, 1.0)
     depth_m = np.exp(log_model + field + np.float32(math.log(scale)))
-    far = max(spread, MIN_ERROR)
+    far = max(elsewhere, MIN_ERROR)
     error = np.hypot(influence * max(left, MIN_ERROR), (1.0 - influence) * far)
+    error = np.maximum(error, anywhere)
     return AlignedDepth(
         depth_m.astype(np.float32), error.astype(np.float32), influence.astype(np.float32)
     )
@@ -164,6 +171,34 @@ def _fitted(
         robust = 1.0 / (1.0 + (residual / _ROBUST_LOG) ** 2)
     left = 1.48 * float(np.median(np.abs(residual[measured])))
     return field.reshape(rows, columns), influence.reshape(rows, columns), left
+
+
+def _held_out_error(
+    offset: FloatArray, share: FloatArray, log_depth: FloatArray
+) -> tuple[float, float]:
+    """How wrong the field is beside measurements: found by hiding half of them, in blocks.
+
+    Returns the error of hidden cells as it is, and scaled up to cells out of reach of measurements.
+    Where a model's depth has the right shape both are little more than the scatter; where it has
+    not, no scale helps, and these say so. Zeros with too few measurements to hide half.
+    """
+    rows, columns = np.indices(offset.shape) // _HIDDEN_CELLS
+    halves = (rows + columns) % 2 == 0
+    errors, scaled = [], []
+    for half in (halves, ~halves):
+        shown, hidden = np.where(half, share, 0.0), (share > 0) & ~half
+        if np.count_nonzero(shown) < MIN_FIELD_CELLS or not hidden.any():
+            continue
+        field, influence, _ = _fitted(offset, shown, log_depth)
+        errors.append(np.abs(offset - field)[hidden])
+        scaled.append(errors[-1] / np.maximum(1.0 - influence[hidden], _LEAST_UNCERTAIN))
+    if not errors:
+        return 0.0, 0.0
+    as_it_is, beyond = (
+        float(np.quantile(np.concatenate(e), _QUANTILE)) / _QUANTILE_SIGMAS
+        for e in (errors, scaled)
+    )
+    return as_it_is, beyond
 
 
 def _smoothness(log_depth: FloatArray) -> Any:

@@ -32,6 +32,20 @@ class Surface:
     confidence: FloatImage  # (h, w) in [0, 1]
 
 
+@dataclass(frozen=True, eq=False)
+class MeasuredScene:
+    """What is known to be there, for one run of the synthesizer."""
+
+    references: tuple[Surface | None, ...] = ()  # by keyframe of the run; None: nothing measured
+    surfaces: tuple[Surface, ...] = ()  # of all keyframes that may see the targets
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no pixel is measured."""
+        surfaces = [*self.surfaces, *(s for s in self.references if s is not None)]
+        return not any(np.isfinite(surface.depth_m).any() for surface in surfaces)
+
+
 def without_gaps(surface: Surface) -> Surface:
     """A surface whose depth has no gaps of a pixel or two between points of one surface."""
     inverse = closed_gaps(inverse_depth(surface.depth_m))

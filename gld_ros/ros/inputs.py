@@ -52,7 +52,7 @@ class SensorInputs:
             self._subscribe(camera, camera.topic, kind, session.image, group)
             info_topic = f"{camera.name}/camera_info"
             self._subscribe(camera, info_topic, "CameraInfo", session.camera_info, group)
-            if session.parameters.scale.mode == "depth_topic":
+            if session.parameters.depth_source in ("auto", "camera"):
                 depth_topic = f"{camera.name}/depth"
                 self._subscribe(camera, depth_topic, "Image", session.depth_image, group)
 

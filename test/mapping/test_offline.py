@@ -12,6 +12,8 @@ from gld_ros.geometry.poses import rigid_transform
 from gld_ros.mapping.model import LoadedModel
 from gld_ros.mapping.offline import NODE_NAMESPACE, OfflineRun, bags_differ, write_jobs
 from gld_ros.mapping.product_messages import TOPICS
+from gld_ros.mapping.provenance import Provenance
+from gld_ros.mapping.scale import ScaleSource
 from gld_ros.mapping.synthesizer import OracleSynthesizer
 from gld_ros.mapping.worker import fault_of
 from gld_ros.messages.depth_images import depth_m_from_message
@@ -28,6 +30,8 @@ SETTINGS = [
     "keyframes.min_interval=0.0",
     "keyframes.max_angular_velocity=100.0",
     "depth.min_confidence=0.0",
+    # What the oracle shows is compared pixel by pixel; measured surfaces are resampled.
+    "depth.source=model",
 ]
 
 
@@ -202,6 +206,15 @@ def test_an_image_before_its_own_info_is_used_or_counted(tour, rendered, tmp_pat
     assert offline.summary.keyframes == infos
     assert offline.summary.dropped == dropped
     assert jobs
+
+
+def test_depth_images_of_a_bag_are_measurements(tour, rendered, tmp_path):
+    _, jobs = run_offline(tour, rendered, tmp_path / "views", "depth.source=camera")
+    products = [made for job in jobs for made in job.products]
+    assert products
+    assert all(made.scale.source is ScaleSource.MEASURED for made in products)
+    labels = np.concatenate([v.provenance.ravel() for made in products for v in made.predicted])
+    assert (labels == Provenance.MEASURED).mean() > 0.3
 
 
 def test_two_bags_that_differ_are_told_apart(oracle_run, tour):

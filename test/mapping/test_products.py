@@ -108,7 +108,7 @@ def test_observed_points_lie_on_true_surfaces_in_the_camera_frame(room, scene):
     assert observed.points.shape == HW
     in_fixed = transform_points(observed.keyframe.T_fixed_cam, xyz(observed.points))
     assert room.surface_distance(in_fixed).max() < 0.01
-    assert (observed.points["provenance"] == Provenance.OBSERVED).all()
+    assert (observed.points["provenance"] == Provenance.COMPLETED).all()
     assert (observed.points["z"] == observed.depth_m).all()
 
 
@@ -300,20 +300,6 @@ def test_samples_that_disagree_hide_what_is_only_imagined(scene):
     np.testing.assert_array_equal(view.depth_m[~imagined], calm.depth_m[~imagined])
 
 
-def test_real_colours_are_an_option(room, scene):
-    views, keyframes, targets, scale = scene
-    grey = changed(views.targets[0], rgb=np.full((*HW, 3), 0.5, np.float32))
-    dull = NovelViews(views.references, (grey,), 0, {})
-    real = ProductParameters(real_colours=True)
-    for wanted in (ALL_PRODUCTS, frozenset({Product.PREDICTED_COLOR})):
-        view = make_products(dull, keyframes, targets[:1], (0,), scale, real, wanted).predicted[0]
-        truth, _ = room(targets[0].T_fixed_cam, targets[0].K_px, HW)
-        error = np.abs(view.color / 255.0 - truth).max(-1)
-        assert (error < 0.05).mean() > 0.5
-    plain = make_products(dull, keyframes, targets[:1], (0,), scale, ProductParameters())
-    assert (plain.predicted[0].color == 128).all()
-
-
 def test_cloud_layout_is_what_readers_expect():
     offsets = {name: CLOUD_DTYPE.fields[name][1] for name in CLOUD_DTYPE.names}
     assert offsets == {
@@ -322,7 +308,7 @@ def test_cloud_layout_is_what_readers_expect():
     assert CLOUD_DTYPE.itemsize == 24
     rgb = np.array([[[255, 128, 1]]], np.uint8)
     cloud = cloud_from_depth(
-        np.array([[2.0]]), np.eye(3), np.eye(4), rgb, np.array([[0.5]]), Provenance.OBSERVED, 9
+        np.array([[2.0]]), np.eye(3), np.eye(4), rgb, np.array([[0.5]]), Provenance.MEASURED, 9
     )
     assert cloud.tobytes() == (
         np.array([0, 0, 2], "<f4").tobytes()

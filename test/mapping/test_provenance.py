@@ -11,7 +11,6 @@ from gld_ros.mapping.provenance import (
     classify_point,
     classify_view,
     lowered_by_spread,
-    real_colours,
     seen_surface,
 )
 
@@ -228,31 +227,6 @@ def test_without_views_everything_is_hallucinated(seen):
 def test_tolerance_is_checked(seen):
     with pytest.raises(ValueError, match="rel_tolerance is 0"):
         seen_surface(seen[0][0], 0.0)
-
-
-def test_real_colours_replace_imagined_ones_where_a_real_view_saw(
-    room, cameras, pinhole_of, keyframe_of
-):
-    K_px, T = pinhole_of(HW), cameras[1]
-    truth, depth_m = room(T, K_px, HW)
-    keyframes = [keyframe_of(T_ref, hw=(96, 128)) for T_ref in cameras[0][:2]]
-    views = [DepthView(room(k.T_fixed_cam, k.K_px, (96, 128))[1], k.K_px, k.T_fixed_cam)
-             for k in keyframes]  # fmt: skip
-    provenance = classify(depth_m, K_px, T, views)
-    black = np.zeros((*HW, 3), np.uint8)
-    coloured = real_colours(
-        black, depth_m, K_px, T, provenance,
-        [k.image for k in keyframes], [k.K_px for k in keyframes],
-        [k.T_fixed_cam for k in keyframes],
-    )  # fmt: skip
-    seen_really = provenance.labels == Provenance.CORROBORATED
-    away = seen_really & ~near_edges(depth_m).reshape(HW)
-    assert away.mean() > 0.2
-    error = np.abs(coloured[away] / 255.0 - truth[away])
-    assert np.median(error) < 0.005
-    assert (error < 0.03).mean() > 0.98  # the rest is at edges of the real pictures
-    assert (coloured[~seen_really] == 0).all()
-    assert (black == 0).all()
 
 
 def test_disagreeing_samples_lower_only_imagined_confidence():

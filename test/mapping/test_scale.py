@@ -13,7 +13,7 @@ from gld_ros.mapping.scale import (
     ScaleParameters,
     ScaleSource,
     measure_from_baselines,
-    measure_from_depth,
+    measure_from_surfaces,
     measure_from_views,
     resample_sensor_depth,
     robust_ratio,
@@ -214,19 +214,28 @@ def test_fixed_and_no_scale_need_no_measurement():
         ScaleParameters(mode="fixed", fixed_value=0.0)
 
 
-def test_sensor_depth_gives_the_scale_from_its_valid_pixels():
+def test_measured_surfaces_give_the_scale_and_any_run_its_own():
     model = np.linspace(1, 3, 600).reshape(20, 30).astype(np.float32)
-    sensor = model * 2.5
-    sensor[0] = 0.0
-    sensor[1] = np.nan
-    sensor[2, :10] = 500.0  # outliers
-    parameters = ScaleParameters(mode="depth_topic")
-    measurement = measure_from_depth([sensor], [model], [np.ones((20, 30), bool)], parameters)
-    assert measurement.scale == pytest.approx(2.5)
-    assert measurement.fault == ""
-    assert MetricScale(parameters).update(measurement, S).source is ScaleSource.DEPTH_TOPIC
-    few = measure_from_depth([sensor], [model], [np.zeros((20, 30), bool)], parameters)
+    measured = model * 2.5
+    measured[0] = np.nan
+    scale = MetricScale(ScaleParameters())
+    found = measure_from_surfaces([model], [measured])
+    assert found.scale == pytest.approx(2.5)
+    assert found.fault == ""
+    assert scale.update(found, S).source is ScaleSource.MEASURED
+    # Another run has another unit: nothing is averaged, nothing rejected as a jump.
+    other = scale.update(measure_from_surfaces([model / 3], [measured]), 2 * S)
+    assert other.metric
+    assert other.scale == pytest.approx(7.5)
+    few = measure_from_surfaces([model], [np.full((20, 30), np.nan)])
     assert "0 pixels" in few.fault
+    assert scale.update(few, 3 * S).source is ScaleSource.HELD
+
+
+def test_measurements_that_have_nothing_to_do_with_the_model_are_no_scale():
+    model = np.ones((20, 30), np.float32)
+    measured = np.exp(np.random.default_rng(0).normal(0, 1.0, (20, 30))).astype(np.float32)
+    assert "scatters" in measure_from_surfaces([model], [measured]).fault
 
 
 def test_sensor_depth_is_looked_up_through_both_cameras():

@@ -3,10 +3,11 @@ import pytest
 
 from gld_ros.geometry.poses import invert_rigid, is_rigid
 from gld_ros.mapping.frames import Keyframe, SensorDepth
-from gld_ros.mapping.jobs import JobKind, JobParameters, JobRequest, SynthesisRun
+from gld_ros.mapping.jobs import JobKind, JobRequest, SynthesisRun
+from gld_ros.mapping.measurements import Measurements
 from gld_ros.mapping.postprocess import Postprocessor
 from gld_ros.mapping.products import ALL_PRODUCTS
-from gld_ros.mapping.scale import ScaleParameters, ScaleSource
+from gld_ros.mapping.scale import ScaleSource
 from gld_ros.mapping.synthesizer import ORACLE_STEPS, OracleSynthesizer
 
 
@@ -66,15 +67,19 @@ def test_a_depth_sensor_gives_the_scale_where_baselines_cannot(room, job_of, cam
     """One keyframe: no pair, but its sensor sees the same walls."""
     job = job_of()
     keyframe = job.keyframes[0]
-    K_sensor = np.array([[9.0, 0, 5.5], [0, 9.0, 4.5], [0, 0, 1]])
-    _, depth_m = room(keyframe.T_fixed_cam, K_sensor, (10, 12))
+    K_sensor = np.array([[54.0, 0, 35.5], [0, 54.0, 29.5], [0, 0, 1]])
+    _, depth_m = room(keyframe.T_fixed_cam, K_sensor, (60, 72))
     fields = {name: getattr(keyframe, name) for name in Keyframe.__dataclass_fields__}
     keyframe = Keyframe(**(fields | {"sensor_depth": SensorDepth(depth_m, K_sensor)}))
-    parameters = JobParameters(scale=ScaleParameters(mode="depth_topic", max_dispersion=0.2))
-    job = JobRequest(
-        1, JobKind.GOAL, "action", 0, (keyframe,), job.targets, parameters=parameters
-    )  # fmt: skip
+    job = JobRequest(1, JobKind.GOAL, "action", 0, (keyframe,), job.targets)
     _, views = run(OracleSynthesizer(room, metres_per_unit=1.7).run(job.view_request([0], 4)))
-    products = Postprocessor(lambda: ALL_PRODUCTS)(job, SynthesisRun(views, (0,), (keyframe,)))
-    assert products.scale.source is ScaleSource.DEPTH_TOPIC
+    measurements = Measurements("camera")
+    measurements.add(keyframe)
+    measurements.await_results(0.0)
+    postprocess = Postprocessor(
+        lambda: ALL_PRODUCTS,
+        lambda request, run: measurements.scene(run.keyframes, request.targets),
+    )
+    products = postprocess(job, SynthesisRun(views, (0,), (keyframe,)))
+    assert products.scale.source is ScaleSource.MEASURED
     assert products.scale.scale == pytest.approx(1.7, rel=0.03)

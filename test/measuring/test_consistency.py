@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from textured_planes import HW, K_PX, camera_at, plane_depth, plane_image
 
-from gld_ros.measuring.consistency import MeasuredImage, consistent
+from gld_ros.measuring.consistency import ALONE, MeasuredImage, consistent
 from gld_ros.measuring.depth_camera import depth_camera
 from gld_ros.measuring.frames import MeasuredDepth
 
@@ -27,9 +27,16 @@ def test_what_two_others_confirm_stays_and_is_averaged() -> None:
     assert np.nanmedian(joined.depth_m) == pytest.approx(2.0067, abs=1e-3)
 
 
-def test_what_one_other_confirms_is_dropped() -> None:
+def test_what_one_confirms_and_one_looks_through_is_dropped() -> None:
     others = [measured_at(0.1, 2.0), measured_at(-0.1, 2.0, 0.3)]
-    assert consistent(measured_at(0, 2.0), others).coverage == 0
+    joined = consistent(measured_at(0, 2.0), others)
+    assert np.isnan(joined.depth_m[:, 10:-10]).all()  # where both look
+
+
+def test_what_only_one_other_confirms_keeps_little_confidence() -> None:
+    joined = consistent(measured_at(0, 2.0), [measured_at(0.1, 2.0), measured_at(20.0, 2.0)])
+    assert joined.coverage > 0.8
+    assert joined.confidence.max() == pytest.approx(ALONE)
 
 
 def test_what_others_look_through_is_dropped() -> None:

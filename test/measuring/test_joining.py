@@ -4,7 +4,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gld_ros.measuring.joining import inpainted_view, join_view, joined_colour, membrane
+from gld_ros.measuring.joining import (
+    detail_share,
+    inpainted_view,
+    join_view,
+    joined_colour,
+    membrane,
+)
 from gld_ros.measuring.rendering import RenderedView
 from gld_ros.measuring.scale_field import AlignedDepth
 
@@ -83,3 +89,14 @@ def test_inpainting_needs_no_network_and_fills_everything() -> None:
     np.testing.assert_allclose(depth_m, 2.0, rtol=0.02)
     _, nothing = inpainted_view(rendered(np.zeros(HW, bool), np.zeros((*HW, 3))))
     assert np.isnan(nothing).all()
+
+
+def test_only_detail_that_measured_pixels_bear_out_is_shown() -> None:
+    rng = np.random.default_rng(0)
+    color = rng.integers(0, 255, (*HW, 3)).astype(np.uint8)
+    known = np.zeros(HW, bool)
+    known[:, :30] = True
+    noise = rng.uniform(0, 255, (*HW, 3)).astype(np.float32)
+    assert detail_share(color.astype(np.float32), color, known) > 0.99
+    assert detail_share(noise, color, known) < 0.1
+    assert detail_share(noise, color, np.zeros(HW, bool)) == 1.0

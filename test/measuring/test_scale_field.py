@@ -106,3 +106,14 @@ def test_unknown_model_depth_stays_unknown() -> None:
 def test_a_scale_that_is_none_is_an_error(scale: float) -> None:
     with pytest.raises(ValueError, match="scale"):
         aligned_depth(slope(), slope(), np.ones(HW, np.float32), scale, 0.0)
+
+
+def test_a_model_of_another_shape_is_not_trusted_beside_measurements() -> None:
+    truth = slope()
+    measured = np.where(np.arange(HW[1]) < 40, truth, np.nan).astype(np.float32)
+    rng = np.random.default_rng(0)
+    blobs = np.kron(rng.uniform(1.0, 6.0, (6, 8)), np.ones((8, 8))).astype(np.float32)
+    good = aligned_depth(truth / 3, measured, np.ones(HW, np.float32), 3.0, 0.02)
+    bad = aligned_depth(blobs, measured, np.ones(HW, np.float32), 1.0, 0.02)
+    assert good.relative_error.max() < 0.05
+    assert bad.relative_error.min() > 0.1

@@ -23,7 +23,7 @@ def test_profile_loads_and_changes_something(path):
 
 def test_planner_snippet_loads():
     snapshot = load_snapshot(ROOT / "config" / "nav2_planner.yaml")
-    assert len(snapshot.session.products.predicted_provenance) == 1
+    assert len(snapshot.session.products.predicted_provenance) == 2
 
 
 def test_doubles_keep_their_decimal_point():

@@ -135,7 +135,7 @@ def make_snapshot(values: Mapping[str, Any]) -> Snapshot:
             depth_max_m=v["depth.max"],
             min_confidence=v["depth.min_confidence"],
             rel_tolerance=v["provenance.rel_tolerance"],
-            real_colours=v["color.real_where_corroborated"],
+            composite=v["color.composite"],
             voxel_size_m=v["cloud.voxel_size"],
             stride=v["cloud.stride"],
             organized_observed=v["cloud.organized_observed"],
@@ -144,6 +144,7 @@ def make_snapshot(values: Mapping[str, Any]) -> Snapshot:
             ),
             withhold_if_unresolved=v["scale.withhold_if_unresolved"],
         ),
+        depth_source=v["depth.source"],
     )
     return Snapshot(
         values=dict(values),

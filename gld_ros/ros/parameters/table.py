@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gld_ros.mapping.parameters import DEPTH_SOURCES
 from gld_ros.mapping.scale import SCALE_MODES
 from gld_ros.mapping.targets import POLICIES
 from gld_ros.ros.parameters.spec import Parameter, When
 
 ANY, INACTIVE, START = When.ANY_TIME, When.INACTIVE, When.START
 
-PROVENANCE_NAMES = ("corroborated", "hallucinated", "contradicted", "unknown")
+PROVENANCE_NAMES = ("measured", "corroborated", "hallucinated", "contradicted", "unknown")
 
 TABLE: tuple[Parameter, ...] = (
     # Input
@@ -378,7 +379,7 @@ TABLE: tuple[Parameter, ...] = (
         "scale.mode",
         "string",
         "auto",
-        "Where metres come from; auto: tf_baseline, and triangulation when that fails.",
+        "Where metres come from; auto: measured depth, and tf_baseline where there is none.",
         INACTIVE,
         choices=SCALE_MODES,
     ),
@@ -424,6 +425,14 @@ TABLE: tuple[Parameter, ...] = (
     ),
     # Products
     Parameter(
+        "depth.source",
+        "string",
+        "auto",
+        "What measures depth; auto: a depth camera, and stereo of posed images where it is silent.",
+        INACTIVE,
+        choices=DEPTH_SOURCES,
+    ),
+    Parameter(
         "depth.min",
         "double",
         0.1,
@@ -458,10 +467,10 @@ TABLE: tuple[Parameter, ...] = (
         high=0.5,
     ),
     Parameter(
-        "color.real_where_corroborated",
+        "color.composite",
         "bool",
-        False,
-        "Take the colour from a real image where one saw the same surface.",
+        True,
+        "Target views show measured surfaces where there are any; false: the model's view alone.",
     ),
     Parameter(
         "cloud.voxel_size",
@@ -489,7 +498,7 @@ TABLE: tuple[Parameter, ...] = (
     Parameter(
         "cloud.predicted_provenance",
         "string[]",
-        ["corroborated", "hallucinated"],
+        ["measured", "corroborated", "hallucinated"],
         "Which predicted points are published.",
         choices=PROVENANCE_NAMES,
     ),

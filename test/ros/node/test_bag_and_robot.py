@@ -122,6 +122,7 @@ def live_products(drive, make_rig):
             elif message.topic == INFO:
                 rig.graph.wait_for(lambda b=before, c=camera: c.infos_received > b[1], "the info")
     rig.graph.wait_for(lambda: len(rig.node.session.store) == 5, "all keyframes")
+    rig.node.session.measurements.await_results(120.0)  # longer than a job waits: a busy machine
     _, answer = rig.finished_goal([pose(TARGET_X_M)], publish=True)
     assert answer.error_code == 0
     rig.graph.wait_for(lambda: rig.received["/gld/views"], "the set to be complete")

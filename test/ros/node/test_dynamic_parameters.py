@@ -21,7 +21,7 @@ from gld_ros.mapping.jobs import SynthesisRun
 from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
 from gld_ros.mapping.pending import PendingImages
 from gld_ros.mapping.postprocess import Postprocessor
-from gld_ros.mapping.products import ALL_PRODUCTS
+from gld_ros.mapping.products import ALL_PRODUCTS, NOTHING_MEASURED
 from gld_ros.mapping.scale import (
     MetricScale,
     ScaleMeasurement,
@@ -29,6 +29,7 @@ from gld_ros.mapping.scale import (
     measure_from_baselines,
 )
 from gld_ros.mapping.synthesizer import OracleSynthesizer
+from gld_ros.measuring.surfaces import MeasuredScene, Surface
 from gld_ros.messages.transforms import TransformBuffer
 from gld_ros.ros.parameters.snapshot import make_snapshot
 from gld_ros.ros.parameters.spec import When
@@ -145,7 +146,7 @@ def corner(T_world_cam, K_px, hw):
     return np.full((*hw, 3), 0.5, np.float32), np.where(hidden, near, far).astype(np.float32)
 
 
-def products(parameters, spoil=lambda view: view):
+def products(parameters, spoil=lambda view: view, scene=NOTHING_MEASURED):
     """Bytes of everything that may leave after one job."""
     made = planned_job(parameters)
     request = made.request
@@ -159,13 +160,22 @@ def products(parameters, spoil=lambda view: view):
             break
     views = replace(views, targets=tuple(spoil(view) for view in views.targets))
     run = SynthesisRun(views, slots, request.keyframes)
-    made_products = Postprocessor(lambda: ALL_PRODUCTS)(request, run)
+    made_products = Postprocessor(lambda: ALL_PRODUCTS, lambda *_: scene)(request, run)
     arrays = []
     for view in made_products.predicted:
         arrays += [view.color, view.depth_m, view.provenance, view.points]
     if made_products.observed is not None:
         arrays += [made_products.observed.depth_m, made_products.observed.points]
     return [(a.shape, a.tobytes()) if a is not None else None for a in arrays]
+
+
+def measured_products(parameters):
+    """Products where one keyframe has measured the walls."""
+    frame = keyframes()[2]
+    depth_m = corner(frame.T_fixed_cam, K_PX, HW)[1]
+    sure = np.ones(HW, np.float32)
+    surface = Surface(frame.image, K_PX, frame.T_fixed_cam, depth_m, sure)
+    return products(parameters, scene=MeasuredScene(surfaces=(surface,)))
 
 
 def slightly_near(parameters):
@@ -240,7 +250,7 @@ CASES = {
     "depth.max": (products, LOOK, 2.0),
     "depth.min_confidence": (slightly_near, LOOK, 0.8),
     "provenance.rel_tolerance": (slightly_near, LOOK, 0.2),
-    "color.real_where_corroborated": (products, LOOK, True),
+    "color.composite": (measured_products, LOOK, False),
     "cloud.voxel_size": (products, LOOK, 0.3),
     "cloud.stride": (products, LOOK, 2),
     "cloud.organized_observed": (products, LOOK, False),

@@ -1,0 +1,89 @@
+"""Measured and modelled parts of one view: real images completed, target views composed.
+
+Owns which pixel takes its depth and colour from where. The fitting, rendering and blending stand in
+`gld_ros.measuring`; limits of what is published in `products`.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gld_ros.mapping.scale import ScaleState
+from gld_ros.measuring.joining import join_view
+from gld_ros.measuring.rendering import RenderedView
+from gld_ros.measuring.scale_field import AlignedDepth, aligned_depth
+from gld_ros.measuring.surfaces import Surface, enlarged_depth
+from gld_ros.view_request import View
+
+FloatArray = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class ComposedView:
+    """A view in metres; arrays are (H, W)."""
+
+    color: NDArray[np.uint8]  # (H, W, 3) RGB
+    depth_m: NDArray[np.float32]  # NaN where unknown, or where the error to expect is too large
+    confidence: NDArray[np.float32]  # [0, 1]
+    measured: NDArray[np.bool_]
+
+
+def measured_on_grid(surface: Surface | None, image_hw: tuple[int, int]) -> NDArray[np.float32]:
+    """Measured depth of a real image at the size of its view; NaN where nothing is measured."""
+    if surface is None:
+        return np.full(image_hw, np.nan, np.float32)
+    return enlarged_depth(surface.depth_m, image_hw)
+
+
+def completed_view(
+    view: View, surface: Surface | None, scale: ScaleState, max_error: float
+) -> ComposedView:
+    """A reference view: its measured depth, and elsewhere the model's, aligned to it."""
+    image_hw = (view.depth.shape[0], view.depth.shape[1])
+    measured_m = measured_on_grid(surface, image_hw)
+    measured = np.isfinite(measured_m)
+    weight = np.zeros(image_hw, np.float32)
+    if surface is not None:
+        weight = cv2.resize(surface.confidence, image_hw[::-1], interpolation=cv2.INTER_LINEAR)
+    aligned = _aligned(view, measured_m, np.where(measured, weight, 0.0), scale)
+    confidence = np.where(measured, weight, np.nan_to_num(view.confidence, nan=0.0))
+    depth_m = np.where(measured, measured_m, _within(aligned, max_error))
+    return ComposedView(_rgb8(view), depth_m, confidence.astype(np.float32), measured)
+
+
+def composed_view(
+    view: View, rendered: RenderedView, scale: ScaleState, max_error: float
+) -> ComposedView:
+    """A target view: measured surfaces as rendered into it, and the model's view elsewhere."""
+    aligned = _aligned(view, rendered.depth_m, rendered.weight, scale)
+    kept = replace(aligned, depth_m=_within(aligned, max_error))
+    joined = join_view(rendered, view.rgb, kept)
+    confidence = np.where(joined.measured, rendered.weight, np.nan_to_num(view.confidence, nan=0.0))
+    return ComposedView(
+        joined.color, joined.depth_m, confidence.astype(np.float32), joined.measured
+    )
+
+
+def _aligned(
+    view: View, measured_m: FloatArray, weight: FloatArray, scale: ScaleState
+) -> AlignedDepth:
+    if not math.isfinite(scale.scale):
+        nothing = np.full(view.depth.shape, np.nan, np.float32)
+        return AlignedDepth(nothing, np.full_like(nothing, np.inf), np.zeros_like(nothing))
+    spread = scale.relative_dispersion
+    return aligned_depth(
+        view.depth, measured_m, weight, scale.scale, spread if math.isfinite(spread) else 0.0
+    )
+
+
+def _within(aligned: AlignedDepth, max_error: float) -> NDArray[np.float32]:
+    return np.where(aligned.relative_error <= max_error, aligned.depth_m, np.float32(np.nan))
+
+
+def _rgb8(view: View) -> NDArray[np.uint8]:
+    scaled = np.nan_to_num(view.rgb, nan=0.0) * np.float32(255.0) + np.float32(0.5)
+    return np.clip(scaled, 0.0, 255.0).astype(np.uint8)

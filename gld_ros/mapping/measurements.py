@@ -1,0 +1,381 @@
+"""What the keyframes of a session have measured: depth cameras first, posed neighbours next.
+
+Owns the ring of recent images that serve as stereo partners, the queue of keyframes that wait to be
+measured, its thread, and the results. Keyframes wait for the images that follow them, since
+partners on both sides see more of what a keyframe shows; a job that needs results waits for none.
+How depth is measured stands in `gld_ros.measuring`; what is made of it in `postprocess`.
+"""
+
+import math
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from threading import Condition, Thread
+
+import numpy as np
+
+from gld_ros.geometry.poses import distance_m, turn_rad
+from gld_ros.mapping.frames import CameraFrame, Keyframe, TargetCamera, shrink_to_fit
+from gld_ros.mapping.parameters import DepthSource
+from gld_ros.mapping.placed_frame import PlacedFrame
+from gld_ros.mapping.triangulation import find_corners, triangulate
+from gld_ros.measuring.consistency import MeasuredImage, consistent
+from gld_ros.measuring.depth_camera import depth_camera
+from gld_ros.measuring.frames import MeasuredDepth, PosedImage, nothing_measured
+from gld_ros.measuring.measure import MeasuringParameters, measure_depth
+from gld_ros.measuring.neighbours import choose_neighbours
+from gld_ros.measuring.surfaces import MeasuredScene, Surface
+
+MEASURED_HW = (240, 320)  # keyframes are measured at most at this size
+RING = 24  # recent images per camera
+WAITING = 4  # keyframes; when more wait, the oldest is not measured
+PARTNERS = 5  # images that one keyframe is measured with
+LATER_PARTNERS = 3  # images of the ring that follow a keyframe before it is measured for good
+CONFIRMERS = 8  # measured keyframes that one is compared with
+SCENE_KEYFRAMES = 24  # nearest to a target, of which the view is rendered
+# Depths that are searched, as multiples of the scene's typical depth.
+NEAREST, FARTHEST = 0.2, 6.0
+_RING_STEP = 0.01  # of the typical depth, or this many radians, between images of the ring
+_MIN_CORNERS = 12  # that give a first idea of the scene's depth
+_UNKNOWN_DEPTH_M = 2.0  # where even those are missing: a room
+
+
+@dataclass(frozen=True, eq=False)
+class _Result:
+    """One keyframe's measurement: as made, and with what others confirm of it."""
+
+    keyframe: Keyframe
+    raw: MeasuredImage
+    camera_depth: MeasuredDepth | None
+    surface: Surface
+    confirmers: int
+
+
+class Measurements:
+    """Measures keyframes, on a thread of its own or on the caller's; thread-safe.
+
+    `note` takes every placed image, `add` those that became keyframes. With the thread running,
+    results come by themselves; without, `work_off` makes them, so that a bag repeats exactly.
+    `await_results` has what still waits for later images measured at once; when those have come, it
+    is measured again.
+    """
+
+    def __init__(self, source: DepthSource = "auto") -> None:
+        self.source: DepthSource = source
+        self.skipped = 0  # keyframes that were never measured, for want of time
+        self._changed = Condition()
+        self._rings: dict[str, deque[PlacedFrame]] = {}
+        self._waiting: deque[Keyframe] = deque()
+        self._early: dict[tuple[str, int], Keyframe] = {}  # measured before later images came
+        self._in_a_hurry = 0  # jobs that wait for results
+        self._busy = 0
+        self._results: dict[tuple[str, int], _Result] = {}
+        self._typical_depth_m = math.nan
+        self._thread: Thread | None = None
+        self._generation = 0  # counts resets; results of an older one are dropped
+        self.counts: Counter[str] = Counter()  # keyframes by where their depth came from
+
+    # -- life -------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Measure on a thread of its own from now on."""
+        with self._changed:
+            if self._thread is None:
+                self._thread = Thread(target=self._work, name="gld_measuring", daemon=True)
+                self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End the thread; what waits is forgotten."""
+        with self._changed:
+            thread, self._thread = self._thread, None
+            self._waiting.clear()
+            self._changed.notify_all()
+        if thread is not None:
+            thread.join(timeout_s)
+
+    def reset(self) -> None:
+        """Forget everything: a new epoch, or the user asked for it."""
+        with self._changed:
+            self._generation += 1
+            self._rings.clear()
+            self._waiting.clear()
+            self._early.clear()
+            self._results.clear()
+            self._typical_depth_m = math.nan
+
+    # -- input ------------------------------------------------------------------------------------
+
+    def note(self, placed: PlacedFrame) -> None:
+        """Keep a placed image as a possible partner, if its camera moved since the last one."""
+        with self._changed:
+            ring = self._rings.setdefault(placed.camera, deque(maxlen=RING))
+            if ring:
+                last = ring[-1].T_fixed_cam
+                step = _RING_STEP * self._depth_or_default()
+                moved = distance_m(last, placed.T_fixed_cam) >= step
+                if not moved and turn_rad(last, placed.T_fixed_cam) < _RING_STEP:
+                    return
+            ring.append(placed)
+            self._changed.notify_all()
+
+    def add(self, keyframe: Keyframe) -> None:
+        """Let a keyframe be measured."""
+        with self._changed:
+            if self.source == "model":
+                return
+            self._waiting.append(keyframe)
+            while self._thread is not None and len(self._waiting) > WAITING:
+                self._waiting.popleft()
+                self.skipped += 1
+            self._changed.notify_all()
+
+    def keep_only(self, keyframes: Sequence[Keyframe]) -> None:
+        """Forget the measurements of all other keyframes."""
+        kept = {_key(k) for k in keyframes}
+        with self._changed:
+            for key in self._results.keys() - kept:
+                del self._results[key]
+            for key in self._early.keys() - kept:
+                del self._early[key]
+
+    # -- output -----------------------------------------------------------------------------------
+
+    def scene(
+        self, keyframes: Sequence[Keyframe], targets: Sequence[TargetCamera]
+    ) -> MeasuredScene:
+        """What was measured of a run's references and around its targets."""
+        anchor = keyframes[0]
+        with self._changed:
+            results = list(self._results.values())
+            typical = self._depth_or_default()
+        mixable = [
+            r
+            for r in results
+            if r.keyframe.epoch == anchor.epoch and r.keyframe.segment == anchor.segment
+        ]
+        by_key = {_key(r.keyframe): r.surface for r in mixable}
+
+        def far(result: _Result) -> tuple[float, int]:
+            T = result.keyframe.T_fixed_cam
+            apart = min(
+                distance_m(T, t.T_fixed_cam) / typical + turn_rad(T, t.T_fixed_cam) for t in targets
+            )
+            return apart, -result.keyframe.stamp_ns
+
+        near = sorted(mixable, key=far)[:SCENE_KEYFRAMES]
+        return MeasuredScene(
+            tuple(by_key.get(_key(k)) for k in keyframes), tuple(r.surface for r in near)
+        )
+
+    def await_results(self, timeout_s: float) -> None:
+        """Wait until every keyframe is measured with the images there are; without a thread, do it.
+
+        The timeout counts only with a thread.
+        """
+        with self._changed:
+            if self._thread is not None:
+                self._in_a_hurry += 1
+                self._changed.notify_all()
+                self._changed.wait_for(
+                    lambda: self._thread is None or not (self._waiting or self._busy), timeout_s
+                )
+                self._in_a_hurry -= 1
+                return
+        while self._measure_next(in_a_hurry=True):
+            pass
+
+    def coverage(self, keyframe: Keyframe) -> float:
+        """Share of a keyframe's pixels that are measured; NaN before it was looked at."""
+        with self._changed:
+            result = self._results.get(_key(keyframe))
+        return math.nan if result is None else float(np.isfinite(result.surface.depth_m).mean())
+
+    # -- measuring --------------------------------------------------------------------------------
+
+    def work_off(self) -> None:
+        """Measure what has waited long enough, on the caller's thread."""
+        while self._measure_next(in_a_hurry=False):
+            pass
+
+    def _work(self) -> None:
+        me = self._thread
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._thread is not me or self._next(self._in_a_hurry > 0) is not None
+                )
+                if self._thread is not me:
+                    return
+                in_a_hurry = self._in_a_hurry > 0
+            self._measure_next(in_a_hurry)
+
+    def _next(self, in_a_hurry: bool) -> Keyframe | None:
+        """The keyframe to measure now: one that is new, else one that was measured too early."""
+        for keyframe in self._waiting:
+            if in_a_hurry or self._has_later_partners(keyframe):
+                return keyframe
+        return next((k for k in self._early.values() if self._has_later_partners(k)), None)
+
+    def _has_later_partners(self, keyframe: Keyframe) -> bool:
+        if self.source == "camera":
+            return True
+        ring = self._rings.get(keyframe.camera, ())
+        return sum(placed.stamp_ns > keyframe.stamp_ns for placed in ring) >= LATER_PARTNERS
+
+    def _measure_next(self, in_a_hurry: bool) -> bool:
+        with self._changed:
+            keyframe = self._next(in_a_hurry)
+            if keyframe is None:
+                return False
+            if keyframe in self._waiting:
+                self._waiting.remove(keyframe)
+            self._early.pop(_key(keyframe), None)
+            if not self._has_later_partners(keyframe):
+                self._early[_key(keyframe)] = keyframe
+            generation, self._busy = self._generation, self._busy + 1
+            ring = _up_to_later_partners(self._rings.get(keyframe.camera, ()), keyframe)
+            known = [
+                r
+                for r in self._results.values()
+                if _mixable(r.keyframe, keyframe) and _key(r.keyframe) != _key(keyframe)
+            ]
+        try:
+            results = self._measured(keyframe, ring, known)
+        finally:
+            with self._changed:
+                self._busy -= 1
+                self._changed.notify_all()
+        with self._changed:
+            if generation == self._generation:
+                for result in results:
+                    self._results[_key(result.keyframe)] = result
+                depth_m = results[0].surface.depth_m
+                if np.isfinite(depth_m).sum() > 0.05 * depth_m.size:
+                    self._typical_depth_m = float(np.nanmedian(depth_m))
+        return True
+
+    def _measured(
+        self, keyframe: Keyframe, ring: Sequence[PlacedFrame], known: Sequence[_Result]
+    ) -> list[_Result]:
+        """The result of a keyframe, and those of earlier ones that it confirms."""
+        reference = _posed(keyframe)
+        camera_depth = None
+        if self.source != "stereo" and keyframe.sensor_depth is not None:
+            sensor = keyframe.sensor_depth
+            camera_depth = depth_camera(reference, sensor.depth_m, sensor.K_px, np.eye(4))
+        raw = nothing_measured(reference.image_hw, "stereo")
+        if self.source != "camera":
+            raw = self._stereo(keyframe, reference, ring, known)
+        self.counts["camera" if camera_depth is not None else "stereo"] += 1
+        new = _Result(
+            keyframe, MeasuredImage(reference, raw), camera_depth, _surface(keyframe, raw), 0
+        )
+        results = [_confirmed(new, known)]
+        # Earlier neighbours that had too few others to be compared with.
+        again = [r for r in _nearest(new, known) if r.confirmers < 3][:2]
+        results += [_confirmed(r, [new, *(o for o in known if o is not r)]) for r in again]
+        return results
+
+    def _stereo(
+        self,
+        keyframe: Keyframe,
+        reference: PosedImage,
+        ring: Sequence[PlacedFrame],
+        known: Sequence[_Result],
+    ) -> MeasuredDepth:
+        frames = [f for f in (p.frame() for p in ring if p.stamp_ns != keyframe.stamp_ns) if f]
+        frames = [f for f in frames if f.epoch == keyframe.epoch]
+        candidates = [_posed(f) for f in frames]
+        stamps = {(c.camera, c.stamp_ns) for c in candidates}
+        candidates += [
+            r.raw.frame for r in known if (r.keyframe.camera, r.keyframe.stamp_ns) not in stamps
+        ]
+        typical = self._typical_depth_m
+        if not math.isfinite(typical):
+            typical = _first_depth(keyframe, [*frames, *(r.keyframe for r in known)])
+        partners = choose_neighbours(reference, candidates, typical, PARTNERS)
+        if not partners:
+            return nothing_measured(reference.image_hw, "stereo")
+        parameters = MeasuringParameters(depth_range_m=(NEAREST * typical, FARTHEST * typical))
+        return measure_depth(reference, partners, parameters)
+
+    def _depth_or_default(self) -> float:
+        typical = self._typical_depth_m
+        return typical if math.isfinite(typical) else _UNKNOWN_DEPTH_M
+
+
+def _up_to_later_partners(ring: Iterable[PlacedFrame], keyframe: Keyframe) -> list[PlacedFrame]:
+    """The ring without what came later still: a slow machine measures what a fast one does."""
+    ordered = sorted(ring, key=lambda placed: placed.stamp_ns)
+    earlier = sum(placed.stamp_ns <= keyframe.stamp_ns for placed in ordered)
+    return ordered[: earlier + LATER_PARTNERS]
+
+
+def _key(frame: CameraFrame) -> tuple[str, int]:
+    return frame.camera, frame.stamp_ns
+
+
+def _mixable(a: Keyframe, b: Keyframe) -> bool:
+    return a.segment == b.segment and a.epoch == b.epoch
+
+
+def _posed(frame: CameraFrame) -> PosedImage:
+    """A frame at the size at which depth is measured."""
+    image, K_px = shrink_to_fit(frame.image, frame.K_px, MEASURED_HW)
+    return PosedImage(image, K_px, frame.T_fixed_cam, frame.stamp_ns, frame.camera)
+
+
+def _surface(keyframe: Keyframe, measured: MeasuredDepth) -> Surface:
+    return Surface(
+        keyframe.image,
+        keyframe.K_px,
+        keyframe.T_fixed_cam,
+        measured.depth_m,
+        measured.confidence,
+    )
+
+
+def _nearest(result: _Result, others: Sequence[_Result]) -> list[_Result]:
+    """Others whose cameras look at the same, nearest first."""
+    T = result.keyframe.T_fixed_cam
+    near = [o for o in others if turn_rad(T, o.keyframe.T_fixed_cam) < math.radians(60)]
+    return sorted(near, key=lambda o: (distance_m(T, o.keyframe.T_fixed_cam), o.keyframe.stamp_ns))[
+        :CONFIRMERS
+    ]
+
+
+def _confirmed(result: _Result, others: Sequence[_Result]) -> _Result:
+    """A result with those of its stereo measurements that others share; a depth camera's stay."""
+    confirmers = _nearest(result, others)
+    stereo = nothing_measured(result.raw.frame.image_hw, "stereo")
+    if confirmers:
+        agreeing = min(2, len(confirmers))
+        stereo = consistent(result.raw, [o.raw for o in confirmers], agreeing)
+    camera = result.camera_depth
+    if camera is not None:
+        seen = np.isfinite(camera.depth_m)
+        stereo = MeasuredDepth(
+            np.where(seen, camera.depth_m, stereo.depth_m),
+            np.where(seen, camera.confidence, stereo.confidence),
+            "camera",
+        )
+    return _Result(
+        result.keyframe,
+        result.raw,
+        camera,
+        _surface(result.keyframe, stereo),
+        len(confirmers),
+    )
+
+
+def _first_depth(keyframe: Keyframe, frames: Sequence[CameraFrame]) -> float:
+    """Median depth of corners that a keyframe shares with other frames, before any is measured.
+
+    It sets the range in which depth is searched; units of poses may be anything.
+    """
+    depths = []
+    for frame in sorted(frames, key=lambda f: -distance_m(f.T_fixed_cam, keyframe.T_fixed_cam))[:4]:
+        shared = triangulate(find_corners(keyframe), find_corners(frame))
+        depths.append(shared.in_first_m[:, 2])
+    found = np.concatenate(depths) if depths else np.zeros(0)
+    return float(np.median(found)) if found.size >= _MIN_CORNERS else _UNKNOWN_DEPTH_M

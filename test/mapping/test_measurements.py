@@ -1,0 +1,87 @@
+"""What keyframes have measured: sources, threads, forgetting."""
+
+import numpy as np
+
+from gld_ros.mapping.frames import Keyframe, SensorDepth
+from gld_ros.mapping.measurements import Measurements
+
+HW = (48, 64)
+
+
+def with_sensor(keyframe: Keyframe, room: object, holes: bool = False) -> Keyframe:
+    _, depth_m = room(keyframe.T_fixed_cam, keyframe.K_px, HW)  # type: ignore[operator]
+    depth_m = depth_m.copy()
+    if holes:
+        depth_m[:, :20] = np.nan
+    fields = {name: getattr(keyframe, name) for name in Keyframe.__dataclass_fields__}
+    return Keyframe(**(fields | {"sensor_depth": SensorDepth(depth_m, keyframe.K_px)}))
+
+
+def test_a_depth_camera_is_a_measurement(room, keyframe_of, camera_at, target_of):
+    keyframe = with_sensor(keyframe_of(camera_at(-1.0, 0.3), hw=HW), room, holes=True)
+    measurements = Measurements("auto")
+    measurements.add(keyframe)
+    measurements.await_results(0.0)
+    scene = measurements.scene((keyframe,), [target_of(camera_at(-1.0, 0.3), HW)])
+    measured_m = scene.references[0].depth_m
+    assert len(scene.surfaces) == 1
+    assert np.isnan(measured_m[:, :18]).all()
+    truth_m = keyframe.sensor_depth.depth_m
+    known = np.isfinite(measured_m) & np.isfinite(truth_m)
+    assert known.mean() > 0.5
+    assert np.median(np.abs(measured_m[known] / truth_m[known] - 1)) < 0.01
+    assert measurements.coverage(keyframe) > 0.5
+
+
+def test_source_model_measures_nothing(room, keyframe_of, camera_at, target_of):
+    keyframe = with_sensor(keyframe_of(camera_at(-1.0, 0.3), hw=HW), room)
+    measurements = Measurements("model")
+    measurements.add(keyframe)
+    measurements.await_results(0.0)
+    scene = measurements.scene((keyframe,), [target_of(camera_at(-1.0, 0.3), HW)])
+    assert scene.references == (None,)
+    assert scene.surfaces == ()
+
+
+def test_the_thread_gives_what_the_caller_would_and_ends(room, keyframe_of, camera_at, target_of):
+    keyframe = with_sensor(keyframe_of(camera_at(-1.0, 0.3), hw=HW), room)
+    targets = [target_of(camera_at(-1.0, 0.3), HW)]
+    by_caller, by_thread = Measurements("camera"), Measurements("camera")
+    by_caller.add(keyframe)
+    by_caller.await_results(0.0)
+    by_thread.start()
+    by_thread.add(keyframe)
+    by_thread.await_results(60.0)
+    np.testing.assert_array_equal(
+        by_thread.scene((keyframe,), targets).references[0].depth_m,
+        by_caller.scene((keyframe,), targets).references[0].depth_m,
+    )
+    by_thread.stop(60.0)
+    by_thread.reset()
+    assert by_thread.scene((keyframe,), targets).references == (None,)
+
+
+def test_evicted_keyframes_and_other_segments_are_not_used(room, keyframe_of, camera_at, target_of):
+    keyframe = with_sensor(keyframe_of(camera_at(-1.0, 0.3), 1.0, hw=HW), room)
+    fields = {name: getattr(keyframe, name) for name in Keyframe.__dataclass_fields__}
+    other = Keyframe(**(fields | {"stamp_ns": keyframe.stamp_ns + 1, "segment": 1}))
+    measurements = Measurements("camera")
+    measurements.add(keyframe)
+    measurements.await_results(0.0)
+    targets = [target_of(camera_at(-1.0, 0.3), HW)]
+    assert measurements.scene((other,), targets).surfaces == ()
+    measurements.keep_only([other])
+    assert measurements.scene((keyframe,), targets).surfaces == ()
+
+
+def test_a_keyframe_waits_for_images_after_it_unless_a_job_needs_it(
+    room, keyframe_of, camera_at, target_of
+):
+    first = with_sensor(keyframe_of(camera_at(-1.0, 0.3), 1.0, hw=HW), room)
+    targets = [target_of(camera_at(-1.0, 0.3), HW)]
+    measurements = Measurements("auto")
+    measurements.add(first)
+    measurements.work_off()
+    assert measurements.scene((first,), targets).references == (None,)
+    measurements.await_results(0.0)
+    assert measurements.scene((first,), targets).references[0] is not None
