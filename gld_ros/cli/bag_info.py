@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+AGREEMENT_FRAMES = 24  # consecutive images that are compared with TF
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     """Declare the arguments of `gld-ros bag-info`."""
@@ -14,6 +16,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument("bag", type=Path, help="folder of the bag, or one .mcap or .db3 file")
     parser.add_argument("--fixed-frame", default="odom", help="wanted frame (default: odom)")
+    parser.add_argument(
+        "--agreement",
+        action="store_true",
+        help="also compare images with TF: wrong extrinsics, time offsets and rectification show",
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
     return parser
 
@@ -38,15 +45,34 @@ def run(args: argparse.Namespace) -> int:
             for camera in chosen
         }
         fixed_frame = bag_fixed_frame(bag, args.fixed_frame)
+    agreements = _agreements(args.bag, fixed_frame) if args.agreement else {}
     if args.json:
-        print(
-            json.dumps(
-                {"fixed_frame": fixed_frame, "image_transport": transport, "cameras": cameras}
-            )
-        )
+        document = {"fixed_frame": fixed_frame, "image_transport": transport, "cameras": cameras}
+        if args.agreement:
+            document["images_against_tf"] = agreements
+        print(json.dumps(document))
         return 0
     print(f"fixed frame      {fixed_frame}")
     print(f"image transport  {transport}")
     for name, topics in cameras.items():
         print(f"camera {name}: {topics['image']}, {topics['camera_info']}")
+    for topic, line in agreements.items():
+        print(f"{topic}: {line}")
     return 0
+
+
+def _agreements(bag: Path, fixed_frame: str) -> dict[str, str]:
+    """Per image topic, whether the images in the middle of a bag fit their poses, in words."""
+    from gld_ros.measuring.agreement import image_pose_agreement
+    from gld_ros.measuring.frames import PosedImage
+    from gld_ros.scenes.bags import open_bag
+
+    lines = {}
+    for recording in open_bag(bag, fixed_frame):
+        first = max(0, (len(recording) - AGREEMENT_FRAMES) // 2)
+        frames = [
+            recording.load(i) for i in range(first, min(first + AGREEMENT_FRAMES, len(recording)))
+        ]
+        posed = [PosedImage(f.rgb, f.K_px, f.T_world_cam, f.stamp_ns, "camera") for f in frames]
+        lines[recording.scene_id] = image_pose_agreement(posed).describe()
+    return lines
