@@ -17,7 +17,7 @@ from rclpy.action import ActionClient
 from rclpy.executors import MultiThreadedExecutor
 
 from gld_ros.action import SynthesizeViews
-from gld_ros.demo.withheld import PosedImage
+from gld_ros.evaluation.withheld import PosedImage
 from gld_ros.mapping.product_messages import TOPICS
 from gld_ros.messages.camera_info import camera_info_message
 from gld_ros.messages.stamps import NS_PER_S, make_header

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gld_ros.bags.reader import BagReader
-from gld_ros.demo.withheld import depth_error, nearest_shown, split_bag
+from gld_ros.evaluation.withheld import depth_error, nearest_shown, split_bag
 from gld_ros.geometry.poses import distance_m
 from gld_ros.scenes.tour_bag import first_room_with_tour, write_tour_bag
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from gld_ros.bags.cameras import BagCamera, bag_cameras, bag_fixed_frame, camera
 from gld_ros.bags.reader import BagError, BagReader
 from gld_ros.bags.writer import BagWriter
 from gld_ros.geometry.poses import invert_rigid, rotation_angle_rad
+from gld_ros.mapping.cameras import MAX_DEPTH_OFFSET_NS
 from gld_ros.mapping.frames import FloatArray, shrink_to_fit
 from gld_ros.mapping.scale import resample_sensor_depth
 from gld_ros.messages.camera_info import base_topic, camera_info_values, pinhole_camera
@@ -43,11 +45,27 @@ class SplitBag:
     path: Path
     image_topic: str
     info_topic: str
+    depth_topic: str | None  # of the camera, in its optical frame
     compressed: bool
     fixed_frame: str
     duration_s: float
     withheld: tuple[PosedImage, ...]
     shown: tuple[PosedImage, ...]
+
+
+def withheld_frames(stamps_ns: Sequence[int], count: int) -> tuple[list[int], set[int]]:
+    """Indices of up to `count` evenly spaced frames to withhold, and of those to hide with them.
+
+    Hidden is what lies within GAP_S of a withheld frame, in short recordings less. The first and
+    the last frame are never withheld.
+    """
+    last = len(stamps_ns) - 1
+    count = min(count, len(stamps_ns) // 3)
+    withheld = sorted({round((i + 1) * last / (count + 1)) for i in range(count)})
+    duration_s = (stamps_ns[-1] - stamps_ns[0]) * 1e-9
+    per_gap = round(GAP_S * last / max(duration_s, 1e-9))
+    gap = min(per_gap, len(stamps_ns) // (4 * (count + 1)))
+    return withheld, {i + k for i in withheld for k in range(-gap, gap + 1)}
 
 
 def split_bag(source: Path, target: Path, count: int, wanted_frame: str = "odom") -> SplitBag:
@@ -85,19 +103,15 @@ def split_bag(source: Path, target: Path, count: int, wanted_frame: str = "odom"
             )
         if len(images) < 4:
             raise BagError(f"bag {source} has {len(images)} images with a pose; 4 are needed")
-        count = min(count, len(images) // 3)
-        kept_back = {round((i + 1) * (len(images) - 1) / (count + 1)) for i in range(count)}
-        duration_s = (images[-1][0] - images[0][0]) * 1e-9
-        per_gap = round(GAP_S * (len(images) - 1) / max(duration_s, 1e-9))
-        gap = min(per_gap, len(images) // (4 * (count + 1)))
-        hidden = {i + k for i in kept_back for k in range(-gap, gap + 1)}
+        kept_back, hidden = withheld_frames([stamp_ns for stamp_ns, _ in images], count)
         hidden_ns = {images[i][0] for i in hidden}
-        _copy_without(reader, target, camera.image_topic, hidden_ns)
-        withheld = _with_depth(reader, camera, [images[i][1] for i in sorted(kept_back)])
+        _copy_without(reader, target, camera, hidden_ns)
+        withheld = _with_depth(reader, camera, [images[i][1] for i in kept_back])
         return SplitBag(
             path=target,
             image_topic=base_topic(camera.image_topic),
             info_topic=camera.info_topic,
+            depth_topic=camera.depth_topic,
             compressed=camera.compressed,
             fixed_frame=fixed_frame,
             duration_s=(reader.end_ns - reader.start_ns) * 1e-9,
@@ -132,14 +146,18 @@ def _with_depth(
     return tuple(found)
 
 
-def _copy_without(reader: BagReader, target: Path, image_topic: str, hidden_ns: set[int]) -> None:
-    """Copy images, camera infos and TF, but not the hidden images."""
+def _copy_without(reader: BagReader, target: Path, camera: BagCamera, hidden_ns: set[int]) -> None:
+    """Copy images, depth, camera infos and TF, but not the hidden images, nor depth beside them."""
     topics = [t for t in reader.topics.values() if _is_played(t.type)]
     with BagWriter(target) as writer:
         for topic in topics:
             writer.add_topic(topic.name, topic.type, latched=topic.name.endswith("tf_static"))
         for message in reader.raw_messages([t.name for t in topics]):
-            if message.topic == image_topic and message.stamp_ns in hidden_ns:
+            if message.topic == camera.image_topic and message.stamp_ns in hidden_ns:
+                continue
+            if message.topic == camera.depth_topic and any(
+                abs(message.stamp_ns - ns) <= MAX_DEPTH_OFFSET_NS for ns in hidden_ns
+            ):
                 continue
             writer.write_cdr(message.topic, message.stamp_ns, message.cdr)
 
@@ -155,12 +173,18 @@ def _is_played(type_name: str) -> bool:
 
 def nearest_shown(split: SplitBag, target: PosedImage) -> PosedImage:
     """Return the shown image whose camera is nearest to a withheld one (turns count as well)."""
+    poses = np.stack([image.T_fixed_cam for image in split.shown])
+    return split.shown[nearest_camera(poses, target.T_fixed_cam)]
 
-    def far(image: PosedImage) -> float:
-        relative = invert_rigid(target.T_fixed_cam) @ image.T_fixed_cam
+
+def nearest_camera(T_fixed_cams: FloatArray, T_fixed_target: FloatArray) -> int:
+    """Index of the camera of (n, 4, 4) nearest to a target (4, 4); a radian counts as a metre."""
+
+    def far(T_fixed_cam: FloatArray) -> float:
+        relative = invert_rigid(T_fixed_target) @ T_fixed_cam
         return float(np.linalg.norm(relative[:3, 3])) + rotation_angle_rad(relative[:3, :3])
 
-    return min(split.shown, key=far)
+    return int(np.argmin([far(T) for T in T_fixed_cams]))
 
 
 def depth_error(depth_m: FloatArray, true_m: FloatArray) -> dict[str, float] | None:
@@ -177,7 +201,10 @@ def depth_error(depth_m: FloatArray, true_m: FloatArray) -> dict[str, float] | N
     }
 
 
-def psnr_db(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Return the peak signal-to-noise ratio of two images of the same size in decibel."""
-    error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2) / 255.0**2
+def psnr_db(
+    image: NDArray[np.uint8], true: NDArray[np.uint8], where: NDArray[np.bool_] | None = None
+) -> float:
+    """Peak signal-to-noise ratio of two images (H, W, 3), or of some of their pixels (H, W)."""
+    squared = ((image.astype(np.float64) - true.astype(np.float64)) / 255.0) ** 2
+    error = squared.mean() if where is None else squared[where].mean()
     return float(-10 * np.log10(max(float(error), 1e-10)))

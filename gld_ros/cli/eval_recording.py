@@ -1,0 +1,98 @@
+"""`gld-ros eval-recording`: what a robot would have published at withheld frames of a recording."""
+
+import argparse
+from pathlib import Path
+
+_DESCRIPTION = """\
+Withholds frames of a recording, hides everything within half a second of them, shows all other
+frames to the node's session, and asks for the views at the withheld cameras. Compares what would
+be published (the composite of measured and imagined pixels) with the withheld images, beside the
+measured surfaces with OpenCV's inpainting (no network), the model alone, copying the nearest shown
+frame, and the mean colour. Where the recording has depth, published depth is compared as it is.
+
+RECORDING is a scene folder, a folder of them, or a ROS 2 bag with images, CameraInfo and TF.
+"""
+
+_EXAMPLES = """\
+examples:
+  gld-ros eval-recording lounge/bag --images lounge.png
+  gld-ros eval-recording tours/hospital --goals 8 --set depth.source=stereo --json hospital.json
+"""
+
+
+def add_parser(
+    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
+) -> argparse.ArgumentParser:
+    """Declare `gld-ros eval-recording`."""
+    parser = subparsers.add_parser(
+        "eval-recording",
+        help="compare what would be published at withheld frames of a recording with the truth",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("recording", type=Path, metavar="RECORDING")
+    parser.add_argument("--bundle", default="tiny", help="folder or name (default: %(default)s)")
+    parser.add_argument("--goals", type=int, default=4, help="frames withheld (default: 4)")
+    parser.add_argument("--params", type=Path, help="ROS parameter file, as for the node")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="overrides",
+        help="override a parameter; `gld-ros params` lists them",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
+    parser.add_argument("--images", type=Path, metavar="FILE.png", help="write an image grid")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate every recording; 1 if a goal of one was rejected."""
+    import json
+
+    from tqdm import tqdm
+
+    from gld_ros.evaluation.held_out import recording_kind
+    from gld_ros.evaluation.recording_figures import (
+        figures_table,
+        recording_figures,
+        write_recording_grid,
+    )
+    from gld_ros.evaluation.recordings import run_recording
+    from gld_ros.mapping.model import load_model
+    from gld_ros.ros.parameters.files import load_snapshot
+    from gld_ros.scenes.datasets import open_recordings
+
+    if args.goals < 1:
+        raise ValueError(f"--goals is {args.goals}; at least 1 is needed")
+    for path in (args.json, args.images):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise ValueError(f"{path}: the folder to write it into does not exist")
+    recordings = open_recordings(recording_kind(args.recording), args.recording)
+    overrides = [f"model.bundle={args.bundle}", *args.overrides]
+    parameters = load_snapshot(args.params, overrides).session
+    model = load_model(parameters)
+    if model.random_weights:
+        print("WARNING: this bundle has RANDOM weights; what it imagines means nothing")
+    reports, runs = [], []
+    for recording in recordings:
+        with tqdm(desc=recording.scene_id) as bar:
+
+            def show(stage: str, done: int, total: int, bar: "tqdm[None]" = bar) -> None:
+                if total != bar.total:
+                    bar.reset(total)
+                bar.set_postfix_str(stage, refresh=False)
+                bar.update(done - bar.n)
+
+            runs.append(run_recording(recording, model, parameters, args.goals, show))
+        reports.append(recording_figures(runs[-1]))
+        print(figures_table(reports[-1]), flush=True)
+    if args.json is not None:
+        args.json.write_text(json.dumps(reports, indent=1) + "\n")
+        print(f"figures  {args.json}")
+    if args.images is not None:
+        write_recording_grid(runs, args.images)
+        print(f"images   {args.images}")
+    return 1 if any(report["rejected"] for report in reports) else 0

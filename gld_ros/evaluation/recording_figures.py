@@ -1,0 +1,140 @@
+"""Figures of a session over a recording: images by method, published depth, as a table and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gld_ros.evaluation.recordings import RecordingRun, WithheldFrame
+from gld_ros.evaluation.withheld import psnr_db
+from gld_ros.evaluation.withheld_grid import (
+    cell,
+    depth_colours,
+    provenance_colours,
+    write_cells,
+)
+from gld_ros.mapping.frames import FloatArray
+from gld_ros.mapping.provenance import Provenance
+
+METHODS = ("composite", "measured, inpainted", "model alone", "copy nearest", "mean colour")
+_PARTS = ("all", "measured", "not measured")
+
+
+def recording_figures(run: RecordingRun) -> dict[str, Any]:
+    """Every figure of a run, ready for JSON; None where there is nothing to compare."""
+    return {
+        "recording": run.name,
+        "frames_shown": run.num_shown,
+        "keyframes": run.num_keyframes,
+        "withheld": len(run.withheld),
+        "rejected": [frame.rejection for frame in run.withheld if frame.rejection],
+        "metric_goals": sum(frame.depth_m is not None for frame in run.withheld),
+        "measured_share": _mean([_measured(f).mean() for f in run.withheld]),
+        "psnr_db": {m: _psnr_by_part(run.withheld, m) for m in METHODS},
+        "target_depth": {
+            part: _depth_errors(
+                [
+                    (np.where(_part(f, part), f.depth_m, np.nan), f.true_depth_m)
+                    for f in run.withheld
+                    if f.depth_m is not None and f.true_depth_m is not None
+                ]
+            )
+            for part in _PARTS
+        },
+        "observed_depth": _depth_errors([(o.depth_m, o.true_depth_m) for o in run.observed]),
+    }
+
+
+def figures_table(figures: dict[str, Any]) -> str:
+    """The figures for reading in a terminal."""
+    lines = [
+        f"{figures['recording']}: {figures['frames_shown']} frames shown, "
+        f"{figures['keyframes']} keyframes, {figures['withheld']} withheld, "
+        f"{figures['metric_goals']} with metric depth, {figures['measured_share'] or 0:.1%} of "
+        "their pixels measured",
+        f"{'PSNR, dB':22s}" + "".join(f"{part:>14s}" for part in _PARTS),
+    ]
+    for method, parts in figures["psnr_db"].items():
+        cells = "".join(f"{_number(parts[part], '.2f'):>14s}" for part in _PARTS)
+        lines.append(f"{method:22s}{cells}")
+    lines.append(f"{'depth as published':22s}{'coverage':>10s}{'median':>10s}{'mean':>10s}  >20 %")
+    rows = {f"target, {part}": figures["target_depth"][part] for part in _PARTS}
+    for name, errors in {"observed": figures["observed_depth"], **rows}.items():
+        if errors is None:
+            lines.append(f"{name:22s}  nothing to compare")
+            continue
+        lines.append(
+            f"{name:22s}{errors['coverage']:10.1%}{errors['median']:10.2%}{errors['mean']:10.2%}"
+            f"{errors['over_20_percent']:7.1%}"
+        )
+    lines += [f"rejected: {reason}" for reason in figures["rejected"]]
+    return "\n".join(lines)
+
+
+def write_recording_grid(runs: Sequence[RecordingRun], path: Path) -> None:
+    """Write one row per withheld frame: truth, all methods, depth and provenance."""
+    rows = []
+    for frame in (frame for run in runs for frame in run.withheld):
+        cells = [cell(frame.true_image, "withheld truth")]
+        cells += [
+            cell(image, f"{method} {psnr_db(image, frame.true_image):.1f} dB")
+            for method in METHODS[:-1]
+            if (image := frame.images.get(method)) is not None
+        ]
+        cells.append(cell(depth_colours(frame.depth_m), "depth as published"))
+        cells.append(cell(provenance_colours(frame.provenance), "provenance"))
+        rows.append(cells)
+    write_cells(rows, path, ", ".join(run.name for run in runs))
+
+
+def _psnr_by_part(frames: Sequence[WithheldFrame], method: str) -> dict[str, float | None]:
+    """Mean over the withheld frames that have an image by the method."""
+    values: dict[str, list[float]] = {part: [] for part in _PARTS}
+    for frame in frames:
+        if method not in frame.images:
+            continue
+        for part in _PARTS:
+            where = _part(frame, part)
+            if where.any():
+                values[part].append(psnr_db(frame.images[method], frame.true_image, where))
+    return {part: _mean(values[part]) for part in _PARTS}
+
+
+def _measured(frame: WithheldFrame) -> NDArray[np.bool_]:
+    return np.asarray(frame.provenance == Provenance.MEASURED)
+
+
+def _part(frame: WithheldFrame, part: str) -> NDArray[np.bool_]:
+    measured = _measured(frame)
+    if part == "all":
+        return np.ones_like(measured)
+    return measured if part == "measured" else ~measured
+
+
+def _depth_errors(pairs: Sequence[tuple[FloatArray, FloatArray]]) -> dict[str, float] | None:
+    """Errors over the pixels of all pairs; coverage is of the pixels whose true depth is known."""
+    published = np.concatenate([np.ravel(p) for p, _ in pairs]) if pairs else np.zeros(0)
+    true = np.concatenate([np.ravel(t) for _, t in pairs]) if pairs else np.zeros(0)
+    known = np.isfinite(true) & (true > 0)
+    both = known & np.isfinite(published)
+    if not both.any():
+        return None
+    error = np.abs(published[both] - true[both]) / true[both]
+    return {
+        "coverage": float(both.sum() / known.sum()),
+        "median": float(np.median(error)),
+        "mean": float(error.mean()),
+        "over_20_percent": float((error > 0.2).mean()),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _number(value: float | None, style: str) -> str:
+    return "-" if value is None else format(value, style)

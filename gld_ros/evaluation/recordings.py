@@ -1,0 +1,249 @@
+"""What would be published at withheld frames of a recording: a session run over the others.
+
+The protocol of the demonstration without a graph: the withheld frames and everything within half a
+second of them are hidden, all other frames go through a session, and the withheld cameras are then
+asked for as goals. Owns the run and the images to compare; figures stand in `recording_figures`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.typesys import Stores, get_typestore
+
+from gld_ros.bags.reader import IMAGE_TYPE
+from gld_ros.evaluation.withheld import COMPARED_HW, nearest_camera, withheld_frames
+from gld_ros.geometry.poses import quaternion_xyzw
+from gld_ros.mapping.cameras import CameraState
+from gld_ros.mapping.fault_log import FaultLog
+from gld_ros.mapping.frames import FloatArray, TargetCamera, shrink_to_fit
+from gld_ros.mapping.job_planner import JobOptions, JobRejection
+from gld_ros.mapping.jobs import JobResult
+from gld_ros.mapping.model import LoadedModel
+from gld_ros.mapping.parameters import SessionParameters
+from gld_ros.mapping.products import Product
+from gld_ros.mapping.scale import resample_sensor_depth
+from gld_ros.mapping.session import SynthesisSession
+from gld_ros.measuring.joining import inpainted_view
+from gld_ros.measuring.rendering import render_surfaces
+from gld_ros.messages.camera_info import camera_info_message
+from gld_ros.messages.images import image_message
+from gld_ros.messages.stamps import make_header
+from gld_ros.messages.transforms import TransformBuffer
+from gld_ros.scenes.recording import Frame, Recording
+
+_CAMERA, _FIXED_FRAME, _CAMERA_FRAME = "camera", "map", "camera_optical_frame"
+_TYPES = get_typestore(Stores.ROS2_KILTED).types.__getitem__
+_WANTED = frozenset(
+    {
+        Product.PREDICTED_COLOR,
+        Product.PREDICTED_DEPTH,
+        Product.PREDICTED_PROVENANCE,
+        Product.OBSERVED_DEPTH,
+    }
+)
+
+
+@dataclass(frozen=True, eq=False)
+class WithheldFrame:
+    """One withheld frame and what was published, or could have been, in its place.
+
+    Images are (H, W, 3) uint8 RGB of one size; depth in metres, NaN where there is none.
+    """
+
+    stamp_ns: int
+    true_image: NDArray[np.uint8]
+    true_depth_m: FloatArray | None  # (H, W)
+    images: dict[str, NDArray[np.uint8]]  # by method
+    depth_m: NDArray[np.float32] | None  # of the composite, as published; None: withheld
+    provenance: NDArray[np.uint8]  # (H, W) of the composite
+    rejection: str = ""  # why there is no composite
+
+
+@dataclass(frozen=True, eq=False)
+class ObservedDepth:
+    """Published depth of a real image, and the sensor's."""
+
+    depth_m: NDArray[np.float32]  # (H, W)
+    true_depth_m: FloatArray  # (H, W)
+
+
+@dataclass(frozen=True, eq=False)
+class RecordingRun:
+    """A session over one recording."""
+
+    name: str
+    metric: bool
+    num_shown: int
+    num_keyframes: int
+    withheld: tuple[WithheldFrame, ...]
+    observed: tuple[ObservedDepth, ...]
+
+
+def run_recording(
+    recording: Recording,
+    model: LoadedModel,
+    parameters: SessionParameters,
+    num_goals: int,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> RecordingRun:
+    """Show a recording to a session and ask for the views at its withheld cameras.
+
+    Depth of the recording is shown only if `depth_source` is "camera" or "auto"; it serves as the
+    truth in any case. Raises ValueError for fewer than 4 frames.
+    """
+    if len(recording) < 4:
+        raise ValueError(f"{recording.scene_id} has {len(recording)} frames; 4 are needed")
+    stamps_ns = [int(stamp) for stamp in recording.stamps_ns]
+    withheld, hidden = withheld_frames(stamps_ns, num_goals)
+    shown = [i for i in range(len(recording)) if i not in hidden]
+    session = _session(recording, model, parameters)
+    for done, i in enumerate(shown):
+        _show(session, recording.load(i), parameters)
+        progress("frames", done + 1, len(shown))
+    session.end_of_input()
+    frames, observed = [], {}
+    for done, i in enumerate(withheld):
+        nearest = shown[nearest_camera(recording.T_world_cam[shown], recording.T_world_cam[i])]
+        frame, result = _asked_for(session, recording.load(i), recording.load(nearest))
+        frames.append(frame)
+        if result is not None:
+            observed.update(_observed(result, recording, stamps_ns))
+        progress("goals", done + 1, len(withheld))
+    return RecordingRun(
+        recording.scene_id,
+        recording.metric,
+        len(shown),
+        len(session.store.snapshot()),
+        tuple(frames),
+        tuple(observed.values()),
+    )
+
+
+def _session(
+    recording: Recording, model: LoadedModel, parameters: SessionParameters
+) -> SynthesisSession:
+    """A session that keeps everything and rejects no goal for its distance."""
+    transforms = TransformBuffer(cache_time_s=inf)
+    for T_world_cam, stamp_ns in zip(recording.T_world_cam, recording.stamps_ns, strict=True):
+        rotation_xyzw = quaternion_xyzw(T_world_cam[:3, :3])
+        transforms.insert(
+            _FIXED_FRAME, _CAMERA_FRAME, T_world_cam[:3, 3], rotation_xyzw, int(stamp_ns)
+        )
+    return SynthesisSession(
+        model,
+        {_CAMERA: CameraState(_CAMERA, "camera/image", compressed=False)},
+        replace(
+            parameters,
+            frames=replace(parameters.frames, fixed=_FIXED_FRAME),
+            tf=replace(parameters.tf, timeout_s=0.0),
+            time=replace(parameters.time, forward_gap_s=1e9, max_product_age_s=0.0),
+            gate=replace(parameters.gate, max_angular_velocity_rad_s=6.0),
+            keyframes=replace(parameters.keyframes, capacity=256, max_age_s=1e9),
+            policy=replace(parameters.policy, type="none"),
+            guard=replace(
+                parameters.guard, max_translation_m=100.0, max_rotation_rad=3.15, min_overlap=0.0
+            ),
+            scale=replace(parameters.scale, hold_time_s=1e9),
+        ),
+        transforms,
+        FaultLog(lambda level, text: None),
+        now_ns=lambda: int(recording.stamps_ns[-1]),
+        wanted=lambda: _WANTED,
+    )
+
+
+def _show(session: SynthesisSession, frame: Frame, parameters: SessionParameters) -> None:
+    header = make_header(frame.stamp_ns, _CAMERA_FRAME, _TYPES)
+    hw = (frame.rgb.shape[0], frame.rgb.shape[1])
+    session.camera_info(_CAMERA, camera_info_message(frame.K_px, hw, header, _TYPES))
+    if frame.depth_m is not None and parameters.depth_source in ("auto", "camera"):
+        depth = image_message(frame.depth_m, "32FC1", header, _TYPES(IMAGE_TYPE))
+        session.depth_image(_CAMERA, depth)
+    session.image(_CAMERA, image_message(frame.rgb, "rgb8", header, _TYPES(IMAGE_TYPE)))
+    session.place_images()
+
+
+def _asked_for(
+    session: SynthesisSession, truth: Frame, nearest: Frame
+) -> tuple[WithheldFrame, JobResult | None]:
+    """The view at a withheld camera by every method; no result if the goal was rejected."""
+    image, K_px = shrink_to_fit(truth.rgb, truth.K_px, COMPARED_HW)
+    image_hw = (image.shape[0], image.shape[1])
+    true_depth_m = None
+    if truth.depth_m is not None:
+        true_depth_m = resample_sensor_depth(truth.depth_m, truth.K_px, K_px, image_hw)
+    copied, _ = shrink_to_fit(nearest.rgb, nearest.K_px, COMPARED_HW)
+    mean = nearest.rgb.reshape(-1, 3).mean(0).round().astype(np.uint8)
+    images = {"copy nearest": np.array(copied), "mean colour": np.broadcast_to(mean, image.shape)}
+    target = TargetCamera(truth.T_world_cam, K_px, image_hw)
+    options = JobOptions(
+        K_px, image_hw, anchor_time_ns=truth.stamp_ns, seed=1, always_wanted=_WANTED, publish=False
+    )
+    planned = session.plan_goal([target.T_fixed_cam], options)
+    nothing = np.zeros(image_hw, np.uint8)
+    if isinstance(planned, JobRejection):
+        return (
+            WithheldFrame(
+                truth.stamp_ns, image, true_depth_m, images, None, nothing, planned.reason
+            ),
+            None,
+        )
+    result = session.run(planned)
+    if not result.products:
+        return (
+            WithheldFrame(
+                truth.stamp_ns, image, true_depth_m, images, None, nothing, result.error_msg
+            ),
+            None,
+        )
+    measured = session.measurements.scene(planned.request.keyframes, [target]).surfaces
+    rendered = render_surfaces(measured, K_px, target.T_fixed_cam, image_hw)
+    images["measured, inpainted"], _ = inpainted_view(rendered)
+    images["model alone"] = _model_alone(session, target, options)
+    view = result.products[-1].predicted[0]
+    if view.color is not None:
+        images["composite"] = view.color
+    provenance = nothing if view.provenance is None else view.provenance
+    return (
+        WithheldFrame(truth.stamp_ns, image, true_depth_m, images, view.depth_m, provenance),
+        result,
+    )
+
+
+def _model_alone(
+    session: SynthesisSession, target: TargetCamera, options: JobOptions
+) -> NDArray[np.uint8]:
+    """The same goal without measured surfaces in the view."""
+    parameters = session.parameters
+    session.set_parameters(
+        replace(parameters, products=replace(parameters.products, composite=False))
+    )
+    planned = session.plan_goal([target.T_fixed_cam], options)
+    session.set_parameters(parameters)
+    if isinstance(planned, JobRejection):
+        raise RuntimeError(f"the same goal was accepted before: {planned.reason}")
+    color = session.run(planned).products[-1].predicted[0].color
+    if color is None:
+        raise RuntimeError("colours were asked for and not made")
+    return color
+
+
+def _observed(
+    result: JobResult, recording: Recording, stamps_ns: Sequence[int]
+) -> dict[int, ObservedDepth]:
+    """The published depth of a result's newest reference, by its stamp, if its truth is known."""
+    observed = result.products[-1].observed
+    if observed is None or observed.depth_m is None:
+        return {}
+    stamp_ns = observed.keyframe.stamp_ns
+    frame = recording.load(stamps_ns.index(stamp_ns))
+    if frame.depth_m is None:
+        return {}
+    hw = (observed.depth_m.shape[0], observed.depth_m.shape[1])
+    true_m = resample_sensor_depth(frame.depth_m, frame.K_px, observed.K_px, hw)
+    return {stamp_ns: ObservedDepth(observed.depth_m, true_m)}

@@ -1,0 +1,85 @@
+"""Images of withheld views to look at: rows of labelled cells; depth and provenance in colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+CELL_HW = (168, 224)
+LABEL_HEIGHT = 20
+PROVENANCE_COLOURS = {  # RGB
+    0: (90, 90, 90),
+    1: (255, 255, 255),
+    2: (70, 190, 90),
+    3: (235, 160, 40),
+    4: (215, 60, 60),
+    5: (90, 150, 235),
+}
+LEGEND = (
+    "provenance: white measured, green corroborated, orange hallucinated, red contradicted, "
+    "grey unknown. "
+)
+
+RgbImage = NDArray[np.uint8]
+
+
+def write_cells(rows: Sequence[Sequence[RgbImage]], path: Path, title: str) -> None:
+    """Write rows of cells as one image file, under a title."""
+    lines = [np.concatenate(cells, axis=1) for cells in rows]
+    width = max(line.shape[1] for line in lines)
+    padded = [
+        np.pad(x, ((0, 0), (0, width - x.shape[1]), (0, 0)), constant_values=255) for x in lines
+    ]
+    banner = np.full((LABEL_HEIGHT + 8, width, 3), 255, np.uint8)
+    _text(banner, LEGEND + title, (6, 18))
+    cv2.imwrite(str(path), np.concatenate([banner, *padded])[..., ::-1])
+
+
+def cell(image: RgbImage, label: str) -> RgbImage:
+    """An image (H, W, 3), fitted into a cell under its label."""
+    height, width = CELL_HW
+    scale = min(height / image.shape[0], width / image.shape[1])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    whole = np.full((height + LABEL_HEIGHT, width, 3), 255, np.uint8)
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    whole[LABEL_HEIGHT : LABEL_HEIGHT + size[1], : size[0]] = small
+    _text(whole, label, (4, 14))
+    return whole
+
+
+def _text(image: RgbImage, text: str, origin: tuple[int, int]) -> None:
+    cv2.putText(image, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (20, 20, 20), 1, cv2.LINE_AA)
+
+
+def depth_colours(depth_m: NDArray[np.float32] | None) -> RgbImage:
+    """Depth (H, W) as colours, red near and blue far, dark where unknown."""
+    if depth_m is None or not np.isfinite(depth_m).any():
+        return _note("withheld")
+    known = np.isfinite(depth_m)
+    low, high = np.percentile(depth_m[known], (2, 98))
+    scaled = np.clip((depth_m - low) / max(high - low, 1e-6), 0, 1)
+    coloured = cv2.applyColorMap(
+        (255 * (1 - np.nan_to_num(scaled))).astype(np.uint8), cv2.COLORMAP_TURBO
+    )[..., ::-1].copy()
+    coloured[~known] = 40
+    return coloured
+
+
+def provenance_colours(labels: NDArray[np.uint8] | None) -> RgbImage:
+    """Labels (H, W) of `Provenance` as the colours of LEGEND."""
+    if labels is None:
+        return _note("no message")
+    table = np.zeros((256, 3), np.uint8)
+    for label, colour in PROVENANCE_COLOURS.items():
+        table[label] = colour
+    return table[labels]
+
+
+def _note(text: str) -> RgbImage:
+    panel = np.full((*CELL_HW, 3), 225, np.uint8)
+    _text(panel, text, (70, 90))
+    return panel

@@ -1,0 +1,105 @@
+"""A session over a recording: what is hidden stays hidden, and what is measured is shown."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from gld_ros.evaluation.recording_figures import (
+    figures_table,
+    recording_figures,
+    write_recording_grid,
+)
+from gld_ros.evaluation.recordings import run_recording
+from gld_ros.mapping.model import LoadedModel
+from gld_ros.mapping.synthesizer import OracleSynthesizer
+from gld_ros.mapping.worker import fault_of
+from gld_ros.ros.parameters.files import load_snapshot
+from gld_ros.scenes.recording import Frame, Recording
+
+HW = (96, 128)
+K_PX = np.array([[110.0, 0, 63.5], [0, 110.0, 47.5], [0, 0, 1]])
+WALL_M, PX_PER_M = 2.0, 200
+START_NS = 1_700_000_000 * 10**9
+
+
+def wall(T_world_cam, K_px, image_hw):
+    """A random texture on the plane z = WALL_M; the cameras look along z."""
+    rng = np.random.default_rng(3)
+    coarse = rng.integers(0, 255, (160, 300, 3)).astype(np.uint8)
+    texture = cv2.resize(coarse, None, fx=8, fy=8, interpolation=cv2.INTER_CUBIC)
+    v, u = np.indices(image_hw, np.float64)
+    x_m = (u - K_px[0, 2]) / K_px[0, 0] * WALL_M + T_world_cam[0, 3]
+    y_m = (v - K_px[1, 2]) / K_px[1, 1] * WALL_M + T_world_cam[1, 3]
+    column = (x_m * PX_PER_M + 600).astype(np.float32)
+    row = (y_m * PX_PER_M + 640).astype(np.float32)
+    rgb = cv2.remap(texture, column, row, cv2.INTER_LINEAR)
+    return rgb.astype(np.float32) / 255.0, np.full(image_hw, WALL_M, np.float32)
+
+
+def grey_wall(T_world_cam, K_px, image_hw):
+    """What a model imagines that knows the wall's depth and not its texture."""
+    return np.full((*image_hw, 3), 0.5, np.float32), wall(T_world_cam, K_px, image_hw)[1]
+
+
+@pytest.fixture(scope="module")
+def recording():
+    poses = np.tile(np.eye(4), (16, 1, 1))
+    poses[:, 0, 3] = 0.12 * np.arange(16)
+    stamps_ns = START_NS + 200_000_000 * np.arange(16)
+
+    def load(i: int) -> Frame:
+        rgb, depth_m = wall(poses[i], K_PX, HW)
+        return Frame((255 * rgb).astype(np.uint8), K_PX, poses[i], depth_m, int(stamps_ns[i]))
+
+    return Recording("wall", True, poses, stamps_ns, load)
+
+
+@pytest.fixture(scope="module")
+def run(recording):
+    grey = OracleSynthesizer(
+        lambda T, K, hw: (0.5 * np.ones((*hw, 3), np.float32), wall(T, K, hw)[1])
+    )
+    parameters = load_snapshot(None, ["depth.source=stereo"]).session
+    return run_recording(recording, LoadedModel(grey, {}, HW, fault_of), parameters, 1)
+
+
+def test_a_withheld_view_shows_what_other_frames_have_measured(run):
+    figures = recording_figures(run)
+    assert figures["withheld"] == figures["metric_goals"] == 1
+    assert figures["measured_share"] > 0.6
+    composite = figures["psnr_db"]["composite"]["all"]
+    assert composite > figures["psnr_db"]["copy nearest"]["all"] + 5
+    assert composite > figures["psnr_db"]["model alone"]["all"] + 5
+    assert figures["target_depth"]["measured"]["median"] < 0.01
+
+
+def test_what_is_near_a_withheld_frame_is_not_shown(recording, run):
+    assert run.num_shown < len(recording) - 1
+
+
+def test_the_recordings_own_depth_is_shown_only_as_a_depth_cameras(recording):
+    oracle = OracleSynthesizer(wall)
+    parameters = load_snapshot(None, ["depth.source=model"]).session
+    blind = run_recording(recording, LoadedModel(oracle, {}, HW, fault_of), parameters, 1)
+    assert recording_figures(blind)["measured_share"] == 0
+
+
+def test_figures_are_written_for_people_and_programs(run, tmp_path: Path):
+    figures = recording_figures(run)
+    json.dumps(figures)
+    text = figures_table(figures)
+    assert "composite" in text
+    assert "observed" in text
+    write_recording_grid([run], tmp_path / "grid.png")
+    assert cv2.imread(str(tmp_path / "grid.png")).shape[1] > 5 * 200
+
+
+def test_too_short_recordings_are_named(recording, run):
+    short = Recording(
+        "short", True, recording.T_world_cam[:3], recording.stamps_ns[:3], recording.load
+    )
+    with pytest.raises(ValueError, match="short has 3 frames; 4"):
+        run_recording(short, None, None, 1)
