@@ -77,7 +77,6 @@ class RecordingRun:
     """A session over one recording."""
 
     name: str
-    metric: bool
     num_shown: int
     num_keyframes: int
     withheld: tuple[WithheldFrame, ...]
@@ -116,7 +115,6 @@ def run_recording(
         progress("goals", done + 1, len(withheld))
     return RecordingRun(
         recording.scene_id,
-        recording.metric,
         len(shown),
         len(session.store.snapshot()),
         tuple(frames),
@@ -186,21 +184,13 @@ def _asked_for(
     )
     planned = session.plan_goal([target.T_fixed_cam], options)
     nothing = np.zeros(image_hw, np.uint8)
-    if isinstance(planned, JobRejection):
-        return (
-            WithheldFrame(
-                truth.stamp_ns, image, true_depth_m, images, None, nothing, planned.reason
-            ),
-            None,
-        )
-    result = session.run(planned)
-    if not result.products:
-        return (
-            WithheldFrame(
-                truth.stamp_ns, image, true_depth_m, images, None, nothing, result.error_msg
-            ),
-            None,
-        )
+    result = None if isinstance(planned, JobRejection) else session.run(planned)
+    if isinstance(planned, JobRejection) or result is None or not result.products:
+        why = planned.reason if isinstance(planned, JobRejection) else ""
+        if result is not None:
+            why = result.error_msg
+        rejected = WithheldFrame(truth.stamp_ns, image, true_depth_m, images, None, nothing, why)
+        return rejected, None
     measured = session.measurements.scene(planned.request.keyframes, [target]).surfaces
     rendered = render_surfaces(measured, K_px, target.T_fixed_cam, image_hw)
     images["measured, inpainted"], _ = inpainted_view(rendered)
