@@ -8,13 +8,14 @@ from collections.abc import Callable
 
 import rclpy
 from rclpy._rclpy_pybind11 import InvalidHandle, RCLError
-from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException
 
 from gld_ros.mapping.model import LoadedModel, ModelFactory, load_model
 from gld_ros.mapping.parameters import SessionParameters
 from gld_ros.ros.autostart import start_when_spun
 from gld_ros.ros.bond import ManagerBond
 from gld_ros.ros.distribution.image_bridge import trusted_encodings
+from gld_ros.ros.executor import NodeExecutor
 from gld_ros.ros.main_thread import MainThread, Stopped
 from gld_ros.ros.node import GldNode
 
@@ -45,7 +46,7 @@ def _run(main_thread: MainThread, model_factory: ModelFactory) -> int:
         return main_thread.call(lambda: model_factory(parameters))
 
     node = GldNode(load)
-    executor = MultiThreadedExecutor(num_threads=EXECUTOR_THREADS)
+    executor = NodeExecutor(num_threads=EXECUTOR_THREADS)
     executor.add_node(node)
     bond = _bond_to_manager(node)
     if node.parameters.snapshot.node.autostart:

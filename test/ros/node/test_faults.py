@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from gld_ros.mapping.jobs import CancelReason
+
 pytestmark = pytest.mark.ros
 
 OK, WARN, ERROR = 0, 1, 2
@@ -562,13 +564,20 @@ def test_outdated_job_is_superseded(make_rig, plain_oracle):
     rig.drive()
     session = rig.node.session
     rig.graph.wait_for(lambda: session.history.done >= 1, "a quick job, so that jobs are quick")
-    plain_oracle.step_delay_s = 1.0
+    # Each of its steps takes as long as a whole job did, so it outlasts twice a job's time.
+    plain_oracle.step_delay_s = max(1.0, session.worker.mean_job_s)
     rig.drive((0.6,))
     rig.graph.wait_for(lambda: session.worker.running is not None, "a slow job")
-    rig.drive((0.8,))
-    rig.graph.wait_for(lambda: session.history.superseded >= 1, "superseded")
+    slow, x_m = session.worker.running, 0.8
+    while slow.token.reason is None and session.worker.running is slow:
+        rig.drive((x_m,))
+        x_m += 0.2
+    assert slow.token.reason is CancelReason.SUPERSEDED
     plain_oracle.step_delay_s = 0.0
-    rig.graph.wait_for(lambda: session.history.done >= 2, "the newer job")
+    rig.graph.wait_for(lambda: session.history.superseded >= 1, "superseded")
+    done = session.history.done
+    rig.drive((x_m,))
+    rig.graph.wait_for(lambda: session.history.done > done, "a newer job")
 
 
 def test_product_that_is_too_old_is_dropped(make_rig, plain_oracle):
