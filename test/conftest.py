@@ -14,6 +14,7 @@ import itertools
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -210,8 +211,12 @@ class RosGraph:
 
         while not self._closing.is_set():
             # rclpy raises these where another thread destroys what it is waiting for.
-            with contextlib.suppress(InvalidHandle, RCLError, ExternalShutdownException):
+            try:
                 self.executor.spin_once(timeout_sec=0.1)
+            except (InvalidHandle, RCLError, ExternalShutdownException):
+                pass
+            except Exception:  # noqa: BLE001 - of a callback or rclpy: the others go on
+                traceback.print_exc()
 
     def node(self, name: str, **options):
         """Return a new rclpy node that is already spinning."""
