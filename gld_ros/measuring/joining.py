@@ -2,12 +2,13 @@
 
 Measured pixels stay as they are. The rest takes the model's depth, aligned to what was measured,
 and the model's colours plus a smooth correction that makes them meet the measured ones along the
-border (a membrane: the cheap form of Poisson blending). How much of the model's detail is shown
-depends on how much of it is true where measured pixels tell: a model that knows nothing of a place
-leaves a smooth continuation of what was measured. Also the baseline without any network:
-measured surfaces, and OpenCV's inpainting for the rest.
+border and fades with the distance to it (a screened membrane: the cheap form of Poisson blending).
+How much of the model's detail is shown depends on how much of it is true where measured pixels
+tell: a model that knows nothing of a place leaves a smooth continuation of what was measured. Also
+the baseline without any network: measured surfaces, and OpenCV's inpainting for the rest.
 """
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -16,15 +17,15 @@ from numpy.typing import NDArray
 
 from gld_ros.measuring.rendering import RenderedView
 from gld_ros.measuring.scale_field import AlignedDepth
-from gld_ros.measuring.surfaces import FloatImage, inverse_depth
+from gld_ros.measuring.surfaces import FloatArray, FloatImage, inverse_depth
 
 INPAINT_RADIUS_PX = 5
 _SWEEPS = 24  # of relaxation per level of the membrane
 _COARSEST_PX = 6
-_MIN_BORDER = 32  # pixels along the border before the model's exposure is fitted to them
-_GAIN_LIMIT = 1.6
 _DETAIL_OF_SIDE = 0.25  # surroundings of a pixel, as a share of the longer side
-_MIN_DETAIL_SHARE = 0.05  # of the pixels must be measured before the model's detail is judged
+_REACH_OF_SIDE = 0.1  # of the smooth correction, as a share of the longer side
+_PATCH_OF_SIDE = 0.125  # within which pixels tell the same about the model, likewise
+_ENOUGH_PATCHES = 6.0  # at which what they tell is half believed everywhere
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,22 +55,33 @@ def joined_colour(rendered: RenderedView, model_rgb: FloatImage) -> NDArray[np.u
     model = np.nan_to_num(model_rgb, nan=0.0) * np.float32(255.0)
     known = rendered.covered
     if known.any() and not known.all():
-        model = _same_exposure(model, rendered.color, known)
-        model = detail_share(model, rendered.color, known) * model
-        difference = rendered.color.astype(np.float32) - model
-        model = model + membrane(difference, known)
+        color = rendered.color.astype(np.float32)
+        trust = _trust(known)
+        share = 1.0 + trust * (detail_share(model, color, known) - 1.0)
+        model = share * model + np.float32(1.0 - share) * model[known].mean(0)
+        difference = color - model
+        far = trust * difference[known].mean(0)
+        model = model + membrane(difference, known, far, _REACH_OF_SIDE * max(known.shape))
     rounded = np.clip(model + np.float32(0.5), 0.0, 255.0).astype(np.uint8)
     return np.where(known[..., None], rendered.color, rounded)
 
 
-def detail_share(model: FloatImage, color: NDArray[np.uint8], known: NDArray[np.bool_]) -> float:
+def _trust(known: NDArray[np.bool_]) -> float:
+    """How far [0, 1) known pixels (H, W) speak for the whole view.
+
+    Neighbours tell the same thing, so patches are counted and not pixels. A purple ball in a corner
+    must not decide what colour the walls are.
+    """
+    patches = float(known.sum()) / (_PATCH_OF_SIDE * max(known.shape)) ** 2
+    return patches**2 / (patches**2 + _ENOUGH_PATCHES**2)
+
+
+def detail_share(model: FloatImage, color: FloatImage, known: NDArray[np.bool_]) -> float:
     """The share [0, 1] of the model's detail that measured pixels bear out.
 
     The gain that fits the model's detail to the measured one best, over known pixels (H, W);
-    detail is what differs from the mean of the surroundings. 1 with too few of them to tell.
+    detail is what differs from the mean of the surroundings.
     """
-    if int(known.sum()) < _MIN_DETAIL_SHARE * known.size:
-        return 1.0
     size = 2 * round(max(known.shape) * _DETAIL_OF_SIDE / 2) + 1
     weight = known.astype(np.float32)
     around = np.maximum(cv2.blur(weight, (size, size)), 1e-6)[..., None]
@@ -78,26 +90,18 @@ def detail_share(model: FloatImage, color: NDArray[np.uint8], known: NDArray[np.
         mean = cv2.blur(image * weight[..., None], (size, size)) / around
         return (image - mean)[known]
 
-    shown, true = detail(model), detail(color.astype(np.float32))
+    shown, true = detail(model), detail(color)
     return float(np.clip((shown * true).sum() / max(float((shown**2).sum()), 1e-6), 0.0, 1.0))
 
 
-def _same_exposure(
-    model: FloatImage, color: NDArray[np.uint8], known: NDArray[np.bool_]
+def membrane(
+    values: FloatImage, known: NDArray[np.bool_], far: FloatArray, reach_px: float = math.inf
 ) -> FloatImage:
-    """The model's colours with the gain per channel that fits the measured pixels."""
-    if int(known.sum()) < _MIN_BORDER:
-        return model
-    mean_model, mean_color = model[known].mean(0), color[known].astype(np.float32).mean(0)
-    gain = np.clip((mean_color + 10.0) / (mean_model + 10.0), 1 / _GAIN_LIMIT, _GAIN_LIMIT)
-    return (model * gain).astype(np.float32)
-
-
-def membrane(values: FloatImage, known: NDArray[np.bool_]) -> FloatImage:
     """Values (H, W, 3) continued smoothly from known pixels (H, W) into the others.
 
-    The harmonic function with the known values as its boundary, nearly: relaxed from coarse to
-    fine. Known values come back unchanged; with none known everything is 0.
+    Nearly the function f with the known values as its boundary and reach_px^2 * laplacian f =
+    f - far elsewhere, relaxed from coarse to fine: within `reach_px` of known pixels it follows
+    them, and far from them it is `far` (3,). Known values come back unchanged.
     """
     mask = known.astype(np.float32)
     filled = values * mask[..., None]
@@ -106,17 +110,17 @@ def membrane(values: FloatImage, known: NDArray[np.bool_]) -> FloatImage:
         share = cv2.resize(mask, half, interpolation=cv2.INTER_AREA)
         coarse = cv2.resize(filled, half, interpolation=cv2.INTER_AREA)
         coarse = coarse / np.maximum(share, 1e-6)[..., None]
-        coarse = membrane(coarse, share > 1e-3)
+        coarse = membrane(coarse, share > 1e-3, far, reach_px / 2)
         size = (known.shape[1], known.shape[0])
         start = cv2.resize(coarse, size, interpolation=cv2.INTER_LINEAR)
     else:
-        weight = float(mask.sum())
-        mean = filled.sum((0, 1)) / max(weight, 1.0)
-        start = np.broadcast_to(mean, values.shape).astype(np.float32)
+        start = np.broadcast_to(far, values.shape)
     result = np.where(known[..., None], values, start).astype(np.float32)
+    pull = np.float32(1.0 / (3.0 * reach_px**2))  # a 3 x 3 mean moves by a third of the laplacian
+    towards = (pull * np.asarray(far)).astype(np.float32)
     for _ in range(_SWEEPS):
         smooth = cv2.blur(result, (3, 3), borderType=cv2.BORDER_REPLICATE)
-        result = np.where(known[..., None], values, smooth)
+        result = np.where(known[..., None], values, (smooth + towards) / (1 + pull))
     return result
 
 
@@ -131,5 +135,6 @@ def inpainted_view(rendered: RenderedView) -> tuple[NDArray[np.uint8], FloatImag
     if not known.any():
         return color, rendered.depth_m
     inverse = np.repeat(inverse_depth(rendered.depth_m)[..., None], 3, axis=2)
-    continued = np.maximum(membrane(inverse, known)[..., 0], 1e-6)
+    continued = membrane(inverse, known, inverse[known].mean(0))[..., 0]
+    continued = np.maximum(continued, 1e-6)
     return color, (1.0 / continued).astype(np.float32)

@@ -77,7 +77,7 @@ class _Surface:
     margin: Tensor  # (h, w) of the coarsest level's winner
     correlation: Tensor  # (h, w) ZNCC at the winner
     curvature: Tensor  # (h, w) of the cost at the winner, per squared spacing
-    neighbours: Tensor  # (h, w) that see it
+    seen: Tensor  # (h, w) bool: by any neighbour
 
 
 def measure_depth(
@@ -145,7 +145,7 @@ def _search_level(
 ) -> _Surface:
     """The winner among hypotheses (D, h, w) or (D, 1, 1) of inverse depth."""
     reference = images[0]
-    cost, seeing = matching_cost(
+    cost, seen = matching_cost(
         reference, images[1:], T_neighbour_reference, hypotheses, window_radius
     )
     aggregated = semi_global(cost, reference.grey)
@@ -171,7 +171,7 @@ def _search_level(
         margin=margin,
         correlation=1.0 - 2.0 * cost.gather(0, at_winner)[0],
         curvature=curvature,
-        neighbours=seeing.gather(0, at_winner)[0],
+        seen=seen.gather(0, at_winner)[0],
     )
 
 
@@ -184,7 +184,7 @@ def _confidence(surface: _Surface) -> Tensor:
     alike = (surface.correlation / _ALIKE).clamp(0.0, 1.0)
     unique = (surface.margin / _UNIQUE).clamp(0.0, 1.0)
     sharp = (surface.curvature / _SHARP).clamp(0.0, 1.0)
-    return torch.where(surface.neighbours > 0, (alike * unique * sharp) ** (1 / 3), 0.0)
+    return torch.where(surface.seen, (alike * unique * sharp) ** (1 / 3), 0.0)
 
 
 def _on_grid_of(

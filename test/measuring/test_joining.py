@@ -1,8 +1,13 @@
 """Measured and imagined parts in one view."""
 
+import math
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
+from scipy.sparse.linalg import spsolve
 
 from gld_ros.measuring.joining import (
     detail_share,
@@ -68,17 +73,52 @@ def test_a_model_of_other_exposure_leaves_no_seam() -> None:
     assert np.abs(joined - true)[:, 30:].mean() < 0.5 * np.abs(darker * 255 - true)[:, 30:].mean()
 
 
-def test_a_membrane_keeps_what_is_known_and_stays_within_its_range() -> None:
+@pytest.mark.parametrize("reach_px", [5.0, math.inf])
+def test_a_membrane_keeps_what_is_known_and_stays_within_its_range(reach_px: float) -> None:
     rng = np.random.default_rng(0)
     known = rng.random(HW) < 0.1
     values = rng.normal(size=(*HW, 3)).astype(np.float32)
-    continued = membrane(values, known)
+    far = np.zeros(3)
+    continued = membrane(values, known, far, reach_px)
     np.testing.assert_array_equal(continued[known], values[known])
     assert continued.max() <= values[known].max() + 1e-4
     assert continued.min() >= values[known].min() - 1e-4
-    constant = membrane(np.full((*HW, 3), 7.0, np.float32), known)
+    constant = membrane(np.full((*HW, 3), 7.0, np.float32), known, np.full(3, 7.0), reach_px)
     np.testing.assert_allclose(constant, 7.0, rtol=1e-5)
-    assert membrane(values, np.zeros(HW, bool)).max() == 0.0
+    nothing = membrane(values, np.zeros(HW, bool), np.full(3, 2.0), reach_px)
+    np.testing.assert_allclose(nothing, 2.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("reach_px", [5.0, 14.0])
+def test_a_membrane_solves_its_equation_nearly(reach_px: float) -> None:
+    known = np.zeros(HW, bool)
+    known[:6, :6] = True
+    continued = membrane(np.full((*HW, 3), 90.0, np.float32), known, np.zeros(3), reach_px)
+    number = np.arange(known.size).reshape(HW)
+    matrix, right = sparse.lil_matrix((known.size, known.size)), np.zeros(known.size)
+    for row, column in np.ndindex(HW):
+        here = number[row, column]
+        if known[row, column]:
+            matrix[here, here], right[here] = 1.0, 90.0
+            continue
+        around = [(row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)]
+        around = [(r, c) for r, c in around if 0 <= r < HW[0] and 0 <= c < HW[1]]
+        matrix[here, here] = len(around) + 1 / reach_px**2
+        for place in around:
+            matrix[here, number[place]] = -1.0
+    expected = spsolve(matrix.tocsr(), right).reshape(HW)
+    np.testing.assert_allclose(continued[..., 0], expected, atol=4.0)
+
+
+def test_a_coloured_thing_in_a_corner_does_not_tint_the_whole_view() -> None:
+    """What made a demonstration's walls green: a purple ball, and a model without its purple."""
+    grey = np.full((*HW, 3), 0.6, np.float32)
+    covered = np.zeros(HW, bool)
+    covered[-8:, -10:] = True
+    purple = np.broadcast_to(np.array([160, 20, 200]), (*HW, 3))
+    color = joined_colour(rendered(covered, purple), grey).astype(float)
+    far = color[: HW[0] // 2, : HW[1] // 2]
+    assert np.abs(far - 153.0).max() < 12.0
 
 
 def test_inpainting_needs_no_network_and_fills_everything() -> None:
@@ -93,10 +133,9 @@ def test_inpainting_needs_no_network_and_fills_everything() -> None:
 
 def test_only_detail_that_measured_pixels_bear_out_is_shown() -> None:
     rng = np.random.default_rng(0)
-    color = rng.integers(0, 255, (*HW, 3)).astype(np.uint8)
+    true = rng.integers(0, 255, (*HW, 3)).astype(np.float32)
     known = np.zeros(HW, bool)
     known[:, :30] = True
     noise = rng.uniform(0, 255, (*HW, 3)).astype(np.float32)
-    assert detail_share(color.astype(np.float32), color, known) > 0.99
-    assert detail_share(noise, color, known) < 0.1
-    assert detail_share(noise, color, np.zeros(HW, bool)) == 1.0
+    assert detail_share(true, true, known) > 0.99
+    assert detail_share(noise, true, known) < 0.1
