@@ -15,6 +15,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.action import ActionClient
 from rclpy.executors import MultiThreadedExecutor
+from std_srvs.srv import SetBool
 
 from gld_ros.action import SynthesizeViews
 from gld_ros.evaluation.withheld import PosedImage
@@ -59,6 +60,7 @@ class DemoGraph:
             rclpy_type("gld_ros/msg/GldStatus"), "/gld/status", self._keep_status, 10
         )
         self._lifecycle = self._node.create_client(ChangeState, "/gld/change_state")
+        self._pause = self._node.create_client(SetBool, "/gld_player/pause")
         self._goals = ActionClient(self._node, SynthesizeViews, "/gld/synthesize_views")
         self._executor = MultiThreadedExecutor(num_threads=2)
         self._executor.add_node(self._node)
@@ -96,6 +98,13 @@ class DemoGraph:
             answer = self._wait(self._lifecycle.call_async(request), name, timeout_s)
             if not answer.success:
                 raise DemoFailed(f"gld_node refused to {name}; its log says why")
+
+    def hold_bag(self, hold: bool) -> bool:
+        """Let the player's time stand still or go on; False if the player is not there."""
+        if not self._pause.service_is_ready():
+            return False
+        self._pause.call_async(SetBool.Request(data=hold))
+        return True
 
     def imagine(
         self,

@@ -27,6 +27,8 @@ from gld_ros.ros.distribution.point_clouds import read_cloud
 
 ROOM_DOMAIN = "narrow"
 GOAL_WAIT_S = 120.0
+MOST_BEHIND = 1  # keyframes that wait to be measured before the bag waits for them
+STANDSTILL_S = 120.0
 SCALE_UNRESOLVED = 906
 SPARSE_M = 1.0  # from a withheld picture to the nearest shown one
 
@@ -61,7 +63,7 @@ def run_demo(options: DemoOptions) -> int:
         node = _start_node(split, options)
         graph.configure_and_activate(timeout_s=180.0)
         player = _start_player(split, options.rate)
-        player.wait(timeout=60.0 + 5 * split.duration_s / options.rate)
+        play_at_measuring_pace(player, graph)
         rows, figures = _goals(split, graph)
     finally:
         graph.close()
@@ -100,6 +102,7 @@ def _start_node(split: SplitBag, options: DemoOptions) -> subprocess.Popen[bytes
         "tf.cache_time": "300.0",
         "tf.timeout": "3.0",  # a busy machine plays transforms late
         "product.max_age": "0.0",
+        "diagnostics.period": "0.2",  # whose status paces the bag
         "scale.hold_time": "60.0",
         "depth.min_confidence": "0.05",
         # The rendered tour's depth is the truth; only a recording's is a sensor's.
@@ -158,6 +161,33 @@ def _start_player(split: SplitBag, rate: float) -> subprocess.Popen[bytes]:
         "--rate", str(rate), "--wait-for", images, split.info_topic,
     ]  # fmt: skip
     return subprocess.Popen(command, env=_environment())
+
+
+def play_at_measuring_pace(player: subprocess.Popen[bytes], graph: DemoGraph) -> None:
+    """Wait for the player and for the last keyframe to be measured.
+
+    A robot's time cannot wait and a bag's can: it stands still while keyframes wait to be measured,
+    so that a slow machine shows what a fast one does. Raises DemoFailed when nothing goes on.
+    """
+    held, last, since_s = False, None, time.monotonic()
+    while player.poll() is None or _behind(graph) > 0:
+        hold = _behind(graph) > MOST_BEHIND
+        if hold != held and player.poll() is None and graph.hold_bag(hold):
+            held = hold
+        status = graph.arrived.status
+        now = (status.images_received, status.keyframes_measured) if status else None
+        if now != last:
+            last, since_s = now, time.monotonic()
+        elif time.monotonic() - since_s > STANDSTILL_S:
+            raise DemoFailed(
+                f"for {STANDSTILL_S:.0f} s no image arrived and no keyframe was measured; "
+                "node.log says more"
+            )
+        time.sleep(0.05)
+
+
+def _behind(graph: DemoGraph) -> int:
+    return int(graph.arrived.status.keyframes_behind) if graph.arrived.status else 0
 
 
 def _environment() -> dict[str, str]:

@@ -51,6 +51,16 @@ class _Result:
     confirmers: int
 
 
+@dataclass(frozen=True)
+class MeasuringFacts:
+    """How far measuring has come, for diagnostics."""
+
+    measured: int  # keyframes
+    behind: int  # keyframes that could be measured now, or are being measured
+    skipped: int  # keyframes that were never measured, for want of time
+    coverage: float  # mean share of measured keyframes' pixels that have depth; NaN without any
+
+
 class Measurements:
     """Measures keyframes, on a thread of its own or on the caller's; thread-safe.
 
@@ -137,6 +147,9 @@ class Measurements:
                 del self._results[key]
             for key in self._early.keys() - kept:
                 del self._early[key]
+            waiting = [k for k in self._waiting if _key(k) in kept]
+            self.skipped += len(self._waiting) - len(waiting)
+            self._waiting = deque(waiting)
 
     # -- output -----------------------------------------------------------------------------------
 
@@ -189,6 +202,15 @@ class Measurements:
         with self._changed:
             result = self._results.get(_key(keyframe))
         return math.nan if result is None else float(np.isfinite(result.surface.depth_m).mean())
+
+    def facts(self) -> MeasuringFacts:
+        """How far measuring has come."""
+        with self._changed:
+            depths = [r.surface.depth_m for r in self._results.values()]
+            ready = sum(map(self._has_later_partners, [*self._waiting, *self._early.values()]))
+            behind, skipped = ready + self._busy, self.skipped
+        coverage = float(np.mean([np.isfinite(d).mean() for d in depths])) if depths else math.nan
+        return MeasuringFacts(len(depths), behind, skipped, coverage)
 
     # -- measuring --------------------------------------------------------------------------------
 

@@ -22,7 +22,9 @@ NEUTRAL_COST = 0.5  # of a hypothesis that no neighbour sees: neither for nor ag
 TEXTURE_FLOOR = 4.0
 _HIDDEN = 16.0  # cost of a neighbour that does not see; above every sum of costs
 _NEAREST_Z = 1e-3  # metres before a neighbour's camera; nearer projections mean nothing
-_CPU_CHUNK = 48 * 1024  # values per tensor, so that what one step writes the next finds in the cache
+_CPU_CHUNK = (
+    48 * 1024
+)  # values per tensor, so that what one step writes the next finds in the cache
 
 
 @dataclass(frozen=True, eq=False)

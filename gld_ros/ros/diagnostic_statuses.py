@@ -92,6 +92,7 @@ def statuses(facts: NodeFacts, memory: DiagnosticsMemory) -> list[Status]:
         *(input_status(camera, facts, memory) for camera in session.cameras.values()),
         _tf_status(session, facts, memory),
         _keyframes_status(session, facts, memory),
+        _measuring_status(session, memory),
         _scale_status(session),
         _inference_status(session, memory),
         _quality_status(session),
@@ -229,6 +230,31 @@ def _keyframes_status(
             "newest_age_s": f"{newest_s:.2f}",
             "pose_jumps": str(gate.pose_jumps),
             **{f"rejected_{r.value}": str(n) for r, n in gate.rejected.items()},
+        },
+    )
+
+
+def _measuring_status(session: SynthesisSession, memory: DiagnosticsMemory) -> Status:
+    facts, counts = session.measurements.facts(), session.measurements.counts
+    level, message = OK, f"{facts.measured} keyframes are measured"
+    if session.measurements.source == "model":
+        message = "depth.source is model: nothing is measured"
+    if new := memory.increase("keyframes not measured", facts.skipped):
+        level = WARN
+        message = (
+            f"{new} keyframes were not measured: they come faster than this machine measures them; "
+            "raise keyframes.min_interval or keyframes.min_translation"
+        )
+    return Status(
+        "gld: measuring",
+        level,
+        message,
+        {
+            "measured": str(facts.measured),
+            "behind": str(facts.behind),
+            "not_measured": str(facts.skipped),
+            "coverage": f"{facts.coverage:.3f}",
+            **{f"by_{source}": str(count) for source, count in sorted(counts.items())},
         },
     )
 

@@ -72,7 +72,10 @@ class Diagnostics:
         status.images_dropped = sum(camera.total_dropped for camera in cameras) + sum(
             session.pending.dropped.values()
         )
+        measuring = session.measurements.facts()
         status.keyframes = min(len(session.store), 65535)
+        status.keyframes_measured = min(measuring.measured, 65535)
+        status.keyframes_behind = min(measuring.behind, 65535)
         status.product_age = float(history.last_age_s)
         if history.last_done is not None:
             status.times = times_message(history.last_done.times, rclpy_type)

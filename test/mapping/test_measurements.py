@@ -1,6 +1,9 @@
 """What keyframes have measured: sources, threads, forgetting."""
 
+import math
+
 import numpy as np
+import pytest
 
 from gld_ros.mapping.frames import Keyframe, SensorDepth
 from gld_ros.mapping.measurements import Measurements
@@ -85,3 +88,30 @@ def test_a_keyframe_waits_for_images_after_it_unless_a_job_needs_it(
     assert measurements.scene((first,), targets).references == (None,)
     measurements.await_results(0.0)
     assert measurements.scene((first,), targets).references[0] is not None
+
+
+def test_facts_tell_what_is_measured_what_could_be_and_what_never_will(
+    room, keyframe_of, camera_at, target_of
+):
+    keyframes = [
+        with_sensor(keyframe_of(camera_at(-1.0 + 0.2 * i, 0.3), 1.0 + i, hw=HW), room)
+        for i in range(3)
+    ]
+    measurements = Measurements("camera")
+    assert math.isnan(measurements.facts().coverage)
+    for keyframe in keyframes:
+        measurements.add(keyframe)
+    assert measurements.facts().behind == 3
+    measurements.keep_only(keyframes[1:])
+    measurements.work_off()
+    facts = measurements.facts()
+    assert (facts.measured, facts.behind, facts.skipped) == (2, 0, 1)
+    assert facts.coverage == pytest.approx(
+        np.mean([measurements.coverage(keyframe) for keyframe in keyframes[1:]])
+    )
+
+
+def test_a_keyframe_that_waits_for_later_images_is_not_behind(room, keyframe_of, camera_at):
+    measurements = Measurements("stereo")
+    measurements.add(keyframe_of(camera_at(-1.0, 0.3), hw=HW))
+    assert measurements.facts().behind == 0
