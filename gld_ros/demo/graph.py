@@ -14,7 +14,6 @@ import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.action import ActionClient
-from rclpy.executors import MultiThreadedExecutor
 from std_srvs.srv import SetBool
 
 from gld_ros.action import SynthesizeViews
@@ -24,6 +23,7 @@ from gld_ros.messages.camera_info import camera_info_message
 from gld_ros.messages.stamps import NS_PER_S, make_header
 from gld_ros.messages.transforms import pose_message
 from gld_ros.messages.types import rclpy_type
+from gld_ros.ros.executor import NodeExecutor
 
 DISCOVERY_S = 1.0
 
@@ -62,17 +62,24 @@ class DemoGraph:
         self._lifecycle = self._node.create_client(ChangeState, "/gld/change_state")
         self._pause = self._node.create_client(SetBool, "/gld_player/pause")
         self._goals = ActionClient(self._node, SynthesizeViews, "/gld/synthesize_views")
-        self._executor = MultiThreadedExecutor(num_threads=2)
+        self._executor = NodeExecutor(num_threads=2)
         self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Leave the graph."""
+        self._closed.set()
+        self._executor.wake()
+        self._thread.join()
         self._executor.shutdown(timeout_sec=2.0)
-        self._thread.join(timeout=2.0)
         self._node.destroy_node()
         rclpy.try_shutdown()
+
+    def _spin(self) -> None:
+        while not self._closed.is_set():
+            self._executor.spin_once(timeout_sec=0.2)
 
     def refuse_a_namesake(self, discovery_s: float = DISCOVERY_S) -> None:
         """Raise DemoFailed when another gld_node is in this ROS domain: both would answer.
