@@ -10,6 +10,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Condition, Thread
 
 import numpy as np
@@ -49,6 +50,11 @@ class _Result:
     camera_depth: MeasuredDepth | None
     surface: Surface
     confirmers: int
+
+    @cached_property
+    def coverage(self) -> float:
+        """Share of the keyframe's pixels that are measured."""
+        return float(np.isfinite(self.surface.depth_m).mean())
 
 
 @dataclass(frozen=True)
@@ -201,16 +207,16 @@ class Measurements:
         """Share of a keyframe's pixels that are measured; NaN before it was looked at."""
         with self._changed:
             result = self._results.get(_key(keyframe))
-        return math.nan if result is None else float(np.isfinite(result.surface.depth_m).mean())
+        return math.nan if result is None else result.coverage
 
     def facts(self) -> MeasuringFacts:
         """How far measuring has come."""
         with self._changed:
-            depths = [r.surface.depth_m for r in self._results.values()]
+            shares = [result.coverage for result in self._results.values()]
             ready = sum(map(self._has_later_partners, [*self._waiting, *self._early.values()]))
             behind, skipped = ready + self._busy, self.skipped
-        coverage = float(np.mean([np.isfinite(d).mean() for d in depths])) if depths else math.nan
-        return MeasuringFacts(len(depths), behind, skipped, coverage)
+        coverage = float(np.mean(shares)) if shares else math.nan
+        return MeasuringFacts(len(shares), behind, skipped, coverage)
 
     # -- measuring --------------------------------------------------------------------------------
 

@@ -20,11 +20,10 @@ NEUTRAL_COST = 0.5  # of a hypothesis that no neighbour sees: neither for nor ag
 # Added to the variance of windows, in grey values squared: without it the noise of plain walls
 # would correlate as strongly as texture.
 TEXTURE_FLOOR = 4.0
-_HIDDEN = 16.0  # cost of a neighbour that does not see; above every sum of costs
+_HIDDEN = 2.0  # cost of a neighbour that does not see: above every other
 _NEAREST_Z = 1e-3  # metres before a neighbour's camera; nearer projections mean nothing
-_CPU_CHUNK = (
-    48 * 1024
-)  # values per tensor, so that what one step writes the next finds in the cache
+# Values per tensor: what one step writes the next one finds in the cache.
+_CPU_CHUNK = 48 * 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +68,11 @@ def matching_cost(
     inverse_depth: Tensor,
     radius: int,
 ) -> tuple[Tensor, Tensor]:
-    """Cost (D, h, w) in [0, 1] of inverse depths (D, h, w) or (D, 1, 1), and what any sees.
+    """Cost (D, h, w) in [0, 1] of inverse depths (D, h, w) or (D, 1, 1), and if any sees them.
 
     Cost is (1 - ZNCC) / 2 averaged over the better half of the neighbours in whose images the
-    surface falls; NEUTRAL_COST where there is none. The order of neighbours does not matter.
+    surface falls; NEUTRAL_COST where there is none. The second result is bool (D, h, w). The order
+    of neighbours does not matter.
     """
     windows = _windows(reference.grey, radius)
     projections = [
@@ -105,14 +105,14 @@ def better_half_mean(costs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
             kept[k + 1] = torch.maximum(kept[k], kept[k + 1])
             kept[k] = low
         kept.pop()
-    total = kept[0].clone()
-    for cost in kept[1:]:
-        total += cost
-    hidden = (total / _HIDDEN).floor_()
-    count = len(kept) - hidden
-    mean = total.sub_(hidden.mul_(_HIDDEN)).div_(count.clamp(min=1.0))
-    seen = count > 0
-    return mean.masked_fill_(~seen, NEUTRAL_COST), seen
+    total = torch.zeros_like(kept[0])
+    count = torch.zeros_like(kept[0])
+    for cost in kept:
+        seen = cost < _HIDDEN
+        total += torch.where(seen, cost, 0.0)
+        count += seen
+    mean = torch.where(count > 0, total / count.clamp(min=1.0), NEUTRAL_COST)
+    return mean, count > 0
 
 
 def _windows(grey: Tensor, radius: int) -> _Windows:

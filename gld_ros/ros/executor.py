@@ -1,4 +1,4 @@
-"""The executor of the node's process."""
+"""An rclpy executor that ends cleanly: what the node's process and the demonstration spin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ class NodeExecutor(MultiThreadedExecutor):
     """
 
     def shutdown(self, timeout_sec: float | None = None, *, wait_for_threads: bool = True) -> bool:
-        """Stop executing callbacks; see rclpy. No thread may spin any more."""
+        """Stop executing callbacks; see rclpy.
+
+        No thread may spin any more. Callbacks that run are waited for, whatever `timeout_sec` says.
+        """
         self._executor.shutdown(wait=wait_for_threads)
         for task in self._futures:
             if task.done():

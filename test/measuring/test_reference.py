@@ -30,6 +30,20 @@ def test_cost_equals_the_reference() -> None:
     assert np.quantile(difference, 0.98) < 0.05
 
 
+def test_forty_copies_of_a_neighbour_cost_what_one_does() -> None:
+    reference, neighbour = (
+        plane_image(T, 2.0, texture(seed)) for seed, T in enumerate((camera_at(), camera_at(-0.2)))
+    )
+    images = [grey_image(frame, HW, "cpu") for frame in (reference, neighbour)]
+    T = np.linalg.inv(camera_at(-0.2))
+    depths = torch.linspace(0.2, 1.2, 3)[:, None, None]
+    once, seen_once = matching_cost(images[0], images[1:], [T], depths, 2)
+    often, seen_often = matching_cost(images[0], images[1:] * 40, [T] * 40, depths, 2)
+    torch.testing.assert_close(often, once)
+    assert torch.equal(seen_often, seen_once)
+    assert not seen_once.all()
+
+
 def test_aggregation_equals_the_reference() -> None:
     rng = np.random.default_rng(0)
     cost = rng.random((7, 9, 11)).astype(np.float32)
