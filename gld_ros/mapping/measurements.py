@@ -29,7 +29,7 @@ from gld_ros.measuring.surfaces import MeasuredScene, Surface
 
 MEASURED_HW = (240, 320)  # keyframes are measured at most at this size
 RING = 24  # recent images per camera
-WAITING = 4  # keyframes; when more wait, the oldest is not measured
+WAITING = 4  # keyframes that could be measured; when there are more, the oldest is not
 PARTNERS = 5  # images that one keyframe is measured with
 LATER_PARTNERS = 3  # images of the ring that follow a keyframe before it is measured for good
 CONFIRMERS = 8  # measured keyframes that one is compared with
@@ -140,8 +140,8 @@ class Measurements:
             if self.source == "model":
                 return
             self._waiting.append(keyframe)
-            while self._thread is not None and len(self._waiting) > WAITING:
-                self._waiting.popleft()
+            while self._thread is not None and self._ready(self._waiting) > WAITING:
+                self._waiting.remove(next(filter(self._has_later_partners, self._waiting)))
                 self.skipped += 1
             self._changed.notify_all()
 
@@ -213,7 +213,7 @@ class Measurements:
         """How far measuring has come."""
         with self._changed:
             shares = [result.coverage for result in self._results.values()]
-            ready = sum(map(self._has_later_partners, [*self._waiting, *self._early.values()]))
+            ready = self._ready([*self._waiting, *self._early.values()])
             behind, skipped = ready + self._busy, self.skipped
         coverage = float(np.mean(shares)) if shares else math.nan
         return MeasuringFacts(len(shares), behind, skipped, coverage)
@@ -244,6 +244,9 @@ class Measurements:
                 return keyframe
         return next((k for k in self._early.values() if self._has_later_partners(k)), None)
 
+    def _ready(self, keyframes: Iterable[Keyframe]) -> int:
+        return sum(map(self._has_later_partners, keyframes))
+
     def _has_later_partners(self, keyframe: Keyframe) -> bool:
         if self.source == "camera":
             return True
@@ -267,20 +270,24 @@ class Measurements:
                 for r in self._results.values()
                 if _mixable(r.keyframe, keyframe) and _key(r.keyframe) != _key(keyframe)
             ]
+        results: list[_Result] = []
         try:
             results = self._measured(keyframe, ring, known)
         finally:
-            with self._changed:
+            with self._changed:  # at once: whoever waits for the end finds the results
                 self._busy -= 1
+                if generation == self._generation:
+                    self._keep(results)
                 self._changed.notify_all()
-        with self._changed:
-            if generation == self._generation:
-                for result in results:
-                    self._results[_key(result.keyframe)] = result
-                depth_m = results[0].surface.depth_m
-                if np.isfinite(depth_m).sum() > 0.05 * depth_m.size:
-                    self._typical_depth_m = float(np.nanmedian(depth_m))
         return True
+
+    def _keep(self, results: Sequence[_Result]) -> None:
+        for result in results:
+            self._results[_key(result.keyframe)] = result
+        if results:
+            depth_m = results[0].surface.depth_m
+            if np.isfinite(depth_m).sum() > 0.05 * depth_m.size:
+                self._typical_depth_m = float(np.nanmedian(depth_m))
 
     def _measured(
         self, keyframe: Keyframe, ring: Sequence[PlacedFrame], known: Sequence[_Result]

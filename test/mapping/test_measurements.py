@@ -64,6 +64,17 @@ def test_the_thread_gives_what_the_caller_would_and_ends(room, keyframe_of, came
     assert by_thread.scene((keyframe,), targets).references == (None,)
 
 
+def test_a_burst_of_keyframes_that_wait_for_later_images_loses_none(room, keyframe_of, camera_at):
+    measurements = Measurements("auto")
+    measurements.start()
+    for i in range(8):
+        measurements.add(keyframe_of(camera_at(-1.0 + 0.2 * i, 0.3), 1.0 + i, hw=HW))
+    assert measurements.facts().skipped == 0
+    measurements.await_results(60.0)
+    assert measurements.facts().measured == 8
+    measurements.stop(60.0)
+
+
 def test_evicted_keyframes_and_other_segments_are_not_used(room, keyframe_of, camera_at, target_of):
     keyframe = with_sensor(keyframe_of(camera_at(-1.0, 0.3), 1.0, hw=HW), room)
     fields = {name: getattr(keyframe, name) for name in Keyframe.__dataclass_fields__}
