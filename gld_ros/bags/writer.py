@@ -4,8 +4,6 @@ The types of this package are known to it, and their definitions go into the fil
 other tool can decode it. Leaves what is written, and when, to the caller.
 """
 
-import shutil
-import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -23,6 +21,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from gld_ros.bags.reader import own_types
+from gld_ros.partial_folder import PartialFolder
 
 _FOREVER = QosTime(9223372036, 854775807)
 
@@ -31,8 +30,9 @@ class BagWriter:
     """A bag being written; use it in a `with` statement.
 
     The bag appears under its name when the block ends well. If it does not, or the process is
-    killed, nothing with that name exists. `types` maps full names such as
-    "sensor_msgs/msg/Image" to the message classes to fill.
+    killed, nothing with that name exists; what a killed process left is removed by the next one
+    that writes the same bag. `types` maps full names such as "sensor_msgs/msg/Image" to the message
+    classes to fill.
     """
 
     def __init__(self, path: str | Path, storage: Literal["mcap", "sqlite3"] = "mcap") -> None:
@@ -42,15 +42,14 @@ class BagWriter:
             raise ValueError(f"storage {storage!r} is not supported; allowed: {', '.join(plugins)}")
         if self.path.exists():
             raise ValueError(f"bag {self.path} exists already; remove it or choose another name")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         # Inside a folder of its own the bag has its final name, which its file is named after.
-        self._workspace = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self.path.parent))
+        self._workspace = PartialFolder(self.path)
         self._typestore = get_typestore(Stores.ROS2_KILTED)
         self._typestore.register(own_types())
         self.types: dict[str, Any] = dict(self._typestore.types)
         self._connections: dict[str, Connection] = {}
         self._writer = Writer(
-            self._workspace / self.path.name,
+            self._workspace.path / self.path.name,
             version=Writer.VERSION_LATEST,
             storage_plugin=plugins[storage],
         )
@@ -68,9 +67,9 @@ class BagWriter:
         try:
             self._writer.close()
             if kind is None:
-                (self._workspace / self.path.name).rename(self.path)
+                (self._workspace.path / self.path.name).rename(self.path)
         finally:
-            shutil.rmtree(self._workspace, ignore_errors=True)
+            self._workspace.close()
 
     def add_topic(
         self, name: str, type_name: str, *, latched: bool = False, reliable: bool = True

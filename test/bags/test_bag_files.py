@@ -247,6 +247,22 @@ def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], env=os.environ, check=False)
     assert done.returncode == -signal.SIGKILL
     assert not (tmp_path / "bag").exists()
+    assert len(list(tmp_path.iterdir())) == 1  # hidden, and gone when the bag is written again
+    with pytest.raises(ValueError, match="moved"), BagWriter(tmp_path / "bag"):
+        raise ValueError("moved")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_process_is_writing_stays(tmp_path):
+    with BagWriter(tmp_path / "bag") as first:
+        with BagWriter(tmp_path / "bag_2"):
+            pass
+        first.add_topic("/p", "gld_ros/msg/Provenance")
+        assert len(list(tmp_path.glob(".bag.partial-*"))) == 1
+        other = BagWriter(tmp_path / "bag")
+        assert len(list(tmp_path.glob(".bag.partial-*"))) == 2
+        other.__exit__(KeyboardInterrupt, None, None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bag", "bag_2"]
 
 
 def test_existing_bags_are_not_overwritten(small_bag):

@@ -1,0 +1,43 @@
+"""A hidden folder to write into, beside the name that it will have; killed writers leave none."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+
+class PartialFolder:
+    """An empty folder at `path`, beside `final`, locked from the start until `close`.
+
+    What writers of the same name left when they were killed is removed first; what another process
+    writes now stays.
+    """
+
+    def __init__(self, final: Path) -> None:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{final.name}.partial-"
+        for other in final.parent.glob(f"{prefix}*"):
+            _remove_unless_in_use(other)
+        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=final.parent))
+        self._lock = os.open(self.path, os.O_RDONLY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def close(self) -> None:
+        """Remove what is still there."""
+        os.close(self._lock)
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _remove_unless_in_use(folder: Path) -> None:
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        pass  # another process is writing it
+    finally:
+        os.close(lock)
