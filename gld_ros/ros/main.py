@@ -37,8 +37,24 @@ def main(arguments: list[str] | None = None, model_factory: ModelFactory = load_
             main_thread.interruptible(trusted_encodings)
         except Stopped:
             return 0
-        rclpy.init(args=arguments, signal_handler_options=rclpy.SignalHandlerOptions.NO)
+        _init_rclpy(sys.argv if arguments is None else arguments)
         return _run(main_thread, model_factory)
+
+
+def _init_rclpy(arguments: list[str]) -> None:
+    """Initialise ROS; where no log file can be written, with logs on the console only."""
+    signals = rclpy.SignalHandlerOptions.NO
+    try:
+        rclpy.init(args=arguments, signal_handler_options=signals)
+    except RCLError as error:
+        if "log" not in str(error):
+            raise
+        rclpy.try_shutdown()
+        console_only = [*arguments, "--ros-args", "--disable-external-lib-logs"]
+        rclpy.init(args=console_only, signal_handler_options=signals)
+        rclpy.logging.get_logger("gld").warning(
+            f"{error}; logs go to the console only. Set ROS_LOG_DIR to a folder that can be written"
+        )
 
 
 def _run(main_thread: MainThread, model_factory: ModelFactory) -> int:

@@ -186,6 +186,23 @@ def test_a_wrong_parameter_leaves_an_unconfigured_node_that_says_why(ros_graph):
             process.kill()
 
 
+def test_a_node_whose_logs_cannot_be_written_says_so_and_runs(ros_graph, monkeypatch):
+    ask = state_of(ros_graph)
+    monkeypatch.setenv("ROS_LOG_DIR", "/dev/null/logs")
+    with subprocess.Popen(
+        [sys.executable, "-m", "gld_ros.ros.main"], stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            ros_graph.wait_for(lambda: ask() == "unconfigured", "its state", 300.0)
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=60.0)
+            assert process.returncode == 0, errors
+            assert "Set ROS_LOG_DIR to a folder that can be written" in errors
+            assert "Traceback" not in errors
+        finally:
+            process.kill()
+
+
 def test_an_exception_of_a_callback_is_counted_and_the_node_spins_on(own_domain):
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
