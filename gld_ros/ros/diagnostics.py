@@ -14,6 +14,7 @@ from gld_ros.ros.diagnostic_statuses import (
     device_memory_bytes,
     statuses,
 )
+from gld_ros.ros.outputs import NO_EVENTS
 
 
 class Diagnostics:
@@ -23,12 +24,16 @@ class Diagnostics:
         self._memory = DiagnosticsMemory()
         self._name = node.get_name()
         self._array = node.create_publisher(
-            rclpy_type("diagnostic_msgs/msg/DiagnosticArray"), "/diagnostics", 10
+            rclpy_type("diagnostic_msgs/msg/DiagnosticArray"),
+            "/diagnostics",
+            10,
+            event_callbacks=NO_EVENTS,
         )
         self._status = node.create_publisher(
             rclpy_type("gld_ros/msg/GldStatus"),
             "~/status",
             QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL),
+            event_callbacks=NO_EVENTS,
         )
 
     def publish(self, facts: NodeFacts) -> None:

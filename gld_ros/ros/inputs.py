@@ -3,7 +3,6 @@
 import time
 from typing import Any
 
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import (
@@ -13,12 +12,14 @@ from rclpy.qos import (
     qos_policy_name_from_kind,
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import MessageInfo
 
 from gld_ros.mapping.cameras import CameraState
 from gld_ros.mapping.fault_log import FaultLog
 from gld_ros.mapping.session import SynthesisSession
 from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.parameters.snapshot import NodeSettings
+from gld_ros.ros.sensor_threads import SensorThread, SequenceGaps
 
 WARN_MISSING_AFTER_S = 2.0
 WARN_MISSING_PERIOD_S = 5.0
@@ -42,25 +43,28 @@ def cameras_of(node: Node, settings: NodeSettings) -> dict[str, CameraState]:
 class SensorInputs:
     """Subscriptions of all cameras, from activate to deactivate."""
 
-    def __init__(self, node: Node, session: SynthesisSession, faults: FaultLog) -> None:
+    def __init__(
+        self, node: Node, session: SynthesisSession, faults: FaultLog, thread: SensorThread
+    ) -> None:
         self._node, self._session, self._faults = node, session, faults
+        self._thread = thread
         self._next_warning_s = time.monotonic() + WARN_MISSING_AFTER_S
         self._subscriptions: list[Any] = []
         for camera in session.cameras.values():
-            group = MutuallyExclusiveCallbackGroup()
             kind = "CompressedImage" if camera.compressed else "Image"
-            self._subscribe(camera, camera.topic, kind, session.image, group)
+            self._subscribe(camera, camera.topic, kind, session.image)
             info_topic = f"{camera.name}/camera_info"
-            self._subscribe(camera, info_topic, "CameraInfo", session.camera_info, group)
+            self._subscribe(camera, info_topic, "CameraInfo", session.camera_info)
             if session.parameters.depth_source in ("auto", "camera"):
                 depth_topic = f"{camera.name}/depth"
-                self._subscribe(camera, depth_topic, "Image", session.depth_image, group)
+                self._subscribe(camera, depth_topic, "Image", session.depth_image)
 
     def close(self) -> None:
         """Destroy the subscriptions."""
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions = []
+        self._thread.wake()
 
     def warn_missing(self) -> None:
         """Name the input that does not come, and how many publish it, every five seconds."""
@@ -92,25 +96,15 @@ class SensorInputs:
                 f"({node.count_publishers(topic)} publishers)",
             )
 
-    def _subscribe(self, camera: CameraState, topic: str, kind: str, take: Any, group: Any) -> None:
-        def receive(message: Any) -> None:
+    def _subscribe(self, camera: CameraState, topic: str, kind: str, take: Any) -> None:
+        gaps = SequenceGaps()
+        is_image = topic == camera.topic
+
+        def receive(message: Any, info: MessageInfo) -> None:
+            if is_image:
+                camera.lost += gaps.missed(info)
             if self._session.active:
                 take(camera.name, message)
-
-        self._subscriptions.append(
-            self._node.create_subscription(
-                rclpy_type(f"sensor_msgs/msg/{kind}"),
-                topic,
-                receive,
-                SENSOR_QOS,
-                callback_group=group,
-                event_callbacks=self._counting(camera, topic),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            )
-        )
-
-    def _counting(self, camera: CameraState, topic: str) -> SubscriptionEventCallbacks:
-        """Return callbacks that count what the middleware could not deliver to a camera."""
 
         def incompatible(event: Any) -> None:
             camera.qos_incompatible += event.total_count_change
@@ -123,6 +117,21 @@ class SensorInputs:
             )
 
         def lost(event: Any) -> None:
-            camera.lost += event.total_count_change
+            if is_image and not gaps.numbered:
+                camera.lost += event.total_count_change
 
-        return SubscriptionEventCallbacks(incompatible_qos=incompatible, message_lost=lost)
+        self._subscriptions.append(
+            self._node.create_subscription(
+                rclpy_type(f"sensor_msgs/msg/{kind}"),
+                topic,
+                receive,
+                SENSOR_QOS,
+                callback_group=self._thread,
+                event_callbacks=SubscriptionEventCallbacks(
+                    incompatible_qos=incompatible,
+                    message_lost=lost,
+                    use_default_callbacks=False,
+                ),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
+        )

@@ -41,13 +41,15 @@ from gld_ros.ros.outputs import Outputs
 from gld_ros.ros.parameters.declare import NodeParameters
 from gld_ros.ros.parameters.snapshot import Snapshot
 from gld_ros.ros.policies import PolicyInputs
+from gld_ros.ros.sensor_threads import FollowUpThread, SensorThread
 from gld_ros.ros.services import Services
 from gld_ros.ros.tf_buffer import TfSubscriber, make_tf_buffer
 
 Transition = Callable[["GldNode", LifecycleState], TransitionCallbackReturn]
 SUCCESS = TransitionCallbackReturn.SUCCESS
 
-PLACING_PERIOD_S = 0.02
+PLACING_PERIOD_S = 0.02  # while messages come
+LOOK_PERIOD_S = 0.1  # at what is missing and at the clock, while none come
 DEVICE_LOST_EXIT_CODE = 70
 
 
@@ -90,6 +92,7 @@ class GldNode(LifecycleNode):
         self.faults = FaultLog(self._log)
         self._configured_with: Snapshot = self.parameters.snapshot
         self._tf: TfSubscriber | None = None
+        self._placing: FollowUpThread | None = None
         self._policy_timer: Timer | None = None
         self._at_deactivate: list[Callable[[], Any]] = []  # undo activate, last first
         self._at_cleanup: list[Callable[[], Any]] = []  # undo configure, last first
@@ -163,21 +166,21 @@ class GldNode(LifecycleNode):
             self.get_logger().error(f"cannot activate: {error}")
             return TransitionCallbackReturn.FAILURE
         result = super().on_activate(state)
-        inputs = SensorInputs(self, session, self.faults)
-        placing_timer = self.create_timer(
-            PLACING_PERIOD_S,
+        inputs = SensorInputs(self, session, self.faults, self._sensor_thread)
+        self._placing = placing = FollowUpThread(
             lambda: self._place_images(session, inputs),
-            callback_group=MutuallyExclusiveCallbackGroup(),
-            clock=self._steady_clock,
+            self.callback_failed,
+            at_most_every_s=PLACING_PERIOD_S,
+            at_least_every_s=LOOK_PERIOD_S,
         )
         self._policy_timer = self.create_timer(
             1.0 / session.parameters.policy.rate_hz,
             lambda: self._plan_job(session),
-            callback_group=self._policy_group,
+            callback_group=MutuallyExclusiveCallbackGroup(),
         )
         self._at_deactivate = [
             inputs.close,
-            functools.partial(self.destroy_timer, placing_timer),
+            placing.close,
             functools.partial(self.destroy_timer, self._policy_timer),
         ]
         return result
@@ -221,13 +224,21 @@ class GldNode(LifecycleNode):
 
     def _create_session(self, model: LoadedModel, snapshot: Snapshot) -> None:
         parameters = snapshot.session
+        undo = self._at_cleanup  # grows step by step: what fails half-way is undone, too
+        undo.append(model.release)
         outputs = Outputs(self, merged=snapshot.node.merged_cloud)
+        undo.append(outputs.close)
+        self._sensor_thread = SensorThread(
+            self.context, self.callback_failed, on_messages=self._poke_placing
+        )
+        undo.append(self._sensor_thread.close)
         self._tf = make_tf_buffer(
             self,
             parameters.tf.cache_time_s,
             on_invalid=lambda error: self.faults.throttled("tf invalid", "error", f"TF: {error}"),
-            callback_group=MutuallyExclusiveCallbackGroup(),
+            callback_group=self._sensor_thread,
         )
+        undo.append(self._tf.close)
         session = SynthesisSession(
             model,
             cameras_of(self, snapshot.node),
@@ -242,9 +253,10 @@ class GldNode(LifecycleNode):
             image_bridge=cv_bridge_rgb,
         )
         goals = GoalServer(self, session)
-        self._policy_group = MutuallyExclusiveCallbackGroup()
-        self._policies = PolicyInputs(self, session, self.faults, self._policy_group)
-        services = Services(self, session)
+        undo.append(goals.close)
+        self._policies = PolicyInputs(self, session, self.faults, self._sensor_thread)
+        undo.append(self._policies.close)
+        undo.append(Services(self, session).close)
         jumps = self.get_clock().create_jump_callback(
             JumpThreshold(
                 min_forward=Duration(seconds=parameters.time.forward_gap_s),
@@ -255,16 +267,8 @@ class GldNode(LifecycleNode):
             ),
             post_callback=lambda jump: self._clock_jumped(session, jump),
         )
+        undo.append(jumps.unregister)
         self.session = session
-        self._at_cleanup = [
-            model.release,
-            outputs.close,
-            self._tf.close,
-            services.close,
-            self._policies.close,
-            goals.close,
-            jumps.unregister,
-        ]
 
     def _release(self) -> None:
         self.session = None
@@ -277,7 +281,7 @@ class GldNode(LifecycleNode):
         ended = session is None or session.stop(self.parameters.snapshot.node.shutdown_timeout_s)
         while self._at_deactivate:
             self._at_deactivate.pop()()
-        self._policy_timer = None
+        self._placing = self._policy_timer = None
         if not ended:
             self.get_logger().warning("a step did not end in time; its thread is abandoned")
 
@@ -287,6 +291,11 @@ class GldNode(LifecycleNode):
         return self.session
 
     # -- timers and clock -------------------------------------------------------------------------
+
+    def _poke_placing(self) -> None:
+        placing, session = self._placing, self.session
+        if placing is not None and session is not None and len(session.pending):
+            placing.poke()
 
     def _place_images(self, session: SynthesisSession, inputs: SensorInputs) -> None:
         """Look for time jumps, then ask TF about the images that wait."""

@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -21,6 +22,9 @@ from gld_ros.mapping.products import Product
 from gld_ros.messages.stamps import stamp_to_ns
 from gld_ros.messages.types import rclpy_type
 
+# The executor looks at every event at every turn, and subscribers report by themselves that they
+# ask for more than is offered.
+NO_EVENTS = PublisherEventCallbacks(use_default_callbacks=False)
 PRODUCT_QOS = QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE)
 
 
@@ -34,13 +38,17 @@ class Outputs:
                 rclpy_type(type_name),
                 f"~/{topic}",
                 PRODUCT_QOS,
+                event_callbacks=NO_EVENTS,
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
             for topic, (type_name, _) in TOPICS.items()
             if topic != "merged/points" or merged
         }
         self._tf = node.create_lifecycle_publisher(
-            rclpy_type("tf2_msgs/msg/TFMessage"), "/tf", QoSProfile(depth=100)
+            rclpy_type("tf2_msgs/msg/TFMessage"),
+            "/tf",
+            QoSProfile(depth=100),
+            event_callbacks=NO_EVENTS,
         )
         self._last_tf: dict[str, int] = {}
 

@@ -1,0 +1,209 @@
+"""Threads that take sensor messages and act on them beside the executor, at a fraction of its cost.
+
+For each message rclpy's executors gather all entities of a node anew, in Python. A node that hears
+30 images and 100 transforms a second spends most of its time there (`benchmark/listening.py`).
+"""
+
+import inspect
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from rclpy._rclpy_pybind11 import InvalidHandle, RCLError
+from rclpy.callback_groups import CallbackGroup
+from rclpy.context import Context
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
+from rclpy.subscription import MessageInfo, Subscription
+
+OnError = Callable[[Exception], None]
+
+LOOK_PERIOD_S = 0.1  # at whether a subscription was destroyed or the context shut down
+IN_A_ROW = 20  # messages of one subscription before others have their turn
+PUBLISHERS = 16  # of one topic, whose messages are counted
+
+
+class SensorThread(CallbackGroup):
+    """A callback group whose subscriptions one thread takes, in turn, instead of an executor.
+
+    Give it to `Node.create_subscription`; events of the subscriptions stay with the executor.
+    `on_messages` is called after messages were taken, `on_error` with what a callback raises.
+    """
+
+    def __init__(
+        self, context: Context, on_error: OnError, on_messages: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__()
+        self._context, self._on_error, self._on_messages = context, on_error, on_messages
+        self._lock = threading.Lock()
+        self._subscriptions: dict[Subscription[Any], int] = {}  # what their callbacks take
+        self._closed = False
+        assert context.handle is not None
+        with context.handle:
+            self._wake = _rclpy.GuardCondition(context.handle)
+        self._thread = threading.Thread(target=self._run, name="gld_sensors", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread; messages that come later are not taken."""
+        self._closed = True
+        self.wake()
+        self._thread.join()
+        self._wake.destroy_when_not_in_use()
+
+    def wake(self) -> None:
+        """Have subscriptions looked through now: one was destroyed."""
+        with self._wake:
+            self._wake.trigger_guard_condition()
+
+    # -- what rclpy asks of a callback group ------------------------------------------------------
+
+    def add_entity(self, entity: Any) -> None:
+        """Take a subscription's messages from now on."""
+        super().add_entity(entity)
+        if isinstance(entity, Subscription):
+            arguments = _required_arguments(entity.callback)
+            with self._lock:
+                self._subscriptions[entity] = arguments
+            self.wake()
+
+    def can_execute(self, entity: Any) -> bool:
+        """Keep subscriptions from executors."""
+        return not isinstance(entity, Subscription)
+
+    def beginning_execution(self, entity: Any) -> bool:
+        """Let executors run anything but subscriptions, at any time."""
+        return self.can_execute(entity)
+
+    def ending_execution(self, entity: Any) -> None:
+        """Nothing waits for an end."""
+
+    # -- the thread -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._closed and self._context.ok():
+            try:
+                with ExitStack() as held:
+                    taken = [self._take(*ready) for ready in self._wait(held)]
+            except (InvalidHandle, RCLError):
+                time.sleep(LOOK_PERIOD_S)  # the context is shutting down, or a handle went
+                continue
+            if any(taken):
+                self._call(self._on_messages)
+
+    def _wait(self, held: ExitStack) -> list[tuple[Subscription[Any], int]]:
+        """Return the subscriptions that have messages; all are kept from destruction in `held`."""
+        with self._lock:
+            subscriptions = list(self._subscriptions.items())
+        alive = []
+        for subscription, arguments in subscriptions:
+            try:
+                held.enter_context(subscription.handle)
+                alive.append((subscription, arguments))
+            except InvalidHandle:
+                with self._lock:
+                    del self._subscriptions[subscription]
+        context = self._context.handle
+        assert context is not None
+        held.enter_context(context)
+        held.enter_context(self._wake)
+        wait_set = _rclpy.WaitSet(len(alive), 1, 0, 0, 0, 0, context)
+        wait_set.clear_entities()
+        for subscription, _ in alive:
+            wait_set.add_subscription(subscription.handle)
+        wait_set.add_guard_condition(self._wake)
+        wait_set.wait(int(LOOK_PERIOD_S * 1e9))
+        ready = set(wait_set.get_ready_entities("subscription"))
+        return [entry for entry in alive if entry[0].handle.pointer in ready]
+
+    def _take(self, subscription: Subscription[Any], arguments: int) -> int:
+        """Give what has come to the callback, and return how many messages that were."""
+        for number in range(IN_A_ROW):
+            try:
+                message = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+            except (InvalidHandle, RCLError):
+                raise
+            except Exception as error:  # noqa: BLE001 - what cannot be a Python message
+                self._on_error(error)
+                continue
+            if message is None or self._closed:
+                return number
+            self._call(subscription.callback, *message[:arguments])
+        return IN_A_ROW
+
+    def _call(self, function: Callable[..., None], *arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except Exception as error:  # noqa: BLE001 - whatever a callback raises
+            self._on_error(error)
+
+
+def _required_arguments(callback: Callable[..., Any]) -> int:
+    parameters = inspect.signature(callback).parameters.values()
+    return sum(parameter.default is parameter.empty for parameter in parameters)
+
+
+class SequenceGaps:
+    """Tells how many messages of a topic were sent and never taken, by their sequence numbers.
+
+    A queue that ran over says nothing; the numbers of what comes next do. `numbered` is False where
+    the middleware numbers nothing.
+    """
+
+    def __init__(self) -> None:
+        self.numbered = False
+        self._last: dict[bytes, int] = {}  # by publisher
+
+    def missed(self, info: MessageInfo) -> int:
+        """Return how many messages of the same publisher are missing before this one."""
+        number = info.get("publication_sequence_number")
+        if number is None:
+            return 0
+        self.numbered = True
+        publisher = (info.get("publisher_gid") or {}).get("data", b"")
+        last = self._last.pop(publisher, None)
+        if len(self._last) >= PUBLISHERS:
+            del self._last[next(iter(self._last))]
+        self._last[publisher] = number if last is None else max(number, last)
+        return 0 if last is None else max(0, number - last - 1)
+
+
+class FollowUpThread:
+    """Calls `work` after `poke`, at most once in `at_most_every_s` and at least in `at_least_`."""
+
+    def __init__(
+        self,
+        work: Callable[[], None],
+        on_error: OnError,
+        *,
+        at_most_every_s: float,
+        at_least_every_s: float,
+    ) -> None:
+        self._work, self._on_error = work, on_error
+        self._pause_s, self._patience_s = at_most_every_s, at_least_every_s
+        self._poked = threading.Event()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gld_placing", daemon=True)
+        self._thread.start()
+
+    def poke(self) -> None:
+        """Have `work` called soon."""
+        self._poked.set()
+
+    def close(self) -> None:
+        """End the thread when `work` has returned."""
+        self._closed.set()
+        self._poked.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            self._poked.wait(self._patience_s)
+            if self._closed.wait(self._pause_s):
+                return
+            self._poked.clear()
+            try:
+                self._work()
+            except Exception as error:  # noqa: BLE001 - whatever it raises
+                self._on_error(error)
