@@ -21,6 +21,7 @@ from gld_ros.geometry.poses import PoseConvention
 from gld_ros.mapping.frames import FloatArray
 from gld_ros.mapping.job_planner import JobOptions, PlannedJob
 from gld_ros.mapping.jobs import ErrorCode, JobProgress, JobRequest, JobResult, Outcome
+from gld_ros.mapping.parameters import FrameParameters
 from gld_ros.mapping.product_messages import views_message
 from gld_ros.mapping.products import Product
 from gld_ros.mapping.session import SynthesisSession
@@ -37,10 +38,11 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.01
 LOOK_PERIOD_S = 0.02  # at goals that wait
-CLOSING_S = 1.0  # for the answers of goals that wait when the node is cleaned up
+CLOSING_S = 1.0  # for the answers of goals that wait when the process ends
 HIGHEST = {parameter.name: parameter.high for parameter in TABLE}
 # A queue of the usual ten overflows in a burst of requests, and who is lost waits for ever.
 SERVICE_QOS = QoSProfile(depth=1000)
+MAX_NAME_LENGTH = 256
 MIN_SIDE_PX = 14  # of a target view: one patch of the backbone
 STAGES = {"queued": 0, "encoding": 1, "sampling": 2, "decoding": 3}
 CONVENTIONS: dict[int, PoseConvention] = {
@@ -71,6 +73,7 @@ class _OpenGoal:
 
     handle: Any
     deadline_s: float  # steady
+    session: SynthesisSession | None  # when it came
     epoch: int
     options: JobOptions | None = None  # None until the goal was checked
     planned: PlannedJob | None = None
@@ -80,10 +83,10 @@ class _OpenGoal:
 
 
 class GoalServer:
-    """Answers goals, from configure to cleanup."""
+    """Answers goals as long as the node lives, in every state."""
 
-    def __init__(self, node: Any, session: SynthesisSession) -> None:
-        self._node, self._session = node, session
+    def __init__(self, node: Any) -> None:
+        self._node = node
         self._waiting: list[_OpenGoal] = []
         self._answering: dict[bytes, _OpenGoal] = {}  # by goal id
         self._submitted: dict[int, _OpenGoal] = {}  # by job id
@@ -114,7 +117,7 @@ class GoalServer:
         with self._lock:
             waiting = list(self._waiting)
         for goal in waiting:
-            goal.failure = GoalFailed(ErrorCode.NODE_INACTIVE, "the node was cleaned up")
+            goal.failure = GoalFailed(ErrorCode.NODE_INACTIVE, "the node ends")
             self._hand_over(goal)
         end_s = time.monotonic() + CLOSING_S
         while self._answering and time.monotonic() < end_s:
@@ -126,7 +129,7 @@ class GoalServer:
 
     def _judge(self, goal: Any) -> GoalResponse:
         """Accept a goal unless too many are open; what is wrong with it is told in its result."""
-        max_open = self._session.parameters.goals.max_open
+        max_open = self._node.parameters.snapshot.session.goals.max_open
         with self._lock:
             if len(self._waiting) + len(self._answering) < max_open:
                 return GoalResponse.ACCEPT
@@ -139,7 +142,9 @@ class GoalServer:
 
     def _accepted(self, handle: Any) -> None:
         wait_s = stamp_to_ns(handle.request.max_wait) / NS_PER_S
-        goal = _OpenGoal(handle, time.monotonic() + wait_s, self._session.epoch)
+        session = self._node.session
+        epoch = 0 if session is None else session.epoch
+        goal = _OpenGoal(handle, time.monotonic() + wait_s, session, epoch)
         with self._lock:
             self._waiting.append(goal)
             self._timer.reset()
@@ -175,18 +180,19 @@ class GoalServer:
 
     def _advance(self, goal: _OpenGoal) -> bool:
         """Return whether the goal's job is submitted; raises GoalFailed."""
-        if not self._session.active:
+        session = goal.session
+        if session is None or not session.active or session is not self._node.session:
             raise GoalFailed(ErrorCode.NODE_INACTIVE, "the node is not active")
         if goal.handle.is_cancel_requested:
             raise GoalFailed(ErrorCode.NONE, "cancelled by its client")
-        if self._session.epoch != goal.epoch:
+        if session.epoch != goal.epoch:
             raise GoalFailed(ErrorCode.TIME_JUMP, "time jumped while the goal waited")
         if goal.options is None:
-            self._check(goal.handle.request)
+            _check(goal.handle.request, session)
             goal.options = _options(goal.handle.request, goal.deadline_s)
         why = (ErrorCode.TIMEOUT, "another goal waits already")
         if goal.planned is None:
-            planned = self._plan(goal.handle.request, goal.options)
+            planned = _plan(goal.handle.request, goal.options, session)
             if isinstance(planned, PlannedJob):
                 goal.planned = planned
             else:
@@ -194,26 +200,13 @@ class GoalServer:
         if goal.planned is not None:
             with self._lock:
                 self._submitted[goal.planned.request.job_id] = goal
-            if self._session.submit_goal(goal.planned):
+            if session.submit_goal(goal.planned):
                 return True
             with self._lock:
                 del self._submitted[goal.planned.request.job_id]
         if time.monotonic() >= goal.deadline_s:
             raise GoalFailed(*why)
         return False
-
-    def _plan(self, request: Any, options: JobOptions) -> PlannedJob | tuple[ErrorCode, str]:
-        """Return the job of a goal, or what it has to wait for; raises GoalFailed."""
-        try:
-            poses = self._targets(request)
-        except TransformUnavailable as error:
-            return ErrorCode.TF_ERROR, str(error)
-        planned = self._session.plan_goal(poses, options)
-        if isinstance(planned, PlannedJob):
-            return planned
-        if planned.error_code is not ErrorCode.NO_KEYFRAMES:
-            raise GoalFailed(planned.error_code, planned.reason)
-        return planned.error_code, planned.reason
 
     # -- goals whose job runs ---------------------------------------------------------------------
 
@@ -242,7 +235,8 @@ class GoalServer:
             result = self._finished_job(goal)
             if result.outcome is not Outcome.DONE:
                 return _ended_badly(handle, result.error_code, result.error_msg)
-            answer = self._success(handle.request, result)
+            frames = self._node.parameters.snapshot.session.frames
+            answer = _success(handle.request, result, frames)
             handle.succeed()
             return answer
         except Exception as error:
@@ -253,79 +247,83 @@ class GoalServer:
                 del self._answering[goal_id]
 
     def _finished_job(self, goal: _OpenGoal) -> JobResult:
-        assert goal.planned is not None  # a goal without a job has failed
+        # A goal without them has failed.
+        assert goal.planned is not None
+        assert goal.session is not None
         job_id = goal.planned.request.job_id
         try:
             goal.handle.publish_feedback(_feedback(JobProgress("queued", 0, 0, 0.0, 0.0, 0.0)))
             asked_to_cancel = False
             while not goal.done.wait(POLL_S):
                 if goal.handle.is_cancel_requested and not asked_to_cancel:
-                    asked_to_cancel = self._session.worker.cancel(job_id)
+                    asked_to_cancel = goal.session.worker.cancel(job_id)
             assert goal.result is not None  # set before the event
             return goal.result
         finally:
             with self._lock:
                 del self._submitted[job_id]
 
-    def _check(self, goal: Any) -> None:
-        """Check what does not depend on time; raises GoalFailed."""
-        parameters = self._session.parameters
-        max_targets, max_side_px = parameters.sampler.max_targets, parameters.cameras.max_side_px
-        max_wait_s = parameters.goals.max_wait_s
-        count, wait_s = len(goal.targets.poses), stamp_to_ns(goal.max_wait) / NS_PER_S
-        width, height = goal.camera_info.width, goal.camera_info.height
-        max_steps, max_guidance = HIGHEST["sampler.num_steps"], HIGHEST["sampler.guidance_scale"]
-        problem = ""
-        if not 1 <= count <= max_targets:
-            problem = f"{count} targets; 1 to {max_targets} are allowed"
-        elif goal.pose_convention not in CONVENTIONS:
-            problem = (
-                f"pose_convention is {goal.pose_convention}; 0 (body) or 1 (optical) is allowed"
-            )
-        elif not 0 <= goal.guidance_scale <= max_guidance:
-            problem = f"guidance_scale is {goal.guidance_scale}; 0 to {max_guidance} is allowed"
-        elif goal.num_steps > max_steps:
-            problem = f"num_steps is {goal.num_steps}; 0 to {max_steps} are allowed"
-        elif width and not MIN_SIDE_PX <= min(width, height) <= max(width, height) <= max_side_px:
-            problem = (
-                f"camera_info is of {width}x{height} px; {MIN_SIDE_PX} to {max_side_px} px a side "
-                "are allowed (keyframes.max_image_side)"
-            )
-        elif not 0 <= wait_s <= max_wait_s:
-            problem = f"max_wait is {wait_s:g} s; 0 to {max_wait_s:g} s is allowed (goals.max_wait)"
-        if problem:
-            raise GoalFailed(ErrorCode.INVALID_GOAL, problem)
 
-    def _targets(self, goal: Any) -> list[FloatArray]:
-        header = goal.targets.header
-        T_fixed_frame = self._session.lookup_fixed(header.frame_id, stamp_to_ns(header.stamp))
-        try:
-            return poses_as_targets(
-                T_fixed_frame, plain_poses(goal.targets.poses), CONVENTIONS[goal.pose_convention]
-            )
-        except InvalidTarget as error:
-            raise GoalFailed(ErrorCode.INVALID_GOAL, str(error)) from error
+def _check(goal: Any, session: SynthesisSession) -> None:
+    """Check what does not depend on time; raises GoalFailed."""
+    parameters = session.parameters
+    max_targets, max_side_px = parameters.sampler.max_targets, parameters.cameras.max_side_px
+    max_wait_s = parameters.goals.max_wait_s
+    count, wait_s = len(goal.targets.poses), stamp_to_ns(goal.max_wait) / NS_PER_S
+    width, height = goal.camera_info.width, goal.camera_info.height
+    unknown = sorted(set(goal.cameras) - set(session.cameras))
+    frame_length = len(goal.targets.header.frame_id)
+    max_steps, max_guidance = HIGHEST["sampler.num_steps"], HIGHEST["sampler.guidance_scale"]
+    problem = ""
+    if not 1 <= count <= max_targets:
+        problem = f"{count} targets; 1 to {max_targets} are allowed"
+    elif frame_length > MAX_NAME_LENGTH:
+        problem = f"frame_id has {frame_length} characters; up to {MAX_NAME_LENGTH} are allowed"
+    elif unknown:
+        known = ", ".join(session.cameras)
+        problem = f"{len(unknown)} unknown cameras, {unknown[0][:80]!r} first; known are {known}"
+    elif goal.pose_convention not in CONVENTIONS:
+        problem = f"pose_convention is {goal.pose_convention}; 0 (body) or 1 (optical) is allowed"
+    elif not 0 <= goal.guidance_scale <= max_guidance:
+        problem = f"guidance_scale is {goal.guidance_scale}; 0 to {max_guidance} is allowed"
+    elif goal.num_steps > max_steps:
+        problem = f"num_steps is {goal.num_steps}; 0 to {max_steps} are allowed"
+    elif width and not MIN_SIDE_PX <= min(width, height) <= max(width, height) <= max_side_px:
+        problem = (
+            f"camera_info is of {width}x{height} px; {MIN_SIDE_PX} to {max_side_px} px a side "
+            "are allowed (keyframes.max_image_side)"
+        )
+    elif not 0 <= wait_s <= max_wait_s:
+        problem = f"max_wait is {wait_s:g} s; 0 to {max_wait_s:g} s is allowed (goals.max_wait)"
+    if problem:
+        raise GoalFailed(ErrorCode.INVALID_GOAL, problem)
 
-    def _success(self, goal: Any, result: JobResult) -> Any:
-        answer = SynthesizeViews.Result()
-        frames = self._session.parameters.frames
-        answer.views = views_message(result, result.times, frames, rclpy_type)
-        scale = result.products[-1].scale
-        if not scale.metric:
-            answer.error_code = int(ErrorCode.SCALE_UNRESOLVED)
-            answer.error_msg = f"colours only, depth is withheld: {scale.reason}"
-        if goal.return_images:
-            for view in (v for products in result.products for v in products.predicted):
-                header = make_header(
-                    result.request.anchor.stamp_ns, frames.view(view.slot), rclpy_type
-                )
-                if view.color is not None:
-                    answer.images.append(image_message(view.color, "rgb8", header))
-                if view.depth_m is not None:
-                    answer.depths.append(image_message(view.depth_m, "32FC1", header))
-                if view.confidence is not None:
-                    answer.confidences.append(image_message(view.confidence, "32FC1", header))
-        return answer
+
+def _plan(
+    request: Any, options: JobOptions, session: SynthesisSession
+) -> PlannedJob | tuple[ErrorCode, str]:
+    """Return the job of a goal, or what it has to wait for; raises GoalFailed."""
+    try:
+        poses = _targets(request, session)
+    except TransformUnavailable as error:
+        return ErrorCode.TF_ERROR, str(error)
+    planned = session.plan_goal(poses, options)
+    if isinstance(planned, PlannedJob):
+        return planned
+    if planned.error_code is not ErrorCode.NO_KEYFRAMES:
+        raise GoalFailed(planned.error_code, planned.reason)
+    return planned.error_code, planned.reason
+
+
+def _targets(goal: Any, session: SynthesisSession) -> list[FloatArray]:
+    header = goal.targets.header
+    T_fixed_frame = session.lookup_fixed(header.frame_id, stamp_to_ns(header.stamp))
+    try:
+        return poses_as_targets(
+            T_fixed_frame, plain_poses(goal.targets.poses), CONVENTIONS[goal.pose_convention]
+        )
+    except InvalidTarget as error:
+        raise GoalFailed(ErrorCode.INVALID_GOAL, str(error)) from error
 
 
 def _options(goal: Any, deadline_s: float) -> JobOptions:
@@ -351,6 +349,25 @@ def _options(goal: Any, deadline_s: float) -> JobOptions:
         always_wanted=RETURNED if goal.return_images else frozenset(),
         publish=bool(goal.publish),
     )
+
+
+def _success(goal: Any, result: JobResult, frames: FrameParameters) -> Any:
+    answer = SynthesizeViews.Result()
+    answer.views = views_message(result, result.times, frames, rclpy_type)
+    scale = result.products[-1].scale
+    if not scale.metric:
+        answer.error_code = int(ErrorCode.SCALE_UNRESOLVED)
+        answer.error_msg = f"colours only, depth is withheld: {scale.reason}"
+    if goal.return_images:
+        for view in (v for products in result.products for v in products.predicted):
+            header = make_header(result.request.anchor.stamp_ns, frames.view(view.slot), rclpy_type)
+            if view.color is not None:
+                answer.images.append(image_message(view.color, "rgb8", header))
+            if view.depth_m is not None:
+                answer.depths.append(image_message(view.depth_m, "32FC1", header))
+            if view.confidence is not None:
+                answer.confidences.append(image_message(view.confidence, "32FC1", header))
+    return answer
 
 
 def _ended_badly(handle: Any, code: ErrorCode, message: str) -> Any:

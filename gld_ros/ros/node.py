@@ -96,6 +96,8 @@ class GldNode(LifecycleNode):
         self._policy_timer: Timer | None = None
         self._at_deactivate: list[Callable[[], Any]] = []  # undo activate, last first
         self._at_cleanup: list[Callable[[], Any]] = []  # undo configure, last first
+        self._goal_server = GoalServer(self)
+        self._own_services = Services(self)
         self._diagnostics = Diagnostics(self)
         self._diagnostics_timer = self.create_timer(
             self.parameters.snapshot.node.diagnostics_period_s,
@@ -218,6 +220,8 @@ class GldNode(LifecycleNode):
         """Stop everything, whatever the state; for the end of the process."""
         self._stop()
         self._release()
+        self._goal_server.close()
+        self._own_services.close()
         self.destroy_timer(self._diagnostics_timer)
 
     # -- configure and cleanup, activate and deactivate -------------------------------------------
@@ -248,15 +252,12 @@ class GldNode(LifecycleNode):
             now_ns=lambda: self.now_ns,
             wanted=outputs.wanted,
             publish=lambda result: outputs.publish_job(result, session.parameters.frames),
-            on_progress=lambda request, progress: goals.on_progress(request, progress),
-            on_job_ended=lambda result: self._job_ended(goals, result),
+            on_progress=self._goal_server.on_progress,
+            on_job_ended=self._job_ended,
             image_bridge=cv_bridge_rgb,
         )
-        goals = GoalServer(self, session)
-        undo.append(goals.close)
         self._policies = PolicyInputs(self, session, self.faults, self._sensor_thread)
         undo.append(self._policies.close)
-        undo.append(Services(self, session).close)
         jumps = self.get_clock().create_jump_callback(
             JumpThreshold(
                 min_forward=Duration(seconds=parameters.time.forward_gap_s),
@@ -327,9 +328,9 @@ class GldNode(LifecycleNode):
 
     # -- results, parameters, reports -------------------------------------------------------------
 
-    def _job_ended(self, goals: GoalServer, result: JobResult) -> None:
+    def _job_ended(self, result: JobResult) -> None:
         """Answer the goal of a job and report it; called on the worker's thread."""
-        goals.on_result(result)
+        self._goal_server.on_result(result)
         self._diagnostics.publish_status(self.facts())
         if result.device_lost:
             self._device_lost(result.error_msg)

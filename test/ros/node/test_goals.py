@@ -48,6 +48,8 @@ def test_goals_that_cannot_be_are_invalid(make_rig, plain_oracle):
         ([here], {"num_steps": 65535}, "num_steps is 65535; 0 to 200"),
         ([here], {"max_wait": Duration(sec=10**9)}, "goals.max_wait"),
         ([here], {"max_wait": Duration(sec=-1)}, "max_wait is -1"),
+        ([here], {"cameras": ["nobody"] * 1000}, "1 unknown cameras, 'nobody' first"),
+        ([here], {"frame_id": "x" * 1000}, "frame_id has 1000 characters"),
         ([here], {"camera_info": uncalibrated(20_000)}, "20000x20000 px"),
         ([here], {"camera_info": uncalibrated(1)}, "1x1 px"),
         ([here], {"camera_info": uncalibrated(84)}, "K"),
@@ -111,6 +113,44 @@ def test_goals_that_wait_are_answered_by_a_cleanup(make_rig, plain_oracle):
     rig.node.trigger_cleanup()
     rig.graph.wait_for(answer.done, "its answer")
     assert answer.result().result.error_code == answer.result().result.NODE_INACTIVE
+
+
+def test_goals_and_services_are_answered_in_every_state(make_rig, plain_oracle):
+    from std_srvs.srv import SetBool, Trigger
+
+    from gld_ros.srv import SaveScene
+
+    rig = make_rig(plain_oracle)
+    here = [rig.T_fixed_cam(0.3)]
+    requests = {
+        "reset": Trigger.Request(),
+        "pause": SetBool.Request(data=False),
+        "save_scene": SaveScene.Request(path="no absolute path"),
+    }
+    clients = {
+        name: rig.peer.create_client(kind, f"/gld/{name}")
+        for name, kind in (("reset", Trigger), ("pause", SetBool), ("save_scene", SaveScene))
+    }
+
+    def answers():
+        for client in clients.values():
+            rig.graph.wait_for(client.service_is_ready, "the service")
+        futures = {name: clients[name].call_async(request) for name, request in requests.items()}
+        rig.graph.wait_for(lambda: all(f.done() for f in futures.values()), "answers")
+        return {name: future.result() for name, future in futures.items()}
+
+    for prepare in ("", "configure", "activate", "deactivate", "cleanup"):
+        if prepare:
+            getattr(rig.node, f"trigger_{prepare}")()
+        configured = rig.node.session is not None
+        for name, answer in answers().items():
+            if not configured:
+                assert (answer.success, answer.message) == (False, "the node is not configured")
+            else:
+                assert answer.success == (name != "save_scene")
+        _, result = rig.finished_goal(here)
+        code = result.NO_KEYFRAMES if prepare == "activate" else result.NODE_INACTIVE
+        assert result.error_code == code
 
 
 def test_goals_that_lack_something_say_what(make_rig, plain_oracle):
