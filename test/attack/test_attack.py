@@ -1,0 +1,153 @@
+"""A node among participants that do anything: it lives, answers, reports, and works afterwards."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from pathlib import Path
+
+import pytest
+from rcl_interfaces.msg import Parameter
+from rcl_interfaces.srv import GetParameters, ListParameters, SetParameters
+
+from .attacker import Attacker
+from .attacks import UNTOUCHED, Attacks
+from .node_process import NodeProcess
+
+pytestmark = pytest.mark.ros
+
+DIAGNOSTICS_PERIOD_S = 1.0
+PAUSE_S = 30.0  # of diagnostics, at most: what a loaded machine may add to their period
+PARAMETERS = (
+    "autostart:=true",
+    f"diagnostics.period:={DIAGNOSTICS_PERIOD_S}",
+    "keyframes.min_interval:=0.0",
+    "keyframes.min_translation:=0.05",
+    "keyframes.max_angular_velocity:=100.0",
+    "depth.min_confidence:=0.0",
+)
+FROZEN_S = 2.0
+BURST = 200
+SEED = int(os.environ.get("GLD_ATTACK_SEED", "0"))
+
+
+@pytest.fixture
+def under_attack(tmp_path, monkeypatch):
+    """An active node process in its working folder, and who attacks it."""
+    monkeypatch.chdir(tmp_path)
+    log = (tmp_path / "node.log").open("wb")
+    attacker = Attacker()
+    node = NodeProcess(log, *PARAMETERS)
+    try:
+        wait_for(lambda: attacker.diagnostics_s, "diagnostics", 180.0)
+        attacker.bring_up()
+        yield node, attacker
+    finally:
+        attacker.close()
+        if node.alive:
+            node.process.kill()
+        log.close()
+        print((tmp_path / "node.log").read_text(errors="replace")[-5000:])
+
+
+def wait_for(condition, what, timeout_s=60.0):
+    end_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end_s, f"waited {timeout_s} s for {what}"
+        time.sleep(0.05)
+
+
+def parameters_of(attacker) -> list[Parameter]:
+    """All parameters that an attack may set, as they are."""
+    names = attacker.call("list_parameters", ListParameters.Request()).result.names
+    names = sorted(set(names) - UNTOUCHED)
+    values = attacker.call("get_parameters", GetParameters.Request(names=names)).values
+    return [Parameter(name=n, value=v) for n, v in zip(names, values, strict=True)]
+
+
+def normal_goal(attacker) -> None:
+    """A robot drives, and a goal gets its view."""
+    x_m = attacker.drive(0.0)
+    deadline_s = time.monotonic() + 60.0
+    while True:
+        result = attacker.send_goal(attacker.good_goal(x_m), "the normal goal").wait()
+        if result is not None and result.error_code == 0:
+            break
+        assert time.monotonic() < deadline_s, result.error_msg if result else "rejected"
+        x_m = attacker.drive(x_m)
+    assert len(result.views.views) == 1
+
+
+def restore(attacker, parameters) -> None:
+    """Withdraw latched transforms, give the node its parameters back, and bring it up."""
+    from lifecycle_msgs.msg import Transition
+
+    attacker.leave_static_tf()
+    for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
+        attacker.change_state(transition)
+    for _ in parameters:  # until all are back: what depends on others is refused before them
+        now = parameters_of(attacker)
+        changed = [p for p, present in zip(parameters, now, strict=True) if p != present]
+        if not changed:
+            break
+        request = SetParameters.Request(parameters=changed)
+        outcomes = attacker.call("set_parameters", request).results
+        assert any(o.successful for o in outcomes), [o.reason for o in outcomes]
+    attacker.bring_up()
+
+
+def rounds(node, attacker, scratch: Path, rounds_: int, cases: int, record) -> None:
+    parameters = parameters_of(attacker)
+    normal_goal(attacker)
+    memory_mb = node.resident_mb()
+    attacks = Attacks(attacker, SEED, str(scratch))
+    for number in range(rounds_):
+        began = len(attacker.diagnostics_s)
+        attacks.run(cases // 2)
+        node.freeze()  # as swapping does; what is sent meanwhile comes at once, and late
+        attacks.publish(cases // 10)
+        time.sleep(FROZEN_S)
+        node.thaw()
+        attacks.run(cases // 2)
+        attacks.await_goals()
+        assert node.alive, "the node ended"
+        times_s = [*attacker.diagnostics_s[max(0, began - 1) :], time.monotonic()]
+        pauses_s = [b - a for a, b in itertools.pairwise(times_s)]
+        assert max(pauses_s) <= PAUSE_S, f"no diagnostics for {max(pauses_s):.1f} s"
+        restore(attacker, parameters)
+        normal_goal(attacker)
+        if number == 0:
+            memory_mb = node.resident_mb()  # the first attack loads what was not used before
+        print(
+            f"round {number}: {sum(attacks.cases.values())} cases, {node.resident_mb():.0f} MB, "
+            f"diagnostics at most {max(pauses_s):.1f} s apart"
+        )
+    for kind, count in attacks.cases.items():
+        record(f"fuzz attack: {kind}", count)
+    grown = node.resident_mb() / memory_mb - 1
+    assert grown < 0.1, f"memory grew by {grown:.0%} from {memory_mb:.0f} MB"
+    assert node.end() == 0
+
+
+def test_a_node_among_random_participants(under_attack, tmp_path, record_property):
+    rounds(*under_attack, tmp_path, 2, 100, record_property)
+
+
+def test_each_of_a_burst_of_goals_is_answered(under_attack):
+    node, attacker = under_attack
+    x_m = attacker.drive(0.0)
+    sent_s = time.monotonic()
+    goals = [attacker.send_goal(attacker.good_goal(x_m), f"goal {i}") for i in range(BURST)]
+    wait_for(lambda: all(g.stage != "sent" for g in goals), "an answer to each request")
+    print(f"{BURST} requests answered in {time.monotonic() - sent_s:.1f} s")
+    for goal in goals:
+        goal.wait()
+    assert {goal.stage for goal in goals} == {"accepted", "rejected"}
+    normal_goal(attacker)
+    assert node.end() == 0
+
+
+@pytest.mark.slow
+def test_a_node_among_random_participants_for_long(under_attack, tmp_path, record_property):
+    rounds(*under_attack, tmp_path, 20, 150, record_property)
