@@ -409,8 +409,9 @@ class Intake:
         state.pinhole, state.pinhole_of = pinhole, key
         state.rejection, state.rejected_of = "", None
         level: Level = "warning" if any("is scaled" in note for note in pinhole.notes) else "info"
-        self._faults.once(
-            f"{state.name}: camera {hash(key)}",
+        # One cause for all: a calibration that flickers must not fill memory and log.
+        self._faults.throttled(
+            f"{state.name}: calibration",
             level,
             f"camera {state.name}: {'; '.join(pinhole.notes)}",
         )

@@ -25,6 +25,7 @@ from gld_ros.ros.distribution.quaternions import pose_matrix
 
 # Localisation stamps its transforms ahead, so that they serve until the next (AMCL: 1 s).
 MAX_AHEAD_S = 5.0
+REJECTED_NAMES = 50  # that are counted apart; a publisher may invent names for ever
 # In tf2 time 0 is "the latest"; a nanosecond later there is no such time.
 TF2_LATER_NS = 1
 
@@ -119,7 +120,7 @@ class Tf2Buffer:
 class TfSubscriber:
     """Feeds a buffer from /tf and /tf_static of a node, and tells when something new came.
 
-    `rejected` counts the transforms that were rejected, by frame and reason.
+    `rejected` counts the transforms that were rejected, by frame and reason, the first names apart.
     """
 
     def __init__(
@@ -158,7 +159,10 @@ class TfSubscriber:
         # Simulated time that has not begun tells nothing.
         newest_ns = now_ns + round(MAX_AHEAD_S * 1e9) if now_ns else None
         for error in insert_message(self.buffer, message, static=static, newest_ns=newest_ns):
-            self.rejected[str(error).split(":")[0]] += 1
+            what = str(error).split(":")[0]
+            if what not in self.rejected and len(self.rejected) >= REJECTED_NAMES:
+                what = "others"
+            self.rejected[what] += 1
             if self._on_invalid is not None:
                 self._on_invalid(error)
         if self._on_transforms is not None:

@@ -52,20 +52,21 @@ class Rig:
         self.camera = CameraState("camera", "/camera/image", False)
         self.store, self.epochs, self.drive = KeyframeStore(), EpochMonitor(), Drive()
         self.gate = KeyframeGate()
+        self.faults = FaultLog(lambda level, text: None)
         self.intake = Intake(
             {"camera": self.camera},
             self.gate,
             self.store,
             PendingImages(),
             self.epochs,
-            FaultLog(lambda level, text: None),
+            self.faults,
             self.drive,
             on_placed,
         )
 
-    def info(self, stamp_ns, hw=HW):
+    def info(self, stamp_ns, hw=HW, K_px=K_PX):
         header = self.family.header("optical", stamp_ns)
-        message = camera_info_message(K_PX, hw, header, self.family.type)
+        message = camera_info_message(K_px, hw, header, self.family.type)
         self.intake.camera_info("camera", message, self.parameters, stamp_ns, 0)
 
     def image(self, stamp_ns, hw=HW, **changes):
@@ -223,3 +224,13 @@ def test_an_image_above_the_limit_is_dropped_before_it_is_decoded(family, hw):
     rig.info(2 * S)
     rig.image(2 * S)
     assert rig.place(2 * S) == [2]
+
+
+def test_a_calibration_that_changes_with_every_image_fills_no_memory(family):
+    rig = Rig(family)
+    for second in range(1, 60):
+        rig.info(second * S, K_px=K_PX * [[1 + 0.01 * second], [1.0], [1.0]])
+        rig.image(second * S)
+        assert rig.place(second * S) == [second]
+    assert len(rig.faults.lines) < 5
+    assert rig.camera.noticed["intrinsics changed"] == 58

@@ -33,3 +33,18 @@ def test_a_node_hears_moving_and_late_latched_transforms(ros_graph, rclpy_family
     assert len(invalid) == 1
     receiver.close()
     ros_graph.wait_for(lambda: moving.get_subscription_count() == 0, "the end of the subscription")
+
+
+@pytest.mark.ros
+def test_names_that_a_publisher_invents_are_counted_together(ros_graph, rclpy_family):
+    family = rclpy_family
+    receiver = make_tf_buffer(ros_graph.node("receiver"))
+    sender = ros_graph.node("sender").create_publisher(
+        family.type("tf2_msgs/msg/TFMessage"), "/tf", 10
+    )
+    ros_graph.wait_for(lambda: sender.get_subscription_count() == 1, "the subscription")
+    sender.publish(family.tf_message(*(("odom", f"bad_{i}", 0, T0, 5) for i in range(500))))
+    ros_graph.wait_for(lambda: sum(receiver.rejected.values()) == 500, "all transforms")
+    assert len(receiver.rejected) <= 51
+    assert receiver.rejected["others"] == 450
+    receiver.close()
