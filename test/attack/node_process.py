@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,19 +19,30 @@ import numpy as np
 HW = (84, 112)
 STEP_S = 0.02  # of a job; it has four
 EXIT_TIMEOUT_S = 60.0
-TIDYING_S = 2.0
+REPORT, REPORT_TIMEOUT_S = "GLD_MEMORY_REPORT", 60.0
+LIBC = ctypes.CDLL("libc.so.6")
 PR_SET_THP_DISABLE = 41  # linux/prctl.h
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of a process: what it allocated and did not free, and the pages that it occupies."""
+
+    in_use_mb: float
+    resident_mb: float
 
 
 class NodeProcess:
     """The process, and what the kernel says of it."""
 
     def __init__(self, log: IO[bytes], *parameters: str) -> None:
+        self._report = f"{log.name}.memory"
         arguments = [word for parameter in parameters for word in ("-p", parameter)]
         self.process = subprocess.Popen(
             [sys.executable, __file__, "--ros-args", *arguments],
             stdout=log,
             stderr=log,
+            env={**os.environ, REPORT: self._report},
         )
 
     @property
@@ -37,12 +50,19 @@ class NodeProcess:
         """Whether the process lives."""
         return self.process.poll() is None
 
-    def resident_mb(self) -> float:
-        """Memory in use, as /proc has it; what the allocator keeps is given back first."""
+    def memory_mb(self) -> Memory:
+        """What is in use and what is resident, after the allocator gave back what it keeps."""
+        before = self._reports()
         os.kill(self.process.pid, signal.SIGUSR1)
-        time.sleep(TIDYING_S)
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+        end_s = time.monotonic() + REPORT_TIMEOUT_S
+        while len(reports := self._reports()) == len(before):
+            assert time.monotonic() < end_s, "the process does not report its memory"
+            time.sleep(0.1)
+        return Memory(**json.loads(reports[-1]))
+
+    def _reports(self) -> list[str]:
+        path = Path(self._report)
+        return path.read_text().splitlines() if path.exists() else []
 
     def freeze(self) -> None:
         """Stop the process as a debugger or a swapping machine does."""
@@ -75,15 +95,41 @@ def _load(parameters: Any) -> Any:
     return LoadedModel(synthesizer, {"backend": "oracle"}, HW, fault_of, release=lambda: None)
 
 
-def _give_back_memory(number: int, frame: Any) -> None:
+class _MallocInfo(ctypes.Structure):
+    """Glibc's `struct mallinfo2`: sizes in bytes."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    ]
+
+
+def _report_memory(number: int, frame: Any) -> None:
     gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    LIBC.malloc_trim(0)
+    LIBC.mallinfo2.restype = _MallocInfo
+    info = LIBC.mallinfo2()
+    resident_kb = int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0])
+    memory = Memory((info.uordblks + info.hblkhd) / 2**20, resident_kb / 1024)
+    with Path(os.environ[REPORT]).open("a") as report:
+        report.write(json.dumps(asdict(memory)) + "\n")
 
 
 if __name__ == "__main__":
     from gld_ros.ros.main import main
 
     # Large pages round memory up by 2 MB each.
-    ctypes.CDLL("libc.so.6").prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
-    signal.signal(signal.SIGUSR1, _give_back_memory)
+    LIBC.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
+    signal.signal(signal.SIGUSR1, _report_memory)
     sys.exit(main(sys.argv[1:], model_factory=_load))

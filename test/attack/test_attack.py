@@ -100,7 +100,6 @@ def restore(attacker, parameters) -> None:
 def rounds(node, attacker, scratch: Path, rounds_: int, cases: int, record) -> None:
     parameters = parameters_of(attacker)
     normal_goal(attacker)
-    memory_mb = node.resident_mb()
     attacks = Attacks(attacker, SEED, str(scratch))
     for number in range(rounds_):
         began = len(attacker.diagnostics_s)
@@ -117,16 +116,17 @@ def rounds(node, attacker, scratch: Path, rounds_: int, cases: int, record) -> N
         assert max(pauses_s) <= PAUSE_S, f"no diagnostics for {max(pauses_s):.1f} s"
         restore(attacker, parameters)
         normal_goal(attacker)
+        memory = node.memory_mb()
         if number == 0:
-            memory_mb = node.resident_mb()  # the first attack loads what was not used before
+            first = memory  # this attack loads what was not used before
         print(
-            f"round {number}: {sum(attacks.cases.values())} cases, {node.resident_mb():.0f} MB, "
+            f"round {number}: {sum(attacks.cases.values())} cases, memory {memory}, "
             f"diagnostics at most {max(pauses_s):.1f} s apart"
         )
     for kind, count in attacks.cases.items():
         record(f"fuzz attack: {kind}", count)
-    grown = node.resident_mb() / memory_mb - 1
-    assert grown < 0.1, f"memory grew by {grown:.0%} from {memory_mb:.0f} MB"
+    # Resident pages also tell how scattered the allocator's free blocks are.
+    assert memory.in_use_mb < 1.1 * first.in_use_mb, f"from {first} to {memory}"
     assert node.end() == 0
 
 
