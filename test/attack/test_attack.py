@@ -149,5 +149,6 @@ def test_each_of_a_burst_of_goals_is_answered(under_attack):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_node_among_random_participants_for_long(under_attack, tmp_path, record_property):
     rounds(*under_attack, tmp_path, 20, 150, record_property)
