@@ -6,8 +6,8 @@ A node process (an oracle for a model, policy none) hears 640x480 images, Camera
 second process. With `--against`, the code of another checkout takes its turn in the same run.
 Nothing is rendered. A share of a core counts only if the feeder kept its rate, so what was sent
 stands beside it, as do the load average and the time per message heard. `uncounted` images were
-sent, not heard, and not reported by the middleware; counts are a second old at most, so up to 30 of
-them mean nothing.
+sent, not heard, and not counted as lost by the node; counts are a second old at most, so up to 30
+of them mean nothing.
 """
 
 from __future__ import annotations

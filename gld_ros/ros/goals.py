@@ -235,8 +235,8 @@ class GoalServer:
             result = self._finished_job(goal)
             if result.outcome is not Outcome.DONE:
                 return _ended_badly(handle, result.error_code, result.error_msg)
-            frames = self._node.parameters.snapshot.session.frames
-            answer = _success(handle.request, result, frames)
+            assert goal.session is not None  # whose job ended
+            answer = _success(handle.request, result, goal.session.parameters.frames)
             handle.succeed()
             return answer
         except Exception as error:

@@ -19,7 +19,8 @@ from gld_ros.mapping.fault_log import FaultLog
 from gld_ros.mapping.session import SynthesisSession
 from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.parameters.snapshot import NodeSettings
-from gld_ros.ros.sensor_threads import SensorThread, SequenceGaps
+from gld_ros.ros.sensor_thread import SensorThread
+from gld_ros.ros.sequence_gaps import SequenceGaps
 
 WARN_MISSING_AFTER_S = 2.0
 WARN_MISSING_PERIOD_S = 5.0

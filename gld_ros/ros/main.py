@@ -9,6 +9,7 @@ from collections.abc import Callable
 import rclpy
 from rclpy._rclpy_pybind11 import InvalidHandle, RCLError
 from rclpy.executors import Executor, ExternalShutdownException
+from rclpy.logging import get_logger
 
 from gld_ros.mapping.model import LoadedModel, ModelFactory, load_model
 from gld_ros.mapping.parameters import SessionParameters
@@ -19,10 +20,9 @@ from gld_ros.ros.executor import NodeExecutor
 from gld_ros.ros.main_thread import MainThread, Stopped
 from gld_ros.ros.node import GldNode
 
-# The executor's thread is nearly always busy. With Python's 5 ms every callback waits that long to
-# be let in, and on idle cores a quarter of the images of a 10 Hz camera is lost.
+# With Python's 5 ms a thread that takes messages waits that long for each busy one to let it in.
 SWITCH_INTERVAL_S = 0.0005
-EXECUTOR_THREADS = 6  # a transition, sensors, TF, timers, services
+EXECUTOR_THREADS = 6  # a transition, two goals, timers, services
 
 
 def main(arguments: list[str] | None = None, model_factory: ModelFactory = load_model) -> int:
@@ -47,12 +47,12 @@ def _init_rclpy(arguments: list[str]) -> None:
     try:
         rclpy.init(args=arguments, signal_handler_options=signals)
     except RCLError as error:
-        if "log" not in str(error):
+        if "logging" not in str(error):
             raise
         rclpy.try_shutdown()
         console_only = [*arguments, "--ros-args", "--disable-external-lib-logs"]
         rclpy.init(args=console_only, signal_handler_options=signals)
-        rclpy.logging.get_logger("gld").warning(
+        get_logger("gld").warning(
             f"{error}; logs go to the console only. Set ROS_LOG_DIR to a folder that can be written"
         )
 

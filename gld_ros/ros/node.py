@@ -35,13 +35,14 @@ from gld_ros.mapping.synthesizer import DeviceFault
 from gld_ros.ros.diagnostic_statuses import NodeFacts
 from gld_ros.ros.diagnostics import Diagnostics
 from gld_ros.ros.distribution.image_bridge import cv_bridge_rgb
+from gld_ros.ros.follow_up_thread import FollowUpThread
 from gld_ros.ros.goals import GoalServer
 from gld_ros.ros.inputs import SensorInputs, cameras_of
 from gld_ros.ros.outputs import Outputs
 from gld_ros.ros.parameters.declare import NodeParameters
 from gld_ros.ros.parameters.snapshot import Snapshot
 from gld_ros.ros.policies import PolicyInputs
-from gld_ros.ros.sensor_threads import FollowUpThread, SensorThread
+from gld_ros.ros.sensor_thread import SensorThread
 from gld_ros.ros.services import Services
 from gld_ros.ros.tf_buffer import TfSubscriber, make_tf_buffer
 
@@ -170,6 +171,7 @@ class GldNode(LifecycleNode):
         result = super().on_activate(state)
         inputs = SensorInputs(self, session, self.faults, self._sensor_thread)
         self._placing = placing = FollowUpThread(
+            "gld_placing",
             lambda: self._place_images(session, inputs),
             self.callback_failed,
             at_most_every_s=PLACING_PERIOD_S,

@@ -120,7 +120,8 @@ class Tf2Buffer:
 class TfSubscriber:
     """Feeds a buffer from /tf and /tf_static of a node, and tells when something new came.
 
-    `rejected` counts the transforms that were rejected, by frame and reason, the first names apart.
+    `rejected` counts the transforms that were rejected, by frame and reason; names beyond
+    the first REJECTED_NAMES are "others".
     """
 
     def __init__(

@@ -1,11 +1,14 @@
 """Sensor messages are taken without an executor, and what is missed is counted."""
 
+import itertools
 import threading
 import time
 
 import pytest
 
-from gld_ros.ros.sensor_threads import FollowUpThread, SensorThread, SequenceGaps
+from gld_ros.ros.follow_up_thread import FollowUpThread
+from gld_ros.ros.sensor_thread import SensorThread
+from gld_ros.ros.sequence_gaps import SequenceGaps
 
 pytestmark = pytest.mark.ros
 
@@ -72,6 +75,8 @@ def test_a_callback_that_raises_is_reported_and_the_next_message_comes(topic, ro
 
 
 def test_what_a_full_queue_loses_is_counted(topic, ros_graph):
+    from rclpy.duration import Duration
+
     heard, missed, gaps, go_on = [], [], SequenceGaps(), threading.Event()
 
     def receive(message, info):
@@ -83,7 +88,7 @@ def test_what_a_full_queue_loses_is_counted(topic, ros_graph):
     topic.send(0)
     ros_graph.wait_for(lambda: heard == [0], "the first message")
     topic.send(*range(1, 41))
-    time.sleep(0.5)  # the queue of five has run over
+    assert topic.publisher.wait_for_all_acked(Duration(seconds=60))  # the queue has run over
     go_on.set()
     ros_graph.wait_for(lambda: 40 in heard, "the last message")
     assert gaps.numbered
@@ -110,22 +115,20 @@ def test_a_middleware_without_numbers_has_no_gaps():
 
 
 def test_work_follows_pokes_at_its_own_pace_and_comes_without_them():
-    errors, worked = [], threading.Semaphore(0)
+    errors, worked_s = [], []
 
     def work():
-        worked.release()
+        worked_s.append(time.monotonic())
         raise ValueError("again")
 
-    thread = FollowUpThread(work, errors.append, at_most_every_s=0.2, at_least_every_s=0.5)
-    for _ in range(3):  # nobody pokes
-        assert worked.acquire(timeout=60.0)
-    before = time.monotonic()
-    pokes = 0
-    while time.monotonic() < before + 0.5:
+    thread = FollowUpThread("test", work, errors.append, at_most_every_s=0.1, at_least_every_s=0.3)
+    end_s = time.monotonic() + 60.0
+    while len(worked_s) < 2 and time.monotonic() < end_s:  # nobody pokes
+        time.sleep(0.01)
+    while len(worked_s) < 6 and time.monotonic() < end_s:
         thread.poke()
-        pokes += 1
         time.sleep(0.001)
     thread.close()
-    works = sum(iter(lambda: worked.acquire(blocking=False), False))
-    assert works <= 5 < pokes
+    assert len(worked_s) >= 6
+    assert min(later - earlier for earlier, later in itertools.pairwise(worked_s)) >= 0.099
     assert {str(error) for error in errors} == {"again"}

@@ -1,7 +1,7 @@
-"""Threads that take sensor messages and act on them beside the executor, at a fraction of its cost.
+"""A thread that takes sensor messages instead of the executor.
 
-For each message rclpy's executors gather all entities of a node anew, in Python. A node that hears
-30 images and 100 transforms a second spends most of its time there (`benchmark/listening.py`).
+For each message rclpy's executors gather all entities of a node anew, in Python; a wait set of a
+few subscriptions needs none of that. `benchmark/listening.py` measures what it brings.
 """
 
 import inspect
@@ -15,13 +15,12 @@ from rclpy._rclpy_pybind11 import InvalidHandle, RCLError
 from rclpy.callback_groups import CallbackGroup
 from rclpy.context import Context
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
-from rclpy.subscription import MessageInfo, Subscription
+from rclpy.subscription import Subscription
 
 OnError = Callable[[Exception], None]
 
 LOOK_PERIOD_S = 0.1  # at whether a subscription was destroyed or the context shut down
 IN_A_ROW = 20  # messages of one subscription before others have their turn
-PUBLISHERS = 16  # of one topic, whose messages are counted
 
 
 class SensorThread(CallbackGroup):
@@ -142,68 +141,3 @@ class SensorThread(CallbackGroup):
 def _required_arguments(callback: Callable[..., Any]) -> int:
     parameters = inspect.signature(callback).parameters.values()
     return sum(parameter.default is parameter.empty for parameter in parameters)
-
-
-class SequenceGaps:
-    """Tells how many messages of a topic were sent and never taken, by their sequence numbers.
-
-    A queue that ran over says nothing; the numbers of what comes next do. `numbered` is False where
-    the middleware numbers nothing.
-    """
-
-    def __init__(self) -> None:
-        self.numbered = False
-        self._last: dict[bytes, int] = {}  # by publisher
-
-    def missed(self, info: MessageInfo) -> int:
-        """Return how many messages of the same publisher are missing before this one."""
-        number = info.get("publication_sequence_number")
-        if number is None:
-            return 0
-        self.numbered = True
-        publisher = (info.get("publisher_gid") or {}).get("data", b"")
-        last = self._last.pop(publisher, None)
-        if len(self._last) >= PUBLISHERS:
-            del self._last[next(iter(self._last))]
-        self._last[publisher] = number if last is None else max(number, last)
-        return 0 if last is None else max(0, number - last - 1)
-
-
-class FollowUpThread:
-    """Calls `work` after `poke`, at most once in `at_most_every_s` and at least in `at_least_`."""
-
-    def __init__(
-        self,
-        work: Callable[[], None],
-        on_error: OnError,
-        *,
-        at_most_every_s: float,
-        at_least_every_s: float,
-    ) -> None:
-        self._work, self._on_error = work, on_error
-        self._pause_s, self._patience_s = at_most_every_s, at_least_every_s
-        self._poked = threading.Event()
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="gld_placing", daemon=True)
-        self._thread.start()
-
-    def poke(self) -> None:
-        """Have `work` called soon."""
-        self._poked.set()
-
-    def close(self) -> None:
-        """End the thread when `work` has returned."""
-        self._closed.set()
-        self._poked.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            self._poked.wait(self._patience_s)
-            if self._closed.wait(self._pause_s):
-                return
-            self._poked.clear()
-            try:
-                self._work()
-            except Exception as error:  # noqa: BLE001 - whatever it raises
-                self._on_error(error)
