@@ -3,7 +3,9 @@
     ROS_DOMAIN_ID=131 python benchmark/listening.py --seconds 60 --against ../gld_ros_before
 
 A node process (an oracle for a model, policy none) hears 640x480 images, CameraInfo and TF from a
-second process. With `--against`, the code of another checkout takes its turn in the same run.
+second process. A node of plain rclpy that hears the same topics and does nothing with them goes
+first: below its share no node in Python can come. With `--against`, the code of another checkout
+takes its turn in the same run.
 Nothing is rendered. A share of a core counts only if the feeder kept its rate, so what was sent
 stands beside it, as do the load average and the time per message heard. `uncounted` images were
 sent, not heard, and not counted as lost by the node; counts are a second old at most, so up to 30
@@ -74,6 +76,31 @@ def _print_counts(node: Any) -> None:
         time.sleep(1.0)
 
 
+def run_bare_node() -> int:
+    """Hear the same topics in a node of plain rclpy that does nothing with them."""
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+
+    from gld_ros.messages.types import rclpy_type
+
+    counts = {"received": 0, "infos": 0, "reported_lost": 0}
+    rclpy.init(signal_handler_options=rclpy.SignalHandlerOptions.NO)
+    node = rclpy.create_node("listening_bare")
+
+    def count(name: str) -> None:
+        counts[name] += 1
+
+    image, info = rclpy_type("sensor_msgs/msg/Image"), rclpy_type("sensor_msgs/msg/CameraInfo")
+    node.create_subscription(image, "camera/image", lambda _: count("received"), 10)
+    node.create_subscription(info, "camera/camera_info", lambda _: count("infos"), 10)
+    node.create_subscription(rclpy_type("tf2_msgs/msg/TFMessage"), "/tf", lambda _: None, 100)
+    node.create_timer(1.0, lambda: print(json.dumps(counts), flush=True))
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    executor.spin()
+    return 0
+
+
 def run_feeder() -> int:
     """Publish images, CameraInfo and TF without end; print how many images, once a second."""
     import rclpy
@@ -120,7 +147,7 @@ def run_feeder() -> int:
 class Child:
     """One role of this script as a process; `counts` is the last line it printed."""
 
-    def __init__(self, role: str, checkout: Path) -> None:
+    def __init__(self, role: str, checkout: Path = HERE) -> None:
         self.counts: dict[str, int] = {}
         paths = f"{checkout}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
         self.process = subprocess.Popen(
@@ -152,15 +179,14 @@ class Child:
             self.process.wait()
 
 
-def measure(checkout: Path, seconds: float) -> dict[str, float]:
-    """Return the node's share of a core and what was sent and received meanwhile."""
-    node = Child("node", checkout)
-    feeder = Child("feeder", HERE)
+def measure(node: Child, seconds: float) -> dict[str, float]:
+    """Return a node's share of a core and what was sent and received meanwhile."""
+    feeder = Child("feeder")
     try:
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while not node.counts.get("received"):
             if time.monotonic() > deadline_s or node.process.poll() is not None:
-                raise SystemExit(f"{checkout}: the node heard no image")
+                raise SystemExit("the node heard no image")
             time.sleep(0.1)
         time.sleep(SETTLE_S)
         before = {**node.counts, **feeder.counts}
@@ -189,15 +215,18 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout")
-    parser.add_argument("--role", choices=("node", "feeder"), help=argparse.SUPPRESS)
+    parser.add_argument("--role", choices=tuple(ROLES), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.role == "node":
-        return run_node()
-    if args.role == "feeder":
-        return run_feeder()
+    if args.role is not None:
+        return ROLES[args.role]()
+    print("plain rclpy", json.dumps(measure(Child("bare"), args.seconds)), flush=True)
     for checkout in [HERE] if args.against is None else [args.against.resolve(), HERE]:
-        print(checkout.name, json.dumps(measure(checkout, args.seconds)), flush=True)
+        counts = measure(Child("node", checkout), args.seconds)
+        print(checkout.name, json.dumps(counts), flush=True)
     return 0
+
+
+ROLES = {"node": run_node, "bare": run_bare_node, "feeder": run_feeder}
 
 
 if __name__ == "__main__":

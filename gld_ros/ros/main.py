@@ -93,7 +93,7 @@ def _spin(executor: Executor, node: GldNode, closed: Callable[[], bool]) -> None
         pass
 
 
-def spin_once(executor: Executor, node: GldNode, timeout_s: float = 0.2) -> None:
+def spin_once(executor: Executor, node: GldNode, timeout_s: float = 1.0) -> None:
     """Run what is due; an exception of a callback is reported and does not end the process."""
     try:
         executor.spin_once(timeout_sec=timeout_s)

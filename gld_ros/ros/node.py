@@ -49,7 +49,7 @@ from gld_ros.ros.tf_buffer import TfSubscriber, make_tf_buffer
 Transition = Callable[["GldNode", LifecycleState], TransitionCallbackReturn]
 SUCCESS = TransitionCallbackReturn.SUCCESS
 
-PLACING_PERIOD_S = 0.02  # while messages come
+PLACING_PERIOD_S = 0.05  # while messages come
 LOOK_PERIOD_S = 0.1  # at what is missing and at the clock, while none come
 DEVICE_LOST_EXIT_CODE = 70
 
