@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.qos import QoSProfile
 
@@ -33,6 +33,7 @@ from gld_ros.messages.stamps import NS_PER_S, make_header, stamp_to_ns
 from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.parameters.table import TABLE
 from gld_ros.ros.policies import plain_poses
+from gld_ros.ros.serving_thread import ServingThread
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,8 @@ class GoalServer:
         self._answering: dict[bytes, _OpenGoal] = {}  # by goal id
         self._submitted: dict[int, _OpenGoal] = {}  # by job id
         self._lock = threading.Lock()
+        # Clients may send goals faster than an executor takes them, and very large ones.
+        self._thread = ServingThread(node.context, "gld_goals", node.callback_failed)
         self._server = ActionServer(
             node,
             SynthesizeViews,
@@ -99,7 +102,7 @@ class GoalServer:
             handle_accepted_callback=self._accepted,
             goal_callback=self._judge,
             cancel_callback=lambda handle: CancelResponse.ACCEPT,
-            callback_group=ReentrantCallbackGroup(),
+            callback_group=self._thread,
             goal_service_qos_profile=SERVICE_QOS,
             result_service_qos_profile=SERVICE_QOS,
             cancel_service_qos_profile=SERVICE_QOS,
@@ -111,6 +114,7 @@ class GoalServer:
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
         self._timer.cancel()  # until there is something to look at
+        self._thread.start()
 
     def close(self) -> None:
         """Answer the goals that wait, then destroy the server."""
@@ -123,6 +127,7 @@ class GoalServer:
         while self._answering and time.monotonic() < end_s:
             time.sleep(POLL_S)
         self._node.destroy_timer(self._timer)
+        self._thread.close()
         self._server.destroy()
 
     # -- from a request to a goal that waits ------------------------------------------------------

@@ -19,8 +19,8 @@ from gld_ros.mapping.fault_log import FaultLog
 from gld_ros.mapping.session import SynthesisSession
 from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.parameters.snapshot import NodeSettings
-from gld_ros.ros.sensor_thread import SensorThread
 from gld_ros.ros.sequence_gaps import SequenceGaps
+from gld_ros.ros.serving_thread import ServingThread
 
 WARN_MISSING_AFTER_S = 2.0
 WARN_MISSING_PERIOD_S = 5.0
@@ -45,7 +45,7 @@ class SensorInputs:
     """Subscriptions of all cameras, from activate to deactivate."""
 
     def __init__(
-        self, node: Node, session: SynthesisSession, faults: FaultLog, thread: SensorThread
+        self, node: Node, session: SynthesisSession, faults: FaultLog, thread: ServingThread
     ) -> None:
         self._node, self._session, self._faults = node, session, faults
         self._thread = thread

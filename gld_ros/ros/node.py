@@ -42,8 +42,8 @@ from gld_ros.ros.outputs import Outputs
 from gld_ros.ros.parameters.declare import NodeParameters
 from gld_ros.ros.parameters.snapshot import Snapshot
 from gld_ros.ros.policies import PolicyInputs
-from gld_ros.ros.sensor_thread import SensorThread
 from gld_ros.ros.services import Services
+from gld_ros.ros.serving_thread import ServingThread
 from gld_ros.ros.tf_buffer import TfSubscriber, make_tf_buffer
 
 Transition = Callable[["GldNode", LifecycleState], TransitionCallbackReturn]
@@ -234,9 +234,10 @@ class GldNode(LifecycleNode):
         undo.append(model.release)
         outputs = Outputs(self, merged=snapshot.node.merged_cloud)
         undo.append(outputs.close)
-        self._sensor_thread = SensorThread(
-            self.context, self.callback_failed, on_messages=self._poke_placing
+        self._sensor_thread = ServingThread(
+            self.context, "gld_sensors", self.callback_failed, on_messages=self._poke_placing
         )
+        self._sensor_thread.start()
         undo.append(self._sensor_thread.close)
         self._tf = make_tf_buffer(
             self,

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from gld_ros.ros.follow_up_thread import FollowUpThread
-from gld_ros.ros.sensor_thread import SensorThread
 from gld_ros.ros.sequence_gaps import SequenceGaps
+from gld_ros.ros.serving_thread import ServingThread
 
 pytestmark = pytest.mark.ros
 
@@ -25,7 +25,8 @@ def topic(ros_graph):
 
         def __init__(self):
             self.errors: list[Exception] = []
-            self.thread = SensorThread(ros_graph.context, self.errors.append)
+            self.thread = ServingThread(ros_graph.context, "numbers", self.errors.append)
+            self.thread.start()
 
         def subscribe(self, callback):
             subscription = self.node.create_subscription(
