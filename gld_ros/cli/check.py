@@ -46,10 +46,12 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--node is {args.node!r}; give the full name, such as /gld")
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
+    from rclpy.signals import SignalHandlerOptions
 
     from gld_ros.ros.graph_check import judge, rows, watch
+    from gld_ros.ros.init_rclpy import init_rclpy
 
-    rclpy.init()
+    init_rclpy("gld_check", signals=SignalHandlerOptions.ALL)
     node = rclpy.create_node("gld_check")
     executor = SingleThreadedExecutor()
     executor.add_node(node)

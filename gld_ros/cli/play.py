@@ -92,12 +92,12 @@ def _remap_rule(rule: str) -> tuple[str, str]:
 def _play(bag: Any, options: Any) -> int:
     import rclpy
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-    from rclpy.signals import SignalHandlerOptions
     from std_srvs.srv import SetBool
 
+    from gld_ros.ros.init_rclpy import init_rclpy
     from gld_ros.ros.player import Player
 
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C is a KeyboardInterrupt
+    init_rclpy("gld_player")  # Ctrl-C is a KeyboardInterrupt
     node = rclpy.create_node("gld_player")
     player = Player(node, bag, options)
     signal.signal(signal.SIGTERM, lambda *_: player.stop())

@@ -69,13 +69,13 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--steps is {args.steps}; 0 to {2**16 - 1} is allowed")
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
-    from rclpy.signals import SignalHandlerOptions
 
     from gld_ros.messages.transforms import pose_message
     from gld_ros.messages.types import rclpy_type
     from gld_ros.ros.goal_client import GoalClient, offset_pose
+    from gld_ros.ros.init_rclpy import init_rclpy
 
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C cancels the goal
+    init_rclpy("gld_request")  # Ctrl-C cancels the goal
     node = rclpy.create_node("gld_request")
     executor = SingleThreadedExecutor()
     executor.add_node(node)

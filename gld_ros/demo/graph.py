@@ -14,6 +14,7 @@ import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.action import ActionClient
+from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import SetBool
 
 from gld_ros.action import SynthesizeViews
@@ -24,6 +25,7 @@ from gld_ros.messages.stamps import NS_PER_S, make_header
 from gld_ros.messages.transforms import pose_message
 from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.executor import NodeExecutor
+from gld_ros.ros.init_rclpy import init_rclpy
 
 DISCOVERY_S = 1.0
 
@@ -47,7 +49,7 @@ class DemoGraph:
     """An rclpy node in a thread of its own, with blocking calls for the script."""
 
     def __init__(self) -> None:
-        rclpy.init()
+        init_rclpy("gld_demo", signals=SignalHandlerOptions.ALL)
         self._node = rclpy.create_node("gld_demo")
         self.arrived = Arrived()
         for topic, (type_name, _) in TOPICS.items():

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import rclpy
 from rclpy._rclpy_pybind11 import InvalidHandle, RCLError
 from rclpy.executors import Executor, ExternalShutdownException
-from rclpy.logging import get_logger
 
 from gld_ros.mapping.model import LoadedModel, ModelFactory, load_model
 from gld_ros.mapping.parameters import SessionParameters
@@ -17,6 +16,7 @@ from gld_ros.ros.autostart import start_when_spun
 from gld_ros.ros.bond import ManagerBond
 from gld_ros.ros.distribution.image_bridge import trusted_encodings
 from gld_ros.ros.executor import NodeExecutor
+from gld_ros.ros.init_rclpy import init_rclpy
 from gld_ros.ros.main_thread import MainThread, Stopped
 from gld_ros.ros.node import GldNode
 
@@ -37,24 +37,8 @@ def main(arguments: list[str] | None = None, model_factory: ModelFactory = load_
             main_thread.interruptible(trusted_encodings)
         except Stopped:
             return 0
-        _init_rclpy(sys.argv if arguments is None else arguments)
+        init_rclpy("gld", arguments)
         return _run(main_thread, model_factory)
-
-
-def _init_rclpy(arguments: list[str]) -> None:
-    """Initialise ROS; where no log file can be written, with logs on the console only."""
-    signals = rclpy.SignalHandlerOptions.NO
-    try:
-        rclpy.init(args=arguments, signal_handler_options=signals)
-    except RCLError as error:
-        if "logging" not in str(error):
-            raise
-        rclpy.try_shutdown()
-        console_only = [*arguments, "--ros-args", "--disable-external-lib-logs"]
-        rclpy.init(args=console_only, signal_handler_options=signals)
-        get_logger("gld").warning(
-            f"{error}; logs go to the console only. Set ROS_LOG_DIR to a folder that can be written"
-        )
 
 
 def _run(main_thread: MainThread, model_factory: ModelFactory) -> int:

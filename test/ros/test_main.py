@@ -203,6 +203,15 @@ def test_a_node_whose_logs_cannot_be_written_says_so_and_runs(ros_graph, monkeyp
             process.kill()
 
 
+def test_a_command_whose_logs_cannot_be_written_says_so_and_works(own_domain, monkeypatch):
+    monkeypatch.setenv("ROS_LOG_DIR", "/dev/null/logs")
+    command = ["gld_ros.cli.main", "check", "--seconds", "0.1"]
+    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
+    assert "Set ROS_LOG_DIR to a folder that can be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 1, done.stdout  # there is nothing on this graph
+
+
 def test_an_exception_of_a_callback_is_counted_and_the_node_spins_on(own_domain):
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
