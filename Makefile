@@ -3,7 +3,8 @@
 SHELL := /bin/bash
 ENTER := . ./env.sh &&
 PYTEST_ARGS ?=
-WORKERS ?= $(shell nproc)
+# nproc would take OMP_NUM_THREADS for the number of cores.
+WORKERS ?= $(shell env -u OMP_NUM_THREADS nproc)
 BAG ?=
 MINUTES ?= 3
 

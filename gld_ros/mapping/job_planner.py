@@ -213,7 +213,8 @@ def _too_few(keyframes: Sequence[Any], parameters: SessionParameters) -> JobReje
     return JobRejection(
         f"{len(keyframes)} keyframes, {MIN_KEYFRAMES} are needed: the camera has to move by "
         f"{parameters.gate.min_translation_m:g} m or turn by "
-        f"{parameters.gate.min_rotation_rad:g} rad"
+        f"{parameters.gate.min_rotation_rad:g} rad, turning by at most "
+        f"{parameters.gate.max_angular_velocity_rad_s:g} rad/s"
     )
 
 

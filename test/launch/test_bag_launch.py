@@ -20,9 +20,10 @@ def test_views_are_imagined_for_a_bag_whose_poses_are_in_map(command, outside, r
         "    policy.rate: 1.0\n    sampler.num_steps: 2\n    sampler.max_targets: 1\n"
         "    policy.yaw_offsets: [0.2]\n    product.max_age: 0.0\n    tf.cache_time: 120.0\n"
     )
+    # Slow playback: a busy machine needs seconds per keyframe.
     launch = command("ros2", "launch", "gld_ros", "gld_bag.launch.py", f"bag:={recorded_room}",
-                     f"profile:={parameters}", "rate:=0.5")  # fmt: skip
-    outside.graph.wait_for(lambda: views, "an imagined view", 580.0)
+                     f"profile:={parameters}", "rate:=0.2")  # fmt: skip
+    outside.graph.wait_for(lambda: views, "an imagined view", 900.0)
     assert outside.parameters("fixed_frame", "camera_names") == ["map", ["camera"]]
     assert views[0].header.frame_id == "map"
     assert len(views[0].views) == 1

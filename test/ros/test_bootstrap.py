@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,19 @@ def test_a_distribution_without_rclpy_is_named(tmp_path):
     done = bootstrap(tmp_path, ROS_DISTRO="humble", GLD_PYTHON="/usr/bin/python3")
     assert done.returncode == 2
     assert "ros-humble-rclpy" in done.stderr
+
+
+def test_what_is_installed_on_top_of_a_distribution_keeps_what_its_tools_need():
+    script = ROOT / "tools" / "ros" / "distribution_requirements.py"
+    done = subprocess.run(
+        [sys.executable, script, "test"], capture_output=True, text=True, check=True
+    )
+    wanted = done.stdout.splitlines()
+    numpy = importlib.metadata.version("numpy")
+    assert "setuptools<80" in wanted  # newer ones lack what colcon calls
+    assert f"numpy<{int(numpy.split('.')[0]) + 1}" in wanted
+    assert f"torch=={importlib.metadata.version('torch')}" in wanted
+    assert not any(line.startswith("rerun") for line in wanted)
 
 
 def test_everything_missing_is_listed_at_once(tmp_path):

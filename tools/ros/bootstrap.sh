@@ -161,7 +161,7 @@ build_interfaces() {
     unset _ROS_WHEELS_BOOTSTRAP_COMPLETE # inherited, it would keep the wheels' libraries from loading
   fi
   # Without it colcon passes -l to make, which then waits whenever the machine is busy otherwise.
-  export MAKEFLAGS=-j$(nproc)
+  export MAKEFLAGS=-j$(env -u OMP_NUM_THREADS nproc) # nproc would take that variable for the cores
   say "building the interfaces"
   (cd "$ROOT" && PATH="$VENV/bin:$PATH" colcon --log-base log build --base-paths "${bases[@]}" \
     --packages-up-to gld_ros --symlink-install --event-handlers console_direct- \

@@ -37,6 +37,7 @@ def requirements(extras: list[str]) -> list[str]:
         wanted = {r for r in wanted if name_of(r) != "torch"} | {f"torch=={torch}"}
     elif TEGRA_RELEASE.exists():
         raise SystemExit(NO_TORCH_FOR_JETSON)
+    wanted.add("setuptools<80")  # colcon builds Python packages with what 80 removed
     pytest = version_here("pytest")
     if "test" in extras and is_here("launch_testing"):
         # Its plugin asks for hooks that pytest 8 has no more.

@@ -45,8 +45,9 @@ if ! python -c 'import bond.msg' 2>/dev/null; then # Nav2 brings it; not every d
   cp -r "$ROOT/tools/ros/src_test/bond" "$WORK/ws/src/"
 fi
 cd "$WORK/ws"
+cores=$(env -u OMP_NUM_THREADS nproc) # nproc would take that variable for the number of cores
 # Without it colcon passes -l to make, which then waits whenever the machine is busy otherwise.
-export MAKEFLAGS=-j$(nproc)
+export MAKEFLAGS=-j$cores
 say "colcon build"
 colcon build --event-handlers console_direct- >"$WORK/build.log" 2>&1 ||
   { tail -n 40 "$WORK/build.log" >&2; die "colcon build failed (all of it: $WORK/build.log)"; }
@@ -55,7 +56,7 @@ say "colcon test"
 # Three groups of tests share the cores; each takes a domain of its own.
 export GLD_REQUIRE_ROS=1 GLD_REQUIRE_DISTRIBUTION=1 OMP_NUM_THREADS=1
 colcon test --packages-select gld_ros --event-handlers console_direct- \
-  --ctest-args -j "$(nproc)" >"$WORK/test.log" 2>&1 || true
+  --ctest-args -j "$cores" >"$WORK/test.log" 2>&1 || true
 python "$ROOT/tools/ros/test_counts.py" "$WORK/ws/build/gld_ros/test_results/gld_ros" && status=0 || status=$?
 [ $status = 0 ] || { echo "all of it: $WORK/ws/build/gld_ros/Testing/Temporary/LastTest.log" >&2; }
 say "done: $setup, $(python -V)"
