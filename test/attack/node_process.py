@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +23,7 @@ HW = (84, 112)
 STEP_S = 0.02  # of a job; it has four
 EXIT_TIMEOUT_S = 60.0
 REPORT, REPORT_TIMEOUT_S = "GLD_MEMORY_REPORT", 60.0
+SPARE_BYTES = 16 * 2**20  # of a process with little memory
 LIBC = ctypes.CDLL("libc.so.6")
 PR_SET_THP_DISABLE = 41  # linux/prctl.h
 
@@ -71,6 +75,33 @@ class NodeProcess:
     def thaw(self) -> None:
         """Let it go on."""
         os.kill(self.process.pid, signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def limited(self, kind: int, limit: int) -> Iterator[None]:
+        """Lower a limit of the process (`resource.RLIMIT_*`) for a while."""
+        pid = self.process.pid
+        soft, hard = resource.prlimit(pid, kind)
+        resource.prlimit(pid, kind, (limit, hard))
+        try:
+            yield
+        finally:
+            if self.alive:
+                resource.prlimit(pid, kind, (soft, hard))
+
+    def few_descriptors(self) -> contextlib.AbstractContextManager[None]:
+        """Leave the process two descriptors more than it has open."""
+        numbers = [int(entry) for entry in os.listdir(f"/proc/{self.process.pid}/fd")]
+        return self.limited(resource.RLIMIT_NOFILE, max(numbers) + 3)
+
+    def full_disk(self) -> contextlib.AbstractContextManager[None]:
+        """Let the process write to no file, its own log included."""
+        return self.limited(resource.RLIMIT_FSIZE, 0)
+
+    def little_memory(self) -> contextlib.AbstractContextManager[None]:
+        """Leave the process a few megabytes of address space more than it has."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        size_kb = int(status.split("VmSize:")[1].split()[0])
+        return self.limited(resource.RLIMIT_AS, size_kb * 1024 + SPARE_BYTES)
 
     def end(self) -> int:
         """Ask the process to end, and return its exit status."""
