@@ -133,10 +133,10 @@ def _error_px(
     first_T = np.stack([first.T_fixed_cam for first, _, _ in judged])
     second_T = np.stack([second.T_fixed_cam for _, second, _ in judged])
     if trajectory is not None:
-        first_T, second_T = (
-            trajectory.poses(np.array([pair[k].stamp_ns for pair in judged]), offset_s)
-            for k in (0, 1)
-        )
+        first_ns = np.array([first.stamp_ns for first, _, _ in judged])
+        second_ns = np.array([second.stamp_ns for _, second, _ in judged])
+        first_T = trajectory.poses(first_ns, offset_s)
+        second_T = trajectory.poses(second_ns, offset_s)
     errors = [
         epipolar_errors_px(tracks, invert_rigid(T_first) @ T_second)
         for (_, _, tracks), T_first, T_second in zip(judged, first_T, second_T, strict=True)
