@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from gld_ros.bags.cameras import bag_cameras, bag_fixed_frame
     from gld_ros.bags.reader import BagReader
     from gld_ros.mapping.model import load_model
-    from gld_ros.mapping.offline import OfflineRun, bags_differ, write_jobs
+    from gld_ros.mapping.offline import OfflineRun, bags_differ, write_jobs, written_products
     from gld_ros.ros.parameters.files import load_snapshot
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
         model = load_model(parameters.session)
         if model.random_weights:
             print("WARNING: this bundle has RANDOM weights; its views mean nothing")
-        offline = OfflineRun(reader, model, parameters.session, merged=parameters.node.merged_cloud)
+        wanted = written_products(merged=parameters.node.merged_cloud)
+        offline = OfflineRun(reader, model, parameters.session, wanted=wanted)
         frames = parameters.session.frames
         with tqdm(total=reader.num_messages, unit="message", desc="bag") as bar:
             for _ in write_jobs(offline.jobs(bar.update), args.output, frames):

@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-AGREEMENT_FRAMES = 24  # consecutive images that are compared with TF
-
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     """Declare the arguments of `gld-ros bag-info`."""
@@ -62,17 +60,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _agreements(bag: Path, fixed_frame: str) -> dict[str, str]:
-    """Per image topic, whether the images in the middle of a bag fit their poses, in words."""
-    from gld_ros.measuring.agreement import image_pose_agreement
-    from gld_ros.measuring.frames import PosedImage
+    """Per image topic, whether the images of a bag fit their poses, in words."""
+    from gld_ros.scenes.agreement import recording_agreement
     from gld_ros.scenes.bags import open_bag
 
-    lines = {}
-    for recording in open_bag(bag, fixed_frame):
-        first = max(0, (len(recording) - AGREEMENT_FRAMES) // 2)
-        frames = [
-            recording.load(i) for i in range(first, min(first + AGREEMENT_FRAMES, len(recording)))
-        ]
-        posed = [PosedImage(f.rgb, f.K_px, f.T_world_cam, f.stamp_ns, "camera") for f in frames]
-        lines[recording.scene_id] = image_pose_agreement(posed).describe()
-    return lines
+    return {r.scene_id: recording_agreement(r).describe() for r in open_bag(bag, fixed_frame)}

@@ -1,1 +1,1 @@
-"""The demonstration: node and player as processes, goals at withheld frames, pictures."""
+"""The demonstration: node and player as processes, goals, pictures; a fly-through of a bag."""

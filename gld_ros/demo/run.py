@@ -19,13 +19,13 @@ from tqdm import tqdm
 from gld_ros.bags.reader import BagReader
 from gld_ros.demo.graph import DemoFailed, DemoGraph
 from gld_ros.demo.pictures import GridRow, write_grid, write_recording
+from gld_ros.demo.tour import room_tour
 from gld_ros.evaluation.withheld import SplitBag, depth_error, nearest_shown, psnr_db, split_bag
 from gld_ros.geometry.poses import distance_m
 from gld_ros.mapping.ply import write_ply
 from gld_ros.messages.depth_images import depth_m_from_message
 from gld_ros.ros.distribution.point_clouds import read_cloud
 
-ROOM_DOMAIN = "narrow"
 GOAL_WAIT_S = 120.0
 MOST_BEHIND = 1  # keyframes that wait to be measured before the bag waits for them
 STANDSTILL_S = 120.0
@@ -47,7 +47,7 @@ class DemoOptions:
 def run_demo(options: DemoOptions) -> int:
     """Run the demonstration; returns 0 only if every goal was answered and all arrived sane."""
     options.out.mkdir(parents=True, exist_ok=True)
-    source = options.bag or _room_tour(options.out / "tour")
+    source = options.bag or room_tour(options.out / "tour")
     played = options.out / "played"
     shutil.rmtree(played, ignore_errors=True)
     split = split_bag(source, played, options.goals)
@@ -71,17 +71,6 @@ def run_demo(options: DemoOptions) -> int:
         if player is not None:
             _end(player)
     return _report(options, split, graph, rows, figures, node_code, time.monotonic() - started_s)
-
-
-def _room_tour(path: Path) -> Path:
-    """Render the tour through a held-out room, unless an earlier run did."""
-    from gld_ros.scenes.tour_bag import first_room_with_tour, write_tour_bag
-
-    if not path.exists():
-        scene_id = first_room_with_tour(ROOM_DOMAIN)
-        print(f"rendering a tour through held-out room {scene_id} ({ROOM_DOMAIN}) ...")
-        write_tour_bag(path, ROOM_DOMAIN, scene_id)
-    return path
 
 
 def _start_node(split: SplitBag, options: DemoOptions) -> subprocess.Popen[bytes]:

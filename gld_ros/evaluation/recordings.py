@@ -24,7 +24,7 @@ from gld_ros.mapping.frames import FloatArray, TargetCamera, shrink_to_fit
 from gld_ros.mapping.job_planner import JobOptions, JobRejection
 from gld_ros.mapping.jobs import JobResult
 from gld_ros.mapping.model import LoadedModel
-from gld_ros.mapping.parameters import SessionParameters
+from gld_ros.mapping.parameters import SessionParameters, whole_recording
 from gld_ros.mapping.products import Product
 from gld_ros.mapping.scale import resample_sensor_depth
 from gld_ros.mapping.session import SynthesisSession
@@ -135,19 +135,7 @@ def _session(
     return SynthesisSession(
         model,
         {_CAMERA: CameraState(_CAMERA, "camera/image", compressed=False)},
-        replace(
-            parameters,
-            frames=replace(parameters.frames, fixed=_FIXED_FRAME),
-            tf=replace(parameters.tf, timeout_s=0.0),
-            time=replace(parameters.time, forward_gap_s=1e9, max_product_age_s=0.0),
-            gate=replace(parameters.gate, max_angular_velocity_rad_s=6.0),
-            keyframes=replace(parameters.keyframes, capacity=256, max_age_s=1e9),
-            policy=replace(parameters.policy, type="none"),
-            guard=replace(
-                parameters.guard, max_translation_m=100.0, max_rotation_rad=3.15, min_overlap=0.0
-            ),
-            scale=replace(parameters.scale, hold_time_s=1e9),
-        ),
+        replace(whole_recording(parameters), frames=replace(parameters.frames, fixed=_FIXED_FRAME)),
         transforms,
         FaultLog(lambda level, text: None),
         now_ns=lambda: int(recording.stamps_ns[-1]),

@@ -8,8 +8,8 @@ How depth is measured stands in `gld_ros.measuring`; what is made of it in `post
 
 import math
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Condition, Thread
 
@@ -19,7 +19,9 @@ from gld_ros.geometry.poses import distance_m, turn_rad
 from gld_ros.mapping.frames import CameraFrame, Keyframe, TargetCamera, shrink_to_fit
 from gld_ros.mapping.parameters import DepthSource
 from gld_ros.mapping.placed_frame import PlacedFrame
+from gld_ros.mapping.pose_check import PoseCheck
 from gld_ros.mapping.triangulation import find_corners, triangulate
+from gld_ros.measuring.agreement import Agreement, image_pose_agreement
 from gld_ros.measuring.consistency import MeasuredImage, consistent
 from gld_ros.measuring.depth_camera import depth_camera
 from gld_ros.measuring.frames import MeasuredDepth, PosedImage, nothing_measured
@@ -65,6 +67,8 @@ class MeasuringFacts:
     behind: int  # keyframes that could be measured now, or are being measured
     skipped: int  # keyframes that were never measured, for want of time
     coverage: float  # mean share of measured keyframes' pixels that have depth; NaN without any
+    # By camera, where images turned out not to fit TF when little could be measured.
+    disagreements: Mapping[str, Agreement] = field(default_factory=dict)
 
 
 class Measurements:
@@ -87,6 +91,7 @@ class Measurements:
         self._busy = 0
         self._results: dict[tuple[str, int], _Result] = {}
         self._typical_depth_m = math.nan
+        self._pose_check = PoseCheck()
         self._thread: Thread | None = None
         self._generation = 0  # counts resets; results of an older one are dropped
         self.counts: Counter[str] = Counter()  # keyframes by where their depth came from
@@ -118,6 +123,7 @@ class Measurements:
             self._early.clear()
             self._results.clear()
             self._typical_depth_m = math.nan
+            self._pose_check = PoseCheck()
 
     # -- input ------------------------------------------------------------------------------------
 
@@ -215,8 +221,9 @@ class Measurements:
             shares = [result.coverage for result in self._results.values()]
             ready = self._ready([*self._waiting, *self._early.values()])
             behind, skipped = ready + self._busy, self.skipped
+            disagreements = self._pose_check.disagreements()
         coverage = float(np.mean(shares)) if shares else math.nan
-        return MeasuringFacts(len(shares), behind, skipped, coverage)
+        return MeasuringFacts(len(shares), behind, skipped, coverage, disagreements)
 
     # -- measuring --------------------------------------------------------------------------------
 
@@ -271,6 +278,7 @@ class Measurements:
                 if _mixable(r.keyframe, keyframe) and _key(r.keyframe) != _key(keyframe)
             ]
         results: list[_Result] = []
+        compare = False
         try:
             results = self._measured(keyframe, ring, known)
         finally:
@@ -278,8 +286,21 @@ class Measurements:
                 self._busy -= 1
                 if generation == self._generation:
                     self._keep(results)
+                    # Keyframes that were measured early had too few partners to tell.
+                    compare = _key(keyframe) not in self._early and self._little(results)
                 self._changed.notify_all()
+        if compare:
+            agreement = _agreement(keyframe, ring)
+            with self._changed:
+                if generation == self._generation:
+                    self._pose_check.found(keyframe.camera, agreement)
         return True
+
+    def _little(self, results: Sequence[_Result]) -> bool:
+        """Whether stereo has measured so little for a while that images may not fit TF."""
+        if not results or self.source == "camera" or results[0].camera_depth is not None:
+            return False
+        return self._pose_check.due(results[0].keyframe.camera, results[0].coverage)
 
     def _keep(self, results: Sequence[_Result]) -> None:
         for result in results:
@@ -344,6 +365,12 @@ def _up_to_later_partners(ring: Iterable[PlacedFrame], keyframe: Keyframe) -> li
     ordered = sorted(ring, key=lambda placed: placed.stamp_ns)
     earlier = sum(placed.stamp_ns <= keyframe.stamp_ns for placed in ordered)
     return ordered[: earlier + LATER_PARTNERS]
+
+
+def _agreement(keyframe: Keyframe, ring: Sequence[PlacedFrame]) -> Agreement:
+    """Whether the images around a keyframe fit their poses."""
+    frames = [f for f in (placed.frame() for placed in ring) if f and f.epoch == keyframe.epoch]
+    return image_pose_agreement([_posed(frame) for frame in frames])
 
 
 def _key(frame: CameraFrame) -> tuple[str, int]:

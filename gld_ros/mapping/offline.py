@@ -28,6 +28,7 @@ from gld_ros.mapping.product_messages import (
     view_transforms,
     views_message,
 )
+from gld_ros.mapping.products import Product
 from gld_ros.mapping.session import SynthesisSession
 from gld_ros.mapping.synthesizer import DeviceFault
 
@@ -45,6 +46,11 @@ LEVELS: dict[Level, int] = {
 WRITTEN_TOPICS = frozenset(TOPICS) - {"predicted/color/image/compressed"}
 
 
+def written_products(*, merged: bool = False) -> frozenset[Product]:
+    """What the topics of a written bag need; `merged` tells whether to make the merged cloud."""
+    return products_for(WRITTEN_TOPICS if merged else WRITTEN_TOPICS - {"merged/points"})
+
+
 @dataclass
 class OfflineSummary:
     """What a run over a bag did."""
@@ -60,7 +66,7 @@ class OfflineSummary:
 
 
 class OfflineRun:
-    """A session that is driven by an open bag; `merged` tells whether to make the merged cloud."""
+    """A session that is driven by an open bag; its jobs make the products that are `wanted`."""
 
     def __init__(
         self,
@@ -68,7 +74,7 @@ class OfflineRun:
         model: LoadedModel,
         parameters: SessionParameters,
         *,
-        merged: bool = False,
+        wanted: frozenset[Product] | None = None,
     ) -> None:
         self._reader = reader
         self._cameras = bag_cameras(reader)
@@ -82,7 +88,7 @@ class OfflineRun:
         transforms, rejected = reader.transforms()
         for error in rejected:
             log.warning("transform rejected: %s", error)
-        wanted = products_for(WRITTEN_TOPICS if merged else WRITTEN_TOPICS - {"merged/points"})
+        products = written_products() if wanted is None else wanted
         self.session = SynthesisSession(
             model,
             {c.name: CameraState(c.name, c.image_topic, c.compressed) for c in self._cameras},
@@ -91,7 +97,7 @@ class OfflineRun:
             transforms,
             FaultLog(lambda level, text: log.log(LEVELS[level], text)),
             now_ns=lambda: self._now_ns,
-            wanted=lambda: wanted,
+            wanted=lambda: products,
         )
 
     def jobs(self, on_message: Callable[[], None] = lambda: None) -> Iterator[JobResult]:

@@ -7,7 +7,7 @@ module alone uses stand in that module: `GateParameters`, `GuardParameters`, `Sc
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from gld_ros.geometry.poses import PoseConvention
@@ -137,3 +137,22 @@ class SessionParameters:
     scale: ScaleParameters
     products: ProductParameters
     depth_source: DepthSource = "auto"
+
+
+def whole_recording(parameters: SessionParameters) -> SessionParameters:
+    """Parameters for goals about a recording as a whole: all is kept, no target is too far away.
+
+    There are no automatic jobs; a recording's camera may turn faster than a robot's.
+    """
+    return replace(
+        parameters,
+        tf=replace(parameters.tf, timeout_s=0.0),
+        time=replace(parameters.time, forward_gap_s=1e9, max_product_age_s=0.0),
+        gate=replace(parameters.gate, max_angular_velocity_rad_s=6.0),
+        keyframes=replace(parameters.keyframes, capacity=256, max_age_s=1e9),
+        policy=replace(parameters.policy, type="none"),
+        guard=replace(
+            parameters.guard, max_translation_m=100.0, max_rotation_rad=3.15, min_overlap=0.0
+        ),
+        scale=replace(parameters.scale, hold_time_s=1e9),
+    )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation, Slerp
 
 from gld_ros.geometry.poses import invert_rigid
@@ -22,6 +23,9 @@ MIN_PAIRS, MIN_CORNERS = 3, 60  # over all pairs
 DISAGREEMENT_PX = 1.5  # median error above which images and poses do not belong together
 # An offset is told only when it explains the corners clearly better than none.
 _CLEAR_GAIN = 0.8
+# One this large, that explains most of an error that matters, is evidence by itself.
+_WRONG_OFFSET_S, _WRONG_OFFSET_PX, _WRONG_OFFSET_GAIN = 0.02, 0.5, 0.6
+DISAGREE = "images and TF disagree: check extrinsics, time offset, rectification"
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,17 @@ class Agreement:
     @property
     def disagrees(self) -> bool:
         """Whether there is evidence that images and poses do not belong together."""
-        return self.error_px > DISAGREEMENT_PX
+        return self.error_px > DISAGREEMENT_PX or self._offset_explains_most
+
+    @property
+    def _offset_explains_most(self) -> bool:
+        if self.time_offset_s is None or self.error_at_offset_px is None:
+            return False
+        return (
+            abs(self.time_offset_s) >= _WRONG_OFFSET_S
+            and self.error_px >= _WRONG_OFFSET_PX
+            and self.error_at_offset_px <= _WRONG_OFFSET_GAIN * self.error_px
+        )
 
     def describe(self) -> str:
         """One line for a person."""
@@ -48,7 +62,7 @@ class Agreement:
             f"({self.corners} corners, {self.pairs} pairs)"
         )
         if self.disagrees:
-            line += "; images and TF disagree: check extrinsics, time offset, rectification"
+            line += f"; {DISAGREE}"
         if self.time_offset_s is not None:
             line += (
                 f"; image stamps shifted by {self.time_offset_s * 1e3:+.0f} ms "
@@ -98,14 +112,15 @@ class _Trajectory:
         self._turns = Slerp(self._times_s, Rotation.from_matrix(poses[:, :3, :3]))
         self._places_m = poses[:, :3, 3]
 
-    def pose(self, stamp_ns: int, offset_s: float) -> FloatArray | None:
-        """T_fixed_cam (4, 4) at a stamp plus an offset; None outside the frames' time."""
-        time_s = (stamp_ns - self._start_ns) * 1e-9 + offset_s
-        if not self._times_s[0] <= time_s <= self._times_s[-1]:
-            return None
-        T = np.eye(4)
-        T[:3, :3] = self._turns(time_s).as_matrix()
-        T[:3, 3] = [np.interp(time_s, self._times_s, axis) for axis in self._places_m.T]
+    def poses(self, stamps_ns: NDArray[np.int64], offset_s: float) -> FloatArray:
+        """T_fixed_cam (N, 4, 4) at stamps plus an offset; NaN outside the frames' time."""
+        times_s = (stamps_ns - self._start_ns) * 1e-9 + offset_s
+        inside_s = times_s.clip(self._times_s[0], self._times_s[-1])
+        T = np.tile(np.eye(4), (len(times_s), 1, 1))
+        T[:, :3, :3] = self._turns(inside_s).as_matrix()
+        for axis in range(3):
+            T[:, axis, 3] = np.interp(inside_s, self._times_s, self._places_m[:, axis])
+        T[times_s != inside_s] = np.nan
         return T
 
 
@@ -115,13 +130,16 @@ def _error_px(
     offset_s: float,
 ) -> float:
     """Median epipolar error over all pairs with poses at their stamps plus an offset."""
-    errors = []
-    for first, second, tracks in judged:
-        T_first: FloatArray | None = first.T_fixed_cam
-        T_second: FloatArray | None = second.T_fixed_cam
-        if trajectory is not None:
-            T_first = trajectory.pose(first.stamp_ns, offset_s)
-            T_second = trajectory.pose(second.stamp_ns, offset_s)
-        if T_first is not None and T_second is not None:
-            errors.append(epipolar_errors_px(tracks, invert_rigid(T_first) @ T_second))
+    first_T = np.stack([first.T_fixed_cam for first, _, _ in judged])
+    second_T = np.stack([second.T_fixed_cam for _, second, _ in judged])
+    if trajectory is not None:
+        first_ns = np.array([first.stamp_ns for first, _, _ in judged])
+        second_ns = np.array([second.stamp_ns for _, second, _ in judged])
+        first_T = trajectory.poses(first_ns, offset_s)
+        second_T = trajectory.poses(second_ns, offset_s)
+    errors = [
+        epipolar_errors_px(tracks, invert_rigid(T_first) @ T_second)
+        for (_, _, tracks), T_first, T_second in zip(judged, first_T, second_T, strict=True)
+        if np.isfinite(T_first).all() and np.isfinite(T_second).all()
+    ]
     return float(np.nanmedian(np.concatenate(errors))) if errors else float("nan")

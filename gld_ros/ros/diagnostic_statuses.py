@@ -10,6 +10,7 @@ from gld_ros.mapping.jobs import Outcome
 from gld_ros.mapping.keyframes import usable_keyframes
 from gld_ros.mapping.scale import ScaleSource
 from gld_ros.mapping.session import SynthesisSession
+from gld_ros.measuring.agreement import Agreement
 from gld_ros.messages.stamps import NS_PER_S
 
 OK, WARN, ERROR = 0, 1, 2
@@ -92,7 +93,7 @@ def statuses(facts: NodeFacts, memory: DiagnosticsMemory) -> list[Status]:
         *(input_status(camera, facts, memory) for camera in session.cameras.values()),
         _tf_status(session, facts, memory),
         _keyframes_status(session, facts, memory),
-        _measuring_status(session, memory),
+        measuring_status(session, memory),
         _scale_status(session),
         _inference_status(session, memory),
         _quality_status(session),
@@ -234,11 +235,14 @@ def _keyframes_status(
     )
 
 
-def _measuring_status(session: SynthesisSession, memory: DiagnosticsMemory) -> Status:
+def measuring_status(session: SynthesisSession, memory: DiagnosticsMemory) -> Status:
+    """Return the entry on measured keyframes, and on images that do not fit TF."""
     facts, counts = session.measurements.facts(), session.measurements.counts
     level, message = OK, f"{facts.measured} keyframes are measured"
     if session.measurements.source == "model":
         message = "depth.source is model: nothing is measured"
+    for camera, agreement in facts.disagreements.items():
+        level, message = WARN, f"camera {camera}: {agreement.describe()}"
     if new := memory.increase("keyframes not measured", facts.skipped):
         level = WARN
         message = (
@@ -254,9 +258,19 @@ def _measuring_status(session: SynthesisSession, memory: DiagnosticsMemory) -> S
             "behind": str(facts.behind),
             "not_measured": str(facts.skipped),
             "coverage": f"{facts.coverage:.3f}",
+            **_disagreements(facts.disagreements),
             **{f"by_{source}": str(count) for source, count in sorted(counts.items())},
         },
     )
+
+
+def _disagreements(found: Mapping[str, Agreement]) -> dict[str, str]:
+    values = {}
+    for camera, agreement in found.items():
+        values[f"{camera}.epipolar_error_px"] = f"{agreement.error_px:.2f}"
+        if agreement.time_offset_s is not None:
+            values[f"{camera}.time_offset_ms"] = f"{agreement.time_offset_s * 1e3:+.0f}"
+    return values
 
 
 def _scale_status(session: SynthesisSession) -> Status:

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from gld_ros.measuring.agreement import DISAGREE, Agreement, image_pose_agreement
+from gld_ros.measuring.frames import PosedImage
 from gld_ros.messages.camera_info import (
     CameraInfoError,
     CameraInfoValues,
@@ -31,6 +33,8 @@ MAX_AGE_S = 2.0  # of an image when it arrives
 MAX_AHEAD_S = 0.05
 MAX_STAMPS = 200
 CALL_TIMEOUT_S = 2.0
+# Images that are compared with TF: this far apart, and no more than these.
+COMPARED_STEP_S, MAX_COMPARED, MAX_COMPARED_BYTES = 0.08, 40, 256_000_000
 
 
 @dataclass
@@ -47,6 +51,8 @@ class TopicSeen:
     stamps_ns: list[int] = field(default_factory=list)
     frame_id: str = ""
     newest: Any = None
+    compared: list[Any] = field(default_factory=list)  # images
+    agreement: Agreement | None = None  # of images with TF
 
     @property
     def rate_hz(self) -> float:
@@ -151,6 +157,9 @@ def watch(
             if f"{info.node_namespace.rstrip('/')}/{info.node_name}" != own
         ]
     _ask_tf(seen, tf.buffer)
+    for image, info in seen.cameras:
+        image.agreement = _agreement(image, info, seen, tf.buffer)
+        image.compared.clear()
     tf.close()
     return seen
 
@@ -233,6 +242,8 @@ def _listen(node: Any, topic: str, type_name: str) -> TopicSeen:
             seen.frame_id = message.header.frame_id
             seen.stamps_ns.append(stamp_ns)
             seen.ages_s.append((node.get_clock().now().nanoseconds - stamp_ns) * 1e-9)
+            if type_name in (IMAGE, COMPRESSED):
+                _keep_to_compare(seen.compared, message)
 
     qos = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
     node.create_subscription(rclpy_type(type_name), topic, keep, qos)
@@ -252,6 +263,51 @@ def _ask_tf(seen: GraphSeen, buffer: Any) -> None:
                 seen.tf_problem = f"{error.reason}: {error}"
 
 
+def _keep_to_compare(kept: list[Any], message: Any) -> None:
+    """Keep images that are far enough apart, as long as there is room."""
+    if kept:
+        step_ns = stamp_to_ns(message.header.stamp) - stamp_to_ns(kept[-1].header.stamp)
+        room = len(message.data) * (len(kept) + 1) <= MAX_COMPARED_BYTES
+        if step_ns < COMPARED_STEP_S * 1e9 or len(kept) >= MAX_COMPARED or not room:
+            return
+    kept.append(message)
+
+
+def _agreement(image: TopicSeen, info: TopicSeen, seen: GraphSeen, buffer: Any) -> Agreement | None:
+    """Whether the images that came fit TF; None if none could be placed or decoded."""
+    if info.newest is None:
+        return None
+    posed = []
+    values = camera_info_values(info.newest)
+    for message in image.compared:
+        stamp_ns = stamp_to_ns(message.header.stamp)
+        try:
+            T_fixed_cam = buffer.lookup(seen.fixed_frame, message.header.frame_id, stamp_ns)
+            rgb = rgb_from_message(message).rgb
+            hw = (rgb.shape[0], rgb.shape[1])
+            rectification: Any = seen.rectification
+            camera = pinhole_camera(values, hw, rectification, image.topic)
+        except (TransformUnavailable, ImageError, CameraInfoError):
+            continue  # counted and judged elsewhere
+        pixels = np.array(camera.rectify(rgb))
+        posed.append(PosedImage(pixels, camera.K_px, T_fixed_cam, stamp_ns, image.topic))
+    return image_pose_agreement(posed) if posed else None
+
+
+def agreement_faults(topic: str, agreement: Agreement) -> list[Fault]:
+    """The warning that images and TF do not belong together, if there is evidence."""
+    if not agreement.disagrees:
+        return []
+    what, _, fix = DISAGREE.partition(": ")
+    problem = f"{what}: corners are {agreement.error_px:.1f} px off their epipolar lines"
+    if agreement.time_offset_s is not None:
+        problem += (
+            f", {agreement.error_at_offset_px:.1f} px with image stamps shifted by "
+            f"{agreement.time_offset_s * 1e3:+.0f} ms"
+        )
+    return [Fault(topic, problem, fix, fatal=False)]
+
+
 def judge(seen: GraphSeen) -> list[Fault]:
     """Return what is wrong, in the order in which to fix it; warnings (`fatal` False) last."""
     faults = []
@@ -263,6 +319,8 @@ def judge(seen: GraphSeen) -> list[Fault]:
     for image, info in seen.cameras:
         faults += _image_faults(image)
         faults += _info_faults(image, info, seen.rectification)
+        if image.agreement is not None:
+            faults += agreement_faults(image.topic, image.agreement)
     if seen.tf_asked and not seen.tf_placed:
         frames = sorted({image.frame_id for image, _ in seen.cameras if image.frame_id})
         faults.append(

@@ -91,3 +91,20 @@ def test_neighbours_have_parallax_and_look_the_same_way() -> None:
     assert set(chosen) == {frames["left"], frames["right"]}
     assert set(choose_neighbours(reference, candidates[::-1], 2.0)) == set(chosen)
     assert len(choose_neighbours(reference, candidates, 2.0, count=1)) == 1
+
+
+def test_transforms_that_are_late_disagree_and_the_offset_is_found() -> None:
+    found = image_pose_agreement(ride(-0.06))  # poses of 60 ms earlier
+    assert found.disagrees
+    assert found.time_offset_s == pytest.approx(0.06, abs=0.02)
+
+
+def test_frames_without_parallax_are_not_judged() -> None:
+    turning = [camera_at(yaw_deg=8.0 * np.sin(0.6 * k)) for k in range(10)]
+    frames = [
+        PosedImage(plane_image(T, 2.0, VALUES).image, K_PX, late, round(1e8 * k), "camera")
+        for k, (T, late) in enumerate(zip(turning[1:], turning, strict=False))
+    ]
+    found = image_pose_agreement(frames)
+    assert np.isnan(found.error_px)
+    assert not found.disagrees

@@ -10,7 +10,7 @@ from gld_ros.mapping.job_planner import JobOptions
 from gld_ros.mapping.jobs import StageTimes
 from gld_ros.mapping.measurements import LATER_PARTNERS
 from gld_ros.mapping.model import LoadedModel
-from gld_ros.mapping.offline import WRITTEN_TOPICS, OfflineRun
+from gld_ros.mapping.offline import WRITTEN_TOPICS, OfflineRun, written_products
 from gld_ros.mapping.product_messages import TOPICS, job_messages, views_message
 from gld_ros.mapping.synthesizer import OracleSynthesizer
 from gld_ros.mapping.targets import poses_as_targets
@@ -91,7 +91,7 @@ def offline_products(drive):
     parameters = load_snapshot(None, [o.replace("True", "true") for o in overrides]).session
     model = LoadedModel(OracleSynthesizer(checkered), {}, HW, fault_of)
     with BagReader(drive) as reader:
-        run = OfflineRun(reader, model, parameters, merged=True)
+        run = OfflineRun(reader, model, parameters, wanted=written_products(merged=True))
         assert list(run.jobs()) == []
     assert run.summary.keyframes == 5
     # Through a quaternion, as a goal comes: that rounds.

@@ -1,0 +1,27 @@
+"""What diagnostics say of measuring."""
+
+from collections import Counter
+from types import SimpleNamespace
+
+from gld_ros.mapping.measurements import MeasuringFacts
+from gld_ros.measuring.agreement import Agreement
+from gld_ros.ros.diagnostic_statuses import OK, WARN, DiagnosticsMemory, measuring_status
+
+
+def status(**disagreements):
+    facts = MeasuringFacts(8, 0, 0, 0.1, disagreements)
+    measurements = SimpleNamespace(facts=lambda: facts, counts=Counter(stereo=8), source="stereo")
+    return measuring_status(SimpleNamespace(measurements=measurements), DiagnosticsMemory())
+
+
+def test_images_that_do_not_fit_tf_are_a_warning_with_the_offset():
+    said = status(front=Agreement(20, 3000, 2.1, 0.06, 0.9))
+    assert said.level == WARN
+    assert "camera front" in said.message
+    assert "images and TF disagree: check extrinsics, time offset, rectification" in said.message
+    assert said.values["front.time_offset_ms"] == "+60"
+    assert said.values["front.epipolar_error_px"] == "2.10"
+
+
+def test_little_coverage_alone_is_none():
+    assert status().level == OK
