@@ -90,7 +90,7 @@ class NodeProcess:
 
     def few_descriptors(self) -> contextlib.AbstractContextManager[None]:
         """Leave the process two descriptors more than it has open."""
-        numbers = [int(entry) for entry in os.listdir(f"/proc/{self.process.pid}/fd")]
+        numbers = [int(entry.name) for entry in Path(f"/proc/{self.process.pid}/fd").iterdir()]
         return self.limited(resource.RLIMIT_NOFILE, max(numbers) + 3)
 
     def full_disk(self) -> contextlib.AbstractContextManager[None]:
