@@ -223,6 +223,8 @@ class Command:
             start_new_session=True,
             cwd=cwd,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            # Tests that run in the background have Ctrl-C ignored, and would hand that on.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.output = ""
 
