@@ -97,10 +97,12 @@ def _play(bag: Any, options: Any) -> int:
     from gld_ros.ros.init_rclpy import init_rclpy
     from gld_ros.ros.player import Player
 
-    init_rclpy("gld_player")  # Ctrl-C is a KeyboardInterrupt
+    init_rclpy("gld_player")
     node = rclpy.create_node("gld_player")
     player = Player(node, bag, options)
-    signal.signal(signal.SIGTERM, lambda *_: player.stop())
+    # Playback that somebody ends has not failed, as with any node of a launch file.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: player.stop())
 
     def pause(request: Any, response: Any) -> Any:
         if request.data:
@@ -140,7 +142,7 @@ def _play_with_progress(player: Any, bag: Any, options: Any) -> int:
 
     for topic, why in player.report.not_played.items():
         print(f"not played: {topic} ({why})", file=sys.stderr)
-    if not player.wait_for_subscribers():
+    if not player.wait_for_subscribers() and not player.stopped:
         if options.wait_for:
             waited = ", ".join(options.wait_for)
             print(f"no subscriber for {waited} within {options.wait_s:g} s", file=sys.stderr)

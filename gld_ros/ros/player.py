@@ -166,6 +166,11 @@ class Player:
         """Whether bag time stands still."""
         return not self._running.is_set()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody asked for the end."""
+        return self._stopped.is_set()
+
     def stop(self) -> None:
         """Make `play` return soon."""
         self._stopped.set()

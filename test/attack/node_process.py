@@ -46,7 +46,7 @@ class NodeProcess:
             [sys.executable, __file__, "--ros-args", *arguments],
             stdout=log,
             stderr=log,
-            env={**os.environ, REPORT: self._report},
+            env={**os.environ, REPORT: self._report, "PYTHONFAULTHANDLER": "1"},
         )
 
     @property

@@ -97,6 +97,15 @@ def restore(attacker, parameters) -> None:
     attacker.bring_up()
 
 
+def hardships(node):
+    """What happens to a process on a machine that runs out of something, by name."""
+    return {
+        "few descriptors": node.few_descriptors,
+        "full disk": node.full_disk,
+        "little memory": node.little_memory,
+    }
+
+
 def rounds(node, attacker, scratch: Path, rounds_: int, cases: int, record) -> None:
     parameters = parameters_of(attacker)
     normal_goal(attacker)
@@ -108,9 +117,11 @@ def rounds(node, attacker, scratch: Path, rounds_: int, cases: int, record) -> N
         attacks.publish(cases // 10)
         time.sleep(FROZEN_S)
         node.thaw()
-        attacks.run(cases // 2)
-        attacks.await_goals()
-        assert node.alive, "the node ended"
+        name, hardship = list(hardships(node).items())[number % len(hardships(node))]
+        with hardship():
+            attacks.run(cases // 2)
+            attacks.await_goals()
+        assert node.alive, f"the node ended with {name}: {node.process.returncode}"
         times_s = [*attacker.diagnostics_s[max(0, began - 1) :], time.monotonic()]
         pauses_s = [b - a for a, b in itertools.pairwise(times_s)]
         assert max(pauses_s) <= PAUSE_S, f"no diagnostics for {max(pauses_s):.1f} s"
@@ -120,7 +131,7 @@ def rounds(node, attacker, scratch: Path, rounds_: int, cases: int, record) -> N
         if number == 0:
             first = memory  # this attack loads what was not used before
         print(
-            f"round {number}: {sum(attacks.cases.values())} cases, memory {memory}, "
+            f"round {number}, {name}: {sum(attacks.cases.values())} cases, memory {memory}, "
             f"diagnostics at most {max(pauses_s):.1f} s apart"
         )
     for kind, count in attacks.cases.items():
