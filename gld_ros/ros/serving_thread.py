@@ -3,8 +3,8 @@
 For each message rclpy's executors gather all entities of a node anew, in Python; a wait set of a
 few needs none of that. An executor that waits for the events of a subscription (QoS, lost messages)
 is woken by its messages too, so the thread looks at these events itself, once a second.
-`benchmark/listening.py` measures what it brings. What takes long to become a Python object (a goal
-with a million targets) also keeps nobody else waiting.
+`benchmark/listening.py` measures what it brings. What takes long to become Python objects (a goal
+with a hundred thousand targets) also keeps others waiting less.
 """
 
 import inspect

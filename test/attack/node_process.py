@@ -93,10 +93,6 @@ class NodeProcess:
         numbers = [int(entry.name) for entry in Path(f"/proc/{self.process.pid}/fd").iterdir()]
         return self.limited(resource.RLIMIT_NOFILE, max(numbers) + 3)
 
-    def full_disk(self) -> contextlib.AbstractContextManager[None]:
-        """Let the process write to no file, its own log included."""
-        return self.limited(resource.RLIMIT_FSIZE, 0)
-
     def little_memory(self) -> contextlib.AbstractContextManager[None]:
         """Leave the process a few megabytes of address space more than it has."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()

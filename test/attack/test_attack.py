@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
-from pathlib import Path
 
 import pytest
+from lifecycle_msgs.srv import GetState
 from rcl_interfaces.msg import Parameter
 from rcl_interfaces.srv import GetParameters, ListParameters, SetParameters
 
@@ -29,6 +30,7 @@ PARAMETERS = (
 )
 FROZEN_S = 2.0
 BURST = 200
+MANY_TARGETS = 100_000
 SEED = int(os.environ.get("GLD_ATTACK_SEED", "0"))
 
 
@@ -97,16 +99,7 @@ def restore(attacker, parameters) -> None:
     attacker.bring_up()
 
 
-def hardships(node):
-    """What happens to a process on a machine that runs out of something, by name."""
-    return {
-        "few descriptors": node.few_descriptors,
-        "full disk": node.full_disk,
-        "little memory": node.little_memory,
-    }
-
-
-def rounds(node, attacker, scratch: Path, rounds_: int, cases: int, record) -> None:
+def rounds(node, attacker, scratch, rounds_, cases, record, *, limits=False):
     parameters = parameters_of(attacker)
     normal_goal(attacker)
     attacks = Attacks(attacker, SEED, str(scratch))
@@ -117,11 +110,12 @@ def rounds(node, attacker, scratch: Path, rounds_: int, cases: int, record) -> N
         attacks.publish(cases // 10)
         time.sleep(FROZEN_S)
         node.thaw()
-        name, hardship = list(hardships(node).items())[number % len(hardships(node))]
-        with hardship():
+        with contextlib.ExitStack() as hardship:
+            if limits:
+                hardship.enter_context((node.few_descriptors, node.little_memory)[number % 2]())
             attacks.run(cases // 2)
             attacks.await_goals()
-        assert node.alive, f"the node ended with {name}: {node.process.returncode}"
+        assert node.alive, f"the node ended: {node.process.returncode}"
         times_s = [*attacker.diagnostics_s[max(0, began - 1) :], time.monotonic()]
         pauses_s = [b - a for a, b in itertools.pairwise(times_s)]
         assert max(pauses_s) <= PAUSE_S, f"no diagnostics for {max(pauses_s):.1f} s"
@@ -131,7 +125,7 @@ def rounds(node, attacker, scratch: Path, rounds_: int, cases: int, record) -> N
         if number == 0:
             first = memory  # this attack loads what was not used before
         print(
-            f"round {number}, {name}: {sum(attacks.cases.values())} cases, memory {memory}, "
+            f"round {number}: {sum(attacks.cases.values())} cases, memory {memory}, "
             f"diagnostics at most {max(pauses_s):.1f} s apart"
         )
     for kind, count in attacks.cases.items():
@@ -160,6 +154,24 @@ def test_each_of_a_burst_of_goals_is_answered(under_attack):
 
 
 @pytest.mark.slow
+def test_a_huge_goal_keeps_nobody_waiting_long(under_attack):
+    node, attacker = under_attack
+    goal = attacker.good_goal(0.0)
+    goal.targets.poses *= MANY_TARGETS
+    asked_s = [time.monotonic()]
+    huge = attacker.send_goal(goal, "a huge goal")
+    while huge.stage == "sent":
+        attacker.call("get_state", GetState.Request())
+        asked_s.append(time.monotonic())
+    longest_s = max(b - a for a, b in itertools.pairwise(asked_s))
+    took_s = asked_s[-1] - asked_s[0]
+    print(f"{MANY_TARGETS} targets: {took_s:.1f} s, states told within {longest_s:.1f} s meanwhile")
+    assert longest_s < took_s / 2
+    assert huge.wait().error_code == huge.result.INVALID_GOAL
+    assert node.end() == 0
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_node_among_random_participants_for_long(under_attack, tmp_path, record_property):
-    rounds(*under_attack, tmp_path, 20, 150, record_property)
+    rounds(*under_attack, tmp_path, 20, 150, record_property, limits=True)
