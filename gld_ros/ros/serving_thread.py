@@ -119,6 +119,10 @@ class ServingThread(CallbackGroup):
                     self._on_error(error)
                 time.sleep(LOOK_PERIOD_S)
                 continue
+            except Exception as error:  # noqa: BLE001 - nothing may end the thread
+                self._on_error(error)
+                time.sleep(LOOK_PERIOD_S)
+                continue
             if any(taken):
                 self._call(self._on_messages)
                 time.sleep(PAUSE_S)
