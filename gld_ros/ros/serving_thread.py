@@ -175,7 +175,11 @@ class ServingThread(CallbackGroup):
         """Return the entities that live; `kept` forgets the others."""
         alive = []
         for entity in entities:
-            if self._hold(held, entity):
+            try:
+                there = self._hold(held, entity)
+            except AttributeError:
+                continue  # it joins its group before it is complete; the next look takes it
+            if there:
                 alive.append(entity)
             else:
                 with self._lock:
