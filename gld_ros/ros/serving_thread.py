@@ -3,8 +3,8 @@
 For each message rclpy's executors gather all entities of a node anew, in Python; a wait set of a
 few needs none of that. An executor that waits for the events of a subscription (QoS, lost messages)
 is woken by its messages too, so the thread looks at these events itself, once a second.
-`benchmark/listening.py` measures what it brings. What takes long to become Python objects (a goal
-with a hundred thousand targets) also keeps others waiting less.
+`benchmark/listening.py` measures what it brings. A message that takes long to become a Python
+object (a goal with a hundred thousand targets) keeps the executor's other work waiting less, too.
 """
 
 import inspect
@@ -12,8 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from rclpy._rclpy_pybind11 import InvalidHandle, RCLError
 from rclpy.callback_groups import CallbackGroup
@@ -24,6 +23,7 @@ from rclpy.subscription import Subscription
 from rclpy.waitable import NumberOfEntities, Waitable
 
 OnError = Callable[[Exception], None]
+Entity = TypeVar("Entity", Subscription[Any], Waitable[Any], EventHandler)
 
 LOOK_PERIOD_S = 0.1  # at whether an entity was destroyed or the context shut down
 IN_A_ROW = 20  # messages of one subscription before others have their turn
@@ -48,9 +48,10 @@ class ServingThread(CallbackGroup):
         super().__init__()
         self._context, self._on_error, self._on_messages = context, on_error, on_messages
         self._lock = threading.Lock()
-        self._subscriptions: dict[Subscription[Any], int] = {}  # what their callbacks take
-        self._waitables: list[Waitable[Any]] = []
-        self._events: list[EventHandler] = []
+        # Each a set in order: rclpy adds an action server twice.
+        self._subscriptions: dict[Subscription[Any], int] = {}  # how much their callbacks take
+        self._waitables: dict[Waitable[Any], None] = {}
+        self._events: dict[EventHandler, None] = {}
         self._closed = False
         assert context.handle is not None
         with context.handle:
@@ -82,9 +83,9 @@ class ServingThread(CallbackGroup):
             if isinstance(entity, Subscription):
                 self._subscriptions[entity] = _required_arguments(entity.callback)
             elif isinstance(entity, EventHandler):
-                self._events.append(entity)
-            elif isinstance(entity, Waitable) and entity not in self._waitables:
-                self._waitables.append(entity)  # an action server comes twice
+                self._events[entity] = None
+            elif isinstance(entity, Waitable):
+                self._waitables[entity] = None
         self.wake()
 
     def can_execute(self, entity: Any) -> bool:
@@ -109,90 +110,74 @@ class ServingThread(CallbackGroup):
                     with ExitStack() as held:
                         self._look_at_events(held)
                 with ExitStack() as held:
-                    ready = self._wait(held)
-                    taken = [self._take(*subscription) for subscription in ready.subscriptions]
-                    for waitable in ready.waitables:
+                    subscriptions, waitables = self._wait(held)
+                    taken = [self._take(subscription) for subscription in subscriptions]
+                    for waitable in waitables:
                         self._serve(waitable)
-            except (InvalidHandle, RCLError) as error:
-                # A handle went in between, or the context is shutting down.
-                if isinstance(error, RCLError) and not self._closed and self._context.ok():
-                    self._on_error(error)
-                time.sleep(LOOK_PERIOD_S)
-                continue
             except Exception as error:  # noqa: BLE001 - nothing may end the thread
-                self._on_error(error)
+                # A handle may go in between, and anything when the context is shut down.
+                if not (isinstance(error, InvalidHandle) or self._closed) and self._context.ok():
+                    self._on_error(error)
                 time.sleep(LOOK_PERIOD_S)
                 continue
             if any(taken):
                 self._call(self._on_messages)
                 time.sleep(PAUSE_S)
 
-    def _wait(self, held: ExitStack) -> "_Ready":
+    def _wait(self, held: ExitStack) -> tuple[list[Subscription[Any]], list[Waitable[Any]]]:
         """Return what has something to take; all is kept from destruction in `held`."""
-        with self._lock:
-            subscriptions, waitables = list(self._subscriptions.items()), list(self._waitables)
-        alive = _Ready()
-        for subscription, arguments in subscriptions:
-            if self._hold(held, subscription.handle):
-                alive.subscriptions.append((subscription, arguments))
-            else:
-                with self._lock:
-                    del self._subscriptions[subscription]
-        alive.waitables = self._hold_all(held, waitables, self._waitables)
-        needed = NumberOfEntities(num_subs=len(alive.subscriptions), num_gcs=1)
-        for waitable in alive.waitables:
+        subscriptions = self._alive(held, self._subscriptions)
+        waitables = self._alive(held, self._waitables)
+        needed = NumberOfEntities(num_subs=len(subscriptions), num_gcs=1)
+        for waitable in waitables:
             needed += waitable.get_num_entities()
         wait_set = self._wait_set(held, needed)
         held.enter_context(self._wake)
-        for subscription, _ in alive.subscriptions:
+        for subscription in subscriptions:
             wait_set.add_subscription(subscription.handle)
         wait_set.add_guard_condition(self._wake)
-        for waitable in alive.waitables:
+        for waitable in waitables:
             waitable.add_to_wait_set(wait_set)
         wait_set.wait(int(LOOK_PERIOD_S * 1e9))
         ready = set(wait_set.get_ready_entities("subscription"))
-        return _Ready(
-            [entry for entry in alive.subscriptions if entry[0].handle.pointer in ready],
-            [waitable for waitable in alive.waitables if waitable.is_ready(wait_set)],
+        return (
+            [
+                subscription
+                for subscription in subscriptions
+                if subscription.handle.pointer in ready
+            ],
+            [waitable for waitable in waitables if waitable.is_ready(wait_set)],
         )
 
     def _look_at_events(self, held: ExitStack) -> None:
         """Give the events that have come to their callbacks."""
-        with self._lock:
-            events = list(self._events)
-        alive = self._hold_all(held, events, self._events)
-        if not alive:
+        events = self._alive(held, self._events)
+        if not events:
             return  # an empty wait set cannot be waited for
-        wait_set = self._wait_set(held, NumberOfEntities(num_events=len(alive)))
-        for event in alive:
+        wait_set = self._wait_set(held, NumberOfEntities(num_events=len(events)))
+        for event in events:
             event.add_to_wait_set(wait_set)
         wait_set.wait(0)
-        for event in alive:
+        for event in events:
             if event.is_ready(wait_set):
                 self._serve(event)
 
-    def _hold_all(self, held: ExitStack, entities: list[Any], kept: list[Any]) -> list[Any]:
-        """Return the entities that live; `kept` forgets the others."""
+    def _alive(self, held: ExitStack, entities: dict[Entity, Any]) -> list[Entity]:
+        """Return the entities that live, kept from destruction in `held`; forget the others."""
+        with self._lock:
+            present = list(entities)
         alive = []
-        for entity in entities:
+        for entity in present:
             try:
-                there = self._hold(held, entity)
+                held.enter_context(entity.handle if isinstance(entity, Subscription) else entity)
             except AttributeError:
-                continue  # it joins its group before it is complete; the next look takes it
-            if there:
-                alive.append(entity)
-            else:
+                continue  # events join their group before they are complete
+            except InvalidHandle:
                 with self._lock:
-                    kept.remove(entity)
+                    del entities[entity]
+            else:
+                alive.append(entity)
         return alive
-
-    def _hold(self, held: ExitStack, entity: Any) -> bool:
-        """Keep an entity from destruction; returns whether it lives."""
-        try:
-            held.enter_context(entity)
-        except InvalidHandle:
-            return False
-        return True
 
     def _wait_set(self, held: ExitStack, needed: NumberOfEntities) -> Any:
         context = self._context.handle
@@ -210,8 +195,9 @@ class ServingThread(CallbackGroup):
         wait_set.clear_entities()
         return wait_set
 
-    def _take(self, subscription: Subscription[Any], arguments: int) -> int:
+    def _take(self, subscription: Subscription[Any]) -> int:
         """Give what has come to the callback, and return how many messages that were."""
+        arguments = self._subscriptions[subscription]
         for number in range(IN_A_ROW):
             try:
                 message = subscription.handle.take_message(subscription.msg_type, subscription.raw)
@@ -234,14 +220,6 @@ class ServingThread(CallbackGroup):
             function(*arguments)
         except Exception as error:  # noqa: BLE001 - whatever a callback raises
             self._on_error(error)
-
-
-@dataclass
-class _Ready:
-    """Entities that have something to take."""
-
-    subscriptions: list[tuple[Subscription[Any], int]] = field(default_factory=list)
-    waitables: list[Waitable[Any]] = field(default_factory=list)
 
 
 def _required_arguments(callback: Callable[..., Any]) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from gld_ros.ros.follow_up_thread import FollowUpThread
 from gld_ros.ros.sequence_gaps import SequenceGaps
-from gld_ros.ros.serving_thread import ServingThread
+from gld_ros.ros.serving_thread import EVENTS_PERIOD_S, ServingThread
 
 pytestmark = pytest.mark.ros
 
@@ -73,6 +73,22 @@ def test_a_callback_that_raises_is_reported_and_the_next_message_comes(topic, ro
     topic.send(1, 2)
     ros_graph.wait_for(lambda: heard == [1, 2], "both messages")
     assert [str(error) for error in topic.errors] == ["one"]
+
+
+def test_an_event_that_is_not_complete_yet_does_not_end_the_thread(topic, ros_graph):
+    from rclpy.event_handler import EventHandler
+
+    heard = []
+    topic.thread.add_entity(EventHandler.__new__(EventHandler))  # as rclpy does, for a moment
+    topic.subscribe(lambda message: heard.append(message.data))
+    time.sleep(EVENTS_PERIOD_S)
+
+    def sent_and_heard():
+        topic.send(1)
+        return len(heard) > 10
+
+    ros_graph.wait_for(sent_and_heard, "messages after events were looked at")
+    assert topic.errors == []
 
 
 def test_what_a_full_queue_loses_is_counted(topic, ros_graph):
