@@ -6,6 +6,7 @@ partners on both sides see more of what a keyframe shows; a job that needs resul
 How depth is measured stands in `gld_ros.measuring`; what is made of it in `postprocess`.
 """
 
+import atexit
 import math
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -113,6 +114,9 @@ class Measurements:
             self._changed.notify_all()
         if thread is not None:
             thread.join(timeout_s)
+            if thread.is_alive():
+                # Python aborts when it ends while a thread is in torch. It ends with its keyframe.
+                atexit.register(thread.join)
 
     def reset(self) -> None:
         """Forget everything: a new epoch, or the user asked for it."""

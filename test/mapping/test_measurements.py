@@ -1,6 +1,8 @@
 """What keyframes have measured: sources, threads, forgetting."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -62,6 +64,34 @@ def test_the_thread_gives_what_the_caller_would_and_ends(room, keyframe_of, came
     by_thread.stop(60.0)
     by_thread.reset()
     assert by_thread.scene((keyframe,), targets).references == (None,)
+
+
+ENDS_WHILE_MEASURING = """
+import time
+import numpy as np
+from gld_ros.mapping.frames import Keyframe
+from gld_ros.mapping.measurements import Measurements
+from gld_ros.mapping.placed_frame import PlacedFrame
+
+K_px = np.array([[200.0, 0, 159.5], [0, 200.0, 119.5], [0, 0, 1]])
+image = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+measurements = Measurements("stereo")
+measurements.start()
+for i in range(20):
+    T = np.eye(4)
+    T[0, 3] = 0.1 * i
+    frame = Keyframe("front", i + 1, "optical", image, K_px, T, 0)
+    measurements.note(PlacedFrame("front", i + 1, T, 0, lambda frame=frame: frame))
+    measurements.add(frame)
+time.sleep(0.5)
+measurements.stop(0.0)
+"""
+
+
+def test_a_process_may_end_while_a_keyframe_is_measured():
+    command = [sys.executable, "-c", ENDS_WHILE_MEASURING]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300.0)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_a_burst_of_keyframes_that_wait_for_later_images_loses_none(room, keyframe_of, camera_at):
