@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from gld_ros.cli._parameter_arguments import add_parameter_arguments
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     """Declare the arguments of `gld-ros bag`."""
@@ -15,15 +17,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("input", type=Path, help="bag to read: folder, .mcap or .db3")
     parser.add_argument("output", type=Path, help="bag to write; must not exist")
     parser.add_argument("--bundle", default="tiny", help="weights: name or folder (default: tiny)")
-    parser.add_argument("--params", type=Path, help="ROS parameter file, as for the node")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        dest="overrides",
-        help="override a parameter; `gld-ros params` lists them",
-    )
+    add_parameter_arguments(parser)
     parser.add_argument(
         "--policy",
         default="look_around",

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from gld_ros.cli._parameter_arguments import add_parameter_arguments
+
 _DESCRIPTION = """\
 Withholds frames of a recording, hides everything within half a second of them, shows all other
 frames to the node's session, and asks for the views at the withheld cameras. Compares what would
@@ -34,15 +36,7 @@ def add_parser(
     parser.add_argument("recording", type=Path, metavar="RECORDING")
     parser.add_argument("--bundle", default="tiny", help="folder or name (default: %(default)s)")
     parser.add_argument("--goals", type=int, default=4, help="frames withheld (default: 4)")
-    parser.add_argument("--params", type=Path, help="ROS parameter file, as for the node")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        dest="overrides",
-        help="override a parameter; `gld-ros params` lists them",
-    )
+    add_parameter_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
     parser.add_argument("--images", type=Path, metavar="FILE.png", help="write an image grid")
     return parser

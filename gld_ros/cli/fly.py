@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from gld_ros.cli._parameter_arguments import add_parameter_arguments
+
 _DESCRIPTION = """\
 Shows a bag to the node's session, offline, and makes a film of the place: a camera flies along a
 smooth path through the recorded poses and leaves it a little, so that regions show which no camera
@@ -59,15 +61,7 @@ def add_parser(
         "--camera", default="", help="whose path to follow (default: the one with most keyframes)"
     )
     parser.add_argument("--frames", action="store_true", help="also write every frame as PNG")
-    parser.add_argument("--params", type=Path, help="ROS parameter file, as for the node")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        dest="overrides",
-        help="override a parameter; `gld-ros params` lists them",
-    )
+    add_parameter_arguments(parser)
     return parser
 
 
