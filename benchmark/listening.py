@@ -4,7 +4,7 @@
 
 A node process (an oracle for a model, policy none) hears 640x480 images, CameraInfo and TF from a
 second process. A node of plain rclpy that hears the same topics and does nothing with them goes
-first: below its share no node in Python can come. With `--against`, the code of another checkout
+first, for comparison. With `--against`, the code of another checkout
 takes its turn in the same run.
 Nothing is rendered. A share of a core counts only if the feeder kept its rate, so what was sent
 stands beside it, as do the load average and the time per message heard. `uncounted` images were
