@@ -53,10 +53,10 @@ colcon build --event-handlers console_direct- >"$WORK/build.log" 2>&1 ||
   { tail -n 40 "$WORK/build.log" >&2; die "colcon build failed (all of it: $WORK/build.log)"; }
 . install/local_setup.bash
 say "colcon test"
-# Three groups of tests share the cores; each takes a domain of its own.
+# Groups of tests run side by side, each in a ROS domain of its own; they wait more than they compute.
 export GLD_REQUIRE_ROS=1 GLD_REQUIRE_DISTRIBUTION=1 OMP_NUM_THREADS=1
 colcon test --packages-select gld_ros --event-handlers console_direct- \
-  --ctest-args -j "$cores" >"$WORK/test.log" 2>&1 || true
+  --ctest-args -j "$((2 * cores))" >"$WORK/test.log" 2>&1 || true
 python "$ROOT/tools/ros/test_counts.py" "$WORK/ws/build/gld_ros/test_results/gld_ros" && status=0 || status=$?
 [ $status = 0 ] || { echo "all of it: $WORK/ws/build/gld_ros/Testing/Temporary/LastTest.log" >&2; }
 say "done: $setup, $(python -V)"
