@@ -55,6 +55,7 @@ colcon build --event-handlers console_direct- >"$WORK/build.log" 2>&1 ||
 say "colcon test"
 # Groups of tests run side by side, each in a ROS domain of its own; they wait more than they compute.
 export GLD_REQUIRE_ROS=1 GLD_REQUIRE_DISTRIBUTION=1 OMP_NUM_THREADS=1
+rm -rf build/gld_ros/test_results # of a workspace that was kept
 colcon test --packages-select gld_ros --event-handlers console_direct- \
   --ctest-args -j "$((2 * cores))" >"$WORK/test.log" 2>&1 || true
 python "$ROOT/tools/ros/test_counts.py" "$WORK/ws/build/gld_ros/test_results/gld_ros" && status=0 || status=$?
