@@ -79,13 +79,30 @@ def test_locked_ros_packages_are_projects_of_that_name():
     assert all("==" in line for line in library if line[:1].isalpha())
 
 
+@pytest.mark.parametrize("file", ["requirements.lock", "ros/requirements-ros.txt"])
+def test_each_locked_package_has_hashes(file):
+    text = "".join(
+        line
+        for line in (ROOT / "tools" / file).read_text().splitlines(keepends=True)
+        if not line.startswith("#")
+    )
+    entries = text.replace("\\\n", " ").splitlines()
+    assert len(entries) > 50
+    for entry in entries:
+        assert re.fullmatch(r"\S+==\S+(\s+--hash=sha256:[0-9a-f]{64})+\s*", entry), entry[:60]
+
+
 def test_the_locks_name_all_that_their_packages_need():
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
     if os.environ.get("ROS_DISTRO") or not any(importlib.metadata.distributions(name="ros-rclpy")):
         pytest.skip("the packages of a distribution are its own")
-    files = ("tools/requirements.lock", "tools/ros/requirements-ros.txt")
+    files = (
+        "tools/requirements.lock",
+        "tools/requirements-torch.txt",
+        "tools/ros/requirements-ros.txt",
+    )
     lines = [line for file in files for line in (ROOT / file).read_text().splitlines()]
     locked = {canonicalize_name(re.split("[=<>]", s)[0]): s for s in lines if s[:1].isalpha()}
     assert len(locked) > 150

@@ -81,6 +81,12 @@ modern_cmake() { # pip_prefix.cmake needs 3.21
   [ -n "$version" ] && [ "$(printf '%s\n3.21\n' "$version" | sort -V | head -n 1)" = 3.21 ]
 }
 
+pip_install() {
+  "$VENV/bin/python" -m pip install --disable-pip-version-check --progress-bar "$(
+    if [ -t 1 ]; then echo on; else echo off; fi)" --no-compile "$@" >>"$VENV/.gld_ros-pip.log" 2>&1 ||
+    { tail -n 25 "$VENV/.gld_ros-pip.log" >&2; die "pip failed (all of it: $VENV/.gld_ros-pip.log)."; }
+}
+
 # The requirements of setup.py, for where the lock does not fit: older Pythons, distributions.
 ranges_from_setup() {
   local extras=(test train eval demo)
@@ -89,7 +95,7 @@ ranges_from_setup() {
 }
 
 install_packages() {
-  local requirements=() options=() stamp="$VENV/.gld_ros-packages" wanted
+  local requirements=() hashed=() stamp="$VENV/.gld_ros-packages" wanted
   if [ ! -x "$VENV/bin/python" ]; then
     say "making the virtual environment $VENV ($("$PYTHON" -V))"
     if [ "$MODE" = distro ]; then
@@ -103,15 +109,16 @@ install_packages() {
 
   wanted=$({ echo "$MODE ${ROS_DISTRO:-} ${GLD_ROS_EXTRAS-test}"; "$VENV/bin/python" -V
     modern_cmake || echo "pip's cmake"
-    cd "$ROOT" && cat setup.py tools/requirements.lock tools/ros/requirements-ros.txt \
+    cd "$ROOT" && cat setup.py tools/requirements.lock tools/requirements-torch.txt \
+      tools/ros/requirements-ros.txt \
       tools/ros/distribution_requirements.py
   } | sum)
   if same "$stamp" "$wanted"; then return; fi
 
-  if [ "$MODE" = pip ]; then requirements+=(-r "$ROOT/tools/ros/requirements-ros.txt"); fi
+  if [ "$MODE" = pip ]; then hashed+=(-r "$ROOT/tools/ros/requirements-ros.txt"); fi
   if [ "$MODE" = pip ] && "$VENV/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-    requirements+=(-r "$ROOT/tools/requirements.lock")
-    options+=(--no-deps) # both files are complete; finding that out takes minutes
+    hashed+=(-r "$ROOT/tools/requirements.lock")
+    requirements+=(-r "$ROOT/tools/requirements-torch.txt")
   else
     "$VENV/bin/python" -c 'import setuptools' 2>/dev/null ||
       "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check 'setuptools>=65,<80'
@@ -123,9 +130,10 @@ install_packages() {
     requirements+=("cmake>=3.21,<4")
   fi
   say "installing Python packages (a first time: some minutes)"
-  "$VENV/bin/python" -m pip install --disable-pip-version-check --progress-bar "$(
-    if [ -t 1 ]; then echo on; else echo off; fi)" --no-compile "${options[@]}" "${requirements[@]}" >"$VENV/.gld_ros-pip.log" 2>&1 ||
-    { tail -n 25 "$VENV/.gld_ros-pip.log" >&2; die "pip failed (all of it: $VENV/.gld_ros-pip.log)."; }
+  : >"$VENV/.gld_ros-pip.log"
+  # The locks are complete; finding that out would take minutes. torch brings libraries of CUDA, or not.
+  if [ ${#hashed[@]} -gt 0 ]; then pip_install --require-hashes --no-deps "${hashed[@]}"; fi
+  pip_install "${requirements[@]}"
   # On all cores; pip would use one. Files of other Python versions, such as templates, fail here.
   "$VENV/bin/python" -m compileall -q -j 0 "$VENV/lib" >/dev/null 2>&1 || true
   echo "$wanted" >"$stamp"
