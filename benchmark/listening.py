@@ -8,8 +8,7 @@ first, for comparison. With `--against`, the code of another checkout
 takes its turn in the same run.
 Nothing is rendered. A share of a core counts only if the feeder kept its rate, so what was sent
 stands beside it, as do the load average and the time per message heard. `uncounted` images were
-sent, not heard, and not counted as lost by the node; counts are a second old at most, so up to 30
-of them mean nothing.
+sent, not heard, and not counted as lost by the node; the feeder pauses while counts are read.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -31,6 +31,7 @@ HW = (480, 640)
 K_PX = np.array([[500.0, 0.0, 319.5], [0.0, 500.0, 239.5], [0.0, 0.0, 1.0]])
 CAMERA_HZ, TF_HZ = 30.0, 100.0
 SETTLE_S = 5.0
+PAUSE_S = 3.0  # until counts, printed once a second, are those of all that was sent
 START_TIMEOUT_S = 180.0
 
 
@@ -123,7 +124,14 @@ def run_feeder() -> int:
     while not images.get_subscription_count() or not tf.get_subscription_count():
         time.sleep(0.05)
     T, sent, ticks, start_s = np.eye(4), 0, 0, time.monotonic()
+    paused = threading.Event()
+    signal.signal(signal.SIGUSR1, lambda *_: paused.clear() if paused.is_set() else paused.set())
     while True:
+        if paused.is_set():
+            print(json.dumps({"sent": sent}), flush=True)
+            while paused.is_set():
+                time.sleep(0.01)
+            start_s = time.monotonic() - ticks / TF_HZ
         ticks += 1
         time.sleep(max(0.0, start_s + ticks / TF_HZ - time.monotonic()))
         if not rclpy.ok():
@@ -179,6 +187,13 @@ class Child:
             self.process.wait()
 
 
+def counts_at_rest(node: Child, feeder: Child) -> dict[str, int]:
+    """Pause the feeder and return what was sent and received until now."""
+    feeder.process.send_signal(signal.SIGUSR1)
+    time.sleep(PAUSE_S)
+    return {**node.counts, **feeder.counts}
+
+
 def measure(node: Child, seconds: float) -> dict[str, float]:
     """Return a node's share of a core and what was sent and received meanwhile."""
     feeder = Child("feeder")
@@ -189,11 +204,12 @@ def measure(node: Child, seconds: float) -> dict[str, float]:
                 raise SystemExit("the node heard no image")
             time.sleep(0.1)
         time.sleep(SETTLE_S)
-        before = {**node.counts, **feeder.counts}
+        before = counts_at_rest(node, feeder)
+        feeder.process.send_signal(signal.SIGUSR1)
         processor_s, start_s = node.processor_s(), time.monotonic()
         time.sleep(seconds)
         share = (node.processor_s() - processor_s) / (time.monotonic() - start_s)
-        after = {**node.counts, **feeder.counts}
+        after = counts_at_rest(node, feeder)
         counts = {name: after[name] - before.get(name, 0) for name in after}
         heard = max(1, counts["received"] + counts["infos"])
         return {
