@@ -14,6 +14,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetAvailableStates, GetState
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters
+from rclpy._rclpy_pybind11 import InvalidHandle
 from rclpy.action import ActionClient
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -116,7 +117,10 @@ class Attacker:
 
     def _spin(self) -> None:
         with contextlib.suppress(ExternalShutdownException):
-            self._executor.spin()
+            while self.context.ok():
+                # Another thread may destroy what this one is about to wait for.
+                with contextlib.suppress(InvalidHandle):
+                    self._executor.spin_once(timeout_sec=1.0)
 
     def close(self) -> None:
         """Leave the graph."""
@@ -211,9 +215,22 @@ class Attacker:
         return goal
 
 
+def attack_until_killed() -> None:
+    """Drive and send goals, half of them cancelled, without end; says when it has begun."""
+    attacker, x_m = Attacker(), 0.0
+    while True:
+        x_m = attacker.drive(x_m, frames=2)
+        goals = [attacker.send_goal(attacker.good_goal(x_m), cancel=bool(i % 2)) for i in range(4)]
+        print(len(goals), flush=True)
+
+
 def pose(x_m: float) -> np.ndarray:
     """T_odom_camera (4, 4) at a place of the drive, looking along y."""
     T = np.eye(4)
     T[:3, :3] = [[1, 0, 0], [0, 0, 1], [0, -1, 0]]
     T[:3, 3] = (x_m, 0.0, 1.2)
     return T
+
+
+if __name__ == "__main__":
+    attack_until_killed()

@@ -5,13 +5,20 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from lifecycle_msgs.srv import GetState
 from rcl_interfaces.msg import Parameter
 from rcl_interfaces.srv import GetParameters, ListParameters, SetParameters
 
+from gld_ros.srv import SaveScene
+
+from . import attacker as attacker_module
 from .attacker import Attacker
 from .attacks import UNTOUCHED, Attacks
 from .node_process import NodeProcess
@@ -32,13 +39,21 @@ FROZEN_S = 2.0
 BURST = 200
 MANY_TARGETS = 100_000
 SEED = int(os.environ.get("GLD_ATTACK_SEED", "0"))
+MINUTES = float(os.environ.get("GLD_ATTACK_MINUTES", "10"))  # of the long set
+FULL_DISK_BYTES = 2**20
 
 
 @pytest.fixture
 def under_attack(tmp_path, monkeypatch):
     """An active node process in its working folder, and who attacks it."""
     monkeypatch.chdir(tmp_path)
-    log = (tmp_path / "node.log").open("wb")
+    with attacked(tmp_path) as parties:
+        yield parties
+
+
+@contextlib.contextmanager
+def attacked(folder: Path) -> Iterator[tuple[NodeProcess, Attacker]]:
+    log = (folder / "node.log").open("wb")
     attacker = Attacker()
     node = NodeProcess(log, *PARAMETERS)
     try:
@@ -50,7 +65,21 @@ def under_attack(tmp_path, monkeypatch):
         if node.alive:
             node.process.kill()
         log.close()
-        print((tmp_path / "node.log").read_text(errors="replace")[-5000:])
+        print((folder / "node.log").read_text(errors="replace")[-5000:])
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of a megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={FULL_DISK_BYTES}", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("file systems can be mounted by root only")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def wait_for(condition, what, timeout_s=60.0):
@@ -99,11 +128,26 @@ def restore(attacker, parameters) -> None:
     attacker.bring_up()
 
 
-def rounds(node, attacker, scratch, rounds_, cases, record, *, limits=False):
+@contextlib.contextmanager
+def killed_client() -> Iterator[None]:
+    """Another client process, amid goals and images of its own, until it is killed."""
+    client = subprocess.Popen(
+        [sys.executable, attacker_module.__file__], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert client.stdout is not None
+        assert client.stdout.readline(), "the other client ended"
+        yield
+    finally:
+        client.kill()
+        client.wait()
+
+
+def rounds(node, attacker, scratch, numbers, cases, record, *, hardships=False):
     parameters = parameters_of(attacker)
     normal_goal(attacker)
     attacks = Attacks(attacker, SEED, str(scratch))
-    for number in range(rounds_):
+    for number in numbers:
         began = len(attacker.diagnostics_s)
         attacks.run(cases // 2)
         node.freeze()  # as swapping does; what is sent meanwhile comes at once, and late
@@ -111,7 +155,8 @@ def rounds(node, attacker, scratch, rounds_, cases, record, *, limits=False):
         time.sleep(FROZEN_S)
         node.thaw()
         with contextlib.ExitStack() as hardship:
-            if limits:
+            if hardships:
+                hardship.enter_context(killed_client())
                 hardship.enter_context((node.few_descriptors, node.little_memory)[number % 2]())
             attacks.run(cases // 2)
             attacks.await_goals()
@@ -136,7 +181,7 @@ def rounds(node, attacker, scratch, rounds_, cases, record, *, limits=False):
 
 
 def test_a_node_among_random_participants(under_attack, tmp_path, record_property):
-    rounds(*under_attack, tmp_path, 2, 100, record_property)
+    rounds(*under_attack, tmp_path, range(2), 100, record_property)
 
 
 def test_each_of_a_burst_of_goals_is_answered(under_attack):
@@ -174,4 +219,27 @@ def test_a_huge_goal_keeps_nobody_waiting_long(under_attack):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_node_among_random_participants_for_long(under_attack, tmp_path, record_property):
-    rounds(*under_attack, tmp_path, 20, 150, record_property, limits=True)
+    end_s = time.monotonic() + 60 * MINUTES
+    numbers = itertools.takewhile(lambda n: n < 2 or time.monotonic() < end_s, itertools.count())
+    rounds(*under_attack, tmp_path, numbers, 150, record_property, hardships=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_and_forgotten_when_there_is_room(small_disk, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROS_LOG_DIR", str(small_disk))
+    monkeypatch.chdir(tmp_path)
+    with attacked(tmp_path) as (node, attacker):
+        normal_goal(attacker)
+        rest = small_disk / "rest"
+        with contextlib.suppress(OSError), rest.open("wb", buffering=0) as file:
+            while file.write(b"x" * 4096):
+                pass
+        request = SaveScene.Request(path=str(small_disk / "scene"), include_images=True)
+        answer = attacker.call("save_scene", request)
+        assert not answer.success
+        assert "No space left" in answer.message
+        normal_goal(attacker)  # logs go nowhere, all else goes on
+        rest.unlink()
+        answer = attacker.call("save_scene", request)
+        assert answer.success, answer.message
+        assert node.end() == 0
