@@ -21,8 +21,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from gld_ros.backbones.blocks import GATED_MULTIPLE, pad_gated_widths
 from gld_ros.backbones.interface import NUM_LEVELS
-from gld_ros.diffusion.guidance import Branches, Guidance
+from gld_ros.diffusion.denoiser import Denoiser
+from gld_ros.diffusion.guidance import Branches
 from gld_ros.geometry.rays import RecoveredCameras
 from gld_ros.memory_estimate import MemoryEstimate, RunShape, estimate_memory
 from gld_ros.novel_view_stages import (
@@ -74,6 +76,7 @@ class NovelViewPipeline:
         dtype: Dtype = "auto",
         keep_weights: bool | None = None,
         branches: Branches = "together",
+        compile_blocks: bool = False,
         max_references: int = 4,
         max_targets: int = 7,
     ) -> None:
@@ -84,7 +87,9 @@ class NovelViewPipeline:
         heads always run in float32. keep_weights says whether weights stay in memory between
         stages and requests; None keeps those of small bundles, and on a GPU all that fill at most
         half of its free memory. branches "in turn" halves the memory of guidance at the cost of
-        run time. Raises ValueError for a bundle without diffusion weights and for unknown options.
+        run time. compile_blocks has torch compile the blocks of the denoisers: the first requests
+        take up to minutes longer, later ones less time; a CPU needs a C++ compiler for it. Raises
+        ValueError for a bundle without diffusion weights and for unknown options.
         """
         config = bundle.config
         if config.rgb_decoder is None or not config.denoisers:
@@ -96,6 +101,7 @@ class NovelViewPipeline:
         self.device = _resolve_device(device)
         self.dtype = _resolve_dtype(dtype, self.device)
         self.branches = branches
+        self.compile_blocks = compile_blocks
         self.max_references = max_references
         self.max_targets = max_targets
         self.patch_size = config.rgb_decoder.patch_size
@@ -254,7 +260,7 @@ class NovelViewPipeline:
         seconds: _StageSeconds,
     ) -> Iterator[Progress]:
         """Run one denoiser for all samples; puts the result of its level into `latents`."""
-        config = self.bundle.config
+        config, num_steps = self.bundle.config, plan.sampling.num_steps
         level = self._level_of(name)
         with seconds.of("sampling"):
             denoiser = self._load(name)
@@ -272,16 +278,17 @@ class NovelViewPipeline:
                     denoiser,
                     conditions,
                     plan.noises[name][k : k + 1].to(self.device),
-                    num_steps=plan.num_steps,
+                    num_steps=num_steps,
                     shift=config.denoisers[name].time_shift,
-                    guidance=Guidance(plan.guidance_scale),
+                    guidance=plan.sampling.guidance,
                     branches=plan.branches,
+                    solver=plan.sampling.solver,
                 )
-            for index in range(1, plan.num_steps + 1):
+            for index in range(1, num_steps + 1):
                 with seconds.of("sampling"):
                     sample_latents[level] = next(steps).latent
-                done = k * plan.num_steps + index
-                yield Progress("sampling", done, len(latents) * plan.num_steps)
+                done = k * num_steps + index
+                yield Progress("sampling", done, len(latents) * num_steps)
 
     def _decode(
         self,
@@ -328,6 +335,11 @@ class NovelViewPipeline:
         # The features of the foundation model are defined in float32.
         dtype = torch.float32 if name == "backbone" else self.dtype
         module = self.bundle.load_module(name, self.device, dtype)
+        if self.device.type == "cuda":
+            pad_gated_widths(module, GATED_MULTIPLE)
+        if self.compile_blocks and isinstance(module, Denoiser):
+            for block in module.blocks:  # all of one width share what is compiled
+                block.compile(fullgraph=True, dynamic=True)
         if self.keep_weights:
             self._kept[name] = module
         return module

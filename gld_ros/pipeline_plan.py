@@ -24,7 +24,7 @@ from gld_ros.geometry.crop_resize import (
     model_intrinsics_inside,
     resample_image,
 )
-from gld_ros.novel_view_stages import latent_shape
+from gld_ros.novel_view_stages import Sampling, latent_shape, sampling_of
 from gld_ros.view_request import MAX_SEED, ViewRequest
 from gld_ros.weights.bundle import BundleConfig
 
@@ -60,8 +60,7 @@ class ViewPlan:
     model_K_px: NDArray[np.float64]  # (V, 3, 3) on the model's grid
     camera_map: Tensor  # (1, V, 7, H, W)
     viewmats: Tensor  # (1, V, 4, 4)
-    num_steps: int
-    guidance_scale: float
+    sampling: Sampling
     seed: int
     noises: Mapping[str, Tensor]  # denoiser -> (samples, *latent_shape)
     branches: Branches
@@ -112,7 +111,6 @@ def plan_views(
             for i, image in enumerate(request.images)
         ]
     )
-    num_steps, guidance = request.num_steps, request.guidance_scale
     seed = secrets.randbelow(MAX_SEED) if request.seed is None else request.seed
     return ViewPlan(
         request=request,
@@ -125,8 +123,7 @@ def plan_views(
         model_K_px=model_K,
         camera_map=camera_map.float().to(device),
         viewmats=viewmats.to(device),
-        num_steps=config.num_euler_points - 1 if num_steps is None else num_steps,
-        guidance_scale=config.guidance_scale if guidance is None else guidance,
+        sampling=sampling_of(config, request.preset, request.num_steps, request.guidance_scale),
         seed=seed,
         noises=_noises(request, config, seed, len(view_hw), grid_hw),
         branches=limits.branches,

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gld_ros.diffusion.presets import PRESET_NAMES, PresetName
+
 FloatArray = NDArray[np.floating[Any]]
 
 RIGID_TOLERANCE = 1e-3  # poses arrive as float32 or as rounded text
@@ -31,7 +33,8 @@ class ViewRequest:
     K_px_target: FloatArray  # (T, 3, 3)
     T_world_cam_target: FloatArray  # (T, 4, 4)
     target_hw: Sequence[tuple[int, int]]  # size of each imagined view
-    num_steps: int | None = None  # None: what the weights were made for
+    preset: PresetName = "published"  # solver, number of steps and when guidance acts
+    num_steps: int | None = None  # None: the preset's
     guidance_scale: float | None = None  # None: what the weights were made for
     seed: int | None = None  # None: the synthesizer picks one and reports it
     noise: Any = None  # explicit start noise in the synthesizer's own layout
@@ -51,6 +54,8 @@ class ViewRequest:
             _require_size(hw, f"target_hw[{i}]")
         _require_cameras(self.K_px_ref, self.T_world_cam_ref, references, "ref", "images")
         _require_cameras(self.K_px_target, self.T_world_cam_target, targets, "target", "target_hw")
+        if self.preset not in PRESET_NAMES:
+            raise ValueError(f"preset is {self.preset!r}; use one of {', '.join(PRESET_NAMES)}")
         if self.num_steps is not None and self.num_steps < 1:
             raise ValueError(f"num_steps is {self.num_steps}; at least 1 is needed")
         if self.guidance_scale is not None and not (

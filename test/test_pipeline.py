@@ -163,6 +163,33 @@ def test_progress_covers_every_step_in_order(pipeline):
     assert all(seconds > 0 for seconds in views.stage_seconds.values())
 
 
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [({}, 12), ({"preset": "fast"}, 5), ({"preset": "fast", "num_steps": 2}, 2)],
+)
+def test_a_preset_decides_the_steps_unless_they_are_given(tmp_path, options, steps):
+    config = replace(_config(cascade=False), num_euler_points=13)
+    pipeline = NovelViewPipeline(_bundle(tmp_path / "bundle", config), device="cpu")
+    seen = []
+    views = pipeline(_request(**options), progress=seen.append)
+    assert [s.total_steps for s in seen if s.stage == "sampling"] == [steps] * steps
+    views.validate()
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_in_one_graph_per_step(pipeline, bundle):
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    compiled = NovelViewPipeline(bundle, device="cpu", compile_blocks=True)
+    found, expected = compiled(_request(num_steps=2)), pipeline(_request(num_steps=2))
+    _assert_same_views(found.targets, expected.targets, atol=1e-4)
+    graphs = counters["stats"]["unique_graphs"]
+    compiled(_request(num_steps=7))
+    assert counters["stats"]["unique_graphs"] == graphs  # whatever the time
+    assert not counters["graph_break"]
+
+
 def test_cascade_samples_both_levels(cascade_bundle):
     pipeline = NovelViewPipeline(cascade_bundle, device="cpu")
     seen = []
@@ -401,6 +428,7 @@ def _bad_requests():
     yield "cameras at one place", _moved(good, unit=0.0), "same place"
     yield "tiny picture", _request(hw=(13, 42)), r"images\[0\] has size 13x42.*14x14"
     yield "tiny target", _request(target_hw=(28, 13)), r"target_hw\[0\] has size 28x13"
+    yield "unknown preset", replace(good, preset="faster"), "use one of published, fast"
     yield "no steps", replace(good, num_steps=0), "num_steps is 0"
     yield "NaN guidance", replace(good, guidance_scale=np.nan), "guidance_scale"
     yield "noise of no level", replace(good, noise=_noise(4)), "noise must map each of level1"

@@ -14,6 +14,7 @@ from denoiser_fast_path import random_conditions, to_device
 from flops import count
 from torch import Tensor, nn
 
+from gld_ros.backbones.blocks import GATED_MULTIPLE, pad_gated_widths
 from gld_ros.backbones.da3.config import DA3_BASE
 from gld_ros.backbones.da3.model import DepthAnything3
 from gld_ros.backbones.interface import NUM_LEVELS
@@ -94,7 +95,10 @@ class Machine:
         for parameter in module.parameters():
             if not parameter.any():
                 nn.init.normal_(parameter, std=0.02)
-        return cast(module, self.device, dtype)
+        module = cast(module, self.device, dtype)
+        if self.device.type == "cuda":
+            pad_gated_widths(module, GATED_MULTIPLE)  # as the pipeline does
+        return module
 
     @cached_property
     def embedded(self) -> Bundle:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from gld_ros.backbones.rotary import RotaryTable, rotate
 
+GATED_MULTIPLE = 64  # of a gated layer's width on a GPU: whole tiles of its matrix units
+
 
 class PatchEmbed(nn.Module):
     """Linear embedding of square patches: maps (..., C, H, W) to tokens (..., N, width)."""
@@ -85,6 +87,31 @@ class SwiGlu(nn.Module):
         """Map (..., dim) to (..., dim)."""
         gate, value = self.w12(x).chunk(2, dim=-1)
         return self.w3(F.silu(gate) * value)
+
+
+@torch.no_grad()
+def pad_gated_widths(module: nn.Module, multiple: int) -> None:
+    """Widen every SwiGlu inside, in place, to a multiple of hidden channels; what is added is zero.
+
+    Outputs stay the same but for rounding: silu(0) * 0 = 0. Tensor cores multiply sides that are
+    no multiple of eight several times slower (the head of GLD has 5461). For inference: the module
+    no longer fits its checkpoint.
+    """
+    for layer in module.modules():
+        if not isinstance(layer, SwiGlu):
+            continue
+        hidden = layer.w3.in_features
+        missing = -hidden % multiple
+        if not missing:
+            continue
+        gate_and_value = layer.w12.weight.unflatten(0, (2, hidden))
+        biases = layer.w12.bias.unflatten(0, (2, hidden))
+        wide = F.pad(gate_and_value, (0, 0, 0, missing)).flatten(0, 1)
+        layer.w12.weight = nn.Parameter(wide, requires_grad=False)
+        layer.w12.bias = nn.Parameter(F.pad(biases, (0, missing)).flatten(), requires_grad=False)
+        layer.w3.weight = nn.Parameter(F.pad(layer.w3.weight, (0, missing)), requires_grad=False)
+        layer.w12.out_features += 2 * missing
+        layer.w3.in_features += missing
 
 
 class LayerScale(nn.Module):

@@ -5,7 +5,10 @@ import json
 import platform
 import resource
 import sys
+from dataclasses import replace
 from typing import Any
+
+from gld_ros.diffusion.presets import PRESET_NAMES
 
 _DESCRIPTION = """\
 Runs a bundle on synthetic images and prints one JSON object: median, fastest and slowest seconds
@@ -31,7 +34,18 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument("--references", type=int, default=2, help="default: 2")
     parser.add_argument("--targets", type=int, default=2, help="default: 2")
-    parser.add_argument("--steps", type=int, help="sampling steps (default: the bundle's)")
+    parser.add_argument(
+        "--preset",
+        default="published",
+        choices=PRESET_NAMES,
+        help="how views are sampled (default: published)",
+    )
+    parser.add_argument("--steps", type=int, help="sampling steps (default: the preset's)")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="let torch compile the denoisers' blocks; the first run then takes minutes",
+    )
     parser.add_argument("--repeats", type=int, default=3, help="measured runs (default: 3)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
@@ -44,12 +58,18 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--repeats is {args.repeats}; at least 1 is needed")
     import torch
 
+    from gld_ros.novel_view_stages import sampling_of
     from gld_ros.pipeline import NovelViewPipeline
 
-    pipeline = NovelViewPipeline.from_pretrained(args.bundle, device=args.device, dtype=args.dtype)
+    pipeline = NovelViewPipeline.from_pretrained(
+        args.bundle, device=args.device, dtype=args.dtype, compile_blocks=args.compile
+    )
     config = pipeline.bundle.config
     hw = (args.size[1], args.size[0]) if args.size else config.resolutions_hw[0]
-    request = example_request(hw, args.references, args.targets, args.steps)
+    request = replace(
+        example_request(hw, args.references, args.targets, args.steps), preset=args.preset
+    )
+    sampling = sampling_of(config, args.preset, args.steps)
     runs = []
     for number in range(args.repeats + 1):
         if number == 1 and pipeline.device.type == "cuda":
@@ -70,7 +90,9 @@ def run(args: argparse.Namespace) -> int:
         "width_height": [hw[1], hw[0]],
         "references": args.references,
         "targets": args.targets,
-        "steps": args.steps or config.num_euler_points - 1,
+        "preset": args.preset,
+        "compiled": args.compile,
+        "steps": sampling.num_steps,
         "repeats": args.repeats,
         "first_run_s": runs[0]["total"],
         "seconds": _spread(runs[1:]),

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from gld_ros.diffusion.presets import PRESET_NAMES
+
 _DESCRIPTION = """\
 Shows the model some frames of every scene (references), withholds others (targets), lets it imagine
 the withheld ones and compares. Baselines on the same views: copying the nearest reference, warping
@@ -76,7 +78,13 @@ def add_parser(
         "--size", type=_size, metavar="WxH", help="image size (default: the bundle's best)"
     )
     model = parser.add_argument_group("model")
-    model.add_argument("--steps", type=int, help="sampling steps (default: the bundle's)")
+    model.add_argument(
+        "--preset",
+        default="published",
+        choices=PRESET_NAMES,
+        help="how views are sampled (default: published)",
+    )
+    model.add_argument("--steps", type=int, help="sampling steps (default: the preset's)")
     model.add_argument("--guidance", type=float, help="guidance scale (default: the bundle's)")
     model.add_argument(
         "--seeds",
@@ -140,6 +148,7 @@ def run(args: argparse.Namespace) -> int:
     settings = EvaluationSettings(
         num_references=args.references,
         num_targets=args.targets,
+        preset=args.preset,
         num_steps=args.steps,
         guidance_scale=args.guidance,
         seeds=args.seeds,

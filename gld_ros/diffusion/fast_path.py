@@ -87,7 +87,8 @@ def time_constants(denoiser: Denoiser, times: Tensor) -> list[TimeConstants]:
     embedding = denoiser.t_embedder(times.to(denoiser.t_embedder.W.device))[:, None, None, None]
     condition = F.silu(embedding)
     modulations = torch.stack([b.adaLN_modulation(condition) for b in denoiser.encoder_blocks])
-    return [TimeConstants(embedding[i], modulations[:, i]) for i in range(len(times))]
+    # Copies: as views they would tie what is compiled to the number of times.
+    return [TimeConstants(embedding[i], modulations[:, i].clone()) for i in range(len(times))]
 
 
 def step(denoiser: Denoiser, noisy: Tensor, time: TimeConstants, run: RunConstants) -> Tensor:

@@ -143,7 +143,7 @@ def _swap_matrix(head_dim: int, device: torch.device) -> Tensor:
 
 
 def transform(
-    x: Tensor, matrix: Tensor, tables: PropeTables, *, rotate_back: bool = False
+    x: Tensor, matrix: Tensor, tables: PropeTables, heads: int, *, rotate_back: bool = False
 ) -> Tensor:
     """Apply a camera matrix of the tables and the patch rotation to features of all heads.
 
@@ -153,11 +153,11 @@ def transform(
     num_special = x.shape[2] - len(tables.cos)
     if num_special:
         special, patches = x.tensor_split((num_special,), dim=2)
-        patches = transform(patches, matrix, tables, rotate_back=rotate_back)
+        patches = transform(patches, matrix, tables, heads, rotate_back=rotate_back)
         return torch.cat((special, patches), dim=2)
-    half = matrix.shape[-1]
-    heads = x.unflatten(-1, (-1, 2 * half))
-    vectors, turning = heads[..., :half], heads[..., half:]
+    half = x.shape[-1] // (2 * heads)  # of weights, not of tables: constant where it is compiled
+    by_head = x.unflatten(-1, (heads, 2 * half))
+    vectors, turning = by_head[..., :half], by_head[..., half:]
     cos, sin, swap = (table.to(x.dtype) for table in (tables.cos, tables.sin, tables.swap))
     with full_precision(x.device):
         # float32 whatever the rest runs in: bfloat16 keeps three digits of a camera position.
@@ -171,8 +171,8 @@ def prope_attention(q: Tensor, k: Tensor, v: Tensor, tables: PropeTables, heads:
     """Softmax attention among all tokens of a scene; q, k, v, result (B, V, S + N, heads * d)."""
     shape = v.shape
     q, k, v = (
-        rearrange(transform(x, matrix, tables), "b v n (h d) -> b h (v n) d", h=heads)
+        rearrange(transform(x, matrix, tables, heads), "b v n (h d) -> b h (v n) d", h=heads)
         for x, matrix in ((q, tables.query), (k, tables.key_value), (v, tables.key_value))
     )
     mixed = rearrange(F.scaled_dot_product_attention(q, k, v), "b h m d -> b m (h d)")
-    return transform(mixed.view(shape), tables.output, tables, rotate_back=True)
+    return transform(mixed.view(shape), tables.output, tables, heads, rotate_back=True)

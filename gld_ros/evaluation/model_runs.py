@@ -16,9 +16,9 @@ from torch import Tensor
 from gld_ros.backbones.interface import NUM_LEVELS, Geometry, LevelTokens
 from gld_ros.diffusion.conditioning import camera_conditions
 from gld_ros.diffusion.flow import draw_noise
-from gld_ros.diffusion.guidance import Guidance
 from gld_ros.novel_view_stages import (
     EncodedReferences,
+    Sampling,
     decode_rgb,
     decoder_inputs,
     encode_references,
@@ -96,8 +96,7 @@ class EvaluatedModel:
         noise: Mapping[str, Tensor],
         *,
         num_references: int,
-        num_steps: int,
-        guidance_scale: float,
+        sampling: Sampling,
         after_step: Callable[[], None] = lambda: None,
     ) -> ImaginedViews:
         """Sample and decode all views of a batch; the cameras may be other than the true ones.
@@ -128,9 +127,10 @@ class EvaluatedModel:
                 denoiser,
                 conditions,
                 noise[name],
-                num_steps=num_steps,
+                num_steps=sampling.num_steps,
                 shift=config.denoisers[name].time_shift,
-                guidance=Guidance(guidance_scale),
+                guidance=sampling.guidance,
+                solver=sampling.solver,
             ):
                 latents[level] = step.latent
                 after_step()

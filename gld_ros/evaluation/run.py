@@ -7,7 +7,7 @@ and output are in the files beside.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from gld_ros.evaluation.model_runs import EvaluatedModel, ImaginedViews
 from gld_ros.evaluation.pose_metrics import pair_angles_deg, trajectory_errors
 from gld_ros.evaluation.scoring import Scorer
 from gld_ros.evaluation.totals import EvaluationSettings, Totals, report_of
+from gld_ros.novel_view_stages import sampling_of
 from gld_ros.training.stages.level1 import with_other_motion
 
 
@@ -133,10 +134,8 @@ def _imagine_all(
 ) -> dict[str, ImaginedViews]:
     """Every run of the model on a batch, judged; returns those of the first seed."""
     config, references = model.bundle.config, batch.num_references
-    num_steps = settings.num_steps or config.num_euler_points - 1
-    guidance = config.guidance_scale
-    if settings.guidance_scale is not None:
-        guidance = settings.guidance_scale
+    sampling = sampling_of(config, settings.preset, settings.num_steps, settings.guidance_scale)
+    num_steps = sampling.num_steps
     encoded = model.encode(batch.images[:, :references])
     views = batch.images.shape[1]
 
@@ -156,8 +155,7 @@ def _imagine_all(
             batch.image_hw,
             noise,
             num_references=references,
-            num_steps=steps,
-            guidance_scale=guidance,
+            sampling=replace(sampling, num_steps=steps),
             after_step=after_step,
         )
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from gld_ros import __version__
+from gld_ros.diffusion.presets import PresetName
 from gld_ros.evaluation import methods
 from gld_ros.evaluation.figures import Figures, known
 from gld_ros.evaluation.held_out import HeldOutScenes
@@ -18,6 +19,7 @@ from gld_ros.evaluation.imagination import SeedSpread, imagination_report
 from gld_ros.evaluation.model_runs import EvaluatedModel
 from gld_ros.evaluation.pose_metrics import pair_figures
 from gld_ros.evaluation.provenance_errors import ProvenanceErrors
+from gld_ros.novel_view_stages import sampling_of
 from gld_ros.weights.bundle import CONFIG_FILE, Bundle
 
 
@@ -27,6 +29,7 @@ class EvaluationSettings:
 
     num_references: int = 2
     num_targets: int = 2
+    preset: PresetName = "published"
     num_steps: int | None = None
     guidance_scale: float | None = None
     seeds: int = 1
@@ -75,8 +78,7 @@ def report_of(
     """The whole evaluation as plain JSON; figures without truth are None."""
     config = model.bundle.config
     share = totals.hidden_pixels / totals.known_pixels if totals.known_pixels else None
-    steps = settings.num_steps or config.num_euler_points - 1
-    guidance = settings.guidance_scale
+    sampling = sampling_of(config, settings.preset, settings.num_steps, settings.guidance_scale)
     return {
         "gld_ros": __version__,
         "bundle": {
@@ -102,8 +104,8 @@ def report_of(
         },
         "settings": asdict(settings)
         | {
-            "num_steps": steps,
-            "guidance_scale": config.guidance_scale if guidance is None else guidance,
+            "num_steps": sampling.num_steps,
+            "guidance_scale": sampling.guidance.scale,
             "device": str(model.device),
             "torch": torch.__version__,
             "perceptual": perceptual.name,

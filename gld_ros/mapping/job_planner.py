@@ -185,6 +185,7 @@ class JobPlanner:
             parameters=JobParameters(parameters.products, parameters.scale),
             always_wanted=options.always_wanted,
             publish=options.publish,
+            preset=sampler.preset,
             num_steps=options.num_steps or sampler.num_steps,
             guidance_scale=options.guidance_scale or sampler.guidance_scale,
             seed=options.seed if options.seed is not None else sampler.seed,

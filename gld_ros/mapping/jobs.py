@@ -13,6 +13,7 @@ from threading import Lock
 
 import numpy as np
 
+from gld_ros.diffusion.presets import PresetName
 from gld_ros.mapping.frames import Keyframe, TargetCamera
 from gld_ros.mapping.guard import GuardVerdict
 from gld_ros.mapping.products import Product, ProductParameters, Products
@@ -118,6 +119,7 @@ class JobRequest:
     parameters: JobParameters = field(default_factory=JobParameters)
     always_wanted: frozenset[Product] = frozenset()  # whether or not anybody subscribed
     publish: bool = True  # False: only who asked for it gets the result
+    preset: PresetName = "published"
     num_steps: int | None = None
     guidance_scale: float | None = None
     seed: int | None = None  # None: derived from the job id
@@ -147,6 +149,7 @@ class JobRequest:
             K_px_target=np.stack([t.K_px for t in targets]),
             T_world_cam_target=np.stack([t.T_fixed_cam for t in targets]),
             target_hw=[t.image_hw for t in targets],
+            preset=self.preset,
             num_steps=self.num_steps,
             guidance_scale=self.guidance_scale,
             seed=self.effective_seed,

@@ -68,7 +68,12 @@ def load_model(parameters: SessionParameters) -> LoadedModel:
                 f"{wanted.backend!r}; "
                 f"use 'auto' or {kind!r}, or another bundle"
             )
-        pipeline = NovelViewPipeline(bundle, device=wanted.device, dtype=wanted.precision)
+        pipeline = NovelViewPipeline(
+            bundle,
+            device=wanted.device,
+            dtype=wanted.precision,
+            compile_blocks=wanted.compile_blocks,
+        )
         memory = check_memory(pipeline, parameters)
         enforce_budget(pipeline.device, wanted.memory_budget_gib)
     except ModelUnavailable:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from gld_ros.diffusion.presets import PresetName
 from gld_ros.geometry.poses import PoseConvention
 from gld_ros.mapping.guard import GuardParameters
 from gld_ros.mapping.keyframes import GateParameters
@@ -73,13 +74,15 @@ class ModelParameters:
     precision: Literal["auto", "bf16", "fp16", "fp32"]
     device: str
     self_test: bool
+    compile_blocks: bool
     memory_budget_gib: float  # 0: a share of what is free
 
 
 @dataclass(frozen=True)
 class SamplerParameters:
-    """Size and effort of a job; None is the bundle's own choice."""
+    """Size and effort of a job; None is the choice of preset and bundle."""
 
+    preset: PresetName
     num_steps: int | None
     guidance_scale: float | None
     seed: int | None  # None: derived from the number of the job

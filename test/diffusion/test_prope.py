@@ -40,7 +40,7 @@ def test_transform_follows_the_definition(cameras, role):
     tables = prope_tables(viewmats, K_px, IMAGE_HW, GRID_HW, HEAD_DIM)
     x = torch.randn(1, VIEWS, 6, HEADS * HEAD_DIM, generator=torch.Generator().manual_seed(0))
     back = role == "output"
-    result = transform(x, getattr(tables, role), tables, rotate_back=back)
+    result = transform(x, getattr(tables, role), tables, HEADS, rotate_back=back)
     for view in range(VIEWS):
         for patch in range(6):
             for head in range(HEADS):
@@ -83,8 +83,8 @@ def test_camera_positions_keep_float32_under_autocast(cameras):
     tables = prope_tables(viewmats, K_px, IMAGE_HW, GRID_HW, HEAD_DIM)
     x = torch.randn(1, VIEWS, 6, HEADS * HEAD_DIM, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16):
-        under_autocast = transform(x, tables.query, tables)
-    torch.testing.assert_close(under_autocast, transform(x, tables.query, tables))
+        under_autocast = transform(x, tables.query, tables, HEADS)
+    torch.testing.assert_close(under_autocast, transform(x, tables.query, tables, HEADS))
 
 
 def test_head_size_must_be_a_multiple_of_eight(cameras):

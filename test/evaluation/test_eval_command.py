@@ -11,6 +11,7 @@ from gld_ros.cli.main import main
 from gld_ros.evaluation import methods
 from gld_ros.evaluation.held_out import ViewPlan, open_held_out
 from gld_ros.evaluation.model_runs import EvaluatedModel
+from gld_ros.novel_view_stages import sampling_of
 from gld_ros.scenes.tour_bag import first_room_with_tour, write_tour_bag
 
 MODEL_HW = (28, 42)
@@ -157,8 +158,7 @@ def test_a_scene_is_imagined_alike_in_every_batch(micro_bundle, wall_scene):
             MODEL_HW,
             model.noise(numbers, 3, 4, MODEL_HW),
             num_references=2,
-            num_steps=2,
-            guidance_scale=1.0,
+            sampling=sampling_of(micro_bundle.config, "published", 2, 1.0),
         )
 
     together, alone = imagined([0, 1, 2]), imagined([1])

@@ -94,9 +94,11 @@ def make_snapshot(values: Mapping[str, Any]) -> Snapshot:
             precision=v["model.precision"],
             device=v["device"],
             self_test=v["model.self_test"],
+            compile_blocks=v["model.compile"],
             memory_budget_gib=v["gpu.memory_budget"],
         ),
         sampler=SamplerParameters(
+            preset=v["sampler.preset"],
             num_steps=v["sampler.num_steps"] or None,
             guidance_scale=v["sampler.guidance_scale"] or None,
             seed=v["sampler.seed"] if v["sampler.seed"] >= 0 else None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gld_ros.diffusion.presets import PRESET_NAMES
 from gld_ros.mapping.parameters import DEPTH_SOURCES
 from gld_ros.mapping.scale import SCALE_MODES
 from gld_ros.mapping.targets import POLICIES
@@ -206,6 +207,13 @@ TABLE: tuple[Parameter, ...] = (
         "Check the numerics of the loaded model at configure.",
         INACTIVE,
     ),
+    Parameter(
+        "model.compile",
+        "bool",
+        False,
+        "Let torch compile the denoisers: configure takes minutes, steps on a GPU less time.",
+        INACTIVE,
+    ),
     Parameter("device", "string", "auto", "auto, cpu, cuda or cuda:N.", INACTIVE),
     Parameter(
         "gpu.memory_budget",
@@ -220,10 +228,17 @@ TABLE: tuple[Parameter, ...] = (
     ),
     # Sampling
     Parameter(
+        "sampler.preset",
+        "string",
+        "published",
+        "How views are sampled: as the weights were published, or with fewer evaluations.",
+        choices=PRESET_NAMES,
+    ),
+    Parameter(
         "sampler.num_steps",
         "int",
         0,
-        "Steps of the sampler; 0 takes the bundle's.",
+        "Steps of the sampler; 0 takes the preset's share of the bundle's own.",
         low=0,
         high=200,
     ),

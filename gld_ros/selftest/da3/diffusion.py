@@ -155,15 +155,15 @@ def _in_world_frame(viewmats: Tensor, T_world_cam: Tensor, scale: Tensor) -> Ten
 
 def _transformed(feat: Tensor, tables: PropeTables) -> dict[str, Tensor]:
     """`feat` (B, heads, V*N, d) as a query, as a key or value, and as an attention output."""
-    views = tables.query.shape[1]
+    views, heads = tables.query.shape[1], feat.shape[1]
     per_view = rearrange(feat, "b h (v n) d -> b v n (h d)", v=views)
     parts = {
-        "q": transform(per_view, tables.query, tables),
-        "kv": transform(per_view, tables.key_value, tables),
-        "o": transform(per_view, tables.output, tables, rotate_back=True),
+        "q": transform(per_view, tables.query, tables, heads),
+        "kv": transform(per_view, tables.key_value, tables, heads),
+        "o": transform(per_view, tables.output, tables, heads, rotate_back=True),
     }
     return {
-        name: rearrange(values, "b v n (h d) -> b h (v n) d", h=feat.shape[1])
+        name: rearrange(values, "b v n (h d) -> b h (v n) d", h=heads)
         for name, values in parts.items()
     }
 

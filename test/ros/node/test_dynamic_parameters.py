@@ -87,7 +87,7 @@ def job(parameters):
     r = made.request
     poses = [np.round(t.T_fixed_cam, 6).tolist() for t in r.targets]
     sizes = [t.image_hw for t in r.targets]
-    asked = (r.num_steps, r.guidance_scale, r.effective_seed, r.samples)
+    asked = (r.preset, r.num_steps, r.guidance_scale, r.effective_seed, r.samples)
     return (poses, sizes, len(r.keyframes), *asked)
 
 
@@ -217,6 +217,7 @@ CASES = {
     "keyframes.min_sharpness": (gate, {}, 1e5),
     "keyframes.max_angular_velocity": (gate, {}, 10.0),
     "keyframes.max_age": (job, LOOK, 0.1),
+    "sampler.preset": (job, LOOK, "fast"),
     "sampler.num_steps": (job, LOOK, 7),
     "sampler.guidance_scale": (job, LOOK, 2.0),
     "sampler.seed": (job, LOOK, 12),

@@ -1,0 +1,35 @@
+"""How a run is sampled, by name: which solver, and in how many steps.
+
+"published" is the procedure that the weights were released with. The others come closer to the
+exact solution of the flow per evaluation, or as close with fewer; `benchmark/presets.py` measures
+both, docs/performance.md shows it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:  # a request names a preset without torch
+    from gld_ros.diffusion.solvers import Solver
+
+PresetName = Literal["published", "fast"]
+PRESET_NAMES: tuple[PresetName, ...] = get_args(PresetName)
+
+
+@dataclass(frozen=True)
+class SamplerPreset:
+    """A solver, and its steps as a share of the bundle's own number."""
+
+    solver: Solver
+    steps_share: float
+
+    def steps(self, own: int) -> int:
+        """How many steps replace a bundle's `own`; at least two, of which the last is short."""
+        return max(min(own, 2), round(self.steps_share * own))
+
+
+PRESETS: dict[PresetName, SamplerPreset] = {
+    "published": SamplerPreset("euler", 1.0),
+    "fast": SamplerPreset("ab2", 0.4),
+}
