@@ -23,7 +23,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from gld_ros.diffusion.flow import time_grid
@@ -41,6 +40,7 @@ from gld_ros.novel_view_stages import (
 from gld_ros.weights.bundle import BundleConfig
 from gld_ros.weights.statistics import LevelStatistics
 from gld_ros.weights.tensor_file import float32_at_run
+from gld_ros.weights.without_storage import without_storage
 
 META = torch.device("meta")
 CAMERA_MAP_CHANNELS = 7
@@ -108,7 +108,7 @@ def estimate_memory(
     patch = config.rgb_decoder.patch_size
     if min(shape.image_hw) < patch or any(side % patch for side in shape.image_hw):
         raise ValueError(f"image_hw is {shape.image_hw}; both must be multiples of {patch}")
-    with META:
+    with without_storage():
         modules = {name: config.build_module(name).eval() for name in config.module_names}
     weights = {
         name: _to_running_precision(module, torch.float32 if name == "backbone" else dtype)
@@ -156,7 +156,7 @@ def _trace(
     grid_hw = (height // backbone.patch_size, width // backbone.patch_size)
     noise_shape = latent_shape(config.denoisers[denoisers[0]].config, views, grid_hw)
 
-    with torch.no_grad(), META, _FusedKernels(), live:
+    with torch.no_grad(), META, live, _FusedKernels():
         images = torch.zeros(1, shape.num_references, 3, height, width)
         camera_map = torch.zeros(1, views, CAMERA_MAP_CHANNELS, height, width)
         viewmats, K_px = torch.zeros(1, views, 4, 4), torch.zeros(1, views, 3, 3)
@@ -222,10 +222,11 @@ def _statistics(config: BundleConfig) -> LevelStatistics:
     return LevelStatistics(mean, mean, special)
 
 
-class LiveTensors(TorchDispatchMode):
+class LiveTensors(TorchFunctionMode):
     """Counts the bytes of tensors that were made under it and still exist, and their peak.
 
-    A context for one thread. `device_type`: only tensors of this kind of device count.
+    A context for one thread. `device_type`: only tensors of this kind of device count. It sees what
+    functions return, not what they make and drop inside.
     """
 
     def __init__(self, device_type: str) -> None:
@@ -235,7 +236,7 @@ class LiveTensors(TorchDispatchMode):
         self.peak_bytes = 0
         self._known: set[int] = set()
 
-    def __torch_dispatch__(
+    def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))

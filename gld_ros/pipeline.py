@@ -26,7 +26,7 @@ from gld_ros.backbones.interface import NUM_LEVELS
 from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.diffusion.guidance import Branches
 from gld_ros.geometry.rays import RecoveredCameras
-from gld_ros.memory_estimate import MemoryEstimate, RunShape, estimate_memory
+from gld_ros.memory_estimate import MemoryEstimate, RunShape
 from gld_ros.novel_view_stages import (
     DecodedViews,
     EncodedReferences,
@@ -39,6 +39,7 @@ from gld_ros.novel_view_stages import (
 )
 from gld_ros.pipeline_plan import RunLimits, ViewPlan, plan_views
 from gld_ros.pipeline_results import recovered_cameras, views_of
+from gld_ros.remembered_estimates import remembered_estimate
 from gld_ros.view_request import NovelViews, Progress, View, ViewRequest
 from gld_ros.weights.bundle import Bundle
 from gld_ros.weights.statistics import LevelStatistics
@@ -201,7 +202,7 @@ class NovelViewPipeline:
             branches=self._branches(),
             decoded_together=self._decoded_together(),
         )
-        return estimate_memory(config, shape, dtype=self.dtype, keep_weights=self.keep_weights)
+        return remembered_estimate(config, shape, dtype=self.dtype, keep_weights=self.keep_weights)
 
     def _branches(self) -> Branches:
         return "in turn" if self._chunk_decoder else self.branches

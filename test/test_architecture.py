@@ -19,6 +19,7 @@ LAYERS = (
         "measured_latents",
         "novel_view_stages",
         "memory_estimate",
+        "remembered_estimates",
         "pipeline_plan",
         "pipeline_results",
         "pipeline",

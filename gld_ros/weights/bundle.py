@@ -41,6 +41,7 @@ from gld_ros.weights.tensor_file import (
     read_layout,
     write_tensor_file,
 )
+from gld_ros.weights.without_storage import without_storage
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -143,7 +144,7 @@ class BundleConfig:
         return ("backbone", *self.denoiser_names, *decoder)
 
     def build_module(self, name: str) -> nn.Module:
-        """A module of this config on the device in force; wrap in `torch.device("meta")` to load.
+        """A module of this config on the device in force; wrap in `without_storage` to load.
 
         Raises BundleError for a name that is not in `module_names`.
         """
@@ -205,7 +206,7 @@ class Bundle:
         (`tensor_file.float32_at_run`). Raises BundleError for an unknown name, CoverageError that
         names any missing, unexpected or misshapen tensor, WeightsError for a dtype not recorded.
         """
-        with torch.device("meta"):
+        with without_storage():
             module = self.config.build_module(name)
         path = self.folder / f"{name}.safetensors"
         check_dtypes(path, self.config.files[path.name].dtype, float32_in_storage(module))
@@ -390,7 +391,7 @@ def _check_sizes(value: Any, where: str) -> None:
 def _write_module(
     partial: Path, name: str, config: BundleConfig, source: TensorSource, dtype: torch.dtype
 ) -> FileRecord:
-    with torch.device("meta"):
+    with without_storage():
         reference = config.build_module(name)
     float32_names = float32_in_storage(reference)
     if isinstance(source, list):

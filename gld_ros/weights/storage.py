@@ -1,4 +1,4 @@
-"""Where fetched bundles and downloads live on this machine."""
+"""Where fetched bundles, downloads and what can be made anew live on this machine."""
 
 import os
 from pathlib import Path
@@ -21,3 +21,12 @@ def bundles_home() -> Path:
 def downloads_home() -> Path:
     """Folder that holds files in their published form before they are converted."""
     return data_home() / "downloads"
+
+
+def cache_home() -> Path:
+    """Root of what can be made anew: $GLD_ROS_DATA/cache, $XDG_CACHE_HOME/gld_ros or ~/.cache."""
+    explicit = os.environ.get("GLD_ROS_DATA")
+    if explicit:
+        return Path(explicit).expanduser() / "cache"
+    xdg = os.environ.get("XDG_CACHE_HOME")
+    return (Path(xdg) if xdg else Path.home() / ".cache") / "gld_ros"

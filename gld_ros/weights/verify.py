@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from gld_ros.weights.bundle import BundleConfig, check_dtypes, read_bundle_config, resolve_bundle
 from gld_ros.weights.errors import WeightsError
 from gld_ros.weights.tensor_file import (
@@ -14,6 +12,7 @@ from gld_ros.weights.tensor_file import (
     read_layout,
     sha256_of,
 )
+from gld_ros.weights.without_storage import without_storage
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def _check_file(path: Path, config: BundleConfig) -> FileCheck:
     try:
         layout = read_layout(path)
         if name in config.module_names:
-            with torch.device("meta"):
+            with without_storage():
                 module = config.build_module(name)
             found = {key: shape for key, (shape, _) in layout.items()}
             check_coverage(module_layout(module), found, path.name)
