@@ -29,7 +29,7 @@ from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.diffusion.flow import time_grid, time_shift
 from gld_ros.diffusion.guidance import Branches, Guidance, guided_velocity
-from gld_ros.diffusion.presets import PRESETS, PresetName
+from gld_ros.diffusion.presets import PresetName, preset_of
 from gld_ros.diffusion.solvers import Known, SamplingStep, Solver, integrate
 from gld_ros.weights.bundle import BundleConfig
 from gld_ros.weights.statistics import LevelStatistics
@@ -69,8 +69,9 @@ def sampling_of(
     guidance_scale: float | None = None,
 ) -> Sampling:
     """What a preset means for a bundle; None takes the preset's steps and the bundle's scale."""
-    how = PRESETS[preset]
-    steps = how.steps(config.num_euler_points - 1) if num_steps is None else num_steps
+    own_steps = config.num_euler_points - 1
+    how = preset_of(preset, own_steps)
+    steps = how.steps(own_steps) if num_steps is None else num_steps
     scale = config.guidance_scale if guidance_scale is None else guidance_scale
     return Sampling(how.solver, steps, Guidance(scale))
 

@@ -165,10 +165,10 @@ def test_progress_covers_every_step_in_order(pipeline):
 
 @pytest.mark.parametrize(
     ("options", "steps"),
-    [({}, 12), ({"preset": "fast"}, 5), ({"preset": "fast", "num_steps": 2}, 2)],
+    [({}, 13), ({"preset": "fast"}, 5), ({"preset": "fast", "num_steps": 2}, 2)],
 )
 def test_a_preset_decides_the_steps_unless_they_are_given(tmp_path, options, steps):
-    config = replace(_config(cascade=False), num_euler_points=13)
+    config = replace(_config(cascade=False), num_euler_points=14)
     pipeline = NovelViewPipeline(_bundle(tmp_path / "bundle", config), device="cpu")
     seen = []
     views = pipeline(_request(**options), progress=seen.append)

@@ -25,11 +25,18 @@ class SamplerPreset:
     steps_share: float
 
     def steps(self, own: int) -> int:
-        """How many steps replace a bundle's `own`; at least two, of which the last is short."""
-        return max(min(own, 2), round(self.steps_share * own))
+        """How many steps replace a bundle's `own`."""
+        return max(1, round(self.steps_share * own))
 
+
+FEW_STEPS = 12  # of a bundle that no preset makes fewer: higher order needs steps to look back on
 
 PRESETS: dict[PresetName, SamplerPreset] = {
     "published": SamplerPreset("euler", 1.0),
     "fast": SamplerPreset("ab2", 0.4),
 }
+
+
+def preset_of(name: PresetName, own_steps: int) -> SamplerPreset:
+    """The preset of a name for a bundle with so many steps of its own."""
+    return PRESETS["published" if own_steps <= FEW_STEPS else name]

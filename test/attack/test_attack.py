@@ -118,8 +118,8 @@ def restore(attacker, parameters) -> None:
     for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
         attacker.change_state(transition)
     for _ in parameters:  # until all are back: what depends on others is refused before them
-        now = parameters_of(attacker)
-        changed = [p for p, present in zip(parameters, now, strict=True) if p != present]
+        now = {p.name: p for p in parameters_of(attacker)}  # more, where cameras were added
+        changed = [p for p in parameters if p != now[p.name]]
         if not changed:
             break
         request = SetParameters.Request(parameters=changed)

@@ -1,6 +1,6 @@
 """Named ways to sample."""
 
-from gld_ros.diffusion.presets import PRESET_NAMES, PRESETS
+from gld_ros.diffusion.presets import PRESET_NAMES, PRESETS, preset_of
 from gld_ros.diffusion.solvers import UPDATE_RULES
 
 
@@ -10,7 +10,11 @@ def test_every_name_has_a_preset_with_a_known_solver():
 
 
 def test_published_keeps_the_steps_of_the_bundle_and_fast_takes_fewer():
-    for own in (1, 2, 5, 10, 49):
-        assert PRESETS["published"].steps(own) == own
-        assert 1 <= PRESETS["fast"].steps(own) <= own
-    assert PRESETS["fast"].steps(49) < 25
+    for own in (1, 12, 13, 49):
+        assert preset_of("published", own).steps(own) == own
+    assert preset_of("fast", 13).steps(13) == 5
+    assert preset_of("fast", 49).steps(49) == 20
+
+
+def test_a_bundle_of_few_steps_is_sampled_as_published():
+    assert preset_of("fast", 12) == PRESETS["published"]

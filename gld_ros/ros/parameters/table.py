@@ -231,7 +231,8 @@ TABLE: tuple[Parameter, ...] = (
         "sampler.preset",
         "string",
         "published",
-        "How views are sampled: as the weights were published, or with fewer evaluations.",
+        "How views are sampled: as the weights were published, or with fewer evaluations (bundles "
+        "of at most 12 steps, such as the embedded one, stay as they are).",
         choices=PRESET_NAMES,
     ),
     Parameter(
