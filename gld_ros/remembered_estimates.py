@@ -32,7 +32,11 @@ def remembered_estimate(
     config: BundleConfig, shape: RunShape, *, dtype: torch.dtype, keep_weights: bool
 ) -> MemoryEstimate:
     """The estimate of `estimate_memory`, from an earlier run if there was one; raises alike."""
-    path = cache_home() / "estimates" / f"{_key(config, shape, dtype, keep_weights)}.json"
+    try:
+        folder = cache_home() / "estimates"
+    except RuntimeError:  # a user without a home
+        return estimate_memory(config, shape, dtype=dtype, keep_weights=keep_weights)
+    path = folder / f"{_key(config, shape, dtype, keep_weights)}.json"
     known = _read(path)
     if known is None:
         known = estimate_memory(config, shape, dtype=dtype, keep_weights=keep_weights)

@@ -1,6 +1,7 @@
 """Memory estimates of an earlier run."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,3 +81,13 @@ def test_nothing_is_kept_where_nothing_can_be_written(traced, tmp_path, monkeypa
     for _ in range(2):
         assert remembered_estimate(CONFIG, SHAPE, **FLOAT32).weights == {"backbone": 7}
     assert len(traced) == 2
+
+
+def test_a_user_without_a_home_gets_an_estimate(traced, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("GLD_ROS_DATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert remembered_estimate(CONFIG, SHAPE, **FLOAT32).weights == {"backbone": 7}
