@@ -30,6 +30,9 @@ GOAL_WAIT_S = 120.0
 MOST_BEHIND = 1  # keyframes that wait to be measured before the bag waits for them
 STANDSTILL_S = 120.0
 SCALE_UNRESOLVED = 906
+# Of the embedded bundle on its own tour: worse means that something is broken.
+MIN_GAIN_DB = 3.0
+MAX_DEPTH_ERROR = 0.1
 SPARSE_M = 1.0  # from a withheld picture to the nearest shown one
 
 
@@ -297,6 +300,8 @@ def _report(
     ]
     if node_code != 0:
         problems.append(f"gld_node ended with exit code {node_code}; see node.log")
+    if options.bag is None and options.bundle == "tiny":
+        problems += below_floors(figures)
     clouds = {}
     for topic, messages in arrived.clouds.items():
         points = np.concatenate([read_cloud(m).reshape(-1) for m in messages[-8:]])
@@ -333,6 +338,23 @@ def _report(
     (options.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     _print(summary, options.out, note, metric)
     return 1 if problems else 0
+
+
+def below_floors(figures: list[dict[str, Any]]) -> list[str]:
+    """What is worse than the embedded bundle does on its own tour, in words."""
+    found = []
+    views = [f for f in figures if "psnr_db" in f]
+    gain_db = np.mean([f["psnr_db"] - f["copy_nearest_psnr_db"] for f in views]) if views else 0.0
+    if gain_db < MIN_GAIN_DB:
+        found.append(f"views are {gain_db:.1f} dB above copying; {MIN_GAIN_DB:g} are expected")
+    errors = [f["depth"]["abs_rel"] for f in views if f.get("depth")]
+    if len(errors) < len(figures):
+        found.append(f"{len(errors)} of {len(figures)} goals have metric depth")
+    if errors and np.mean(errors) > MAX_DEPTH_ERROR:
+        found.append(
+            f"depth is off by {np.mean(errors):.1%}; {MAX_DEPTH_ERROR:.0%} at most are expected"
+        )
+    return found
 
 
 def _is_random(bundle: str) -> bool:

@@ -13,7 +13,7 @@ def test_published_keeps_the_steps_of_the_bundle_and_fast_takes_fewer():
     for own in (1, 12, 13, 49):
         assert preset_of("published", own).steps(own) == own
     assert preset_of("fast", 13).steps(13) == 5
-    assert preset_of("fast", 49).steps(49) == 20
+    assert preset_of("fast", 49).steps(49) == 18
 
 
 def test_a_bundle_of_few_steps_is_sampled_as_published():
