@@ -101,6 +101,26 @@ def test_a_signal_that_comes_twice_at_once_ends_a_busy_node_cleanly(ros_graph, n
             process.kill()
 
 
+def test_the_node_command_runs_an_active_node_on_the_topics_that_are_given(ros_graph):
+    from sensor_msgs.msg import CameraInfo, Image
+
+    ask = state_of(ros_graph)
+    camera = ros_graph.node("camera")
+    image = camera.create_publisher(Image, "/front/image_raw", 10)
+    info = camera.create_publisher(CameraInfo, "/front/camera_info", 10)
+    command = [sys.executable, "-m", "gld_ros.cli.main", "node", "--camera", "/front/image_raw"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            ros_graph.wait_for(lambda: ask() == "active", "the active node", 300.0)
+            ros_graph.wait_for(lambda: image.get_subscription_count(), "its images")
+            ros_graph.wait_for(lambda: info.get_subscription_count(), "its CameraInfo")
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60.0)
+            assert process.returncode == 0, errors
+        finally:
+            process.kill()
+
+
 # A model that is loading until the end of the process, which says when it began.
 LOADS_FOR_EVER = """
 import sys, time

@@ -1,0 +1,51 @@
+"""`gld-ros node`: what it hands to the node's process."""
+
+import pytest
+
+from gld_ros.cli.main import build_parser
+from gld_ros.cli.node import node_arguments
+
+
+def arguments_of(*typed):
+    return node_arguments(build_parser("node").parse_args(["node", *map(str, typed)]))
+
+
+def test_one_camera_gets_its_camera_info_from_beside_the_image():
+    words = arguments_of("--camera", "/front/image_raw", "--depth", "/front/depth/image")
+    assert "camera/image:=/front/image_raw" in words
+    assert "camera/camera_info:=/front/camera_info" in words
+    assert "camera/depth:=/front/depth/image" in words
+    assert "image_transport:=raw" in words
+    assert "autostart:=true" in words
+
+
+def test_several_compressed_cameras_have_names():
+    words = arguments_of("--camera", "front=/f/image/compressed", "rear=/r/image/compressed")
+    assert "camera_names:=[front, rear]" in words
+    assert "image_transport:=compressed" in words
+    assert "rear/image:=/r/image" in words
+    assert "rear/camera_info:=/r/camera_info" in words
+
+
+def test_what_is_set_comes_after_what_the_options_say(tmp_path):
+    file = tmp_path / "robot.yaml"
+    file.touch()
+    words = arguments_of("--params", file, "--policy", "none", "--set", "policy.type=topic")
+    assert words[:3] == ["--ros-args", "--params-file", str(file)]
+    assert "policy.type:=topic" in words
+    assert 'policy.type:="none"' not in words
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["--camera", "/a/image", "/b/image"], "need names of their own"),
+        (["--camera", "a=/a/image", "b=/b/image/compressed"], "some topics are compressed"),
+        (["--camera", "a=/a/image", "--depth", "/a/depth"], "no --camera has that name"),
+        (["--params", "/nowhere.yaml"], "there is no such file"),
+        (["--set", "policy.type"], "NAME=VALUE is needed"),
+    ],
+)
+def test_what_clashes_is_told(typed, words):
+    with pytest.raises(ValueError, match=words):
+        arguments_of(*typed)
