@@ -88,12 +88,8 @@ class Attacker:
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self.diagnostics_s: list[float] = []  # when they came, steady
-        self.node.create_subscription(
-            DiagnosticArray,
-            "/diagnostics",
-            lambda message: self.diagnostics_s.append(time.monotonic()),
-            10,
-        )
+        self.levels: dict[str, int] = {}  # the newest, by name
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._diagnosed, 10)
         self._clients = {
             name: self.node.create_client(kind, f"/gld/{name}") for name, kind in SERVICES.items()
         }
@@ -114,6 +110,10 @@ class Attacker:
         self.leave_static_tf()
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
+
+    def _diagnosed(self, message: DiagnosticArray) -> None:
+        self.diagnostics_s.append(time.monotonic())
+        self.levels |= {status.name: ord(status.level) for status in message.status}
 
     def _spin(self) -> None:
         with contextlib.suppress(ExternalShutdownException):
@@ -191,15 +191,24 @@ class Attacker:
 
     # -- a good robot -----------------------------------------------------------------------------
 
-    def drive(self, start_m: float, frames: int = 8, step_m: float = 0.1) -> float:
-        """Send good images, CameraInfo and TF along x; returns where the drive ends."""
+    def drive(
+        self,
+        start_m: float,
+        frames: int = 8,
+        step_m: float = 0.1,
+        frame_id: str = "camera_optical",
+    ) -> float:
+        """Send good images, CameraInfo and TF along x; returns where the drive ends.
+
+        Images of another `frame_id` than the default have no pose.
+        """
         noise = np.random.default_rng(0).integers(0, 256, (*HW, 3), dtype=np.uint8)
         for _ in range(frames):
             start_m += step_m
             stamp_ns = self.node.get_clock().now().nanoseconds
             sent = transform_message(pose(start_m), "odom", "camera_optical", stamp_ns, rclpy_type)
             self.tf.publish(TFMessage(transforms=[sent]))
-            header = make_header(stamp_ns, "camera_optical", rclpy_type)
+            header = make_header(stamp_ns, frame_id, rclpy_type)
             self.infos.publish(camera_info_message(K_PX, HW, header, rclpy_type))
             self.images.publish(image_message(noise, "rgb8", header))
             time.sleep(0.1)

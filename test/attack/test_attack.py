@@ -42,6 +42,7 @@ MANY_TARGETS = 100_000
 SEED = int(os.environ.get("GLD_ATTACK_SEED", "0"))
 MINUTES = float(os.environ.get("GLD_ATTACK_MINUTES", "10"))  # of the long set
 MANY_ROUNDS = 8
+OK = 0  # of diagnostics
 FULL_DISK_BYTES = 2**20
 
 
@@ -112,6 +113,15 @@ def normal_goal(attacker) -> None:
     assert len(result.views.views) == 1
 
 
+def lost_robot(attacker) -> None:
+    """While no image can be placed, diagnostics do not say that all is well."""
+    deadline_s = time.monotonic() + 60.0
+    attacker.levels.clear()  # what the attack left
+    while attacker.levels.get("gld: tf", OK) == OK:
+        assert time.monotonic() < deadline_s, f"nothing is placed, and levels are {attacker.levels}"
+        attacker.drive(0.0, frame_id="a_frame_without_transforms")
+
+
 def restore(attacker, parameters) -> None:
     """Withdraw latched transforms, give the node its parameters back, and bring it up."""
     from lifecycle_msgs.msg import Transition
@@ -168,6 +178,7 @@ def rounds(node, attacker, scratch, numbers, cases, record, *, hardships=False):
         pauses_s = [b - a for a, b in itertools.pairwise(times_s)]
         assert max(pauses_s) <= PAUSE_S, f"no diagnostics for {max(pauses_s):.1f} s"
         restore(attacker, parameters)
+        lost_robot(attacker)
         normal_goal(attacker)
         memories.append(node.memory_mb())
         print(
