@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from gld_ros.diffusion.presets import PRESET_NAMES
+from gld_ros.cli._sampling_arguments import add_preset_argument
 
 _DESCRIPTION = """\
 Runs a bundle on synthetic images and prints one JSON object: median, fastest and slowest seconds
@@ -34,12 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument("--references", type=int, default=2, help="default: 2")
     parser.add_argument("--targets", type=int, default=2, help="default: 2")
-    parser.add_argument(
-        "--preset",
-        default="published",
-        choices=PRESET_NAMES,
-        help="how views are sampled (default: published)",
-    )
+    add_preset_argument(parser)
     parser.add_argument("--steps", type=int, help="sampling steps (default: the preset's)")
     parser.add_argument(
         "--compile",

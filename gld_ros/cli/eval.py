@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from gld_ros.diffusion.presets import PRESET_NAMES
+from gld_ros.cli._sampling_arguments import add_preset_argument
 
 _DESCRIPTION = """\
 Shows the model some frames of every scene (references), withholds others (targets), lets it imagine
@@ -78,12 +78,7 @@ def add_parser(
         "--size", type=_size, metavar="WxH", help="image size (default: the bundle's best)"
     )
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "--preset",
-        default="published",
-        choices=PRESET_NAMES,
-        help="how views are sampled (default: published)",
-    )
+    add_preset_argument(model)
     model.add_argument("--steps", type=int, help="sampling steps (default: the preset's)")
     model.add_argument("--guidance", type=float, help="guidance scale (default: the bundle's)")
     model.add_argument(

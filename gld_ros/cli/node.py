@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from gld_ros.cli._parameter_arguments import add_parameter_arguments
-from gld_ros.diffusion.presets import PRESET_NAMES
+from gld_ros.cli._sampling_arguments import add_preset_argument
 
 _DESCRIPTION = """\
 Run the node, configured and active at once, on the image topics of a camera or several. CameraInfo
@@ -54,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="where automatic views are (default: look_around); none: goals only",
     )
     parser.add_argument("--frame", default="odom", help="frame of the poses (default: odom)")
-    parser.add_argument("--preset", default="published", choices=PRESET_NAMES, help="of sampling")
+    add_preset_argument(parser)
     parser.add_argument("--sim-time", action="store_true", help="take time from /clock")
     add_parameter_arguments(parser)
     return parser
