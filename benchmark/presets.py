@@ -21,6 +21,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -138,7 +139,7 @@ class HeldOutRooms:
         self.true_features = self._features(true)
 
     def latent(self, plan: Plan) -> Tensor:
-        """The targets' latents (B, T, C, h, w) of a plan."""
+        """The latents (B, V, C, h, w) of a plan."""
         latent = self.noise
         for step in sample(
             self.denoiser,
@@ -150,8 +151,7 @@ class HeldOutRooms:
             solver=plan.solver,
         ):
             latent = step.latent
-        self._last = latent
-        return latent[:, REFERENCES:]
+        return latent
 
     @torch.no_grad()
     def decoded(self, latents: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,9 +168,9 @@ class HeldOutRooms:
     def figures(self, plan: Plan) -> tuple[Tensor, Tensor, float, float]:
         """Target latents, log-depth, sharpness and energy distance of a plan."""
         latent = self.latent(plan)
-        rgb, log_depth = self.decoded(self._last)
-        distance = energy_distance(self._features(self._last), self.true_features)
-        return latent, log_depth, sharpness(rgb), distance
+        rgb, log_depth = self.decoded(latent)
+        distance = energy_distance(self._features(latent), self.true_features)
+        return latent[:, REFERENCES:], log_depth, sharpness(rgb), distance
 
     def _features(self, latent: Tensor) -> Tensor:
         features = latent[:, REFERENCES:].flatten(3).mT.flatten(0, 2)
@@ -261,7 +261,7 @@ def speed(model: str, views: int, grid_hw: tuple[int, int], scale: float, repeat
     }
     chosen = plans(scale, PUBLISHED_STEPS)[: len(PRESETS)]
     for plan in chosen:
-        runs[plan.name] = lambda plan=plan: run_preset(plan)  # type: ignore[misc]
+        runs[plan.name] = partial(run_preset, plan)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     results: dict[str, Tensor] = {}
     for _ in tqdm(range(repeats), unit="turn", disable=None):

@@ -93,9 +93,9 @@ class SwiGlu(nn.Module):
 def pad_gated_widths(module: nn.Module, multiple: int) -> None:
     """Widen every SwiGlu inside, in place, to a multiple of hidden channels; what is added is zero.
 
-    Outputs stay the same but for rounding: silu(0) * 0 = 0. Tensor cores multiply sides that are
-    no multiple of eight several times slower (the head of GLD has 5461). For inference: the module
-    no longer fits its checkpoint.
+    Outputs stay the same but for rounding: silu(0) * 0 = 0. A GPU takes slower kernels for sides
+    that are no multiple of eight (the head of GLD has 5461). For inference: the module no longer
+    fits its checkpoint.
     """
     for layer in module.modules():
         if not isinstance(layer, SwiGlu):

@@ -14,7 +14,7 @@ is looked for beside each image topic, as camera drivers publish it. Ctrl-C ends
 
   gld-ros node --camera /front/image_raw
   gld-ros node --camera /front/image_raw --depth /front/aligned_depth_to_color/image_raw
-  gld-ros node --camera front=/front/image_raw rear=/rear/image_raw/compressed --frame map
+  gld-ros node --camera front=/front/image_raw rear=/rear/image_raw --frame map
   gld-ros play recording/ --clock     and beside it     gld-ros node --camera /image --sim-time
 
 Views are on /gld/predicted/color/image, clouds on /gld/observed/points and /gld/predicted/points.
