@@ -3,7 +3,7 @@
 import pytest
 
 from gld_ros.cli.main import build_parser
-from gld_ros.cli.node import node_arguments
+from gld_ros.cli.node import _DESCRIPTION, node_arguments
 
 
 def arguments_of(*typed):
@@ -49,3 +49,11 @@ def test_what_is_set_comes_after_what_the_options_say(tmp_path):
 def test_what_clashes_is_told(typed, words):
     with pytest.raises(ValueError, match=words):
         arguments_of(*typed)
+
+
+def test_the_examples_of_its_help_are_accepted():
+    examples = [words.split() for words in _DESCRIPTION.split("gld-ros node ")[1:]]
+    assert len(examples) == 4
+    for words in examples:
+        end = next((i for i, word in enumerate(words) if word in ("gld-ros", "Views")), len(words))
+        assert arguments_of(*words[:end])[0] == "--ros-args"
