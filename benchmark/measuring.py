@@ -2,16 +2,16 @@
 
 Run: `OMP_NUM_THREADS=1 python benchmark/measuring.py SCENE_FOLDER ...`. Each block of keyframes is
 measured with its neighbours among all frames of the folder, then checked across the block. Prints
-a row per scene before and after the check, and how confidence orders the errors. `--robustness`
-adds rows with disturbed poses and images; `--speed` times the fast sweep against the one written
+per scene a row of what would be published of single images, and one with what the others of the
+block say. Coverage is of pixels whose depth is known. `--robustness` adds rows with disturbed poses
+and images; `--speed` times the fast sweep against the one written
 to be read, alternately in one process.
 """
 
 import argparse
-import itertools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -20,9 +20,11 @@ import torch
 from scipy.spatial.transform import Rotation, Slerp
 
 from gld_ros.geometry.crop_resize import resized_intrinsics
+from gld_ros.mapping.measurements import FARTHEST, NEAREST, PARTNERS
+from gld_ros.measuring.confidence import SURE
 from gld_ros.measuring.consistency import MeasuredImage, consistent
 from gld_ros.measuring.depth_range import depth_range
-from gld_ros.measuring.frames import FloatArray, PosedImage
+from gld_ros.measuring.frames import FloatArray, MeasuredDepth, PosedImage
 from gld_ros.measuring.measure import MeasuringParameters, measure_depth
 from gld_ros.measuring.neighbours import choose_neighbours
 from gld_ros.measuring.reference import reference_depth
@@ -31,7 +33,6 @@ from gld_ros.scenes.recording import Recording
 
 WINDOW = 12  # frames on either side that may serve as neighbours
 TYPICAL_DEPTH_M = 2.5  # where corners say nothing
-CONFIDENCE_EDGES = (0.3, 0.5, 0.7, 0.8, 0.9, 1.01)
 
 
 @dataclass(frozen=True)
@@ -97,70 +98,80 @@ def _person(height: int, width: int) -> np.ndarray:
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
+def keyframe_blocks(
+    recording: Recording, disturbance: Disturbance, arguments: argparse.Namespace
+) -> Iterator[tuple[dict[int, PosedImage], list[int]]]:
+    """Blocks of keyframes spread over a recording: the frames around each, and its indices."""
+    length = arguments.keyframes * arguments.stride
+    starts = np.linspace(WINDOW // 2, len(recording) - length, arguments.blocks).astype(int)
+    for start in starts:
+        keyframes = list(range(start, start + length, arguments.stride))
+        wanted = range(max(0, start - WINDOW), min(len(recording), keyframes[-1] + WINDOW + 1))
+        yield disturbed_frames(recording, wanted, disturbance, arguments.width), keyframes
+
+
+def search_arguments(
+    frames: dict[int, PosedImage], i: int
+) -> tuple[list[PosedImage], MeasuringParameters]:
+    """Neighbours of a keyframe among the frames around it, and the range searched, as live."""
+    around = [frame for j, frame in frames.items() if 0 < abs(j - i) <= WINDOW]
+    found = depth_range(frames[i], [frames[j] for j in (i - 3, i + 3) if j in frames])
+    typical_m = found.typical_m if found else TYPICAL_DEPTH_M
+    parameters = MeasuringParameters(depth_range_m=(NEAREST * typical_m, FARTHEST * typical_m))
+    return choose_neighbours(frames[i], around, typical_m, PARTNERS), parameters
+
+
 def measure_block(frames: dict[int, PosedImage], keyframes: list[int]) -> list[MeasuredImage]:
     """The keyframes, each measured with neighbours among the frames around it."""
-    measured = []
-    for i in keyframes:
-        around = [frame for j, frame in frames.items() if 0 < abs(j - i) <= WINDOW]
-        found = depth_range(frames[i], [frames[j] for j in (i - 3, i + 3) if j in frames])
-        typical_m = found.typical_m if found else TYPICAL_DEPTH_M
-        parameters = MeasuringParameters()
-        if found:
-            parameters = replace(parameters, depth_range_m=(found.near_m, found.far_m))
-        neighbours = choose_neighbours(frames[i], around, typical_m)
-        measured.append(MeasuredImage(frames[i], measure_depth(frames[i], neighbours, parameters)))
-    return measured
+    return [
+        MeasuredImage(frames[i], measure_depth(frames[i], *search_arguments(frames, i)))
+        for i in keyframes
+    ]
+
+
+def depth_on_grid(recording: Recording, i: int, image_hw: tuple[int, int]) -> FloatArray:
+    """A frame's true depth (h, w) at another size; NaN where unknown."""
+    depth_m = recording.load(i).depth_m
+    if depth_m is None:
+        return np.full(image_hw, np.nan)
+    depth_m = cv2.resize(depth_m, image_hw[::-1], interpolation=cv2.INTER_NEAREST)
+    return np.where(depth_m > 0, depth_m, np.nan)
 
 
 def row(name: str, depth_m: FloatArray, true_m: FloatArray) -> str:
-    """Coverage of all pixels and the errors of those with a true depth."""
-    error = np.abs(depth_m - true_m) / true_m
+    """Coverage of the pixels with a true depth, and their errors."""
+    known = np.isfinite(true_m)
+    if not known.any():
+        return f"{name:42s} measured {np.isfinite(depth_m).mean():6.1%}  nothing to compare"
+    error = np.abs(depth_m[known] / true_m[known] - 1)
+    coverage = np.isfinite(error).mean()
     error = error[np.isfinite(error)]
     if len(error) == 0:
-        return f"{name:42s} coverage {np.isfinite(depth_m).mean():6.1%}  nothing to compare"
+        return f"{name:42s} coverage {coverage:6.1%}"
     return (
-        f"{name:42s} coverage {np.isfinite(depth_m).mean():6.1%}  median {np.median(error):6.2%}  "
+        f"{name:42s} coverage {coverage:6.1%}  median {np.median(error):6.2%}  "
         f"mean {error.mean():6.2%}  over 20 %: {(error > 0.2).mean():6.2%}"
     )
 
 
 def judge(recording: Recording, disturbance: Disturbance, arguments: argparse.Namespace) -> None:
     """Print what is measured of a recording's blocks of keyframes."""
-    single, checked, true, confidences = [], [], [], []
-    length = arguments.keyframes * arguments.stride
-    starts = np.linspace(WINDOW // 2, len(recording) - length, arguments.blocks).astype(int)
-    for start in starts:
-        keyframes = list(range(start, start + length, arguments.stride))
-        wanted = range(max(0, start - WINDOW), min(len(recording), keyframes[-1] + WINDOW + 1))
-        frames = disturbed_frames(recording, wanted, disturbance, arguments.width)
+    single, published, true = [], [], []
+    for frames, keyframes in keyframe_blocks(recording, disturbance, arguments):
         block = measure_block(frames, keyframes)
-        for k, image in enumerate(block):
-            sensor_m = recording.load(keyframes[k]).depth_m
-            if sensor_m is None:
-                continue
-            hw = image.frame.image_hw
-            sensor_m = cv2.resize(sensor_m, hw[::-1], interpolation=cv2.INTER_NEAREST)
-            true.append(np.where(sensor_m > 0, sensor_m, np.nan).ravel())
-            single.append(image.measured.depth_m.ravel())
-            joined = consistent(image, [other for other in block if other is not image])
-            checked.append(joined.depth_m.ravel())
-            confidences.append(joined.confidence.ravel())
+        for i, image in zip(keyframes, block, strict=True):
+            true.append(depth_on_grid(recording, i, image.frame.image_hw).ravel())
+            single.append(_sure(image.measured))
+            published.append(_sure(consistent(image, [o for o in block if o is not image])))
     name = f"{recording.scene_id} {disturbance.name}".strip()
-    true_m, checked_m = np.concatenate(true), np.concatenate(checked)
+    true_m = np.concatenate(true)
     print(row(f"{name}: one image", np.concatenate(single), true_m), flush=True)
-    print(row(f"{name}: consistent", checked_m, true_m), flush=True)
-    if disturbance.name:
-        return
-    confidence = np.concatenate(confidences)
-    error = np.abs(checked_m - true_m) / true_m
-    for low, high in itertools.pairwise(CONFIDENCE_EDGES):
-        at = np.isfinite(error) & (confidence >= low) & (confidence < high)
-        if at.any():
-            print(
-                f"    confidence {low:.1f}..{min(high, 1.0):.1f}: {at.sum() / at.size:6.1%} of "
-                f"pixels, median {np.median(error[at]):6.2%}, "
-                f"over 5 %: {(error[at] > 0.05).mean():6.1%}"
-            )
+    print(row(f"{name}: with others", np.concatenate(published), true_m), flush=True)
+
+
+def _sure(measured: MeasuredDepth) -> FloatArray:
+    """Depth (N,) of an image where it would be published."""
+    return np.where(measured.confidence >= SURE, measured.depth_m, np.nan).ravel()
 
 
 def time_both(recording: Recording, arguments: argparse.Namespace) -> None:
@@ -168,9 +179,7 @@ def time_both(recording: Recording, arguments: argparse.Namespace) -> None:
     middle = len(recording) // 2
     wanted = range(max(0, middle - WINDOW), min(len(recording), middle + WINDOW + 1))
     frames = disturbed_frames(recording, wanted, Disturbance(""), arguments.width)
-    parameters = MeasuringParameters()
-    around = [frame for j, frame in frames.items() if j != middle]
-    neighbours = choose_neighbours(frames[middle], around, TYPICAL_DEPTH_M)
+    neighbours, parameters = search_arguments(frames, middle)
     actions: dict[str, Callable[[], object]] = {
         "fast": lambda: measure_depth(frames[middle], neighbours, parameters),
         "reference": lambda: reference_depth(
@@ -197,7 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scenes", nargs="+", type=Path, help="scene folders, or folders of them")
     parser.add_argument("--blocks", type=int, default=2, help="of keyframes, spread over a scene")
-    parser.add_argument("--keyframes", type=int, default=5, help="of one block")
+    parser.add_argument("--keyframes", type=int, default=9, help="of one block")
     parser.add_argument("--stride", type=int, default=2, help="frames between keyframes")
     parser.add_argument("--width", type=int, default=320, help="largest width of images, pixels")
     parser.add_argument("--robustness", action="store_true", help="disturb poses and images, too")

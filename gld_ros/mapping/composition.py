@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gld_ros.mapping.scale import ScaleState
+from gld_ros.measuring.confidence import SURE
 from gld_ros.measuring.joining import join_view
 from gld_ros.measuring.rendering import RenderedView
 from gld_ros.measuring.scale_field import AlignedDepth, aligned_depth
-from gld_ros.measuring.surfaces import Surface, enlarged_depth
+from gld_ros.measuring.surfaces import Surface, enlarged_depth, sure_depth
 from gld_ros.view_request import View
 
 FloatArray = NDArray[np.floating[Any]]
@@ -33,10 +34,10 @@ class ComposedView:
 
 
 def measured_on_grid(surface: Surface | None, image_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """Measured depth of a real image at the size of its view; NaN where nothing is measured."""
+    """Measured depth of a real image at the size of its view; NaN where it is not SURE."""
     if surface is None:
         return np.full(image_hw, np.nan, np.float32)
-    return enlarged_depth(surface.depth_m, image_hw)
+    return enlarged_depth(sure_depth(surface), image_hw)
 
 
 def completed_view(
@@ -45,10 +46,11 @@ def completed_view(
     """A reference view: its measured depth, and elsewhere the model's, aligned to it."""
     image_hw = (view.depth.shape[0], view.depth.shape[1])
     measured_m = measured_on_grid(surface, image_hw)
-    measured = np.isfinite(measured_m)
     weight = np.zeros(image_hw, np.float32)
     if surface is not None:
-        weight = cv2.resize(surface.confidence, image_hw[::-1], interpolation=cv2.INTER_LINEAR)
+        size = image_hw[::-1]
+        weight = cv2.resize(surface.confidence, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    measured = np.isfinite(measured_m)
     aligned = _aligned(view, measured_m, np.where(measured, weight, 0.0), scale)
     confidence = np.where(measured, weight, np.nan_to_num(view.confidence, nan=0.0))
     depth_m = np.where(measured, measured_m, _within(aligned, max_error))
@@ -59,13 +61,15 @@ def composed_view(
     view: View, rendered: RenderedView, scale: ScaleState, max_error: float
 ) -> ComposedView:
     """A target view: measured surfaces as rendered into it, and the model's view elsewhere."""
-    aligned = _aligned(view, rendered.depth_m, rendered.weight, scale)
+    sure_m = np.where(rendered.weight >= SURE, rendered.depth_m, np.float32(np.nan))
+    aligned = _aligned(view, sure_m, rendered.weight, scale)
     kept = replace(aligned, depth_m=_within(aligned, max_error))
     joined = join_view(rendered, view.rgb, kept)
     confidence = np.where(joined.measured, rendered.weight, np.nan_to_num(view.confidence, nan=0.0))
-    return ComposedView(
-        joined.color, joined.depth_m, confidence.astype(np.float32), joined.measured
-    )
+    # Pixels that are less than sure keep the colour that cameras saw, and no depth.
+    unsure = joined.measured & (rendered.weight < SURE)
+    depth_m = np.where(unsure, np.float32(np.nan), joined.depth_m)
+    return ComposedView(joined.color, depth_m, confidence.astype(np.float32), joined.measured)
 
 
 def _aligned(

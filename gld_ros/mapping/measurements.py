@@ -38,7 +38,7 @@ LATER_PARTNERS = 3  # images of the ring that follow a keyframe before it is mea
 CONFIRMERS = 8  # measured keyframes that one is compared with
 SCENE_KEYFRAMES = 24  # nearest to a target, of which the view is rendered
 # Depths that are searched, as multiples of the scene's typical depth.
-NEAREST, FARTHEST = 0.2, 6.0
+NEAREST, FARTHEST = 0.1, 6.0
 _RING_STEP = 0.01  # of the typical depth, or this many radians, between images of the ring
 _MIN_CORNERS = 12  # that give a first idea of the scene's depth
 _UNKNOWN_DEPTH_M = 2.0  # where even those are missing: a room
@@ -413,10 +413,7 @@ def _nearest(result: _Result, others: Sequence[_Result]) -> list[_Result]:
 def _confirmed(result: _Result, others: Sequence[_Result]) -> _Result:
     """A result with those of its stereo measurements that others share; a depth camera's stay."""
     confirmers = _nearest(result, others)
-    stereo = nothing_measured(result.raw.frame.image_hw, "stereo")
-    if confirmers:
-        agreeing = min(2, len(confirmers))
-        stereo = consistent(result.raw, [o.raw for o in confirmers], agreeing)
+    stereo = consistent(result.raw, [o.raw for o in confirmers])
     camera = result.camera_depth
     if camera is not None:
         seen = np.isfinite(camera.depth_m)

@@ -31,7 +31,7 @@ from gld_ros.mapping.provenance import (
 )
 from gld_ros.mapping.scale import ScaleState
 from gld_ros.measuring.rendering import RenderedView, choose_sources, render_surfaces
-from gld_ros.measuring.surfaces import MeasuredScene, Surface, resized_K
+from gld_ros.measuring.surfaces import MeasuredScene, Surface, resized_K, sure_depth
 from gld_ros.view_request import NovelViews, View
 
 FloatArray = NDArray[np.floating[Any]]
@@ -373,7 +373,7 @@ def _judges(
     return [
         seen_surface(
             DepthView(
-                s.depth_m,
+                sure_depth(s),
                 resized_K(s.K_px, s.image.shape[:2], s.depth_m.shape),
                 s.T_fixed_cam,
             ),

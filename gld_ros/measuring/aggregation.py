@@ -30,13 +30,20 @@ def _both_ways(cost: Tensor, grey: Tensor) -> Tensor:
     jump = torch.full_like(values, JUMP_PENALTY)
     jump[1:] = JUMP_PENALTY / (1.0 + (values[1:] - values[:-1]).abs() / EDGE_GREY)
     jump.clamp_(min=SMALL_STEP_PENALTY)
-    path = both[0]
-    for line in range(1, len(both)):
-        lowest = path.amin(dim=1, keepdim=True)
-        best = torch.minimum(path, lowest + jump[line].unsqueeze(1))
-        stepped = path + SMALL_STEP_PENALTY
-        torch.minimum(best[:, 1:], stepped[:, :-1], out=best[:, 1:])
-        torch.minimum(best[:, :-1], stepped[:, 1:], out=best[:, :-1])
+    # Every buffer and view is made once: at these sizes making them is what takes the time.
+    lines, jumps = both.unbind(0), jump.unsqueeze(2).unbind(0)
+    path = lines[0]
+    best, stepped = torch.empty_like(path), torch.empty_like(path)
+    best_before, best_after = best[:, :-1], best[:, 1:]
+    stepped_before, stepped_after = stepped[:, :-1], stepped[:, 1:]
+    lowest, jumped = torch.empty_like(path[:, :1]), torch.empty_like(path[:, :1])
+    for line, jump_here in zip(lines[1:], jumps[1:], strict=True):
+        torch.amin(path, dim=1, keepdim=True, out=lowest)
+        torch.add(lowest, jump_here, out=jumped)
+        torch.minimum(path, jumped, out=best)
+        torch.add(path, SMALL_STEP_PENALTY, out=stepped)
+        torch.minimum(best_after, stepped_before, out=best_after)
+        torch.minimum(best_before, stepped_after, out=best_before)
         # Without the lowest so far, sums stay as small as single costs.
-        path = both[line].add_(best.sub_(lowest))
+        path = line.add_(best.sub_(lowest))
     return both[:, 0] + both[:, 1].flip(0)

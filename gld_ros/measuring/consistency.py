@@ -1,7 +1,7 @@
 """Agreement between measured images: a surface that one image shows must be there in others.
 
 Owns the check and the joining of measurements of one surface. What moves between images agrees
-with none and is dropped.
+with none, others look through it, and it is dropped.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gld_ros.geometry.poses import invert_rigid
+from gld_ros.measuring.confidence import POSSIBLE, confirmed_confidence
 from gld_ros.measuring.frames import FloatArray, MeasuredDepth, PosedImage
 
 RELATIVE_TOLERANCE = 0.04  # of depth, within which two measurements are one surface
-ALONE = 0.2  # of the confidence stays with what too few others confirm
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,19 +25,42 @@ class MeasuredImage:
     measured: MeasuredDepth
 
 
-def consistent(
-    reference: MeasuredImage,
-    others: Sequence[MeasuredImage],
-    min_agreeing: int = 2,
-    tolerance: float = RELATIVE_TOLERANCE,
-) -> MeasuredDepth:
-    """The reference's measurements that other measured images confirm, averaged with theirs.
+@dataclass(frozen=True, eq=False)
+class Votes:
+    """What other images say of N measured pixels of one, in row-major order of these pixels."""
 
-    A pixel stays when another measured the same surface within `tolerance` of its depth, and more
-    of them do than look through it at something farther. Its depth becomes the mean over itself and
-    those that agree, weighted by confidence; with fewer than `min_agreeing` of them it keeps only
-    ALONE of its confidence. Nothing is added.
+    agreeing: NDArray[np.int64]  # images that measured the same surface
+    looking_through: NDArray[np.int64]  # that measured something clearly farther there
+    hiding: NDArray[np.int64]  # that measured something clearly nearer there
+    mean_m: FloatArray  # depth over the image itself and those that agree
+
+
+def consistent(reference: MeasuredImage, others: Sequence[MeasuredImage]) -> MeasuredDepth:
+    """The reference's measurements as others confirm them, averaged with theirs.
+
+    Confidence becomes the probability given what all of them measured. A pixel goes when as many
+    look through it as agree with it (what moves), or when it is no longer POSSIBLE. Nothing is
+    added.
     """
+    rows, columns = np.nonzero(np.isfinite(reference.measured.depth_m))
+    votes = votes_of(reference, others)
+    certainty = confirmed_confidence(
+        reference.measured.confidence[rows, columns],
+        votes.agreeing,
+        votes.looking_through,
+        votes.hiding,
+    )
+    contradicted = (votes.looking_through > 0) & (votes.looking_through >= votes.agreeing)
+    kept = ~contradicted & (certainty >= POSSIBLE)
+    at = rows[kept], columns[kept]
+    depth_m = np.full(reference.measured.depth_m.shape, np.nan, np.float32)
+    confidence = np.zeros(depth_m.shape, np.float32)
+    depth_m[at], confidence[at] = votes.mean_m[kept], certainty[kept]
+    return MeasuredDepth(depth_m, confidence, reference.measured.source)
+
+
+def votes_of(reference: MeasuredImage, others: Sequence[MeasuredImage]) -> Votes:
+    """What the others say of the reference's measured pixels."""
     depth_m = reference.measured.depth_m
     rows, columns = np.nonzero(np.isfinite(depth_m))
     own_m = depth_m[rows, columns].astype(np.float64)
@@ -45,8 +68,7 @@ def consistent(
     rays = _rays(reference.frame, rows, columns)
     weight = own_confidence.copy()
     total = own_confidence * own_m
-    agreeing = np.zeros(len(rows), np.int64)
-    contradicting = np.zeros(len(rows), np.int64)
+    agreeing, looking_through, hiding = np.zeros((3, len(rows)), np.int64)
     for other in others:
         T_other_reference = invert_rigid(other.frame.T_fixed_cam) @ reference.frame.T_fixed_cam
         direction = rays @ T_other_reference[:3, :3].T  # of one metre of the reference's depth
@@ -57,20 +79,16 @@ def consistent(
             # The reference's depth at which its ray meets the other's measurement.
             as_reference_m = (there_m - offset[2]) / direction[:, 2]
             error = (there_m - points[:, 2]) / points[:, 2]
-            same = np.abs(error) <= tolerance
+            same = np.abs(error) <= RELATIVE_TOLERANCE
         agreeing += same
-        contradicting += error > 2 * tolerance
+        looking_through += error > 2 * RELATIVE_TOLERANCE
+        hiding += error < -2 * RELATIVE_TOLERANCE
         # Where the ray runs along the other's image plane its depth says nothing about ours.
-        usable = same & (np.abs(as_reference_m - own_m) <= tolerance * own_m)
+        usable = same & (np.abs(as_reference_m - own_m) <= RELATIVE_TOLERANCE * own_m)
         total[usable] += confidence[usable] * as_reference_m[usable]
         weight[usable] += confidence[usable]
-    kept = (agreeing >= 1) & (agreeing > contradicting)
-    own_confidence[agreeing < min_agreeing] *= ALONE
-    joined = np.full(depth_m.shape, np.nan, np.float32)
-    certainty = np.zeros(depth_m.shape, np.float32)
-    joined[rows[kept], columns[kept]] = (total / weight.clip(min=1e-9))[kept]
-    certainty[rows[kept], columns[kept]] = own_confidence[kept]
-    return MeasuredDepth(joined, certainty, reference.measured.source)
+    mean_m = total / weight.clip(min=1e-9)
+    return Votes(agreeing, looking_through, hiding, mean_m)
 
 
 def _rays(frame: PosedImage, rows: NDArray[np.integer], columns: NDArray[np.integer]) -> FloatArray:

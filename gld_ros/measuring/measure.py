@@ -22,9 +22,10 @@ from gld_ros.geometry.crop_resize import (
 )
 from gld_ros.geometry.poses import invert_rigid
 from gld_ros.measuring.aggregation import semi_global
+from gld_ros.measuring.confidence import POSSIBLE, FoundSurface, surface_confidence
 from gld_ros.measuring.frames import FloatArray, MeasuredDepth, PosedImage, nothing_measured
 from gld_ros.measuring.levels import GreyImage, grey_image, level_hw
-from gld_ros.measuring.sweep import matching_cost
+from gld_ros.measuring.sweep import matching_cost, seen_by_any
 from gld_ros.measuring.winner import lowest_cost, margin_over_others
 
 
@@ -35,7 +36,6 @@ class MeasuringParameters:
     depth_range_m: tuple[float, float] = (0.4, 12.0)  # nearest and farthest surface looked for
     max_image_hw: tuple[int, int] = (240, 320)  # larger images are measured at this size
     planes: int = 64  # of the coarsest level, evenly spaced in inverse depth
-    min_confidence: float = 0.3  # pixels below are not measured
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -62,8 +62,6 @@ _EXCLUDED_PLANES = 3
 # What a finer level without a minimum of its own leaves of the coarser one's curvature: costs over
 # half the spacing bend a quarter as much.
 _LESS_SHARP = 0.25
-# Correlation, margin and curvature beyond which a winner is as sure as it can be.
-_ALIKE, _UNIQUE, _SHARP = 0.4, 0.15, 0.04
 # Islands of fewer pixels, whose depth differs from their surroundings' by more than a step of
 # logarithmic depth, are dropped.
 _SPECKLE_PIXELS, _SPECKLE_STEP, _NO_STEP = 60, 0.05, -32768
@@ -75,9 +73,7 @@ class _Surface:
 
     inverse_depth: Tensor  # (h, w)
     margin: Tensor  # (h, w) of the coarsest level's winner
-    correlation: Tensor  # (h, w) ZNCC at the winner
     curvature: Tensor  # (h, w) of the cost at the winner, per squared spacing
-    seen: Tensor  # (h, w) bool: by any neighbour
 
 
 def measure_depth(
@@ -90,19 +86,18 @@ def measure_depth(
     """
     if not neighbours:
         return nothing_measured(reference.image_hw, "stereo")
-    surface = _search(reference, neighbours, parameters)
-    confidence = _confidence(surface)
-    inverse_depth = surface.inverse_depth.cpu().numpy()
-    certainty = confidence.cpu().numpy()
-    kept = (certainty >= parameters.min_confidence) & ~_speckles(inverse_depth)
-    depth_m = np.where(kept, 1.0 / inverse_depth, np.nan).astype(np.float32)
-    return _on_grid_of(reference, depth_m, np.where(kept, certainty, 0.0).astype(np.float32))
+    surface = find_surface(reference, neighbours, parameters)
+    confidence = surface_confidence(surface)
+    kept = (confidence >= POSSIBLE) & ~_speckles(surface.inverse_depth)
+    depth_m = np.where(kept, 1.0 / surface.inverse_depth, np.nan).astype(np.float32)
+    return _on_grid_of(reference, depth_m, np.where(kept, confidence, 0.0).astype(np.float32))
 
 
-def _search(
+@torch.inference_mode()
+def find_surface(
     reference: PosedImage, neighbours: Sequence[PosedImage], parameters: MeasuringParameters
-) -> _Surface:
-    """The surface with the lowest cost, level by level."""
+) -> FoundSurface:
+    """The surface with the lowest cost, level by level, at one neighbour or more."""
     near_m, far_m = parameters.depth_range_m
     nearest_w, farthest_w = 1.0 / near_m, 1.0 / far_m
     plane_spacing = (nearest_w - farthest_w) / (parameters.planes - 1)
@@ -110,6 +105,7 @@ def _search(
         invert_rigid(neighbour.T_fixed_cam) @ reference.T_fixed_cam for neighbour in neighbours
     ]
     surface: _Surface | None = None
+    images: list[GreyImage] = []
     for level in _LEVELS:
         images = [
             grey_image(
@@ -132,7 +128,13 @@ def _search(
             images, T_neighbour_reference, hypotheses, spacing, level.window_radius, surface
         )
     assert surface is not None  # there are levels
-    return surface
+    seen = seen_by_any(images[0], images[1:], T_neighbour_reference, surface.inverse_depth)
+    return FoundSurface(
+        surface.inverse_depth.cpu().numpy(),
+        surface.margin.cpu().numpy(),
+        surface.curvature.cpu().numpy(),
+        seen.cpu().numpy(),
+    )
 
 
 def _search_level(
@@ -145,9 +147,7 @@ def _search_level(
 ) -> _Surface:
     """The winner among hypotheses (D, h, w) or (D, 1, 1) of inverse depth."""
     reference = images[0]
-    cost, seen = matching_cost(
-        reference, images[1:], T_neighbour_reference, hypotheses, window_radius
-    )
+    cost = matching_cost(reference, images[1:], T_neighbour_reference, hypotheses, window_radius)
     aggregated = semi_global(cost, reference.grey)
     winner = lowest_cost(aggregated)
     if coarser is None:
@@ -164,27 +164,12 @@ def _search_level(
         curvature = torch.where(
             inside, winner.curvature, _LESS_SHARP * _enlarge(coarser.curvature, reference.hw)
         )
-    at_winner = index[None]
-    found = hypotheses.expand_as(cost).gather(0, at_winner)[0]
+    found = hypotheses.expand_as(cost).gather(0, index[None])[0]
     return _Surface(
         inverse_depth=found + spacing * (position - index),
         margin=margin,
-        correlation=1.0 - 2.0 * cost.gather(0, at_winner)[0],
         curvature=curvature,
-        seen=seen.gather(0, at_winner)[0],
     )
-
-
-def _confidence(surface: _Surface) -> Tensor:
-    """How sure each pixel is (h, w), in [0, 1]: all of likeness, uniqueness and a sharp minimum.
-
-    Where each is full was read off recordings with known depth: errors fall with uniqueness and
-    sharpness over the whole range, with likeness only at its low end.
-    """
-    alike = (surface.correlation / _ALIKE).clamp(0.0, 1.0)
-    unique = (surface.margin / _UNIQUE).clamp(0.0, 1.0)
-    sharp = (surface.curvature / _SHARP).clamp(0.0, 1.0)
-    return torch.where(surface.seen, (alike * unique * sharp) ** (1 / 3), 0.0)
 
 
 def _on_grid_of(

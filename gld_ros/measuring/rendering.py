@@ -42,7 +42,8 @@ class RenderedView:
 
     color: NDArray[np.uint8]  # (H, W, 3) RGB, black where nothing was measured
     depth_m: FloatImage  # z-depth; NaN where nothing was measured
-    weight: FloatImage  # [0, 1], 0 where nothing was measured; low where one poor view stands alone
+    # [0, 1]: probability that depth is right, as far as the surfaces' own; 0 where nothing is
+    weight: FloatImage
 
     @property
     def covered(self) -> NDArray[np.bool_]:
@@ -78,7 +79,7 @@ def render_surfaces(
     depth_m = enlarged_depth(depth, image_hw)
     color, color_weight = blended_colour(used, depth_m, K_px, T_fixed_cam)
     covered = np.isfinite(depth_m) & (color_weight > 0)
-    weight = cv2.resize(weight, image_hw[::-1], interpolation=cv2.INTER_LINEAR)
+    weight = cv2.resize(weight, image_hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     return RenderedView(
         color=np.where(covered[..., None], color, np.uint8(0)),
         depth_m=np.where(covered, depth_m, np.float32(np.nan)),
@@ -239,18 +240,18 @@ def _fused_depth(
         with np.errstate(invalid="ignore"):
             inverse = np.where(same, 1.0 / candidates, 0.0)
         mean = same.sum(0) / inverse.sum(0)
-        agree, through = _votes(surfaces, pixels[:, open_pixels], mean, K_px, T_fixed_cam)
+        agree, through, surest = _votes(surfaces, pixels[:, open_pixels], mean, K_px, T_fixed_cam)
         holds = (agree > 0) & (agree >= through)
         at = open_pixels[holds]
         depth.reshape(-1)[at] = mean[holds]
-        weight.reshape(-1)[at] = agree[holds] / (agree[holds] + through[holds] + 1.0)
+        weight.reshape(-1)[at] = (surest * agree / (agree + through).clip(min=1e-9))[holds]
         open_pixels = open_pixels[~holds]
         flat[:, open_pixels] = np.where(same[:, ~holds], np.inf, candidates[:, ~holds])
     known = np.isfinite(depth)
     known &= ~_speckle(known)
     return (
         np.where(known, depth, np.float32(np.nan)),
-        np.where(known, np.minimum(weight * 1.5, 1.0), np.float32(0.0)),
+        np.where(known, weight, np.float32(0.0)),
     )
 
 
@@ -275,10 +276,13 @@ def _votes(
     depth_m: FloatArray,
     K_px: FloatArray,
     T_fixed_cam: FloatArray,
-) -> tuple[FloatImage, FloatImage]:
-    """Per point (N,): confidence of the surfaces that agree, and of those that looked through."""
+) -> tuple[FloatImage, FloatImage, FloatImage]:
+    """Per point (N,): confidence of the surfaces that agree, of those that look through, summed.
+
+    Third: the highest confidence of one that agrees.
+    """
     agree = np.zeros(pixels.shape[1], np.float32)
-    through = np.zeros(pixels.shape[1], np.float32)
+    through, surest = np.zeros_like(agree), np.zeros_like(agree)
     for surface in surfaces:
         K_depth = resized_K(surface.K_px, surface.image.shape[:2], surface.depth_m.shape)
         linear, offset = projection(K_px, T_fixed_cam, K_depth, surface.T_fixed_cam)
@@ -293,9 +297,11 @@ def _votes(
         confidence = surface.confidence[row, column]
         with np.errstate(invalid="ignore"):
             ratio = z[at] / seen
-            agree[at] += confidence * (np.abs(ratio - 1) <= SAME_SURFACE)
+            same = np.abs(ratio - 1) <= SAME_SURFACE
+            agree[at] += confidence * same
+            surest[at] = np.maximum(surest[at], confidence * same)
             through[at] += confidence * (ratio < 1 - LOOKED_THROUGH)
-    return agree, through
+    return agree, through, surest
 
 
 def _empty(image_hw: tuple[int, int]) -> RenderedView:

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from gld_ros.measuring.confidence import SURE
+
 FloatArray = NDArray[np.floating[Any]]
 FloatImage = NDArray[np.float32]
 
@@ -44,6 +46,11 @@ class MeasuredScene:
         """Whether no pixel is measured."""
         surfaces = [*self.surfaces, *(s for s in self.references if s is not None)]
         return not any(np.isfinite(surface.depth_m).any() for surface in surfaces)
+
+
+def sure_depth(surface: Surface) -> FloatImage:
+    """Depth (h, w) of a surface where it may be published; NaN elsewhere."""
+    return np.where(surface.confidence >= SURE, surface.depth_m, np.float32(np.nan))
 
 
 def without_gaps(surface: Surface) -> Surface:

@@ -8,6 +8,7 @@ some of them. Plane sweep: Collins, "A space-sweep approach to true multi-image 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,10 @@ from gld_ros.measuring.levels import GreyImage
 NEUTRAL_COST = 0.5  # of a hypothesis that no neighbour sees: neither for nor against
 # Added to the variance of windows, in grey values squared: without it the noise of plain walls
 # would correlate as strongly as texture.
-TEXTURE_FLOOR = 4.0
-_HIDDEN = 2.0  # cost of a neighbour that does not see: above every other
+TEXTURE_FLOOR = 1.0
+# Cost of a neighbour that does not see: above every sum of others, and a power of two, so that
+# sums of it and of costs can be told apart again.
+_HIDDEN = 64.0
 _NEAREST_Z = 1e-3  # metres before a neighbour's camera; nearer projections mean nothing
 # Values per tensor: what one step writes the next one finds in the cache.
 _CPU_CHUNK = 48 * 1024
@@ -43,22 +46,26 @@ class _Projection:
     far: tuple[Tensor, Tensor, Tensor]  # (h, w) each: x, y in [-z, z] of its image, and z
     offset: tuple[float, float, float]
 
+    def __call__(self, inverse_depth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x, y and z of points at inverse depths (d, h, w) or (d, 1, 1)."""
+        x, y, z = (
+            torch.add(far, inverse_depth, alpha=offset)
+            for far, offset in zip(self.far, self.offset, strict=True)
+        )
+        return x, y, z
+
 
 def box_mean(values: Tensor, radius: int) -> Tensor:
     """Mean over (2 radius + 1)^2 windows of (B, h, w); the border is repeated outwards."""
-    if radius == 0:
-        return values
-    height, width = values.shape[-2:]
     span = 2 * radius + 1
-    # Sums of shifted views: several times faster on a CPU than average pooling.
+    if values.device.type == "cpu":
+        # Thirty times as fast as torch's pooling there.
+        mean = torch.empty_like(values)
+        for image, result in zip(values.numpy(), mean.numpy(), strict=True):
+            cv2.blur(image, (span, span), dst=result, borderType=cv2.BORDER_REPLICATE)
+        return mean
     padded = F.pad(values, (radius, radius, radius, radius), mode="replicate")
-    rows = padded[..., :height, :] + padded[..., 1 : height + 1, :]
-    for k in range(2, span):
-        rows += padded[..., k : k + height, :]
-    total = rows[..., :width] + rows[..., 1 : width + 1]
-    for k in range(2, span):
-        total += rows[..., k : k + width]
-    return total.mul_(1.0 / span**2)
+    return F.avg_pool2d(padded, span, stride=1)
 
 
 def matching_cost(
@@ -67,12 +74,11 @@ def matching_cost(
     T_neighbour_reference: Sequence[FloatArray],
     inverse_depth: Tensor,
     radius: int,
-) -> tuple[Tensor, Tensor]:
-    """Cost (D, h, w) in [0, 1] of inverse depths (D, h, w) or (D, 1, 1), and if any sees them.
+) -> Tensor:
+    """Cost (D, h, w) in [0, 1] of inverse depths (D, h, w) or (D, 1, 1).
 
     Cost is (1 - ZNCC) / 2 averaged over the better half of the neighbours in whose images the
-    surface falls; NEUTRAL_COST where there is none. The second result is bool (D, h, w). The order
-    of neighbours does not matter.
+    surface falls; NEUTRAL_COST where there is none. The order of neighbours does not matter.
     """
     windows = _windows(reference.grey, radius)
     projections = [
@@ -80,20 +86,30 @@ def matching_cost(
         for neighbour, T in zip(neighbours, T_neighbour_reference, strict=True)
     ]
     height, width = reference.hw
-    shape = (len(inverse_depth), height, width)
     on_cpu = inverse_depth.device.type == "cpu"
     planes = max(1, _CPU_CHUNK // (height * width)) if on_cpu else len(inverse_depth)
-    cost = torch.empty(shape, device=inverse_depth.device)
-    seen = torch.empty(shape, dtype=torch.bool, device=inverse_depth.device)
-    for start in range(0, len(inverse_depth), planes):
-        part = slice(start, start + planes)
-        costs = [_cost(windows, p, inverse_depth[part], radius) for p in projections]
-        cost[part], seen[part] = better_half_mean(costs)
-    return cost, seen
+    cost = torch.empty((len(inverse_depth), height, width), device=inverse_depth.device)
+    for part, into in zip(inverse_depth.split(planes), cost.split(planes), strict=True):
+        _better_half_mean([_cost(windows, p, part, radius) for p in projections], into)
+    return cost
 
 
-def better_half_mean(costs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean of the lower half of costs at each place, hidden ones left out, and if any is left.
+def seen_by_any(
+    reference: GreyImage,
+    neighbours: Sequence[GreyImage],
+    T_neighbour_reference: Sequence[FloatArray],
+    inverse_depth: Tensor,
+) -> Tensor:
+    """Whether surfaces at inverse depths (h, w) fall into a neighbour's image: bool (h, w)."""
+    seen = torch.zeros(reference.hw, dtype=torch.bool, device=inverse_depth.device)
+    for neighbour, T in zip(neighbours, T_neighbour_reference, strict=True):
+        x, y, z = _projection(neighbour, T, reference)(inverse_depth[None])
+        seen |= (torch.maximum(x.abs(), y.abs()) <= z)[0]
+    return seen
+
+
+def _better_half_mean(costs: Sequence[Tensor], mean: Tensor) -> None:
+    """Write the mean of the lower half of costs at each place, hidden ones left out.
 
     Of n costs the lowest ceil(n / 2), or as many of those as see the place.
     """
@@ -105,14 +121,15 @@ def better_half_mean(costs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
             kept[k + 1] = torch.maximum(kept[k], kept[k + 1])
             kept[k] = low
         kept.pop()
-    total = torch.zeros_like(kept[0])
-    count = torch.zeros_like(kept[0])
-    for cost in kept:
-        seen = cost < _HIDDEN
-        total += torch.where(seen, cost, 0.0)
-        count += seen
-    mean = torch.where(count > 0, total / count.clamp(min=1.0), NEUTRAL_COST)
-    return mean, count > 0
+    total = kept[0].clone()
+    for cost in kept[1:]:
+        total += cost
+    # Sums instead of comparisons: these take several times as long.
+    hidden = torch.mul(total, 1 / _HIDDEN).floor_()
+    total.add_(hidden, alpha=-_HIDDEN)
+    nobody = torch.mul(hidden, 1 / len(kept)).floor_()
+    torch.div(total, hidden.neg_().add_(len(kept)).clamp_(min=1.0), out=mean)
+    mean.add_(nobody, alpha=NEUTRAL_COST)
 
 
 def _windows(grey: Tensor, radius: int) -> _Windows:
@@ -142,13 +159,12 @@ def _projection(
 
 def _cost(windows: _Windows, projection: _Projection, w: Tensor, radius: int) -> Tensor:
     """Cost (d, h, w) of hypotheses for one neighbour; _HIDDEN where they fall outside its image."""
-    x, y, z = (
-        torch.add(far, w, alpha=offset)
-        for far, offset in zip(projection.far, projection.offset, strict=True)
-    )
-    outside = (x.abs() > z).logical_or_(y.abs() > z).logical_or_(z < _NEAREST_Z)
+    x, y, z = projection(w)
+    outside = torch.maximum(x.abs(), y.abs()).sub_(z).gt_(0.0)
     divisor = z.clamp_(min=_NEAREST_Z).reciprocal_()
-    grid = torch.stack([x.mul_(divisor), y.mul_(divisor)], dim=-1)
+    grid = torch.empty((*x.shape, 2), device=x.device)
+    torch.mul(x, divisor, out=grid[..., 0])
+    torch.mul(y, divisor, out=grid[..., 1])
     image = projection.image.expand(len(x), *projection.image.shape[1:])
     maps = torch.empty((3, *x.shape), device=x.device)
     maps[0] = F.grid_sample(image, grid, padding_mode="border", align_corners=True)[:, 0]
@@ -158,5 +174,5 @@ def _cost(windows: _Windows, projection: _Projection, w: Tensor, radius: int) ->
     covariance = of_products.addcmul_(mean, windows.mean, value=-1.0)
     variance = of_squares.addcmul_(mean, mean, value=-1.0).clamp_(min=0.0).add_(TEXTURE_FLOOR)
     correlation = covariance.mul_(windows.scale).mul_(variance.rsqrt_())
-    cost = correlation.mul_(-0.5).add_(0.5).clamp_(0.0, 1.0)
-    return cost.masked_fill_(outside, _HIDDEN)
+    cost = correlation.mul_(-0.5).add_(0.5)
+    return cost.add_(outside, alpha=2 * _HIDDEN).clamp_(0.0, _HIDDEN)

@@ -19,13 +19,23 @@ class Winner:
 
 def lowest_cost(cost: Tensor) -> Winner:
     """The winner of costs (D, h, w), D >= 3, with the vertex of a parabola through three costs."""
-    index = cost.argmin(dim=0)
+    index = _first_lowest(cost)
     inner = index.clamp(1, cost.shape[0] - 2)
     before, at, after = (cost.gather(0, (inner + k)[None])[0] for k in (-1, 0, 1))
     curvature = torch.where(inner == index, before - 2.0 * at + after, 0.0)
     vertex = 0.5 * (before - after) / curvature.clamp(min=_FLAT)
     fraction = torch.where(curvature > _FLAT, vertex, 0.0).clamp(-0.5, 0.5)
     return Winner(index, index + fraction, curvature)
+
+
+def _first_lowest(cost: Tensor) -> Tensor:
+    """cost.argmin(0) of (D, h, w): several times faster on a CPU, and the first on every device."""
+    lowest = cost[0]
+    index = torch.zeros(cost.shape[1:], dtype=torch.int64, device=cost.device)
+    for k in range(1, len(cost)):
+        index.masked_fill_(cost[k] < lowest, k)
+        lowest = torch.minimum(lowest, cost[k])
+    return index
 
 
 def margin_over_others(cost: Tensor, index: Tensor, excluded: int) -> Tensor:

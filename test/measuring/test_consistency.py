@@ -4,19 +4,22 @@ import numpy as np
 import pytest
 from textured_planes import HW, K_PX, camera_at, plane_depth, plane_image
 
-from gld_ros.measuring.consistency import ALONE, MeasuredImage, consistent
+from gld_ros.measuring.consistency import MeasuredImage, consistent
 from gld_ros.measuring.depth_camera import depth_camera
 from gld_ros.measuring.frames import MeasuredDepth
 
 IMAGE = np.full((1440, 1440), 128.0)
 
 
-def measured_at(x_m: float, depth_m: float, error: float = 0.0) -> MeasuredImage:
+def measured_at(
+    x_m: float, depth_m: float, error: float = 0.0, confidence: float = 1.0
+) -> MeasuredImage:
     """A plane at `depth_m`, measured with a relative error."""
     T = camera_at(x_m)
     depth = (plane_depth(T, depth_m) * (1 + error)).astype(np.float32)
     return MeasuredImage(
-        plane_image(T, depth_m, IMAGE), MeasuredDepth(depth, np.ones_like(depth), "stereo")
+        plane_image(T, depth_m, IMAGE),
+        MeasuredDepth(depth, np.full_like(depth, confidence), "stereo"),
     )
 
 
@@ -33,10 +36,16 @@ def test_what_one_confirms_and_one_looks_through_is_dropped() -> None:
     assert np.isnan(joined.depth_m[:, 10:-10]).all()  # where both look
 
 
-def test_what_only_one_other_confirms_keeps_little_confidence() -> None:
-    joined = consistent(measured_at(0, 2.0), [measured_at(0.1, 2.0), measured_at(20.0, 2.0)])
-    assert joined.coverage > 0.8
-    assert joined.confidence.max() == pytest.approx(ALONE)
+def test_confidence_grows_with_the_images_that_agree_and_falls_with_those_that_do_not() -> None:
+    def confidence(*others: MeasuredImage) -> float:
+        joined = consistent(measured_at(0, 2.0, confidence=0.7), others)
+        return float(joined.confidence[HW[0] // 2, HW[1] // 2])
+
+    agree = [measured_at(x, 2.0) for x in (0.05, -0.05, 0.1)]
+    through = measured_at(-0.1, 4.0)
+    assert confidence(*agree[:1]) > confidence()
+    assert confidence(*agree) > confidence(*agree[:1])
+    assert 0 < confidence(*agree, through) < confidence(*agree)
 
 
 def test_what_others_look_through_is_dropped() -> None:

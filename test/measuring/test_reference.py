@@ -8,7 +8,7 @@ from gld_ros.measuring.aggregation import semi_global
 from gld_ros.measuring.levels import grey_image
 from gld_ros.measuring.measure import MeasuringParameters, measure_depth
 from gld_ros.measuring.reference import reference_cost, reference_depth, reference_semi_global
-from gld_ros.measuring.sweep import matching_cost
+from gld_ros.measuring.sweep import NEUTRAL_COST, matching_cost, seen_by_any
 
 
 def test_cost_equals_the_reference() -> None:
@@ -16,7 +16,7 @@ def test_cost_equals_the_reference() -> None:
     places = (camera_at(), camera_at(-0.2), camera_at(0.3, 0.1, yaw_deg=8.0), camera_at(z_m=0.3))
     frames = [plane_image(T, 2.0, values) for T in places]
     inverse_depths = np.linspace(0.2, 1.2, 5)
-    cost, _ = matching_cost(
+    cost = matching_cost(
         grey_image(frames[0], HW, "cpu"),
         [grey_image(frame, HW, "cpu") for frame in frames[1:]],
         [np.linalg.inv(T) for T in places[1:]],  # the reference stands at the origin
@@ -37,11 +37,22 @@ def test_forty_copies_of_a_neighbour_cost_what_one_does() -> None:
     images = [grey_image(frame, HW, "cpu") for frame in (reference, neighbour)]
     T = np.linalg.inv(camera_at(-0.2))
     depths = torch.linspace(0.2, 1.2, 3)[:, None, None]
-    once, seen_once = matching_cost(images[0], images[1:], [T], depths, 2)
-    often, seen_often = matching_cost(images[0], images[1:] * 40, [T] * 40, depths, 2)
-    torch.testing.assert_close(often, once)
-    assert torch.equal(seen_often, seen_once)
-    assert not seen_once.all()
+    once = matching_cost(images[0], images[1:], [T], depths, 2)
+    often = matching_cost(images[0], images[1:] * 40, [T] * 40, depths, 2)
+    torch.testing.assert_close(often, once, atol=2e-5, rtol=0)
+    assert (once == NEUTRAL_COST).any()  # where the neighbour does not see the plane
+
+
+def test_what_no_neighbour_sees_is_known() -> None:
+    images = [
+        grey_image(plane_image(T, 2.0, texture()), HW, "cpu")
+        for T in (camera_at(), camera_at(-0.2))
+    ]
+    T = np.linalg.inv(camera_at(-0.2))
+    plane = torch.full(HW, 0.5)
+    seen = seen_by_any(images[0], images[1:], [T], plane)
+    assert 0.5 < seen.float().mean() < 1
+    assert not seen_by_any(images[0], images[1:], [T], plane * 1e6).all()  # behind the neighbour
 
 
 def test_aggregation_equals_the_reference() -> None:

@@ -1,0 +1,135 @@
+"""How likely measured depth is right: the probability that it lies within 10 % of the truth.
+
+A logistic model of what the search saw of a pixel (`surface_confidence`) and of what other measured
+images say about it (`confirmed_confidence`). Its coefficients were fitted to recordings with known
+depth by `python benchmark/measuring_confidence.py`, which also prints how far probabilities and
+shares of right pixels are apart on recordings that were left out.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gld_ros.measuring.frames import FloatArray
+
+RIGHT_WITHIN = 0.1  # of the true depth
+# Probability from which measured depth is published, and from which a pixel counts as measured: it
+# may give a target view its colour, and it has a vote on others.
+SURE, POSSIBLE = 0.7, 0.3
+
+# Margins below come from noise on plain walls and from images without parallax.
+_LEAST_MARGIN = 0.02
+# Beside a jump of depth windows see both sides, and the nearer one wins on either: the larger the
+# jump and the nearer, the likelier a wrong pixel. Radii are pixels of the measured size.
+_NEAR_JUMP_PX, _FAR_JUMP_PX = 4, 8
+_NEVER = 1e-3  # nothing is more certain than this, either way
+_SMALL_JUMP_LOG = 0.1  # of depth; larger ones count apart
+
+SURFACE_TERMS = (
+    ("one", 5.93),
+    ("log margin", 0.39),
+    ("log curvature", 0.47),
+    ("small jump to something farther", -4.84),
+    ("large jump to something farther", -3.18),
+    ("small jump to something nearer", -2.75),
+    ("large jump to something nearer", -2.01),
+    ("jump close by", -12.48),
+)
+VIEW_TERMS = (
+    ("one", 0.09),
+    ("own log odds", 0.75),
+    ("one image agrees", 0.59),
+    ("a second one", 0.38),
+    ("four", 0.78),
+    ("images that look through it", -0.5),
+    ("images that see something before it", -0.32),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class FoundSurface:
+    """What the search found at each pixel; arrays (h, w) on the grid of the finest level."""
+
+    inverse_depth: NDArray[np.float32]  # 1 / metres
+    margin: NDArray[np.float32]  # cost of the next best depth minus that of the best
+    curvature: NDArray[np.float32]  # second difference of the cost at the best depth
+    seen: NDArray[np.bool_]  # by any neighbour
+
+    @property
+    def told_apart(self) -> NDArray[np.bool_]:
+        """Where the images tell one depth from others (h, w)."""
+        return self.seen & (self.margin >= _LEAST_MARGIN)
+
+
+def surface_confidence(surface: FoundSurface) -> NDArray[np.float32]:
+    """Probability (h, w) that each depth is right by itself; 0 where images cannot tell."""
+    weights = np.array([weight for _, weight in SURFACE_TERMS], np.float32)
+    log_odds = np.tensordot(weights, surface_evidence(surface), 1)
+    return np.where(surface.told_apart, _probability(log_odds), 0.0).astype(np.float32)
+
+
+def surface_evidence(surface: FoundSurface) -> NDArray[np.float32]:
+    """SURFACE_TERMS (terms, h, w) of a surface."""
+    far, near = _jumps(surface.inverse_depth, _FAR_JUMP_PX)
+    close_far, close_near = _jumps(surface.inverse_depth, _NEAR_JUMP_PX)
+    return np.stack(
+        [
+            np.ones_like(far),
+            np.log(surface.margin.clip(0.003, 0.3)),
+            np.log(surface.curvature.clip(0.001, 0.2)),
+            far.clip(max=_SMALL_JUMP_LOG),
+            (far - _SMALL_JUMP_LOG).clip(0.0, 0.5),
+            near.clip(max=_SMALL_JUMP_LOG),
+            (near - _SMALL_JUMP_LOG).clip(0.0, 0.5),
+            (close_far + close_near).clip(max=2 * _SMALL_JUMP_LOG),
+        ]
+    )
+
+
+def confirmed_confidence(
+    confidence: FloatArray,
+    agreeing: NDArray[np.integer],
+    looking_through: NDArray[np.integer],
+    hiding: NDArray[np.integer],
+) -> NDArray[np.float32]:
+    """Probabilities (N,) of single images with the evidence of others, as counts (N,) of images.
+
+    `looking_through` measured something clearly farther there, `hiding` something clearly nearer.
+    """
+    weights = np.array([weight for _, weight in VIEW_TERMS])
+    return _probability(weights @ view_evidence(confidence, agreeing, looking_through, hiding))
+
+
+def view_evidence(
+    confidence: FloatArray,
+    agreeing: NDArray[np.integer],
+    looking_through: NDArray[np.integer],
+    hiding: NDArray[np.integer],
+) -> FloatArray:
+    """VIEW_TERMS (terms, N) of single images' probabilities and counts (N,)."""
+    own = np.asarray(confidence, np.float64).clip(_NEVER, 1.0 - _NEVER)
+    return np.stack(
+        [
+            np.ones_like(own),
+            np.log(own / (1.0 - own)),
+            agreeing >= 1,
+            agreeing >= 2,
+            agreeing >= 4,
+            looking_through.clip(max=2),
+            hiding.clip(max=2),
+        ]
+    ).astype(np.float64)
+
+
+def _jumps(inverse_depth: NDArray[np.float32], radius: int) -> tuple[FloatArray, FloatArray]:
+    """Logarithm of how much farther and how much nearer depth gets within a radius, (h, w) each."""
+    window = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+    farthest = cv2.erode(inverse_depth, window)
+    nearest = cv2.dilate(inverse_depth, window)
+    return np.log(inverse_depth / farthest), np.log(nearest / inverse_depth)
+
+
+def _probability(log_odds: FloatArray) -> NDArray[np.float32]:
+    return (1.0 / (1.0 + np.exp(-log_odds))).astype(np.float32)
