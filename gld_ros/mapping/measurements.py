@@ -28,7 +28,7 @@ from gld_ros.measuring.depth_camera import depth_camera
 from gld_ros.measuring.frames import MeasuredDepth, PosedImage, nothing_measured
 from gld_ros.measuring.measure import MeasuringParameters, measure_depth
 from gld_ros.measuring.neighbours import choose_neighbours
-from gld_ros.measuring.surfaces import MeasuredScene, Surface
+from gld_ros.measuring.surfaces import MeasuredScene, Surface, sure_depth
 
 MEASURED_HW = (240, 320)  # keyframes are measured at most at this size
 RING = 24  # recent images per camera
@@ -56,8 +56,8 @@ class _Result:
 
     @cached_property
     def coverage(self) -> float:
-        """Share of the keyframe's pixels that are measured."""
-        return float(np.isfinite(self.surface.depth_m).mean())
+        """Share of the keyframe's pixels whose measured depth may be published."""
+        return float(np.isfinite(sure_depth(self.surface)).mean())
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,7 @@ class RenderedView:
 
     color: NDArray[np.uint8]  # (H, W, 3) RGB, black where nothing was measured
     depth_m: FloatImage  # z-depth; NaN where nothing was measured
-    # [0, 1]: probability that depth is right, as far as the surfaces' own; 0 where nothing is
-    weight: FloatImage
+    weight: FloatImage  # probability that depth is right; 0 where nothing was measured
 
     @property
     def covered(self) -> NDArray[np.bool_]:
