@@ -4,8 +4,8 @@ Run: `OMP_NUM_THREADS=1 python benchmark/measuring.py SCENE_FOLDER ...`. Each bl
 measured with its neighbours among all frames of the folder, then checked across the block. Prints
 per scene a row of what would be published of single images, and one with what the others of the
 block say. Coverage is of pixels whose depth is known. `--robustness` adds rows with disturbed poses
-and images; `--speed` times the fast sweep against the one written
-to be read, alternately in one process.
+and images; `--speed` times the fast sweep against the one written to be read, alternately in one
+process.
 """
 
 import argparse

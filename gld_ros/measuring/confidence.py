@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 from gld_ros.measuring.frames import FloatArray
 
@@ -67,7 +68,7 @@ def surface_confidence(surface: FoundSurface) -> NDArray[np.float32]:
     """Probability (h, w) that each depth is right by itself; 0 where images cannot tell."""
     weights = np.array([weight for _, weight in SURFACE_TERMS], np.float32)
     log_odds = np.tensordot(weights, surface_evidence(surface), 1)
-    return np.where(surface.told_apart, _probability(log_odds), 0.0).astype(np.float32)
+    return np.where(surface.told_apart, expit(log_odds), 0.0).astype(np.float32)
 
 
 def surface_evidence(surface: FoundSurface) -> NDArray[np.float32]:
@@ -99,7 +100,8 @@ def confirmed_confidence(
     `looking_through` measured something clearly farther there, `hiding` something clearly nearer.
     """
     weights = np.array([weight for _, weight in VIEW_TERMS])
-    return _probability(weights @ view_evidence(confidence, agreeing, looking_through, hiding))
+    log_odds = weights @ view_evidence(confidence, agreeing, looking_through, hiding)
+    return np.asarray(expit(log_odds), np.float32)
 
 
 def view_evidence(
@@ -113,7 +115,7 @@ def view_evidence(
     return np.stack(
         [
             np.ones_like(own),
-            np.log(own / (1.0 - own)),
+            logit(own),
             agreeing >= 1,
             agreeing >= 2,
             agreeing >= 4,
@@ -129,7 +131,3 @@ def _jumps(inverse_depth: NDArray[np.float32], radius: int) -> tuple[FloatArray,
     farthest = cv2.erode(inverse_depth, window)
     nearest = cv2.dilate(inverse_depth, window)
     return np.log(inverse_depth / farthest), np.log(nearest / inverse_depth)
-
-
-def _probability(log_odds: FloatArray) -> NDArray[np.float32]:
-    return (1.0 / (1.0 + np.exp(-log_odds))).astype(np.float32)

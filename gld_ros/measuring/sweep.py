@@ -21,8 +21,8 @@ NEUTRAL_COST = 0.5  # of a hypothesis that no neighbour sees: neither for nor ag
 # Added to the variance of windows, in grey values squared: without it the noise of plain walls
 # would correlate as strongly as texture.
 TEXTURE_FLOOR = 1.0
-# Cost of a neighbour that does not see: above every sum of others, and a power of two, so that
-# sums of it and of costs can be told apart again.
+# Cost of a neighbour that does not see: above the sum of all others (fewer than 64), and a power of
+# two, so that sums of it and of costs can be told apart again.
 _HIDDEN = 64.0
 _NEAREST_Z = 1e-3  # metres before a neighbour's camera; nearer projections mean nothing
 # Values per tensor: what one step writes the next one finds in the cache.
@@ -127,7 +127,7 @@ def _better_half_mean(costs: Sequence[Tensor], mean: Tensor) -> None:
     # Sums instead of comparisons: these take several times as long.
     hidden = torch.mul(total, 1 / _HIDDEN).floor_()
     total.add_(hidden, alpha=-_HIDDEN)
-    nobody = torch.mul(hidden, 1 / len(kept)).floor_()
+    nobody = torch.sub(hidden, len(kept) - 1).clamp_(min=0.0)
     torch.div(total, hidden.neg_().add_(len(kept)).clamp_(min=1.0), out=mean)
     mean.add_(nobody, alpha=NEUTRAL_COST)
 
