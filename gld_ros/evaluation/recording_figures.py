@@ -21,7 +21,7 @@ from gld_ros.mapping.frames import FloatArray
 from gld_ros.mapping.provenance import Provenance
 
 METHODS = ("composite", "measured, inpainted", "model alone", "copy nearest", "mean colour")
-_PARTS = ("all", "measured", "not measured")
+_PARTS = ("all", "measured", "not measured", "seen, not measured", "hidden")
 
 
 def recording_figures(run: RecordingRun) -> dict[str, Any]:
@@ -33,6 +33,7 @@ def recording_figures(run: RecordingRun) -> dict[str, Any]:
         "withheld": len(run.withheld),
         "rejected": [frame.rejection for frame in run.withheld if frame.rejection],
         "metric_goals": sum(frame.depth_m is not None for frame in run.withheld),
+        "hidden_share": _mean([f.hidden.mean() for f in run.withheld]),
         "measured_share": _mean([_measured(f).mean() for f in run.withheld]),
         "psnr_db": {m: _psnr_by_part(run.withheld, m) for m in METHODS},
         "target_depth": {
@@ -55,20 +56,20 @@ def figures_table(figures: dict[str, Any]) -> str:
         f"{figures['recording']}: {figures['frames_shown']} frames shown, "
         f"{figures['keyframes']} keyframes, {figures['withheld']} withheld, "
         f"{figures['metric_goals']} with metric depth, {figures['measured_share'] or 0:.1%} of "
-        "their pixels measured",
-        f"{'PSNR, dB':22s}" + "".join(f"{part:>14s}" for part in _PARTS),
+        f"their pixels measured, {figures['hidden_share'] or 0:.1%} hidden",
+        f"{'PSNR, dB':22s}" + "".join(f"{part:>20s}" for part in _PARTS),
     ]
     for method, parts in figures["psnr_db"].items():
-        cells = "".join(f"{_number(parts[part], '.2f'):>14s}" for part in _PARTS)
+        cells = "".join(f"{_number(parts[part], '.2f'):>20s}" for part in _PARTS)
         lines.append(f"{method:22s}{cells}")
-    lines.append(f"{'depth as published':22s}{'coverage':>10s}{'median':>10s}{'mean':>10s}  >20 %")
+    lines.append(f"{'depth as published':28s}{'coverage':>10s}{'median':>10s}{'mean':>10s}  >20 %")
     rows = {f"target, {part}": figures["target_depth"][part] for part in _PARTS}
     for name, errors in {"observed": figures["observed_depth"], **rows}.items():
         if errors is None:
-            lines.append(f"{name:22s}  nothing to compare")
+            lines.append(f"{name:28s}  nothing to compare")
             continue
         lines.append(
-            f"{name:22s}{errors['coverage']:10.1%}{errors['median']:10.2%}{errors['mean']:10.2%}"
+            f"{name:28s}{errors['coverage']:10.1%}{errors['median']:10.2%}{errors['mean']:10.2%}"
             f"{errors['over_20_percent']:7.1%}"
         )
     lines += [f"rejected: {reason}" for reason in figures["rejected"]]
@@ -109,10 +110,16 @@ def _measured(frame: WithheldFrame) -> NDArray[np.bool_]:
 
 
 def _part(frame: WithheldFrame, part: str) -> NDArray[np.bool_]:
+    """Pixels (H, W) of a part of a withheld view."""
     measured = _measured(frame)
-    if part == "all":
-        return np.ones_like(measured)
-    return measured if part == "measured" else ~measured
+    parts = {
+        "all": np.ones_like(measured),
+        "measured": measured,
+        "not measured": ~measured,
+        "seen, not measured": frame.seen & ~measured,
+        "hidden": frame.hidden,
+    }
+    return parts[part]
 
 
 def _depth_errors(pairs: Sequence[tuple[FloatArray, FloatArray]]) -> dict[str, float] | None:

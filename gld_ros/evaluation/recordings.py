@@ -11,12 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
+import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rosbags.typesys import Stores, get_typestore
 
 from gld_ros.bags.reader import IMAGE_TYPE
 from gld_ros.evaluation.withheld import COMPARED_HW, nearest_camera, withheld_frames
+from gld_ros.geometry.crop_resize import resized_intrinsics
 from gld_ros.geometry.poses import quaternion_xyzw
 from gld_ros.mapping.cameras import CameraState
 from gld_ros.mapping.fault_log import FaultLog
@@ -29,15 +32,20 @@ from gld_ros.mapping.products import Product
 from gld_ros.mapping.scale import resample_sensor_depth
 from gld_ros.mapping.session import SynthesisSession
 from gld_ros.measuring.joining import inpainted_view
+from gld_ros.measuring.levels import level_hw
 from gld_ros.measuring.rendering import render_surfaces
 from gld_ros.messages.camera_info import camera_info_message
 from gld_ros.messages.images import image_message
 from gld_ros.messages.stamps import make_header
 from gld_ros.messages.transforms import TransformBuffer
 from gld_ros.scenes.recording import Frame, Recording
+from gld_ros.scenes.visibility import DepthViews, visible_from
 
 _CAMERA, _FIXED_FRAME, _CAMERA_FRAME = "camera", "map", "camera_optical_frame"
 _TYPES = get_typestore(Stores.ROS2_KILTED).types.__getitem__
+# Depth of shown frames is looked up at this size, and is one surface with a withheld frame's within
+# this share of it.
+_SEEN_HW, _SAME_SURFACE = (120, 160), 0.05
 _WANTED = frozenset(
     {
         Product.PREDICTED_COLOR,
@@ -61,6 +69,9 @@ class WithheldFrame:
     images: dict[str, NDArray[np.uint8]]  # by method
     depth_m: NDArray[np.float32] | None  # of the composite, as published; None: withheld
     provenance: NDArray[np.uint8]  # (H, W) of the composite
+    # (H, W) whether a shown frame sees the surface, where the truth tells; all False otherwise
+    seen: NDArray[np.bool_]
+    hidden: NDArray[np.bool_]  # (H, W) known not to be seen
     rejection: str = ""  # why there is no composite
 
 
@@ -105,10 +116,11 @@ def run_recording(
         _show(session, recording.load(i), parameters)
         progress("frames", done + 1, len(shown))
     session.end_of_input()
+    depths = _depth_views(recording, shown)
     frames, observed = [], {}
     for done, i in enumerate(withheld):
         nearest = shown[nearest_camera(recording.T_world_cam[shown], recording.T_world_cam[i])]
-        frame, result = _asked_for(session, recording.load(i), recording.load(nearest))
+        frame, result = _asked_for(session, recording.load(i), recording.load(nearest), depths)
         frames.append(frame)
         if result is not None:
             observed.update(_observed(result, recording, stamps_ns))
@@ -155,7 +167,7 @@ def _show(session: SynthesisSession, frame: Frame, parameters: SessionParameters
 
 
 def _asked_for(
-    session: SynthesisSession, truth: Frame, nearest: Frame
+    session: SynthesisSession, truth: Frame, nearest: Frame, shown: DepthViews | None
 ) -> tuple[WithheldFrame, JobResult | None]:
     """The view at a withheld camera by every method; no result if the goal was rejected."""
     image, K_px = shrink_to_fit(truth.rgb, truth.K_px, COMPARED_HW)
@@ -163,6 +175,7 @@ def _asked_for(
     true_depth_m = None
     if truth.depth_m is not None:
         true_depth_m = resample_sensor_depth(truth.depth_m, truth.K_px, K_px, image_hw)
+    seen, hidden = _seen_and_hidden(shown, true_depth_m, K_px, truth.T_world_cam, image_hw)
     copied, _ = shrink_to_fit(nearest.rgb, nearest.K_px, COMPARED_HW)
     mean = nearest.rgb.reshape(-1, 3).mean(0).round().astype(np.uint8)
     images = {"copy nearest": np.array(copied), "mean colour": np.broadcast_to(mean, image.shape)}
@@ -177,8 +190,9 @@ def _asked_for(
         why = planned.reason if isinstance(planned, JobRejection) else ""
         if result is not None:
             why = result.error_msg
-        rejected = WithheldFrame(truth.stamp_ns, image, true_depth_m, images, None, nothing, why)
-        return rejected, None
+        return WithheldFrame(
+            truth.stamp_ns, image, true_depth_m, images, None, nothing, seen, hidden, why
+        ), None
     measured = session.measurements.scene(planned.request.keyframes, [target]).surfaces
     rendered = render_surfaces(measured, K_px, target.T_fixed_cam, image_hw)
     images["measured, inpainted"], _ = inpainted_view(rendered)
@@ -188,8 +202,55 @@ def _asked_for(
         images["composite"] = view.color
     provenance = nothing if view.provenance is None else view.provenance
     return (
-        WithheldFrame(truth.stamp_ns, image, true_depth_m, images, view.depth_m, provenance),
+        WithheldFrame(
+            truth.stamp_ns, image, true_depth_m, images, view.depth_m, provenance, seen, hidden
+        ),
         result,
+    )
+
+
+def _depth_views(recording: Recording, indices: Sequence[int]) -> DepthViews | None:
+    """True depth and cameras of frames, small; None for a recording without depth."""
+    depths, Ks, poses = [], [], []
+    for i in indices:
+        frame = recording.load(i)
+        if frame.depth_m is None:
+            continue
+        hw = level_hw(frame.depth_m.shape, _SEEN_HW, 1)
+        scales = hw[1] / frame.depth_m.shape[1], hw[0] / frame.depth_m.shape[0]
+        depth_m = cv2.resize(frame.depth_m, hw[::-1], interpolation=cv2.INTER_NEAREST)
+        depths.append(np.nan_to_num(depth_m))
+        Ks.append(resized_intrinsics(frame.K_px, *scales))
+        poses.append(frame.T_world_cam)
+    return _views(depths, Ks, poses) if depths else None
+
+
+def _seen_and_hidden(
+    shown: DepthViews | None,
+    true_depth_m: FloatArray | None,
+    K_px: FloatArray,
+    T_world_cam: FloatArray,
+    image_hw: tuple[int, int],
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which pixels (H, W) of a withheld view any shown frame sees, and which none does."""
+    if shown is None or true_depth_m is None:
+        unknown = np.zeros(image_hw, bool)
+        return unknown, unknown
+    known = np.isfinite(true_depth_m) & (true_depth_m > 0)
+    target = _views([np.where(known, true_depth_m, 0.0)], [K_px], [T_world_cam])
+    seen = visible_from(shown, target, _SAME_SURFACE)[0, 0].numpy()
+    return seen, known & ~seen
+
+
+def _views(
+    depths_m: Sequence[FloatArray], Ks_px: Sequence[FloatArray], T_world_cams: Sequence[FloatArray]
+) -> DepthViews:
+    """Views of one scene; depth 0 is unknown."""
+    return DepthViews(
+        *(
+            torch.from_numpy(np.stack(values)[None].astype(np.float32))
+            for values in (depths_m, Ks_px, T_world_cams)
+        )
     )
 
 

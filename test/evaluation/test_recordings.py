@@ -87,6 +87,31 @@ def test_the_recordings_own_depth_is_shown_only_as_a_depth_cameras(recording):
     assert recording_figures(blind)["measured_share"] == 0
 
 
+def test_what_no_shown_frame_sees_counts_as_hidden(recording):
+    poses = recording.T_world_cam.copy()
+    withheld = 8
+    poses[withheld, 1, 3] = -0.9  # above all others, by half of what a camera sees of the wall
+
+    def load(i: int) -> Frame:
+        rgb, depth_m = wall(poses[i], K_PX, HW)
+        return Frame((255 * rgb).astype(np.uint8), K_PX, poses[i], depth_m, int(stamps_ns[i]))
+
+    stamps_ns = recording.stamps_ns
+    raised = Recording("wall", True, poses, stamps_ns, load)
+    parameters = load_snapshot(None, ["depth.source=model"]).session
+    run = run_recording(
+        raised, LoadedModel(OracleSynthesizer(wall), {}, HW, fault_of), parameters, 1
+    )
+    (frame,) = run.withheld
+    assert frame.stamp_ns == stamps_ns[withheld]
+    assert frame.hidden.mean() == pytest.approx(0.9 / (WALL_M * HW[0] / K_PX[1, 1]), abs=0.03)
+    assert frame.hidden[: HW[0] // 3].all()
+    assert not (frame.hidden & frame.seen).any()
+    figures = recording_figures(run)
+    assert figures["psnr_db"]["composite"]["hidden"] > 30  # the model knows the wall
+    assert figures["psnr_db"]["copy nearest"]["hidden"] < 20
+
+
 def test_figures_are_written_for_people_and_programs(run, tmp_path: Path):
     figures = recording_figures(run)
     json.dumps(figures)
