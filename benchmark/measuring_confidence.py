@@ -28,6 +28,7 @@ from gld_ros.measuring.confidence import (
 from gld_ros.measuring.consistency import MeasuredImage, votes_of
 from gld_ros.measuring.frames import FloatArray, MeasuredDepth
 from gld_ros.measuring.measure import find_surface
+from gld_ros.measuring.pose_refinement import refined_poses
 from gld_ros.scenes.folders import find_scene_folders, open_scene_folder
 from gld_ros.scenes.recording import Recording
 
@@ -52,7 +53,8 @@ def found_blocks(recording: Recording, arguments: argparse.Namespace) -> list[li
             neighbours, parameters = search_arguments(frames, i)
             if not neighbours:
                 continue
-            surface = find_surface(frames[i], neighbours, parameters)
+            refined = refined_poses(frames[i], neighbours)
+            surface = find_surface(frames[i], refined.neighbours, parameters)
             depth_m = np.where(surface.told_apart, 1.0 / surface.inverse_depth, np.nan)
             measured = MeasuredDepth(
                 depth_m.astype(np.float32), np.zeros_like(surface.inverse_depth), "stereo"

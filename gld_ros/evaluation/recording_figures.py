@@ -46,6 +46,7 @@ def recording_figures(run: RecordingRun) -> dict[str, Any]:
             )
             for part in _PARTS
         },
+        "keyframe_depth": _depth_errors([(k.depth_m, k.true_depth_m) for k in run.measured]),
         "observed_depth": _depth_errors([(o.depth_m, o.true_depth_m) for o in run.observed]),
     }
 
@@ -64,7 +65,11 @@ def figures_table(figures: dict[str, Any]) -> str:
         lines.append(f"{method:22s}{cells}")
     lines.append(f"{'depth as published':28s}{'coverage':>10s}{'median':>10s}{'mean':>10s}  >20 %")
     rows = {f"target, {part}": figures["target_depth"][part] for part in _PARTS}
-    for name, errors in {"observed": figures["observed_depth"], **rows}.items():
+    keyframes = {
+        "keyframes, measured": figures["keyframe_depth"],
+        "observed": figures["observed_depth"],
+    }
+    for name, errors in {**keyframes, **rows}.items():
         if errors is None:
             lines.append(f"{name:28s}  nothing to compare")
             continue

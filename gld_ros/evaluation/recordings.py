@@ -34,6 +34,7 @@ from gld_ros.mapping.session import SynthesisSession
 from gld_ros.measuring.joining import inpainted_view
 from gld_ros.measuring.levels import level_hw
 from gld_ros.measuring.rendering import render_surfaces
+from gld_ros.measuring.surfaces import sure_depth
 from gld_ros.messages.camera_info import camera_info_message
 from gld_ros.messages.images import image_message
 from gld_ros.messages.stamps import make_header
@@ -91,7 +92,8 @@ class RecordingRun:
     num_shown: int
     num_keyframes: int
     withheld: tuple[WithheldFrame, ...]
-    observed: tuple[ObservedDepth, ...]
+    observed: tuple[ObservedDepth, ...]  # of the goals' newest references, completed by the model
+    measured: tuple[ObservedDepth, ...]  # of all keyframes: what may be published as measured
 
 
 def run_recording(
@@ -131,6 +133,7 @@ def run_recording(
         len(session.store.snapshot()),
         tuple(frames),
         tuple(observed.values()),
+        _measured(session, recording, stamps_ns),
     )
 
 
@@ -270,6 +273,27 @@ def _model_alone(
     if color is None:
         raise RuntimeError("colours were asked for and not made")
     return color
+
+
+def _measured(
+    session: SynthesisSession, recording: Recording, stamps_ns: Sequence[int]
+) -> tuple[ObservedDepth, ...]:
+    """Measured depth of all keyframes whose true depth is known."""
+    keyframes = session.store.snapshot()
+    target = TargetCamera(keyframes[0].T_fixed_cam, keyframes[0].K_px, COMPARED_HW)
+    found = []
+    for surface, keyframe in zip(
+        session.measurements.scene(keyframes, [target]).references, keyframes, strict=True
+    ):
+        frame = recording.load(stamps_ns.index(keyframe.stamp_ns))
+        if surface is None or frame.depth_m is None:
+            continue
+        hw = surface.depth_m.shape
+        scales = hw[1] / surface.image.shape[1], hw[0] / surface.image.shape[0]
+        K_px = resized_intrinsics(surface.K_px, *scales)
+        true_m = resample_sensor_depth(frame.depth_m, frame.K_px, K_px, hw)
+        found.append(ObservedDepth(sure_depth(surface), true_m))
+    return tuple(found)
 
 
 def _observed(

@@ -291,7 +291,7 @@ class Measurements:
                 if generation == self._generation:
                     self._keep(results)
                     # Keyframes that were measured early had too few partners to tell.
-                    compare = _key(keyframe) not in self._early and self._little(results)
+                    compare = _key(keyframe) not in self._early and self._doubts_poses(results)
                 self._changed.notify_all()
         if compare:
             agreement = _agreement(keyframe, ring)
@@ -300,11 +300,13 @@ class Measurements:
                     self._pose_check.found(keyframe.camera, agreement)
         return True
 
-    def _little(self, results: Sequence[_Result]) -> bool:
-        """Whether stereo has measured so little for a while that images may not fit TF."""
+    def _doubts_poses(self, results: Sequence[_Result]) -> bool:
+        """Whether stereo has given reason for a while to compare images with TF."""
         if not results or self.source == "camera" or results[0].camera_depth is not None:
             return False
-        return self._pose_check.due(results[0].keyframe.camera, results[0].coverage)
+        new = results[0]
+        error_px = new.raw.measured.pose_error_px
+        return self._pose_check.due(new.keyframe.camera, new.coverage, error_px)
 
     def _keep(self, results: Sequence[_Result]) -> None:
         for result in results:

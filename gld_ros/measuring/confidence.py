@@ -29,23 +29,23 @@ _NEVER = 1e-3  # nothing is more certain than this, either way
 _SMALL_JUMP_LOG = 0.1  # of depth; larger ones count apart
 
 SURFACE_TERMS = (
-    ("one", 5.93),
-    ("log margin", 0.39),
-    ("log curvature", 0.47),
-    ("small jump to something farther", -4.84),
-    ("large jump to something farther", -3.18),
-    ("small jump to something nearer", -2.75),
-    ("large jump to something nearer", -2.01),
-    ("jump close by", -12.48),
+    ("one", 5.82),
+    ("log margin", 0.33),
+    ("log curvature", 0.51),
+    ("small jump to something farther", -5.94),
+    ("large jump to something farther", -3.24),
+    ("small jump to something nearer", -1.76),
+    ("large jump to something nearer", -2.15),
+    ("jump close by", -11.66),
 )
 VIEW_TERMS = (
-    ("one", 0.09),
-    ("own log odds", 0.75),
-    ("one image agrees", 0.59),
-    ("a second one", 0.38),
-    ("four", 0.78),
+    ("one", 0.08),
+    ("own log odds", 0.76),
+    ("one image agrees", 0.53),
+    ("a second one", 0.39),
+    ("four", 0.74),
     ("images that look through it", -0.5),
-    ("images that see something before it", -0.32),
+    ("images that see something before it", -0.3),
 )
 
 

@@ -3,6 +3,7 @@
 Immutable, arrays included, so that they pass between threads without locks.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,6 +52,9 @@ class MeasuredDepth:
     depth_m: NDArray[np.float32]  # (H, W) z-depth; NaN where nothing is measured
     confidence: NDArray[np.float32]  # (H, W) in [0, 1]; 0 where nothing is measured
     source: DepthSource  # posed images, or a depth camera
+    # How far corners of the images lie from where their given poses put them: the median, in pixels
+    # of the size that is measured. NaN where that was not seen.
+    pose_error_px: float = math.nan
 
     def __post_init__(self) -> None:
         if self.depth_m.ndim != 2 or self.depth_m.shape != self.confidence.shape:

@@ -1,7 +1,8 @@
 """Depth of one posed image from others: plane sweep, coarse to fine in inverse depth.
 
 Owns the order of the steps and what counts as measured. Costs are `sweep`, smoothness is
-`aggregation`, the choice of neighbours is `neighbours`, agreement between measured images is
+`aggregation`, the choice of neighbours is `neighbours`, the correction of their
+poses `pose_refinement`, agreement between measured images is
 `consistency`.
 """
 
@@ -25,6 +26,7 @@ from gld_ros.measuring.aggregation import semi_global
 from gld_ros.measuring.confidence import POSSIBLE, FoundSurface, surface_confidence
 from gld_ros.measuring.frames import FloatArray, MeasuredDepth, PosedImage, nothing_measured
 from gld_ros.measuring.levels import GreyImage, grey_image, level_hw
+from gld_ros.measuring.pose_refinement import refined_poses
 from gld_ros.measuring.sweep import matching_cost, seen_by_any
 from gld_ros.measuring.winner import lowest_cost, margin_over_others
 
@@ -82,22 +84,29 @@ def measure_depth(
     """Depth of the reference on its own pixel grid, measured with the neighbours.
 
     Depth (H, W) is NaN where texture or parallax is missing, where neighbours do not agree with
-    the reference, and everywhere without neighbours. The order of neighbours does not matter.
+    the reference, and everywhere without neighbours. Poses of neighbours
+    are corrected by what they show. The order of neighbours does not matter.
     """
     if not neighbours:
         return nothing_measured(reference.image_hw, "stereo")
-    surface = find_surface(reference, neighbours, parameters)
+    refined = refined_poses(reference, neighbours)
+    surface = find_surface(reference, refined.neighbours, parameters)
     confidence = surface_confidence(surface)
     kept = (confidence >= POSSIBLE) & ~_speckles(surface.inverse_depth)
     depth_m = np.where(kept, 1.0 / surface.inverse_depth, np.nan).astype(np.float32)
-    return _on_grid_of(reference, depth_m, np.where(kept, confidence, 0.0).astype(np.float32))
+    confidence = np.where(kept, confidence, 0.0).astype(np.float32)
+    depth_m, confidence = _on_grid_of(reference, depth_m, confidence)
+    return MeasuredDepth(depth_m, confidence, "stereo", refined.given_error_px)
 
 
 @torch.inference_mode()
 def find_surface(
     reference: PosedImage, neighbours: Sequence[PosedImage], parameters: MeasuringParameters
 ) -> FoundSurface:
-    """The surface with the lowest cost, level by level, at one neighbour or more."""
+    """The surface with the lowest cost, level by level, at one neighbour or more.
+
+    Poses are taken as they are.
+    """
     near_m, far_m = parameters.depth_range_m
     nearest_w, farthest_w = 1.0 / near_m, 1.0 / far_m
     plane_spacing = (nearest_w - farthest_w) / (parameters.planes - 1)
@@ -174,8 +183,8 @@ def _search_level(
 
 def _on_grid_of(
     reference: PosedImage, depth_m: NDArray[np.float32], confidence: NDArray[np.float32]
-) -> MeasuredDepth:
-    """The measured depth on the pixel grid of the reference's image."""
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Depth and confidence on the pixel grid of the reference's image."""
     hw = reference.image_hw
     if depth_m.shape != hw:
         scale_y, scale_x = depth_m.shape[0] / hw[0], depth_m.shape[1] / hw[1]
@@ -183,7 +192,7 @@ def _on_grid_of(
         depth_m = resample_depth(depth_m, K_small, reference.K_px, hw).astype(np.float32)
         confidence = resample_confidence(confidence, K_small, reference.K_px, hw).astype(np.float32)
         confidence[np.isnan(depth_m)] = 0.0
-    return MeasuredDepth(depth_m, confidence, "stereo")
+    return depth_m, confidence
 
 
 def _speckles(inverse_depth: NDArray[np.float32]) -> NDArray[np.bool_]:

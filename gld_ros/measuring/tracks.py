@@ -1,10 +1,11 @@
-"""Corners that two posed images share: followed by optical flow, judged by the cameras' geometry.
+"""Corners that posed images share: followed by optical flow, judged by the cameras' geometry.
 
-Few points at a small cost: enough for the depth range of a scene and for the question whether
-images and poses belong together. Flow is Lucas-Kanade in a pyramid (OpenCV), started where the
-turn between the cameras puts a corner.
+Few points at a small cost: enough for the depth range of a scene, for correcting the poses of
+neighbours, and for the question whether images and poses belong together. Flow is Lucas-Kanade in a
+pyramid (OpenCV), started where the turn between the cameras puts a corner.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -18,7 +19,8 @@ from gld_ros.measuring.levels import grey_image, level_hw
 TRACKED_HW = (240, 320)
 MAX_CORNERS = 300
 _QUALITY, _APART_PX = 0.01, 7
-_WINDOW_PX, _PYRAMID_LEVELS = 15, 3
+_WINDOW_PX, _PYRAMID_LEVELS = 11, 3
+_STEPS, _LEAST_STEP_PX = 10, 0.05  # of the search for a corner
 _MAX_RETURN_ERROR_PX = 0.5  # after following a corner there and back
 
 
@@ -31,31 +33,55 @@ class Tracks:
     focal_px: float  # of the images that were searched
 
 
+@dataclass(frozen=True, eq=False)
+class SharedCorners:
+    """P corners of one image, followed into n others, as rays with z = 1 of each camera."""
+
+    rays: FloatArray  # (P, 3)
+    other_rays: FloatArray  # (n, P, 3); without meaning where not found
+    found: NDArray[np.bool_]  # (n, P)
+    focal_px: float  # of the images that were searched
+
+
 def track_corners(first: PosedImage, second: PosedImage) -> Tracks:
     """Corners of the first image that are found again in the second, and from there back."""
-    images = [
+    shared = shared_corners(first, [second])
+    found = shared.found[0]
+    return Tracks(shared.rays[found], shared.other_rays[0][found], shared.focal_px)
+
+
+def shared_corners(
+    first: PosedImage, others: Sequence[PosedImage], max_corners: int = MAX_CORNERS
+) -> SharedCorners:
+    """Corners of the first image that are found in others, and from there back again."""
+    image, *other_images = (
         grey_image(frame, level_hw(frame.image_hw, TRACKED_HW, 1), "cpu")
-        for frame in (first, second)
-    ]
-    grey = [image.grey.numpy().astype(np.uint8) for image in images]
-    corners = cv2.goodFeaturesToTrack(grey[0], MAX_CORNERS, _QUALITY, _APART_PX)
-    focal_px = float(np.sqrt(images[0].K_px[0, 0] * images[0].K_px[1, 1]))
-    if corners is None:
-        return Tracks(np.zeros((0, 3)), np.zeros((0, 3)), focal_px)
-    start = corners.reshape(-1, 2)
-    turn = invert_rigid(second.T_fixed_cam)[:3, :3] @ first.T_fixed_cam[:3, :3]
-    turned = _rays(start, images[0].K_px) @ turn.T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        guess = ((turned / turned[:, 2:]) @ images[1].K_px.T)[:, :2].astype(np.float32)
-    height, width = images[1].hw
-    inside = (turned[:, 2] > 0) & (guess >= 0).all(1) & (guess < [width, height]).all(1)
-    start, guess = start[inside], guess[inside]
-    if len(start) == 0:
-        return Tracks(np.zeros((0, 3)), np.zeros((0, 3)), focal_px)
-    found, there = _follow(grey[0], grey[1], start, guess)
-    back, returned = _follow(grey[1], grey[0], found, start)
-    kept = there & returned & (np.linalg.norm(back - start, axis=1) <= _MAX_RETURN_ERROR_PX)
-    return Tracks(_rays(start[kept], images[0].K_px), _rays(found[kept], images[1].K_px), focal_px)
+        for frame in (first, *others)
+    )
+    grey = image.grey.numpy().astype(np.uint8)
+    corners = cv2.goodFeaturesToTrack(grey, max_corners, _QUALITY, _APART_PX)
+    start = np.zeros((0, 2), np.float32) if corners is None else corners.reshape(-1, 2)
+    rays = _rays(start, image.K_px)
+    other_rays = np.zeros((len(others), len(start), 3))
+    found = np.zeros((len(others), len(start)), bool)
+    for k, (frame, other) in enumerate(zip(others, other_images, strict=True)):
+        turn = invert_rigid(frame.T_fixed_cam)[:3, :3] @ first.T_fixed_cam[:3, :3]
+        turned = rays @ turn.T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            guess = ((turned / turned[:, 2:]) @ other.K_px.T)[:, :2].astype(np.float32)
+        height, width = other.hw
+        inside = (turned[:, 2] > 0) & (guess >= 0).all(1) & (guess < [width, height]).all(1)
+        if not inside.any():
+            continue
+        other_grey = other.grey.numpy().astype(np.uint8)
+        there, is_there = _follow(grey, other_grey, start[inside], guess[inside])
+        back, is_back = _follow(other_grey, grey, there, start[inside])
+        apart_px = np.linalg.norm(back - start[inside], axis=1)
+        found[k, inside] = is_there & is_back & (apart_px <= _MAX_RETURN_ERROR_PX)
+        other_rays[k, inside] = _rays(there, other.K_px)
+    return SharedCorners(
+        rays, other_rays, found, float(np.sqrt(image.K_px[0, 0] * image.K_px[1, 1]))
+    )
 
 
 def epipolar_errors_px(tracks: Tracks, T_first_second: FloatArray) -> FloatArray:
@@ -104,6 +130,7 @@ def _follow(
         guess.astype(np.float32).copy(),
         winSize=(_WINDOW_PX, _WINDOW_PX),
         maxLevel=_PYRAMID_LEVELS,
+        criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, _STEPS, _LEAST_STEP_PX),
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     )
     return found, status.reshape(-1).astype(bool)

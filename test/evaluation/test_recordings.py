@@ -74,6 +74,8 @@ def test_a_withheld_view_shows_what_other_frames_have_measured(run):
     assert composite > figures["psnr_db"]["copy nearest"]["all"] + 5
     assert composite > figures["psnr_db"]["model alone"]["all"] + 5
     assert figures["target_depth"]["measured"]["median"] < 0.01
+    assert figures["keyframe_depth"]["coverage"] > 0.5
+    assert figures["keyframe_depth"]["median"] < 0.01
 
 
 def test_what_is_near_a_withheld_frame_is_not_shown(recording, run):

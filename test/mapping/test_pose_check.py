@@ -67,17 +67,26 @@ def test_images_that_fit_or_show_nothing_are_not_blamed(frames):
     assert facts_after(keyframes(**frames)).disagreements == {}
 
 
-def test_it_is_asked_only_after_several_keyframes_with_little():
+SEVERAL = [False] * (RECENT - 1) + [True]
+
+
+@pytest.mark.parametrize(("coverage", "error_px"), [(0.05, 0.2), (0.05, np.nan), (0.6, 3.0)])
+def test_it_is_asked_only_after_several_keyframes_that_give_reason(coverage, error_px):
     check = PoseCheck()
-    assert [check.due("front", 0.05) for _ in range(RECENT)] == [False] * (RECENT - 1) + [True]
-    assert not check.due("front", 0.05)  # not again at once
-    assert not any(PoseCheck().due("front", 0.6) for _ in range(3 * RECENT))
+    assert [check.due("front", coverage, error_px) for _ in range(RECENT)] == SEVERAL
+    assert not check.due("front", coverage, error_px)  # not again at once
 
 
-def test_an_answer_is_kept_until_much_is_measured_again():
+@pytest.mark.parametrize("error_px", [0.4, np.nan])
+def test_it_is_not_asked_while_much_is_measured_and_corners_fit(error_px):
+    check = PoseCheck()
+    assert not any(check.due("front", 0.6, error_px) for _ in range(3 * RECENT))
+
+
+def test_an_answer_is_kept_until_keyframes_give_no_reason_any_more():
     check = PoseCheck()
     check.found("front", DISAGREES)
     assert check.disagreements() == {"front": DISAGREES}
     for _ in range(RECENT):
-        check.due("front", 0.6)
+        check.due("front", 0.6, 0.4)
     assert check.disagreements() == {}
