@@ -40,6 +40,7 @@ from gld_ros.novel_view_stages import (
 from gld_ros.pipeline_plan import RunLimits, ViewPlan, plan_views
 from gld_ros.pipeline_results import recovered_cameras, views_of
 from gld_ros.remembered_estimates import remembered_estimate
+from gld_ros.torch_device import torch_device
 from gld_ros.view_request import NovelViews, Progress, View, ViewRequest
 from gld_ros.weights.bundle import Bundle
 from gld_ros.weights.statistics import LevelStatistics
@@ -99,7 +100,7 @@ class NovelViewPipeline:
                 "with diffusion and RGB decoder weights"
             )
         self.bundle = bundle
-        self.device = _resolve_device(device)
+        self.device = torch_device(device)
         self.dtype = _resolve_dtype(dtype, self.device)
         self.branches = branches
         self.compile_blocks = compile_blocks
@@ -368,18 +369,6 @@ class _StageSeconds:
         start = time.monotonic()
         yield
         self.total[stage] += time.monotonic() - start
-
-
-def _resolve_device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device is {device!r}; use 'auto', 'cpu', 'cuda' or 'cuda:N'") from error
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but torch sees no CUDA device; use 'cpu'")
-    return resolved
 
 
 def _resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
