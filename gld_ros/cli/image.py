@@ -67,19 +67,21 @@ def run(args: argparse.Namespace) -> int:
     from gld_ros.pretrained import load_backbone
     from gld_ros.weights.bundle import EMBEDDED_BUNDLES, Bundle
 
+    images: list[Any]
     images, known = _scene(args) if args.cameras else (_files(args), {})
     bundle = Bundle.open(args.bundle)
     network = load_backbone(bundle, device=args.device)
+    print(
+        f"bundle {bundle.config.name} ({bundle.config.backbone.kind}), {_photos(len(images))} ...",
+        flush=True,
+    )
     started = time.perf_counter()
     result = reconstruct(images, network, longest_side_px=args.size, **known)
     seconds = time.perf_counter() - started
     missing = write_folder(result, args.out)
     device = next(network.parameters()).device
     height, width = result.depth.shape[1:]
-    print(
-        f"bundle {bundle.config.name} ({bundle.config.backbone.kind}) on {device}: "
-        f"{len(result.names)} photos at {width}x{height} px in {seconds:.1f} s"
-    )
+    print(f"{_photos(len(images))} at {width}x{height} px in {seconds:.1f} s on {device}")
     print(_table(result))
     if bundle.config.random_weights:
         print("WARNING: this bundle has RANDOM weights; its depth means nothing")
@@ -95,6 +97,10 @@ def run(args: argparse.Namespace) -> int:
     if args.show:
         result.show()
     return 0
+
+
+def _photos(count: int) -> str:
+    return f"{count} photo" if count == 1 else f"{count} photos"
 
 
 def _files(args: argparse.Namespace) -> list[Path]:

@@ -18,8 +18,8 @@ class PhotoReconstruction:
 
     Lengths are in `unit`: "unscaled" is one unknown unit for all of depth, poses and points.
     Every depth is the network's guess; none of it is measured. `points` leaves out the least
-    confident pixels (the published rule of Depth Anything 3: confidence below its 40th percentile
-    over all views).
+    confident pixels by the published rule of Depth Anything 3: 40 % of all, and up to 90 % where
+    the network's raw confidence is below 1.05 (0.048 here).
     """
 
     names: tuple[str, ...]  # V, of the photographs

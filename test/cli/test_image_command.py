@@ -44,7 +44,7 @@ def test_known_cameras_of_a_scene_folder_make_it_metric(scene, tmp_path, capsys)
 def test_one_photograph_and_every_other(scene, tmp_path, capsys):
     files = sorted((scene / "images").iterdir())
     assert main(["image", str(files[0]), "--out", str(tmp_path / "a")]) == 0
-    assert "1 photos at" in capsys.readouterr().out
+    assert "1 photo at" in capsys.readouterr().out
     assert main(["image", str(scene), "--every", "2", "--out", str(tmp_path / "b")]) == 0
     assert "2 photos at" in capsys.readouterr().out
 

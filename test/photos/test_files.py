@@ -5,11 +5,12 @@ import sys
 
 import numpy as np
 import pytest
-import trimesh
 from PIL import Image
 
 import gld_ros
 from gld_ros.photos.files import write_folder
+
+trimesh = pytest.importorskip("trimesh")
 
 
 @pytest.fixture(scope="module")
