@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from gld_ros.backbones.da3.config import Da3Config
-from gld_ros.backbones.vggt.config import VggtConfig
 from gld_ros.scenes.rooms import render_rooms
 from gld_ros.weights.bundle import BackboneSpec, BundleConfig, save_bundle
 
@@ -24,20 +23,6 @@ DA3 = Da3Config(
     head_features=8,
     head_out_channels=(4, 8, 8, 12),
     camera_heads=2,
-    camera_depth=1,
-)
-VGGT = VggtConfig(
-    embed_dim=16,
-    depth=4,
-    num_heads=2,
-    image_depth=1,
-    image_heads=2,
-    tap_layers=(0, 1, 2, 3),
-    head_features=8,
-    head_out_channels=(8, 8, 12, 12),
-    image_size=56,
-    camera_head=True,
-    camera_heads=4,
     camera_depth=1,
 )
 
@@ -63,12 +48,13 @@ def room() -> Room:
     )
 
 
-def random_bundle(folder: Path, kind: str, sizes) -> Path:
-    """A bundle with a random backbone alone."""
+@pytest.fixture(scope="session")
+def da3_bundle(tmp_path_factory) -> Path:
+    """A bundle of a random Depth Anything 3 alone."""
     torch.manual_seed(0)
     config = BundleConfig(
-        name=folder.name,
-        backbone=BackboneSpec(kind, sizes),
+        name="random-da3",
+        backbone=BackboneSpec("da3", DA3),
         rgb_decoder=None,
         denoisers={},
         boundary_level=1,
@@ -83,14 +69,11 @@ def random_bundle(folder: Path, kind: str, sizes) -> Path:
         non_commercial=False,
         random_weights=True,
     )
+    folder = tmp_path_factory.mktemp("bundles") / config.name
     return save_bundle(folder, config, {"backbone": config.build_module("backbone")}, {}).folder
 
 
 @pytest.fixture(scope="session")
-def da3_bundle(tmp_path_factory) -> Path:
-    return random_bundle(tmp_path_factory.mktemp("bundles") / "random-da3", "da3", DA3)
-
-
-@pytest.fixture(scope="session")
-def vggt_bundle(tmp_path_factory) -> Path:
-    return random_bundle(tmp_path_factory.mktemp("bundles") / "random-vggt", "vggt", VGGT)
+def vggt_bundle(tmp_path_factory, save_vggt_bundle) -> Path:
+    """A whole bundle of a random VGGT with camera head."""
+    return save_vggt_bundle(tmp_path_factory.mktemp("bundles") / "vggt", camera_head=True).folder

@@ -175,10 +175,18 @@ def test_cameras_at_one_place_are_remarked(tiny, room):
 
 def test_vggt_goes_the_same_way(vggt_bundle, room):
     result = gld_ros.reconstruct(room.images[:2], vggt_bundle)
-    assert result.depth.shape == (2, 42, 56)
+    assert result.depth.shape == (2, 28, 28)
     np.testing.assert_allclose(result.T_world_cam[0], np.eye(4), atol=1e-6)
     network = gld_ros.Vggt.from_pretrained(vggt_bundle)
     assert np.array_equal(gld_ros.reconstruct(room.images[:2], network).depth, result.depth)
+
+
+def test_a_vggt_without_camera_head_is_refused_with_one_that_has_it(
+    save_vggt_bundle, tmp_path, room
+):
+    bundle = save_vggt_bundle(tmp_path / "headless").folder
+    with pytest.raises(ValueError, match=r"no camera head.*vggt-1b"):
+        gld_ros.reconstruct(room.images[:2], bundle)
 
 
 def test_a_bundle_of_another_backbone_is_refused(vggt_bundle, da3_bundle):
