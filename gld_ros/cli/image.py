@@ -62,11 +62,12 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--every is {args.every}; at least 1 is needed")
     import time
 
-    from gld_ros.photos.files import write_folder
+    from gld_ros.photos.files import files_of_earlier_result, write_folder
     from gld_ros.photos.reconstruct import reconstruct
     from gld_ros.pretrained import load_backbone
     from gld_ros.weights.bundle import EMBEDDED_BUNDLES, Bundle
 
+    files_of_earlier_result(args.out)  # refused before anything takes long
     images: list[Any]
     images, known = _scene(args) if args.cameras else (_files(args), {})
     bundle = Bundle.open(args.bundle)

@@ -74,8 +74,35 @@ def write_glb(result: PhotoReconstruction, path: Path) -> None:
     path.write_bytes(scene.export(file_type="glb"))
 
 
+def files_of_earlier_result(folder: Path) -> list[Path]:
+    """What `write_folder` left in `folder` before, and will replace; empty for a new folder.
+
+    Raises ValueError for a folder with other contents: nobody's photographs are written over.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return []
+    try:
+        views = json.loads((folder / "cameras.json").read_text(encoding="utf-8"))["views"]
+        names = [view[key] for view in views for key in ("image", "depth", "confidence")]
+        files = [folder / name for name in names]
+        inside = all(f.resolve().is_relative_to(folder.resolve()) for f in files)
+    except (OSError, ValueError, LookupError, TypeError):
+        inside = False
+    if not inside:
+        raise ValueError(
+            f"{folder} holds something else than an earlier result; give a new or empty folder"
+        )
+    pictures = [f.with_suffix(".png") for f in files if f.suffix == ".npy"]
+    return [*files, *pictures, folder / "points.ply", folder / "scene.glb"]
+
+
 def write_folder(result: PhotoReconstruction, folder: Path) -> list[str]:
-    """Write everything into `folder`; returns what could not be written, as sentences."""
+    """Write everything into `folder`, in place of an earlier result there.
+
+    Returns what could not be written, as sentences. Raises as `files_of_earlier_result`.
+    """
+    for file in files_of_earlier_result(folder):
+        file.unlink(missing_ok=True)
     for name in ("images", "depth", "confidence"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     stems = [f"{index:03d}_{Path(name).stem}" for index, name in enumerate(result.names)]

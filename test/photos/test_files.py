@@ -63,6 +63,27 @@ def test_a_folder_holds_depth_and_cameras_that_fit_its_images(result, tmp_path):
             assert picture.width > 448
 
 
+def test_an_earlier_result_is_replaced_whole(result, da3_bundle, room, tmp_path):
+    write_folder(result, tmp_path)
+    write_folder(gld_ros.reconstruct(room.images[0], da3_bundle), tmp_path)
+    for name, count in (("images", 1), ("depth", 2), ("confidence", 1)):
+        assert len(list((tmp_path / name).iterdir())) == count
+
+
+@pytest.mark.parametrize(
+    "cameras", [None, "{}", '{"views": [{"image": "../a", "depth": "b", "confidence": "c"}]}']
+)
+def test_nothing_is_written_over_what_is_no_earlier_result(result, tmp_path, cameras):
+    folder = tmp_path / "mine"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "000_holiday.png").write_text("mine")
+    if cameras is not None:
+        (folder / "cameras.json").write_text(cameras)
+    with pytest.raises(ValueError, match="something else than an earlier result"):
+        write_folder(result, folder)
+    assert [f.name for f in (folder / "images").iterdir()] == ["000_holiday.png"]
+
+
 def test_another_ending_is_refused(result, tmp_path):
     with pytest.raises(ValueError, match=r"'\.obj'; use \.ply, \.glb, \.rrd"):
         result.save(tmp_path / "scene.obj")
