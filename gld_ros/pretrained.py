@@ -15,7 +15,7 @@ import torch
 
 from gld_ros.backbones.da3 import model as da3
 from gld_ros.backbones.vggt import model as vggt
-from gld_ros.torch_device import torch_device
+from gld_ros.pipeline_device import resolve_device
 from gld_ros.weights.bundle import Bundle
 from gld_ros.weights.without_storage import without_storage
 
@@ -72,5 +72,5 @@ def _loaded(
         )
     with without_storage():
         network = network_type(backbone.config)
-    bundle.fill_module(network, "backbone", torch_device(device), torch.float32)
+    bundle.fill_module(network, "backbone", resolve_device(device), torch.float32)
     return network
