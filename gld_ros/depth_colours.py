@@ -1,6 +1,6 @@
 """Depth as a person can read it: colours, red near and blue far, and a picture with a scale.
 
-Owns the one colour map of depth. Writing files and laying pictures out is left to the caller.
+Owns the colours of depth. Writing files and laying pictures out is left to the caller.
 """
 
 from __future__ import annotations

@@ -247,7 +247,6 @@ def contact_sheet(bag: Path, columns: int = 6, cell_width: int = 224) -> "NDArra
     import numpy as np
 
     from gld_ros.bags.reader import IMAGE_TYPE, BagReader
-    from gld_ros.depth_colours import depth_colours
     from gld_ros.messages.depth_images import depth_m_from_message
     from gld_ros.messages.images import UnsupportedEncoding, rgb_from_message
 
@@ -255,7 +254,11 @@ def contact_sheet(bag: Path, columns: int = 6, cell_width: int = 224) -> "NDArra
         try:
             rgb = rgb_from_message(message).rgb
         except UnsupportedEncoding:
-            rgb = depth_colours(depth_m_from_message(message))
+            depth_m = depth_m_from_message(message)
+            known = np.isfinite(depth_m) & (depth_m > 0)
+            far = float(np.percentile(depth_m[known], 98)) if known.any() else 1.0
+            near = np.where(known, 255 * (1 - np.clip(np.nan_to_num(depth_m) / far, 0, 1)), 0)
+            rgb = cv2.applyColorMap(near.astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1]
         height = max(1, round(rgb.shape[0] * cell_width / rgb.shape[1]))
         return np.asarray(cv2.resize(np.ascontiguousarray(rgb), (cell_width, height)))
 
