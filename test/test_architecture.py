@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A module may import its own layer's folder and every lower layer.
 LAYERS = (
-    ("full_precision", "partial_folder", "plain_yaml"),
+    ("depth_colours", "full_precision", "partial_folder", "plain_yaml"),
     ("geometry",),
     ("messages", "backbones", "measuring"),
     ("bags", "decoders", "diffusion"),
@@ -23,10 +23,12 @@ LAYERS = (
         "pipeline_plan",
         "pipeline_results",
         "pipeline",
+        "pipeline_device",
+        "pretrained",
         "selftest",
     ),
     ("training", "mapping"),
-    ("evaluation", "ros"),
+    ("evaluation", "photos", "ros"),
     ("demo",),
     ("cli",),
 )

@@ -10,8 +10,8 @@ from typing import Any
 _DESCRIPTION = """\
 Sends a goal to a running gld_node and shows its progress. Where to look from is given by poses in
 any TF frame (x forward, as robots have it, or --optical), or as a step and a turn from where the
-camera is now. Writes pictures, depth (metres, .npy and a picture of it), the result as JSON, and a
-PLY of the predicted points into --out. Exit status 0 if the views came.
+camera is now. Writes pictures, depth (metres, .npy and a picture in colours with a scale), the
+result as JSON, and a PLY of the predicted points into --out. Exit status 0 if the views came.
 
   gld-ros request --forward 0.5                                   half a metre ahead
   gld-ros request --left 0.3 --yaw -20 --out look                 from the left, turned right
@@ -118,6 +118,7 @@ def _report(answer: Any, out: Path) -> int:
     import cv2
     import numpy as np
 
+    from gld_ros.depth_colours import depth_picture
     from gld_ros.mapping.ply import write_ply
     from gld_ros.messages.depth_images import depth_m_from_message
     from gld_ros.messages.images import rgb_from_image
@@ -137,10 +138,7 @@ def _report(answer: Any, out: Path) -> int:
         depth_m = depth_m_from_message(message)
         written += [f"depth_{index}.npy", f"depth_{index}.png"]
         np.save(out / written[-2], depth_m)
-        finite = depth_m[np.isfinite(depth_m)]
-        far_m = float(np.percentile(finite, 98)) if finite.size else 1.0
-        shade = 255 * (1 - np.nan_to_num(depth_m, nan=far_m) / max(far_m, 1e-6))
-        cv2.imwrite(str(out / written[-1]), np.clip(shade, 0, 255).astype(np.uint8))
+        cv2.imwrite(str(out / written[-1]), depth_picture(depth_m, "m")[..., ::-1])
     if answer.cloud is not None:
         points = read_cloud(answer.cloud)
         write_ply(points, out / "predicted.ply")

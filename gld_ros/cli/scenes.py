@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     if args.action in ("store", "render"):
         from gld_ros.training.environment import restart_with_tuned_allocator
 
-        restart_with_tuned_allocator(sys.argv[1:])
+        restart_with_tuned_allocator(["-m", "gld_ros.cli.main", *sys.argv[1:]])
     actions: dict[str, Callable[[argparse.Namespace], int]] = {
         "preview": _preview,
         "store": _store,

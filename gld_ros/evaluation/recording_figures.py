@@ -13,7 +13,7 @@ from gld_ros.evaluation.recordings import RecordingRun, WithheldFrame
 from gld_ros.evaluation.withheld import psnr_db
 from gld_ros.evaluation.withheld_grid import (
     cell,
-    depth_colours,
+    depth_or_note,
     provenance_colours,
     write_cells,
 )
@@ -91,7 +91,7 @@ def write_recording_grid(runs: Sequence[RecordingRun], path: Path) -> None:
             for method in METHODS[:-1]
             if (image := frame.images.get(method)) is not None
         ]
-        cells.append(cell(depth_colours(frame.depth_m), "depth as published"))
+        cells.append(cell(depth_or_note(frame.depth_m), "depth as published"))
         cells.append(cell(provenance_colours(frame.provenance), "provenance"))
         rows.append(cells)
     write_cells(rows, path, ", ".join(run.name for run in runs))

@@ -194,9 +194,10 @@ def _provenance(report: dict[str, Any]) -> str:
         ["share %", "PSNR dB", "AbsRel"],
         rows,
     )
-    if provenance["unclassified_scenes"]:
-        text += f"\n{provenance['unclassified_scenes']} scenes without an accepted scale left out"
-    return text
+    left_out = provenance["unclassified_scenes"]
+    if not text:
+        return f"Errors by provenance: none ({left_out} scenes have no accepted scale)"
+    return f"{text}\n{left_out} scenes without an accepted scale left out" if left_out else text
 
 
 def _imagination(report: dict[str, Any]) -> str:
@@ -231,7 +232,9 @@ def _number(value: float | None, factor: float, digits: int) -> str:
 
 
 def _aligned(title: str, heads: list[str], rows: list[list[str]]) -> str:
-    """A table with a title, the first column left and the others right."""
+    """A table with a title, the first column left and the others right; "" if it has no figure."""
+    if all(cell in (NOT_DEFINED, NO_TRUTH) for row in rows for cell in row[1:]):
+        return ""
     first = max(len(row[0]) for row in rows)
     widths = [max(len(head), *(len(row[i + 1]) for row in rows)) for i, head in enumerate(heads)]
     lines = [

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from gld_ros.depth_colours import depth_colours
+
 CELL_HW = (168, 224)
 LABEL_HEIGHT = 20
 PROVENANCE_COLOURS = {  # RGB
@@ -55,18 +57,11 @@ def _text(image: RgbImage, text: str, origin: tuple[int, int]) -> None:
     cv2.putText(image, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (20, 20, 20), 1, cv2.LINE_AA)
 
 
-def depth_colours(depth_m: NDArray[np.float32] | None) -> RgbImage:
-    """Depth (H, W) as colours, red near and blue far, dark where unknown."""
+def depth_or_note(depth_m: NDArray[np.float32] | None) -> RgbImage:
+    """Depth (H, W) in the colours of `depth_colours`, or a note where there is none."""
     if depth_m is None or not np.isfinite(depth_m).any():
         return _note("withheld")
-    known = np.isfinite(depth_m)
-    low, high = np.percentile(depth_m[known], (2, 98))
-    scaled = np.clip((depth_m - low) / max(high - low, 1e-6), 0, 1)
-    coloured = cv2.applyColorMap(
-        (255 * (1 - np.nan_to_num(scaled))).astype(np.uint8), cv2.COLORMAP_TURBO
-    )[..., ::-1].copy()
-    coloured[~known] = 40
-    return coloured
+    return depth_colours(depth_m)
 
 
 def provenance_colours(labels: NDArray[np.uint8] | None) -> RgbImage:

@@ -23,6 +23,7 @@ class Reconstruction:
     """Coloured points of all views, in the frame of the given poses and in the glTF frame."""
 
     points_world: Tensor  # (P, 3) float32, view-major, row-major within a view
+    kept: Tensor  # (V, H, W) bool: the pixels that are points
     colors: Tensor  # (P, 3) uint8
     points_gltf: Tensor  # (P, 3) float64
     T_gltf_world: Tensor  # (4, 4) float64
@@ -84,7 +85,7 @@ def reconstruct(
     points_gltf = transform_points(T_gltf_world, points.double())
     low, high = np.percentile(points_gltf.cpu().numpy(), (5, 95), axis=0)
     scene_scale = float(np.linalg.norm(high - low))
-    return Reconstruction(points, colors, points_gltf, T_gltf_world, threshold, scene_scale)
+    return Reconstruction(points, keep, colors, points_gltf, T_gltf_world, threshold, scene_scale)
 
 
 def gltf_alignment(points_world: Tensor, T_world_first: Tensor) -> Tensor:

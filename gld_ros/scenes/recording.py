@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FloatArray = NDArray[np.floating]
 
@@ -57,11 +57,15 @@ class Recording:
         return len(self.T_world_cam)
 
 
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Read an image file as (H, W, 3) uint8; raises RecordingError that names the file."""
+def read_rgb(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
+    """Read an image file as (H, W, 3) uint8; raises RecordingError that names the file.
+
+    `upright` turns the rows as an EXIF orientation says; intrinsics refer to the stored rows.
+    """
     try:
         with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
+            turned = ImageOps.exif_transpose(image) if upright else image
+            return np.array(turned.convert("RGB"))
     except FileNotFoundError as error:
         raise RecordingError(f"{path} does not exist") from error
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:

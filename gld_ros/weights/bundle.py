@@ -208,10 +208,16 @@ class Bundle:
         """
         with without_storage():
             module = self.config.build_module(name)
+        self.fill_module(module, name, device, dtype)
+        return module
+
+    def fill_module(
+        self, module: nn.Module, name: str, device: str | torch.device, dtype: torch.dtype
+    ) -> None:
+        """Read the weights of module `name` into one built `without_storage`; as `load_module`."""
         path = self.folder / f"{name}.safetensors"
         check_dtypes(path, self.config.files[path.name].dtype, float32_in_storage(module))
         load_into(module, path, device=device, dtype=dtype)
-        return module
 
     def statistics(self, level: int) -> LevelStatistics:
         """Mean and variance of level `level`, and of its special tokens if these are diffused.

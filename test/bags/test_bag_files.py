@@ -154,7 +154,7 @@ def fifo_in_a_bag(path):
     [
         (lambda path: None, "does not exist"),
         (lambda path: path.mkdir(), "no metadata.yaml"),
-        (folder_of_images, "no metadata.yaml"),
+        (folder_of_images, "ros2 bag record.*no metadata.yaml.*gld-ros image"),
         (os.mkfifo, "neither a folder nor a regular file"),
         (lambda path: path.touch(), "the file is empty"),
         (lambda path: path.write_bytes(b"not a bag at all"), "cannot be opened"),
@@ -168,6 +168,20 @@ def test_what_is_no_bag_is_named_at_once(tmp_path, make, message):
     make(path)
     with pytest.raises(BagError, match=message):
         BagReader(path)
+
+
+def test_a_picture_and_a_folder_of_scenes_are_sent_to_the_command_for_pictures(tmp_path):
+    folder_of_images(tmp_path / "images")
+    for path in (tmp_path / "images" / "000.png", tmp_path):
+        with pytest.raises(BagError, match=r"a bag is what .* gld-ros image"):
+            BagReader(path)
+
+
+def test_a_folder_with_a_bag_file_alone_names_that_file(small_bag):
+    (small_bag / "metadata.yaml").unlink()
+    (file,) = small_bag.glob("*.mcap")
+    with pytest.raises(BagError, match=f"give its file instead: {file}"):
+        BagReader(small_bag)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "rosbag2_bagfile_information: 5", "a: !!python/x"])

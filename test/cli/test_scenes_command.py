@@ -1,5 +1,9 @@
 """`gld-ros scenes`: every action leaves what it says, and wrong usage is explained."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -35,6 +39,14 @@ def test_render_writes_folders_in_the_shared_format(tmp_path):
     recording = open_scene_folder(folders[0])
     assert recording.metric
     assert recording.load(1).depth_m.min() > 0.2
+
+
+def test_the_command_restarts_itself_as_it_was_typed(tmp_path):
+    command = [sys.executable, "-m", "gld_ros.cli.main", "scenes", "render", str(tmp_path), *TINY]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(find_scene_folders(tmp_path)) == 2
 
 
 def test_store_of_rooms_and_of_recordings(tmp_path):

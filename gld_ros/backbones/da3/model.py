@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -64,6 +64,7 @@ class Da3Inference:
         `depth_scale` is not None, else in the network's own unit.
     depth_confidence: (V, H, W), at least 1.
     T_cam_world: (V, 4, 4), the given poses, or the predicted ones.
+    T_cam_world_predicted: (V, 4, 4), in the network's own unit.
     K_px: (V, 3, 3), intrinsics of `images`: the given ones resized, or the predicted ones.
     depth_scale: factor by which the network's depth was multiplied; None without poses, or when
         the camera centres coincide and no scale can be known.
@@ -73,6 +74,7 @@ class Da3Inference:
     depth: np.ndarray
     depth_confidence: np.ndarray
     T_cam_world: np.ndarray
+    T_cam_world_predicted: np.ndarray
     K_px: np.ndarray
     depth_scale: float | None
 
@@ -269,10 +271,9 @@ class DepthAnything3(nn.Module):
             )
         scale = scale_between_trajectories(given_T, prediction.T_cam_world[0].double().cpu())
         inference = self._inference(prepared.images, prediction)
-        return Da3Inference(
-            images=inference.images,
+        return replace(
+            inference,
             depth=inference.depth if scale is None else inference.depth / np.float32(scale),
-            depth_confidence=inference.depth_confidence,
             T_cam_world=given_T.float().numpy(),
             K_px=given_K.float().numpy(),
             depth_scale=None if scale is None else 1 / scale,
@@ -285,6 +286,7 @@ class DepthAnything3(nn.Module):
             depth=prediction.depth[0].cpu().numpy(),
             depth_confidence=prediction.depth_confidence[0].cpu().numpy(),
             T_cam_world=prediction.T_cam_world[0].cpu().numpy(),
+            T_cam_world_predicted=prediction.T_cam_world[0].cpu().numpy(),
             K_px=prediction.K_px[0].cpu().numpy(),
             depth_scale=None,
         )
