@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gld_ros.bags.cameras import camera_info_topic, depth_companion, is_depth_topic
 from gld_ros.mapping.product_messages import TOPICS
 from gld_ros.ros.parameters.files import load_snapshot
 from gld_ros.ros.parameters.table import BY_NAME
@@ -19,6 +20,22 @@ LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
 )
 def test_profile_loads_and_changes_something(path):
     assert load_snapshot(path).values != load_snapshot().values
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "config").glob("profile_*.yaml")), ids=lambda p: p.name
+)
+def test_profile_shows_something_without_being_asked(path):
+    assert load_snapshot(path).values["policy.type"] == "look_around"
+
+
+def test_rviz_shows_topics_that_exist():
+    displays = yaml.safe_load((ROOT / "rviz" / "gld.rviz").read_text())["Visualization Manager"]
+    topics = {d["Topic"]["Value"] for d in displays["Displays"] if "Topic" in d}
+    own = {topic.removeprefix("/gld/") for topic in topics if topic.startswith("/gld/")}
+    assert own
+    assert own <= set(TOPICS)
+    assert topics - {f"/gld/{topic}" for topic in own} == {"/camera/image"}
 
 
 def test_planner_snippet_loads():
@@ -43,17 +60,38 @@ def test_nav2_may_mark_but_never_clear():
     assert source["expected_update_rate"] == 0.0
 
 
+def launch_table(path, name):
+    """A table of a launch file, read without ROS."""
+    return next(
+        ast.literal_eval(ast.unparse(_without_calls(node.value)))
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign) and node.targets[0].id == name
+    )
+
+
 @pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda p: p.name)
 def test_launch_file_explains_every_argument_once(path):
-    tree = ast.parse(path.read_text())
-    declared = next(
-        ast.literal_eval(ast.unparse(_without_calls(node.value)))
-        for node in tree.body
-        if isinstance(node, ast.Assign) and node.targets[0].id == "ARGUMENTS"
-    )
+    declared = launch_table(path, "ARGUMENTS")
     names = [name for name, _, _ in declared]
     assert len(names) == len(set(names))
     assert all(meaning.endswith(".") for _, _, meaning in declared)
+
+
+def test_launch_arguments_set_parameters_that_exist():
+    path = ROOT / "launch" / "gld.launch.py"
+    parameters = launch_table(path, "PARAMETERS")
+    assert set(parameters) <= {name for name, _, _ in launch_table(path, "ARGUMENTS")}
+    assert set(parameters.values()) <= set(BY_NAME)
+
+
+def test_camera_presets_are_cameras_with_the_depth_that_is_registered_to_them():
+    presets = launch_table(ROOT / "launch" / "gld.launch.py", "PRESETS")
+    assert set(presets) == {"realsense", "zed", "oak", "usb"}
+    for topics in presets.values():
+        image, depth = topics["image"], topics.get("depth")
+        assert topics["camera_info"] == camera_info_topic(image)
+        assert not is_depth_topic(image)
+        assert depth == depth_companion(image, [t for t in (image, depth) if t])
 
 
 def _without_calls(node):
