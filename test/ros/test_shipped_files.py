@@ -1,6 +1,7 @@
 """Launch files, parameter files and snippets that the package ships."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -51,13 +52,38 @@ def test_doubles_keep_their_decimal_point():
                     assert isinstance(value, float), f"{path.name}: {name}"
 
 
-def test_nav2_may_mark_but_never_clear():
-    document = yaml.safe_load((ROOT / "config" / "nav2_costmap.yaml").read_text())
-    layer = document["local_costmap"]["local_costmap"]["ros__parameters"]["imagined_layer"]
-    source = layer["imagined"]
-    assert source["marking"] is True
-    assert source["clearing"] is False
-    assert source["expected_update_rate"] == 0.0
+def every_source(document):
+    """Every mapping below a document that has a topic."""
+    if isinstance(document, dict):
+        if "topic" in document:
+            yield document
+        for value in document.values():
+            yield from every_source(value)
+
+
+@pytest.mark.parametrize("name", ["nav2_costmap.yaml", "nav2_voxel.yaml"])
+def test_nav2_may_mark_but_never_clear_with_predicted_points(name):
+    sources = list(every_source(yaml.safe_load((ROOT / "config" / name).read_text())))
+    predicted = [source for source in sources if "/predicted/" in source["topic"]]
+    assert predicted
+    for source in predicted:
+        assert source["marking"] is True
+        assert source["clearing"] is False
+        assert source["expected_update_rate"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "config" / "mapping").glob("*.yaml")), ids=lambda p: p.name
+)
+def test_mappers_that_clear_are_told_not_to_take_predictions(path):
+    assert yaml.safe_load(path.read_text())
+    recipe = (ROOT / "docs" / "mapping_recipes.md").read_text()
+    command = next(
+        b for b in recipe.split("```") if f"mapping/{path.name}" in b and "ros2 run" in b
+    )
+    assert "/gld/observed/" in command
+    assert "/gld/predicted/" not in command
+    assert {f"/gld/{topic}" for topic in TOPICS} >= set(re.findall(r":=(/gld/[a-z_/]+)", command))
 
 
 def launch_table(path, name):
