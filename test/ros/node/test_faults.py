@@ -459,6 +459,19 @@ def test_too_few_keyframes_are_waited_for(make_rig, plain_oracle):
     rig.graph.wait_for(lambda: rig.received["/gld/predicted/color/image"], "a view")
 
 
+def test_the_first_automatic_job_waits_for_keyframes_and_not_for_a_period(make_rig, plain_oracle):
+    rig = make_rig(plain_oracle, {"policy.type": "look_around", "policy.rate": 0.01})
+    rig.listen("/gld/predicted/color/image", "sensor_msgs/msg/Image")
+    rig.activate()
+    images = rig.received["/gld/predicted/color/image"]
+    time.sleep(1.5)  # a look or more finds no keyframes
+    rig.drive((0.0, 0.3))
+    rig.graph.wait_for(lambda: images, "a view", 30.0)
+    rig.drive((0.6, 0.9))
+    time.sleep(1.5)
+    assert rig.node.session.history.done == 1  # the next one is due in 100 s
+
+
 def test_unresolved_scale_withholds_depth_until_it_is_known(make_rig, plain_oracle):
     rig = make_rig(
         plain_oracle,
