@@ -63,6 +63,19 @@ def test_links_and_pictures_lead_somewhere(page):
             assert anchor in slugs, f"{page.name}: {target}"
 
 
+def test_the_words_of_troubleshooting_are_those_of_the_code():
+    sources = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "gld_ros").rglob("*.py"))
+    said = re.sub(r'"\s*\n\s*f?"', "", sources)  # texts that go over several lines
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    shown = [
+        c for row in re.findall(r"^\| (`.*?) \| ", page, re.M) for c in re.findall("`(.*?)`", row)
+    ]
+    parts = [p.strip(" ();") for c in shown for p in re.split(r"'.*?'|\.\.\.|\bN\b|\d+|:", c)]
+    words = [p for p in parts if " " in p and "," not in p and "/msg/" not in p]
+    assert len(words) > 20
+    assert [w for w in words if w not in said] == []
+
+
 def test_every_page_is_in_the_site():
     site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     pages = [p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")]
