@@ -48,6 +48,18 @@ def test_every_command_that_a_page_shows_is_accepted(page, capsys):
             pytest.fail(f"gld-ros {' '.join(words)}: {capsys.readouterr().err}")
 
 
+LAUNCHING = [*PAGES, ROOT / "docker" / "compose.yaml", ROOT / "docker" / "Dockerfile"]
+
+
+@pytest.mark.parametrize("page", LAUNCHING, ids=lambda p: str(p.relative_to(ROOT)))
+def test_launch_arguments_that_are_shown_exist(page):
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for file, arguments in re.findall(r"ros2 launch gld_ros (\w+\.launch\.py)([^`\n]*)", text):
+        declared = (ROOT / "launch" / file).read_text(encoding="utf-8")
+        for name in re.findall(r"(\w+):=", arguments):
+            assert re.search(rf'^ +\(?"{name}",', declared, re.M), f"{page.name}: {file} {name}:="
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_and_pictures_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
