@@ -10,7 +10,7 @@ MINUTES ?= 3
 
 DISTRO ?=
 
-.PHONY: help build test test-distribution test-slow soak lint format demo bench clean
+.PHONY: help build test test-distribution test-slow soak lint format demo bench docs clean
 
 help:
 	@echo "make build            environment, ROS interfaces and env.sh"
@@ -22,6 +22,7 @@ help:
 	@echo "make format           let ruff rewrite what it can"
 	@echo "make demo [BAG=...]   node and player as processes; products in out/demo"
 	@echo "make bench            the measurements that the documents quote"
+	@echo "make docs             the documents as a site in out/site; a link that leads nowhere is an error"
 	@echo "make clean            remove build products, keep .venv"
 
 build:
@@ -50,6 +51,16 @@ demo: build
 
 bench: build
 	$(ENTER) set -e; for script in benchmark/*.py; do echo "== $$script"; python "$$script"; done
+
+# An environment of its own: nothing of the package is needed.
+out/docs_environment/ready: tools/requirements-docs.txt
+	python3 -m venv out/docs_environment
+	out/docs_environment/bin/python -m pip install --quiet --require-hashes -r $<
+	touch $@
+
+docs: out/docs_environment/ready
+	out/docs_environment/bin/mkdocs build --strict
+	@echo "look at out/site/index.html"
 
 clean:
 	rm -rf build install log env.sh out .pytest_cache .mypy_cache .ruff_cache .hypothesis

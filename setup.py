@@ -68,6 +68,10 @@ setup(
         "demo": [
             "rerun-sdk>=0.24,<1",  # the demonstration's recording
         ],
+        "docs": [
+            "mkdocs>=1.6,<2",  # the documents as a site; 2 will be another program
+            "mkdocs-material>=9.5,<10",  # its look, its search and its diagrams
+        ],
         "test": [
             "pytest>=7.4,<10",  # the test runner; Ubuntu 24.04 and its ROS have 7.4
             "pytest-timeout>=2.3,<3",  # a hung DDS test fails instead of stalling the run

@@ -1,11 +1,13 @@
 """How far the memory estimate is from measured peaks, for the embedded bundle on this CPU.
 
     python benchmark/memory_estimate.py [--full]
+    python benchmark/memory_estimate.py --published     (nothing is run: a table of estimates alone)
 
 Runs the embedded bundle at several sizes and view counts in float32 and compares the growth of the
 process's peak resident memory with `gld_ros.memory_estimate`. `--full` also prints the estimate for
 the published sizes (280x504, 2 + 2 views, bfloat16, weights stage by stage), whose peak
-`benchmark/full_size_cpu.py` measures. Linux only: the peak is reset between runs.
+`benchmark/full_size_cpu.py` measures. `--published` prints estimates that say whether a GPU or a
+Jetson has enough memory for the published sizes. Linux only: the peak is reset between runs.
 """
 
 import argparse
@@ -38,6 +40,14 @@ CASES = (
     ((280, 504), 4, 4, 1, 1.0, False),
     ((280, 504), 4, 4, 1, 1.0, True),
 )
+# Published sizes: (height, width), references, targets
+PUBLISHED_CASES = (
+    ((280, 504), 1, 1),
+    ((280, 504), 2, 2),
+    ((280, 504), 4, 4),
+    ((504, 504), 2, 2),
+    ((504, 504), 4, 4),
+)
 
 
 def resident_bytes(field: str) -> int:
@@ -57,9 +67,9 @@ def measured_growth(pipeline: NovelViewPipeline, request: ViewRequest) -> int:
     return resident_bytes("VmHWM") - before
 
 
-def full_size() -> str:
-    """Return the estimate for the published sizes, in words."""
-    config = BundleConfig(
+def published_config() -> BundleConfig:
+    """A bundle of the published sizes on Depth Anything 3, without weights."""
+    return BundleConfig(
         name="published sizes",
         backbone=BackboneSpec("da3", DA3_BASE),
         rgb_decoder=RgbDecoderConfig(in_channels=4 * DA3_BASE.channels),
@@ -79,8 +89,32 @@ def full_size() -> str:
         non_commercial=False,
         random_weights=True,
     )
+
+
+def published_table() -> str:
+    """Return estimates of guided runs of the published sizes in 16 bit, as Markdown."""
+    config = published_config()
+    lines = [
+        "| image | views | peak, weights stage by stage | peak, weights kept | worst stage |",
+        "|" + " --- |" * 5,
+    ]
+    for hw, references, targets in PUBLISHED_CASES:
+        shape = RunShape(references, targets, hw, guided=True)
+        staged, kept = (
+            estimate_memory(config, shape, dtype=torch.bfloat16, keep_weights=keep)
+            for keep in (False, True)
+        )
+        lines.append(
+            f"| {hw[1]}x{hw[0]} | {references} + {targets} | {staged.peak_bytes / 1e9:.1f} GB | "
+            f"{kept.peak_bytes / 1e9:.1f} GB | {kept.peak_stage} |"
+        )
+    return "\n".join(lines)
+
+
+def full_size() -> str:
+    """Return the estimate for the published sizes, in words."""
     shape = RunShape(2, 2, (280, 504), guided=True)
-    estimate = estimate_memory(config, shape, dtype=torch.bfloat16, keep_weights=False)
+    estimate = estimate_memory(published_config(), shape, dtype=torch.bfloat16, keep_weights=False)
     stages = ", ".join(
         f"{name} {memory.weights / 1e9:.2f} + {memory.activations / 1e9:.2f} = "
         f"{memory.total / 1e9:.2f} GB"
@@ -95,7 +129,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--full", action="store_true", help="estimate the published sizes too")
+    parser.add_argument("--published", action="store_true", help="estimates alone, as a table")
     args = parser.parse_args()
+    if args.published:
+        print(published_table())
+        return 0
     if args.full:
         print(full_size(), flush=True)
     pipeline = NovelViewPipeline.from_pretrained("tiny", device="cpu", dtype="float32")

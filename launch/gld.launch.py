@@ -1,6 +1,7 @@
 """Start gld_node, which configures and activates itself unless autostart is false.
 
     ros2 launch gld_ros gld.launch.py --show-args
+    ros2 launch gld_ros gld.launch.py camera_preset:=realsense
     ros2 launch gld_ros gld.launch.py image:=/front/image_raw camera_info:=/front/camera_info
     ros2 launch gld_ros gld.launch.py cameras:="front rear" image:="/{camera}/image_raw" \
         camera_info:="/{camera}/camera_info"
@@ -15,6 +16,26 @@ from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
 
+# Topics as the drivers name them in their own launch files: realsense-ros 4, the ZED wrapper 5.1,
+# depthai-ros, usb_cam and v4l2_camera. Depth is registered to the colour images.
+PRESETS = {
+    "realsense": {
+        "image": "/camera/camera/color/image_raw",
+        "camera_info": "/camera/camera/color/camera_info",
+        "depth": "/camera/camera/aligned_depth_to_color/image_raw",
+    },
+    "zed": {
+        "image": "/zed/zed_node/rgb/color/rect/image",
+        "camera_info": "/zed/zed_node/rgb/color/rect/camera_info",
+        "depth": "/zed/zed_node/depth/depth_registered",
+    },
+    "oak": {
+        "image": "/oak/rgb/image_raw",
+        "camera_info": "/oak/rgb/camera_info",
+        "depth": "/oak/stereo/image_raw",
+    },
+    "usb": {"image": "/image_raw", "camera_info": "/camera_info"},
+}
 CONFIG = Path(get_package_share_directory("gld_ros")) / "config"
 
 # (name, default, meaning)
@@ -37,20 +58,44 @@ ARGUMENTS = (
         "Names of the cameras, separated by spaces; empty takes camera_names of the files.",
     ),
     (
+        "camera_preset",
+        "",
+        "Topics of one camera as its driver names them: realsense, zed, oak or usb. An image, "
+        "camera_info or depth that is given counts more.",
+    ),
+    (
         "image",
         "{camera}/image",
         "Image topic without a transport suffix: one in which {camera} stands for each camera's "
         "name, or one per camera, separated by spaces.",
     ),
     ("camera_info", "{camera}/camera_info", "CameraInfo topic, likewise."),
-    ("depth", "{camera}/depth", "Topic of a depth sensor, likewise; read if scale.mode asks."),
+    (
+        "depth",
+        "{camera}/depth",
+        "Topic of depth images in the optical frame of the camera's images, likewise; they measure "
+        "if depth.source is auto or camera.",
+    ),
     ("image_transport", "", "raw or compressed; empty takes image_transport of the files."),
     ("fixed_frame", "", "Frame poses are taken in; empty takes fixed_frame of the files."),
+    ("bundle", "", "Weights: name or folder; empty takes model.bundle of the files."),
+    (
+        "policy",
+        "",
+        "Where automatic views are: none, look_around, ...; empty takes policy.type of the files.",
+    ),
     ("use_sim_time", "false", "Take time from /clock (bags, simulators)."),
     ("autostart", "true", "Configure and activate at once; false leaves that to a manager."),
     ("respawn", "true", "Start again after a lost device (exit code 70) or a crash."),
     ("log_level", "info", "debug, info, warn, error or fatal."),
 )
+# Arguments that set a parameter of the node.
+PARAMETERS = {
+    "fixed_frame": "fixed_frame",
+    "image_transport": "image_transport",
+    "bundle": "model.bundle",
+    "policy": "policy.type",
+}
 TRUTH = {"true": True, "false": False}
 
 
@@ -84,9 +129,9 @@ def node(context: LaunchContext) -> list[Node]:
     }
     if cameras:
         overrides["camera_names"] = cameras
-    for name in ("fixed_frame", "image_transport"):
+    for name, parameter in PARAMETERS.items():
         if argument[name]:
-            overrides[name] = argument[name]
+            overrides[parameter] = argument[name]
     return [
         Node(
             package="gld_ros",
@@ -96,8 +141,8 @@ def node(context: LaunchContext) -> list[Node]:
             parameters=[argument["params_file"], argument["profile"], overrides],
             remappings=[
                 remapping
-                for topic in ("image", "camera_info", "depth")
-                for remapping in remappings(topic, argument[topic], cameras)
+                for topic, given in camera_topics(argument).items()
+                for remapping in remappings(topic, given, cameras)
             ],
             arguments=["--ros-args", "--log-level", argument["log_level"]],
             respawn=TRUTH[argument["respawn"]],
@@ -105,6 +150,22 @@ def node(context: LaunchContext) -> list[Node]:
             output="screen",
         )
     ]
+
+
+def camera_topics(argument: dict[str, str]) -> dict[str, str]:
+    """Return the topics that were given, else those of the preset. Raises ValueError."""
+    preset = argument["camera_preset"]
+    if preset and preset not in PRESETS:
+        raise ValueError(
+            f"camera_preset:={preset} is not known; there are: {', '.join(PRESETS)}. Other cameras "
+            "are given by image:=, camera_info:= and depth:="
+        )
+    return {
+        topic: PRESETS[preset].get(topic, argument[topic])
+        if preset and argument[topic] == f"{{camera}}/{topic}"
+        else argument[topic]
+        for topic in ("image", "camera_info", "depth")
+    }
 
 
 def remappings(topic: str, given: str, cameras: list[str]) -> list[tuple[str, str]]:

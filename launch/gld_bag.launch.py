@@ -1,4 +1,4 @@
-"""Play a bag with simulated time, imagine views for it, and show them in RViz if it is installed.
+"""Play a bag with simulated time, imagine views around its camera, show them in RViz if installed.
 
     ros2 launch gld_ros gld_bag.launch.py bag:=/data/recording
 
@@ -7,6 +7,7 @@ Cameras, topics and the fixed frame are found in the bag unless they are given.
 
 import json
 import subprocess
+import tempfile
 from pathlib import Path
 
 from ament_index_python.packages import (
@@ -37,7 +38,10 @@ ARGUMENTS = (
     ("cameras", "", "Names of the cameras, separated by spaces; empty takes all of the bag."),
     ("image", "", "Image topic, {camera} stands for a camera's name; empty finds it in the bag."),
     ("camera_info", "", "CameraInfo topic, likewise."),
+    ("depth", "", "Topic of depth images, likewise; set depth.source to do without."),
     ("fixed_frame", "", "Frame poses are taken in; empty finds it in the bag."),
+    ("bundle", "", "Weights: name or folder; empty takes model.bundle of the files."),
+    ("policy", "look_around", "Where automatic views are; none: goals only."),
     ("params_file", str(SHARE / "config" / "gld.yaml"), "Parameter file."),
     ("profile", str(SHARE / "config" / "profile_cpu.yaml"), "Parameter file laid over the first."),
     ("rviz", "true", "Show the result in RViz where it is installed."),
@@ -82,6 +86,9 @@ def session(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             or " ".join(camera["camera_info"] for camera in known),
             "image_transport": "" if argument["image"] else found["image_transport"],
             "fixed_frame": argument["fixed_frame"] or found["fixed_frame"],
+            "depth": argument["depth"] or bag_depth(known),
+            "bundle": argument["bundle"],
+            "policy": argument["policy"],
             "params_file": argument["params_file"],
             "profile": argument["profile"],
         }.items(),
@@ -92,7 +99,16 @@ def session(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if known and not argument["camera_info"]:
         play += ["--wait-for", *(camera["camera_info"] for camera in known)]
     player = ExecuteProcess(cmd=play, output="screen")
-    return [node, player, *(rviz() if argument["rviz"] == "true" else [])]
+    shown = [node, player]
+    if argument["rviz"] == "true":
+        shown += rviz(argument["fixed_frame"] or found["fixed_frame"], real_image(known, found))
+    return shown
+
+
+def bag_depth(cameras: list[dict[str, str]]) -> str:
+    """Return the depth topics of cameras, or the default where one has none."""
+    topics = [camera["depth"] for camera in cameras]
+    return " ".join(topics) if topics and all(topics) else "{camera}/depth"
 
 
 def bag_info(bag: str) -> dict:
@@ -106,16 +122,28 @@ def bag_info(bag: str) -> dict:
     return json.loads(done.stdout)
 
 
-def rviz() -> list[LaunchDescriptionEntity]:
+def real_image(cameras: list[dict[str, str]], found: dict) -> str:
+    """Return the topic of the first camera's images; empty if the bag does not tell."""
+    if not cameras:
+        return ""
+    suffix = "/compressed" if found["image_transport"] == "compressed" else ""
+    return cameras[0]["image"] + suffix
+
+
+def rviz(fixed_frame: str, image: str) -> list[LaunchDescriptionEntity]:
+    """Return RViz in a frame that the bag has, with the topic of its images."""
     try:
         get_package_prefix("rviz2")
     except PackageNotFoundError:
         return [LogInfo(msg="rviz2 is not installed, so nothing is shown (rviz:=false says so)")]
+    text = (SHARE / "rviz" / "gld.rviz").read_text()
+    with tempfile.NamedTemporaryFile("w", suffix=".rviz", delete=False) as config:
+        config.write(text.replace("/camera/image,", f"{image or '/camera/image'},"))
     return [
         Node(
             package="rviz2",
             executable="rviz2",
-            arguments=["-d", str(SHARE / "rviz" / "gld.rviz")],
+            arguments=["-d", config.name, "-f", fixed_frame],
             parameters=[{"use_sim_time": True}],
         )
     ]

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from gld_ros.bags.cameras import bag_cameras, bag_fixed_frame
-    from gld_ros.bags.reader import BagReader
+    from gld_ros.bags.reader import IMAGE_TYPE, BagReader
 
     with BagReader(args.bag) as bag:
         found = bag_cameras(bag)
@@ -39,8 +39,11 @@ def run(args: argparse.Namespace) -> int:
             camera.name: {
                 "image": camera.image_topic.removesuffix("/compressed"),
                 "camera_info": camera.info_topic,
+                # The node reads depth as raw images.
+                "depth": depth if depth and bag.topics[depth].type == IMAGE_TYPE else "",
             }
             for camera in chosen
+            for depth in [camera.depth_topic or ""]
         }
         fixed_frame = bag_fixed_frame(bag, args.fixed_frame)
     agreements = _agreements(args.bag, fixed_frame) if args.agreement else {}
@@ -53,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"fixed frame      {fixed_frame}")
     print(f"image transport  {transport}")
     for name, topics in cameras.items():
-        print(f"camera {name}: {topics['image']}, {topics['camera_info']}")
+        print(f"camera {name}: {', '.join(topic for topic in topics.values() if topic)}")
     for topic, line in agreements.items():
         print(f"{topic}: {line}")
     return 0

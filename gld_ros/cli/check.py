@@ -186,6 +186,15 @@ def _show_progress(fraction: float) -> None:
         print(f"\rlooking at the graph {fraction:4.0%}{end}", end="", file=sys.stderr, flush=True)
 
 
+def _age(age_s: float | None) -> str:
+    """A stamp's age for the table; the fault says what one of days means."""
+    from gld_ros.messages.stamps import RECORDED_AGE_S
+
+    if age_s is None:
+        return "-"
+    return f"{age_s:.3f} s" if abs(age_s) < RECORDED_AGE_S else f"{age_s / 86_400:.0f} days"
+
+
 def _table(rows: list[dict[str, Any]]) -> str:
     header = ("topic", "type", "from", "to", "rate", "age", "frame")
     lines = [header]
@@ -197,7 +206,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
                 _ends(row["publishers"]),
                 _ends(row["subscriptions"]),
                 f"{row['rate_hz']:.1f} Hz" if row["rate_hz"] else "-",
-                "-" if row["age_s"] is None else f"{row['age_s']:.3f} s",
+                _age(row["age_s"]),
                 row["frame_id"],
             )
         )

@@ -61,6 +61,20 @@ def add_arguments(parser: argparse.ArgumentParser, stages: dict[str, str]) -> No
         "--model", type=Path, help="folder with the config.json of a new model's sizes"
     )
     parser.add_argument(
+        "--recordings",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="bags or scene folders to learn from, in place of those of the config",
+    )
+    parser.add_argument(
+        "--held-out",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="recordings to validate on, never learned from",
+    )
+    parser.add_argument(
         "--set",
         action="append",
         default=[],

@@ -48,10 +48,25 @@ def write_recording(rows: Sequence[GridRow], clouds: dict[str, NDArray[Any]], pa
     """Write a Rerun recording; returns a sentence when Rerun is not installed."""
     try:
         import rerun
+        import rerun.blueprint as views
     except ImportError:
         return "rerun-sdk is not installed (pip install 'gld_ros[demo]'): no recording"
     recording = rerun.RecordingStream("gld_ros_demo")
-    recording.save(str(path))
+    recording.save(
+        str(path),
+        default_blueprint=views.Blueprint(
+            views.Horizontal(
+                views.Spatial3DView(origin="world", name="points and target views"),
+                views.Vertical(
+                    views.Spatial2DView(origin="world/target/image", name="composite"),
+                    views.Spatial2DView(origin="truth", name="withheld truth"),
+                    views.Spatial2DView(origin="depth", name="depth"),
+                ),
+                column_shares=[2, 1],
+            ),
+            collapse_panels=True,
+        ),
+    )
     recording.log("world", rerun.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
     for name, points in clouds.items():
         rgb = points["rgb"]

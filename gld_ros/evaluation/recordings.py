@@ -102,11 +102,13 @@ def run_recording(
     parameters: SessionParameters,
     num_goals: int,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    largest_hw: tuple[int, int] = COMPARED_HW,
 ) -> RecordingRun:
     """Show a recording to a session and ask for the views at its withheld cameras.
 
-    Depth of the recording is shown only if `depth_source` is "camera" or "auto"; it serves as the
-    truth in any case. Raises ValueError for fewer than 4 frames.
+    Views are at most `largest_hw` pixels. Depth of the recording is shown only if `depth_source` is
+    "camera" or "auto"; it serves as the truth in any case. Raises ValueError for fewer than 4
+    frames.
     """
     if len(recording) < 4:
         raise ValueError(f"{recording.scene_id} has {len(recording)} frames; 4 are needed")
@@ -122,7 +124,9 @@ def run_recording(
     frames, observed = [], {}
     for done, i in enumerate(withheld):
         nearest = shown[nearest_camera(recording.T_world_cam[shown], recording.T_world_cam[i])]
-        frame, result = _asked_for(session, recording.load(i), recording.load(nearest), depths)
+        frame, result = _asked_for(
+            session, recording.load(i), recording.load(nearest), depths, largest_hw
+        )
         frames.append(frame)
         if result is not None:
             observed.update(_observed(result, recording, stamps_ns))
@@ -170,16 +174,20 @@ def _show(session: SynthesisSession, frame: Frame, parameters: SessionParameters
 
 
 def _asked_for(
-    session: SynthesisSession, truth: Frame, nearest: Frame, shown: DepthViews | None
+    session: SynthesisSession,
+    truth: Frame,
+    nearest: Frame,
+    shown: DepthViews | None,
+    largest_hw: tuple[int, int],
 ) -> tuple[WithheldFrame, JobResult | None]:
     """The view at a withheld camera by every method; no result if the goal was rejected."""
-    image, K_px = shrink_to_fit(truth.rgb, truth.K_px, COMPARED_HW)
+    image, K_px = shrink_to_fit(truth.rgb, truth.K_px, largest_hw)
     image_hw = (image.shape[0], image.shape[1])
     true_depth_m = None
     if truth.depth_m is not None:
         true_depth_m = resample_sensor_depth(truth.depth_m, truth.K_px, K_px, image_hw)
     seen, hidden = _seen_and_hidden(shown, true_depth_m, K_px, truth.T_world_cam, image_hw)
-    copied, _ = shrink_to_fit(nearest.rgb, nearest.K_px, COMPARED_HW)
+    copied, _ = shrink_to_fit(nearest.rgb, nearest.K_px, largest_hw)
     mean = nearest.rgb.reshape(-1, 3).mean(0).round().astype(np.uint8)
     images = {"copy nearest": np.array(copied), "mean colour": np.broadcast_to(mean, image.shape)}
     target = TargetCamera(truth.T_world_cam, K_px, image_hw)

@@ -430,9 +430,11 @@ class Intake:
     def _report_tf_drop(
         self, waiting: WaitingImage[ArrivedImage], reason: TfFailure, fixed: str
     ) -> None:
+        unknown = reason is TfFailure.UNKNOWN_FRAME
+        there = f"; TF has: {', '.join(self._transforms.frames()) or 'none'}" if unknown else ""
         self._faults.throttled(
             f"tf {reason.value}",
             "error" if reason is TfFailure.NOT_RIGID else "warning",
             f"camera {waiting.camera}: no pose of frame {waiting.frame_id!r} in {fixed!r} at "
-            f"{waiting.stamp_ns * 1e-9:.3f} s ({reason.value}); the image is dropped",
+            f"{waiting.stamp_ns * 1e-9:.3f} s ({reason.value}); the image is dropped{there}",
         )

@@ -282,6 +282,13 @@ class SynthesisSession:
             return np.eye(4)
         return self._transforms.lookup(fixed, frame_id, stamp_ns or None)
 
+    def missing_fixed_frame(self) -> str:
+        """Say which frames there are instead of the fixed one; empty while it may still come."""
+        fixed, there = self.parameters.frames.fixed, self._transforms.frames()
+        if not there or fixed.lstrip("/") in there:
+            return ""
+        return f"TF has no fixed_frame {fixed!r}; its frames are: {', '.join(there)}"
+
     # -- what follows -----------------------------------------------------------------------------
 
     def _after(self, jump: TimeJump | None) -> None:

@@ -346,6 +346,11 @@ class FrameTree:
         with self._lock:
             return _name(frame_id) in self._frames()
 
+    def frames(self) -> list[str]:
+        """Every frame that a transform has named, by name."""
+        with self._lock:
+            return sorted(self._frames())
+
     def roots(self) -> list[str]:
         """Frames that are no child of another, by name."""
         with self._lock:

@@ -8,6 +8,7 @@ from typing import Any
 from gld_ros.messages.types import Types, rclpy_type
 
 NS_PER_S = 1_000_000_000
+RECORDED_AGE_S = 86_400.0  # no live message is that old
 
 
 def stamp_to_ns(stamp: Any) -> int:
@@ -25,3 +26,10 @@ def make_header(stamp_ns: int, frame_id: str, types: Types) -> Any:
     """Return a std_msgs/Header."""
     stamp = ns_to_stamp(stamp_ns, types("builtin_interfaces/msg/Time"))
     return types("std_msgs/msg/Header")(stamp=stamp, frame_id=frame_id)
+
+
+def age_in_words(age_s: float) -> str:
+    """Return an age for people; one of days tells of recorded data without its clock."""
+    if not age_s > RECORDED_AGE_S:
+        return f"{age_s:.1f} s"
+    return f"{age_s / 86_400:.0f} days (recorded data: set use_sim_time and play it with --clock)"

@@ -48,6 +48,9 @@ class TfBuffer(Protocol):
     ) -> FloatArray:
         """Return T_target_source (4, 4); raises a TransformUnavailable."""
 
+    def frames(self) -> list[str]:
+        """Every frame that a transform has named, by name."""
+
     def clear(self) -> None:
         """Forget what depends on time; static transforms stay."""
 
@@ -87,6 +90,10 @@ class TransformBuffer:
         """
         route = self.tree.route(target_frame, source_frame, stamp_ns)
         return invert_rigid(_product(route.from_target)) @ _product(route.from_source)
+
+    def frames(self) -> list[str]:
+        """Every frame that a transform has named, by name."""
+        return self.tree.frames()
 
     def clear(self) -> None:
         """Forget all moving edges; static ones stay, because nobody sends them again."""

@@ -11,7 +11,7 @@ from gld_ros.mapping.keyframes import usable_keyframes
 from gld_ros.mapping.scale import ScaleSource
 from gld_ros.mapping.session import SynthesisSession
 from gld_ros.measuring.agreement import Agreement
-from gld_ros.messages.stamps import NS_PER_S
+from gld_ros.messages.stamps import NS_PER_S, RECORDED_AGE_S, age_in_words
 
 OK, WARN, ERROR = 0, 1, 2
 NO_IMAGE_WARN_S, NO_IMAGE_ERROR_S = 2.0, 10.0
@@ -123,6 +123,7 @@ def input_status(camera: CameraState, facts: NodeFacts, memory: DiagnosticsMemor
         if camera.last_arrival_steady_ns
         else active_s
     )
+    age_s = (facts.now_ns - camera.last_stamp_ns) / NS_PER_S if camera.last_stamp_ns else 0.0
     new = {
         cause: memory.increase(f"{camera.name} {cause}", count)
         for cause, count in (camera.dropped | camera.noticed).items()
@@ -151,6 +152,8 @@ def input_status(camera: CameraState, facts: NodeFacts, memory: DiagnosticsMemor
         level, message = WARN, f"no image on {camera.topic} for {silent_s:.1f} s"
     elif new_drops:
         level, message = WARN, f"{new_drops} images dropped: {_counts(camera.dropped)}"
+    elif age_s > RECORDED_AGE_S:
+        level, message = WARN, f"age of the newest image: {age_in_words(age_s)}"
     elif noticed or scaled:
         level, message = WARN, "; ".join([*noticed, *scaled])
     info_state = "rejected" if camera.rejection else "valid" if camera.info else "missing"
@@ -161,7 +164,7 @@ def input_status(camera: CameraState, facts: NodeFacts, memory: DiagnosticsMemor
         message,
         {
             "rate_hz": f"{1 / camera.interval_s:.2f}" if camera.interval_s else "0",
-            "last_age_s": f"{(facts.now_ns - camera.last_stamp_ns) / NS_PER_S:.3f}",
+            "last_age_s": f"{age_s:.3f}" if camera.last_stamp_ns else "",
             "encoding": camera.encoding,
             "size": size,
             "transport": "compressed" if camera.compressed else "raw",
@@ -187,7 +190,8 @@ def _tf_status(session: SynthesisSession, facts: NodeFacts, memory: DiagnosticsM
     level, message = OK, "placing images"
     failing_ns = memory.tf_failing_since_ns
     if failing_ns is not None and facts.steady_ns - failing_ns > TF_ERROR_S * NS_PER_S:
-        level, message = ERROR, f"no image could be placed in {fixed_frame!r}"
+        level = ERROR
+        message = session.missing_fixed_frame() or f"no image could be placed in {fixed_frame!r}"
     elif new_drops:
         level, message = WARN, f"{new_drops} images dropped: {_counts(dropped)}"
     rejected = facts.tf_rejected
@@ -218,7 +222,7 @@ def _keyframes_status(
     max_age_s = session.parameters.keyframes.max_age_s
     usable = usable_keyframes(keyframes, gate, facts.now_ns, max_age_s)
     if facts.active and keyframes and not usable:
-        level, message = WARN, f"the newest keyframe is {newest_s:.1f} s old"
+        level, message = WARN, f"age of the newest keyframe: {age_in_words(newest_s)}"
     if memory.increase("pose jumps", gate.pose_jumps):
         level = WARN
         message += f"; {gate.pose_jumps} jumps of the fixed frame"
@@ -313,7 +317,7 @@ def _inference_status(session: SynthesisSession, memory: DiagnosticsMemory) -> S
     elif too_old:
         level, message = ERROR, f"{too_old} products dropped for age"
     elif done is not None and max_age_s and history.last_age_s > max_age_s / 2:
-        level, message = WARN, f"products are {history.last_age_s:.1f} s old"
+        level, message = WARN, f"age of products: {age_in_words(history.last_age_s)}"
     ages = sorted(history.ages_s)
     steps = done.sampling_steps if done is not None else 0
     return Status(

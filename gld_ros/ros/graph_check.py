@@ -23,7 +23,7 @@ from gld_ros.messages.camera_info import (
 )
 from gld_ros.messages.frame_tree import TransformUnavailable
 from gld_ros.messages.images import ImageError, rgb_from_message
-from gld_ros.messages.stamps import stamp_to_ns
+from gld_ros.messages.stamps import age_in_words, stamp_to_ns
 from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.tf_buffer import make_tf_buffer
 
@@ -316,6 +316,16 @@ def judge(seen: GraphSeen) -> list[Fault]:
             Fault("/clock", "use_sim_time is set, but nothing publishes /clock",
                   "play the bag with --clock, start the simulator, or unset use_sim_time")
         )  # fmt: skip
+    if seen.node_state not in ("", "active"):
+        # First: it subscribes to nothing yet, and its topics are only guessed.
+        faults.append(
+            Fault(
+                seen.node_name,
+                f"the node is {seen.node_state}",
+                "configure and activate it (ros2 lifecycle set, or autostart of the launch file); "
+                "its log and /diagnostics tell why if it fails",
+            )
+        )
     for image, info in seen.cameras:
         faults += _image_faults(image)
         faults += _info_faults(image, info, seen.rectification)
@@ -336,15 +346,6 @@ def judge(seen: GraphSeen) -> list[Fault]:
             Fault(seen.node_name, "no such node",
                   "ros2 launch gld_ros gld.launch.py, or name it with --node")
         )  # fmt: skip
-    elif seen.node_state != "active":
-        faults.append(
-            Fault(
-                seen.node_name,
-                f"the node is {seen.node_state}",
-                "configure and activate it (ros2 lifecycle set, or autostart of the launch file); "
-                "its log and /diagnostics tell why if it fails",
-            )
-        )
     if 0 < seen.tf_placed < 0.9 * seen.tf_asked:
         faults.append(
             Fault(
@@ -389,7 +390,7 @@ def _image_faults(image: TopicSeen) -> list[Fault]:
         faults.append(
             Fault(
                 image.topic,
-                f"images are {image.age_s:.1f} s old on arrival",
+                f"age of images on arrival: {age_in_words(image.age_s)}",
                 "synchronise the clocks (chrony); for a bag set use_sim_time and play with --clock",
             )
         )

@@ -50,6 +50,7 @@ Transition = Callable[["GldNode", LifecycleState], TransitionCallbackReturn]
 SUCCESS = TransitionCallbackReturn.SUCCESS
 
 PLACING_PERIOD_S = 0.05  # while messages come
+JOB_PERIOD_S = 0.5  # ROS time; at most, between looks for an automatic job while none is due
 LOOK_PERIOD_S = 0.1  # at what is missing and at the clock, while none come
 DEVICE_LOST_EXIT_CODE = 70
 
@@ -95,6 +96,7 @@ class GldNode(LifecycleNode):
         self._tf: TfSubscriber | None = None
         self._placing: FollowUpThread | None = None
         self._policy_timer: Timer | None = None
+        self._last_job_ns = 0  # when an automatic job was submitted; 0 before the first
         self._at_deactivate: list[Callable[[], Any]] = []  # undo activate, last first
         self._at_cleanup: list[Callable[[], Any]] = []  # undo configure, last first
         self._goal_server = GoalServer(self)
@@ -178,7 +180,7 @@ class GldNode(LifecycleNode):
             at_least_every_s=LOOK_PERIOD_S,
         )
         self._policy_timer = self.create_timer(
-            1.0 / session.parameters.policy.rate_hz,
+            _job_period_s(session.parameters.policy.rate_hz),
             lambda: self._plan_job(session),
             callback_group=MutuallyExclusiveCallbackGroup(),
         )
@@ -286,6 +288,7 @@ class GldNode(LifecycleNode):
         while self._at_deactivate:
             self._at_deactivate.pop()()
         self._placing = self._policy_timer = None
+        self._last_job_ns = 0
         if not ended:
             self.get_logger().warning("a step did not end in time; its thread is abandoned")
 
@@ -312,11 +315,18 @@ class GldNode(LifecycleNode):
         session.place_images()
 
     def _plan_job(self, session: SynthesisSession) -> None:
-        """Submit the automatic job that is due, if any."""
-        if not session.active:
+        """Submit the automatic job that is due, if any.
+
+        The first is due as soon as there are keyframes for it: a period later a short bag is over.
+        """
+        since_s = (self.now_ns - self._last_job_ns) * 1e-9
+        # The timer's own jitter must not cost a whole look.
+        due_s = 1.0 / session.parameters.policy.rate_hz - JOB_PERIOD_S / 10
+        if not session.active or (self._last_job_ns and 0 <= since_s < due_s):
             return
         planned = session.plan_automatic(self._policies.read)
         if planned is not None:
+            self._last_job_ns = self.now_ns
             session.submit_automatic(planned)
 
     def _clock_jumped(self, session: SynthesisSession, jump: Any) -> None:
@@ -357,7 +367,7 @@ class GldNode(LifecycleNode):
         if "diagnostics.period" in names:
             _set_period(self._diagnostics_timer, snapshot.node.diagnostics_period_s)
         if "policy.rate" in names and self._policy_timer is not None:
-            _set_period(self._policy_timer, 1.0 / snapshot.session.policy.rate_hz)
+            _set_period(self._policy_timer, _job_period_s(snapshot.session.policy.rate_hz))
 
     def facts(self) -> NodeFacts:
         """Return everything that status and diagnostics report."""
@@ -385,6 +395,10 @@ class GldNode(LifecycleNode):
             logger.error(text)
         else:
             logger.fatal(text)
+
+
+def _job_period_s(rate_hz: float) -> float:
+    return min(1.0 / rate_hz, JOB_PERIOD_S)
 
 
 def _set_period(timer: Timer, seconds: float) -> None:

@@ -110,6 +110,10 @@ class Tf2Buffer:
         p, q = found.translation, found.rotation
         return pose_matrix((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
 
+    def frames(self) -> list[str]:
+        """Every frame that a transform has named, by name."""
+        return self._tree.frames()
+
     def clear(self) -> None:
         """Forget all moving edges; static ones stay, because nobody sends them again."""
         with self._lock:

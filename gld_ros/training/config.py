@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,9 +13,8 @@ from gld_ros.weights.errors import BundleError
 
 T = TypeVar("T")
 
-PART_KINDS = (
-    "rooms", "meshes", "furnished", "folders", "re10k", "dl3dv", "hypersim", "tartanair", "bags",
-)  # fmt: skip
+MADE_KINDS = ("rooms", "meshes", "furnished")  # rendered, not recorded
+PART_KINDS = (*MADE_KINDS, "folders", "re10k", "dl3dv", "hypersim", "tartanair", "bags")
 
 
 class ConfigError(ValueError):
@@ -152,6 +151,31 @@ def parse(cls: type[T], values: Any, where: str) -> T:
         return config_from_json(cls, values, where)
     except BundleError as error:
         raise ConfigError(str(error)) from error
+
+
+def with_recordings(config: RunConfig, paths: Sequence[str], held_out: Sequence[str]) -> RunConfig:
+    """The same job on other recordings; an empty sequence keeps those of the configuration.
+
+    Raises ConfigError unless exactly one part of the data is recordings.
+    """
+    if not paths and not held_out:
+        return config
+    data = config.data
+    recorded = [i for i, part in enumerate(data.ingredients) if part.kind not in MADE_KINDS]
+    if len(recorded) != 1:
+        raise ConfigError(
+            f"--recordings and --held-out need one part of recordings in the data; it has "
+            f"{len(recorded)}: set data.paths, data.held_out_paths or data.parts"
+        )
+    own = data.ingredients[recorded[0]]
+    chosen = tuple(paths) or own.paths, tuple(held_out) or own.held_out_paths
+    if data.kind != "mix":
+        changed = replace(data, paths=chosen[0], held_out_paths=chosen[1])
+    else:
+        part = replace(own, paths=chosen[0], held_out_paths=chosen[1])
+        parts = tuple(part if i == recorded[0] else p for i, p in enumerate(data.parts))
+        changed = replace(data, parts=parts)
+    return replace(config, data=changed)
 
 
 def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -11,7 +11,7 @@ import torch
 
 from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.training.bundle_parts import WorkingBundle
-from gld_ros.training.config import ConfigError, RunConfig, load_run_config, parse
+from gld_ros.training.config import ConfigError, RunConfig, load_run_config, parse, with_recordings
 from gld_ros.training.data import ScenePool, open_held_out, open_scenes
 from gld_ros.training.distributed import Ranks, join_ranks
 from gld_ros.training.latent_codec import FeatureCodec
@@ -49,7 +49,9 @@ def run_job(args: argparse.Namespace, build: BuildStage | None = None) -> int:
     `build` takes the place of `build_stage` for stages from elsewhere.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    config = load_run_config(args.config, args.overrides)
+    config = with_recordings(
+        load_run_config(args.config, args.overrides), args.recordings, args.held_out
+    )
     if config.stage != args.stage:
         raise ConfigError(
             f"{args.config} is a configuration of {config.stage!r}, not {args.stage!r}"

@@ -40,6 +40,9 @@ class Drive:
         T[0, 3] = stamp_ns / S
         return T
 
+    def frames(self):
+        return ["camera_optical", "odom"]
+
     def clear(self):
         self.cleared += 1
 

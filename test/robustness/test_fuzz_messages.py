@@ -87,6 +87,9 @@ class Input:
         T[0, 3] = self.x_m
         return T
 
+    def frames(self):
+        return ["camera_optical", "odom"]
+
     def clear(self):
         pass
 

@@ -1,11 +1,13 @@
 """Launch files, parameter files and snippets that the package ships."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from gld_ros.bags.cameras import camera_info_topic, depth_companion, is_depth_topic
 from gld_ros.mapping.product_messages import TOPICS
 from gld_ros.ros.parameters.files import load_snapshot
 from gld_ros.ros.parameters.table import BY_NAME
@@ -21,6 +23,22 @@ def test_profile_loads_and_changes_something(path):
     assert load_snapshot(path).values != load_snapshot().values
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "config").glob("profile_*.yaml")), ids=lambda p: p.name
+)
+def test_profile_shows_something_without_being_asked(path):
+    assert load_snapshot(path).values["policy.type"] == "look_around"
+
+
+def test_rviz_shows_topics_that_exist():
+    displays = yaml.safe_load((ROOT / "rviz" / "gld.rviz").read_text())["Visualization Manager"]
+    topics = {d["Topic"]["Value"] for d in displays["Displays"] if "Topic" in d}
+    own = {topic.removeprefix("/gld/") for topic in topics if topic.startswith("/gld/")}
+    assert own
+    assert own <= set(TOPICS)
+    assert topics - {f"/gld/{topic}" for topic in own} == {"/camera/image"}
+
+
 def test_planner_snippet_loads():
     snapshot = load_snapshot(ROOT / "config" / "nav2_planner.yaml")
     assert len(snapshot.session.products.predicted_provenance) == 2
@@ -34,26 +52,72 @@ def test_doubles_keep_their_decimal_point():
                     assert isinstance(value, float), f"{path.name}: {name}"
 
 
-def test_nav2_may_mark_but_never_clear():
-    document = yaml.safe_load((ROOT / "config" / "nav2_costmap.yaml").read_text())
-    layer = document["local_costmap"]["local_costmap"]["ros__parameters"]["imagined_layer"]
-    source = layer["imagined"]
-    assert source["marking"] is True
-    assert source["clearing"] is False
-    assert source["expected_update_rate"] == 0.0
+def every_source(document):
+    """Every mapping below a document that has a topic."""
+    if isinstance(document, dict):
+        if "topic" in document:
+            yield document
+        for value in document.values():
+            yield from every_source(value)
+
+
+@pytest.mark.parametrize("name", ["nav2_costmap.yaml", "nav2_voxel.yaml"])
+def test_nav2_may_mark_but_never_clear_with_predicted_points(name):
+    sources = list(every_source(yaml.safe_load((ROOT / "config" / name).read_text())))
+    predicted = [source for source in sources if "/predicted/" in source["topic"]]
+    assert predicted
+    for source in predicted:
+        assert source["marking"] is True
+        assert source["clearing"] is False
+        assert source["expected_update_rate"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "config" / "mapping").glob("*.yaml")), ids=lambda p: p.name
+)
+def test_mappers_that_clear_are_told_not_to_take_predictions(path):
+    assert yaml.safe_load(path.read_text())
+    recipe = (ROOT / "docs" / "mapping_recipes.md").read_text()
+    command = next(
+        b for b in recipe.split("```") if f"mapping/{path.name}" in b and "ros2 run" in b
+    )
+    assert "/gld/observed/" in command
+    assert "/gld/predicted/" not in command
+    assert {f"/gld/{topic}" for topic in TOPICS} >= set(re.findall(r":=(/gld/[a-z_/]+)", command))
+
+
+def launch_table(path, name):
+    """A table of a launch file, read without ROS."""
+    return next(
+        ast.literal_eval(ast.unparse(_without_calls(node.value)))
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign) and node.targets[0].id == name
+    )
 
 
 @pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda p: p.name)
 def test_launch_file_explains_every_argument_once(path):
-    tree = ast.parse(path.read_text())
-    declared = next(
-        ast.literal_eval(ast.unparse(_without_calls(node.value)))
-        for node in tree.body
-        if isinstance(node, ast.Assign) and node.targets[0].id == "ARGUMENTS"
-    )
+    declared = launch_table(path, "ARGUMENTS")
     names = [name for name, _, _ in declared]
     assert len(names) == len(set(names))
     assert all(meaning.endswith(".") for _, _, meaning in declared)
+
+
+def test_launch_arguments_set_parameters_that_exist():
+    path = ROOT / "launch" / "gld.launch.py"
+    parameters = launch_table(path, "PARAMETERS")
+    assert set(parameters) <= {name for name, _, _ in launch_table(path, "ARGUMENTS")}
+    assert set(parameters.values()) <= set(BY_NAME)
+
+
+def test_camera_presets_are_cameras_with_the_depth_that_is_registered_to_them():
+    presets = launch_table(ROOT / "launch" / "gld.launch.py", "PRESETS")
+    assert set(presets) == {"realsense", "zed", "oak", "usb"}
+    for topics in presets.values():
+        image, depth = topics["image"], topics.get("depth")
+        assert topics["camera_info"] == camera_info_topic(image)
+        assert not is_depth_topic(image)
+        assert depth == depth_companion(image, [t for t in (image, depth) if t])
 
 
 def _without_calls(node):

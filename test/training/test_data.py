@@ -1,6 +1,7 @@
 """Where training scenes come from: stores, recordings, mixtures, sizes, and what is refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,13 @@ from PIL import Image
 
 from gld_ros.scenes.folders import write_scene_folder
 from gld_ros.scenes.store import StoreError
-from gld_ros.training.config import ConfigError, DataConfig, load_run_config, parse
+from gld_ros.training.config import (
+    ConfigError,
+    DataConfig,
+    load_run_config,
+    parse,
+    with_recordings,
+)
 from gld_ros.training.data import BadBatch, open_held_out, open_scenes, size_weights
 from gld_ros.training.randomness import sample_generators
 from gld_ros.training.view_order import draw_reference_count, draw_view_order, evenly_spaced
@@ -17,6 +24,9 @@ from gld_ros.training.view_order import draw_reference_count, draw_view_order, e
 from .conftest import SIZE_WH, run_values
 
 CPU = torch.device("cpu")
+
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def data_config(store, **changes):
@@ -230,6 +240,19 @@ def test_reference_views_come_first_and_follow_the_mode():
     assert set(counts) == {1, 2, 3}
     assert 150 < counts.count(2) < 250
     assert counts == [draw_reference_count(0, step, (0.25, 0.5, 0.25)) for step in range(400)]
+
+
+def test_recordings_are_named_on_the_command_line():
+    site = load_run_config(ROOT / "config/train/tiny/level1_site.yaml")
+    config = with_recordings(site, ["a", "b"], ["c"])
+    recorded, rooms = config.data.parts
+    assert (recorded.paths, recorded.held_out_paths) == (("a", "b"), ("c",))
+    assert rooms == site.data.parts[1]
+    kept = with_recordings(site, [], ["c"]).data.parts[0]
+    assert (kept.paths, kept.held_out_paths) == (site.data.parts[0].paths, ("c",))
+    rooms_alone = load_run_config(ROOT / "config/train/tiny/level1.yaml")
+    with pytest.raises(ConfigError, match="need one part of recordings in the data; it has 0"):
+        with_recordings(rooms_alone, ["a"], [])
 
 
 def test_yaml_settings_and_overrides(tmp_path, rooms):

@@ -3,6 +3,7 @@
 Checked are its counter, its diagnostics level, its log lines, and that the next good input works.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -405,6 +406,27 @@ def test_pose_jump_starts_a_segment(make_rig, plain_oracle):
     rig.wait_level(KEYFRAMES, OK)
 
 
+def test_a_misspelt_fixed_frame_is_told_with_the_frames_there_are(make_rig, plain_oracle):
+    rig = make_rig(plain_oracle, {"fixed_frame": "odmo", "tf.timeout": 0.1})
+    rig.watch()
+    rig.activate()
+    stop = threading.Event()
+
+    def stream():
+        while not stop.wait(0.2):
+            rig.send_frame(0.0)
+
+    sender = threading.Thread(target=stream)
+    sender.start()
+    try:
+        message = rig.wait_level(TF, ERROR).message
+    finally:
+        stop.set()
+        sender.join()
+    assert message == "TF has no fixed_frame 'odmo'; its frames are: camera_optical, odom"
+    rig.wait_said_once("tf unknown")
+
+
 def test_standing_still_adds_no_keyframes_and_is_no_fault(make_rig, plain_oracle):
     from gld_ros.mapping.keyframes import Rejection
 
@@ -435,6 +457,19 @@ def test_too_few_keyframes_are_waited_for(make_rig, plain_oracle):
     assert status[-1].state == GldStatus.STATE_WAITING_INPUT
     rig.drive((0.3,))
     rig.graph.wait_for(lambda: rig.received["/gld/predicted/color/image"], "a view")
+
+
+def test_the_first_automatic_job_waits_for_keyframes_and_not_for_a_period(make_rig, plain_oracle):
+    rig = make_rig(plain_oracle, {"policy.type": "look_around", "policy.rate": 0.01})
+    rig.listen("/gld/predicted/color/image", "sensor_msgs/msg/Image")
+    rig.activate()
+    images = rig.received["/gld/predicted/color/image"]
+    time.sleep(1.5)  # a look or more finds no keyframes
+    rig.drive((0.0, 0.3))
+    rig.graph.wait_for(lambda: images, "a view", 30.0)
+    rig.drive((0.6, 0.9))
+    time.sleep(1.5)
+    assert rig.node.session.history.done == 1  # the next one is due in 100 s
 
 
 def test_unresolved_scale_withholds_depth_until_it_is_known(make_rig, plain_oracle):
@@ -689,3 +724,17 @@ def test_ten_seconds_without_image_or_intrinsics_are_an_error():
             facts = NodeFacts(0, second * 10**9, True, False, None, {})
             levels.append(input_status(camera, facts, memory).level)
         assert levels[1:] == [WARN, ERROR]
+
+
+def test_images_of_another_year_are_told_as_missing_simulated_time():
+    from gld_ros.mapping.cameras import CameraState
+    from gld_ros.ros.diagnostic_statuses import DiagnosticsMemory, NodeFacts, input_status
+
+    now_ns = 1_795_547_069 * 10**9
+    camera = CameraState("camera", "/camera/image", False)
+    camera.received, camera.info = 1, object()
+    camera.last_arrival_steady_ns, camera.last_stamp_ns = 1, 1_700_000_000 * 10**9
+    facts = NodeFacts(now_ns, 10**9, True, False, None, {})
+    said = input_status(camera, facts, DiagnosticsMemory())
+    assert said.level == WARN
+    assert "use_sim_time" in said.message

@@ -62,7 +62,7 @@ def test_healthy_graph_has_nothing_to_fix(ros_graph, streaming):
     [
         ({"tf": False}, "/tf", "no image could be placed"),
         ({"info": {"k": [0.0] * 9}}, "/camera/camera_info", "not calibrated"),
-        ({"offset_s": -20.0}, "/camera/image", "old on arrival"),
+        ({"offset_s": -20.0}, "/camera/image", "age of images on arrival: 20."),
         ({"frame_id": ""}, "/camera/image", "empty frame_id"),
     ],
 )
@@ -81,7 +81,15 @@ def test_inactive_node_is_named(ros_graph, streaming):
     rig.node.trigger_deactivate()
     seen, faults = looked_at(ros_graph)
     assert seen.node_state == "inactive"
-    assert ("/gld", "the node is inactive") in [(f.subject, f.problem) for f in faults]
+    assert (faults[0].subject, faults[0].problem) == ("/gld", "the node is inactive")
+
+
+def test_an_unconfigured_node_comes_before_the_images_that_it_does_not_read(ros_graph, make_rig):
+    make_rig(None)
+    seen, faults = looked_at(ros_graph)
+    assert seen.node_state == "unconfigured"
+    assert [fault.subject for fault in faults[:2]] == ["/gld", "/camera/image"]
+    assert "configure and activate" in faults[0].fix
 
 
 def test_command_on_an_empty_graph_says_what_to_do():
