@@ -1,11 +1,9 @@
 """Renders the pictures of README.md and the documents into docs/pictures.
 
-    python tools/readme_pictures.py --bag BAG      BAG with images, CameraInfo and TF
-    python tools/readme_pictures.py                the demonstration's procedural room
-
-A still at a withheld frame (`still.jpg`, of the room `room.jpg`), a film along the path of a bag
-(`fly.webp`) and the legend of provenance (`provenance.png`). Depth images of the
-recording are not used: everything is made from colour images and poses.
+Run: `python tools/readme_pictures.py`. Shows the demonstration's procedural room, or with `--bag`
+any bag with images, CameraInfo and TF: a still at a withheld frame (`still.jpg`), a film along the
+path (`fly.webp`) and the legend of provenance (`provenance.png`). Depth images are not used:
+everything is made from colour images and poses.
 """
 
 from __future__ import annotations
@@ -21,12 +19,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gld_ros.bags.cameras import bag_cameras, bag_fixed_frame
 from gld_ros.bags.reader import BagReader
+from gld_ros.depth_colours import depth_colours
 from gld_ros.demo.flight import FlightOptions, FlownView, fly
 from gld_ros.demo.moving_pictures import film_frame, shares
 from gld_ros.demo.tour import room_tour
 from gld_ros.evaluation.held_out import recording_kind
 from gld_ros.evaluation.recordings import WithheldFrame, run_recording
-from gld_ros.evaluation.withheld_grid import PROVENANCE_COLOURS, depth_colours, provenance_colours
+from gld_ros.evaluation.withheld_grid import PROVENANCE_COLOURS, provenance_colours
 from gld_ros.mapping.model import load_model
 from gld_ros.mapping.provenance import Provenance
 from gld_ros.ros.parameters.files import load_snapshot
@@ -52,16 +51,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bag", type=Path, help="default: the procedural room, a still only")
+    parser.add_argument("--bag", type=Path, help="default: the demonstration's room")
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     legend().save(args.out / "provenance.png", optimize=True)
     recording = args.bag or room_tour(Path("out/pictures/tour"))
-    name = "room.jpg" if args.bag is None else "still.jpg"
-    still(recording).save(args.out / name, quality=86)
-    if args.bag is not None:
-        write_film(flown_views(args.bag), args.out / "fly.webp")
+    still(recording).save(args.out / "still.jpg", quality=86)
+    write_film(flown_views(recording), args.out / "fly.webp")
 
 
 def still(recording: Path) -> Image.Image:
