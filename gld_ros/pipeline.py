@@ -11,12 +11,9 @@ becomes a run on the model's grid in `pipeline_plan`, and results become views i
 
 from __future__ import annotations
 
-import gc
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +34,13 @@ from gld_ros.novel_view_stages import (
     sample,
     sampling_conditions,
 )
+from gld_ros.pipeline_device import (
+    Dtype,
+    StageSeconds,
+    free_memory,
+    resolve_device,
+    resolve_dtype,
+)
 from gld_ros.pipeline_plan import RunLimits, ViewPlan, plan_views
 from gld_ros.pipeline_results import recovered_cameras, views_of
 from gld_ros.remembered_estimates import remembered_estimate
@@ -46,16 +50,6 @@ from gld_ros.weights.statistics import LevelStatistics
 
 __all__ = ["NovelViewPipeline", "NovelViews", "Progress", "View", "ViewRequest"]
 
-Dtype = torch.dtype | Literal["auto", "float32", "bfloat16", "float16", "fp32", "bf16", "fp16"]
-
-_DTYPES = {
-    "float32": torch.float32,
-    "fp32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-}
 # Weights up to this size stay in memory; larger ones are loaded stage by stage on a CPU.
 SMALL_BUNDLE_BYTES = 1_000_000_000
 
@@ -93,14 +87,14 @@ class NovelViewPipeline:
         ValueError for a bundle without diffusion weights and for unknown options.
         """
         config = bundle.config
-        if config.rgb_decoder is None or not config.denoisers:
+        if config.rgb_decoder is None or not config.imagines:
             raise ValueError(
                 f"bundle {config.name!r} holds a geometry backbone alone; novel views need one "
-                "with diffusion and RGB decoder weights"
+                "with diffusion and RGB decoder weights, and it gives depth (`depth_pipeline`)"
             )
         self.bundle = bundle
-        self.device = _resolve_device(device)
-        self.dtype = _resolve_dtype(dtype, self.device)
+        self.device = resolve_device(device)
+        self.dtype = resolve_dtype(dtype, self.device)
         self.branches = branches
         self.compile_blocks = compile_blocks
         self.max_references = max_references
@@ -218,11 +212,11 @@ class NovelViewPipeline:
     def release(self) -> None:
         """Drop all weights from memory; the next request reads them again."""
         self._kept.clear()
-        _free_memory(self.device)
+        free_memory(self.device)
 
     def _synthesise(self, plan: ViewPlan) -> Generator[Progress, None, NovelViews]:
         # Every stage is a generator of its own: when it ends, its weights have no owner left.
-        config, seconds = self.bundle.config, _StageSeconds()
+        config, seconds = self.bundle.config, StageSeconds()
         backbone = self._load("backbone")
         with seconds.of("encoding"):
             encoded = encode_references(
@@ -258,7 +252,7 @@ class NovelViewPipeline:
         name: str,
         encoded: EncodedReferences,
         latents: list[dict[int, Tensor]],
-        seconds: _StageSeconds,
+        seconds: StageSeconds,
     ) -> Iterator[Progress]:
         """Run one denoiser for all samples; puts the result of its level into `latents`."""
         config, num_steps = self.bundle.config, plan.sampling.num_steps
@@ -298,7 +292,7 @@ class NovelViewPipeline:
         encoded: EncodedReferences,
         latents: list[dict[int, Tensor]],
         decoded: list[DecodedViews],
-        seconds: _StageSeconds,
+        seconds: StageSeconds,
     ) -> Generator[Progress, None, RecoveredCameras | None]:
         """Decode all samples into `decoded`; returns the cameras that the first one describes."""
         level = self.bundle.config.boundary_level
@@ -347,7 +341,7 @@ class NovelViewPipeline:
 
     def _release_stage(self) -> None:
         if not self.keep_weights:
-            _free_memory(self.device)
+            free_memory(self.device)
 
     def _fits(self) -> bool:
         needed = sum(self.bundle.parameter_count().values()) * self.dtype.itemsize
@@ -355,48 +349,3 @@ class NovelViewPipeline:
             free, _ = torch.cuda.mem_get_info(self.device)
             return needed <= free // 2
         return needed <= SMALL_BUNDLE_BYTES
-
-
-class _StageSeconds:
-    """Time spent working in each stage; what the caller does between steps is not counted."""
-
-    def __init__(self) -> None:
-        self.total = {"encoding": 0.0, "sampling": 0.0, "decoding": 0.0}
-
-    @contextmanager
-    def of(self, stage: str) -> Iterator[None]:
-        start = time.monotonic()
-        yield
-        self.total[stage] += time.monotonic() - start
-
-
-def _resolve_device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device is {device!r}; use 'auto', 'cpu', 'cuda' or 'cuda:N'") from error
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but torch sees no CUDA device; use 'cpu'")
-    return resolved
-
-
-def _resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
-        if dtype not in _DTYPES.values():
-            raise ValueError(f"dtype is {dtype}; use float32, bfloat16 or float16")
-        return dtype
-    if dtype == "auto":
-        if device.type != "cuda":
-            return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if dtype not in _DTYPES:
-        raise ValueError(f"dtype is {dtype!r}; use 'auto' or one of {', '.join(_DTYPES)}")
-    return _DTYPES[dtype]
-
-
-def _free_memory(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -23,6 +23,8 @@ LAYERS = (
         "pipeline_plan",
         "pipeline_results",
         "pipeline",
+        "pipeline_device",
+        "depth_pipeline",
         "selftest",
     ),
     ("training", "mapping"),
