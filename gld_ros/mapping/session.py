@@ -141,6 +141,7 @@ class SynthesisSession:
     def stop(self, timeout_s: float) -> bool:
         """Cancel what runs and end the thread; False if it did not end. Keyframes stay."""
         self.active = False
+        self.depth_stream.flush()
         self.measurements.stop(timeout_s)
         return self.worker.stop(timeout_s, CancelReason.INACTIVE)
 
