@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter
 
+from gld_ros.backbones.interface import NUM_LEVELS
 from gld_ros.diffusion.flow import time_grid
 from gld_ros.diffusion.guidance import Branches, Guidance, guided_velocity
 from gld_ros.novel_view_stages import (
@@ -99,22 +100,28 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """Memory of one run of a bundle with denoisers and RGB decoder in `dtype`.
 
-    `keep_weights`: whether all weights stay in memory between stages, as in `NovelViewPipeline`.
-    Takes a few seconds and no memory to speak of. Raises ValueError for a bundle that makes no
-    views and for a size that is no multiple of the patch.
+    Without targets it is a run of the backbone alone (`DepthPipeline`). `keep_weights`: whether all
+    weights stay in memory between stages, as in `NovelViewPipeline`. Takes a few seconds and no
+    memory to speak of. Raises ValueError for targets from a bundle that makes no views and for a
+    size that is no multiple of the patch.
     """
-    if config.rgb_decoder is None or not config.denoisers:
+    depth_only = shape.num_targets == 0
+    if not (depth_only or config.imagines):
         raise ValueError(f"bundle {config.name!r} holds a geometry backbone alone")
-    patch = config.rgb_decoder.patch_size
+    patch = config.backbone.config.patch_size
     if min(shape.image_hw) < patch or any(side % patch for side in shape.image_hw):
         raise ValueError(f"image_hw is {shape.image_hw}; both must be multiples of {patch}")
     with without_storage():
-        modules = {name: config.build_module(name).eval() for name in config.module_names}
+        names = ("backbone",) if depth_only else config.module_names
+        modules = {name: config.build_module(name).eval() for name in names}
     weights = {
         name: _to_running_precision(module, torch.float32 if name == "backbone" else dtype)
         for name, module in modules.items()
     }
     everything = sum(weights.values())
+    if depth_only:
+        peak = _depth_trace(modules["backbone"], shape)
+        return MemoryEstimate(weights, {"depth": StageMemory(everything, peak)})
     activations = _trace(config, modules, shape)
     stages = {}
     for name, peak in activations.items():
@@ -133,6 +140,18 @@ def _to_running_precision(module: nn.Module, dtype: torch.dtype) -> int:
     }
     module.load_state_dict(state, assign=True)
     return sum(values.numel() * values.element_size() for values in state.values())
+
+
+def _depth_trace(backbone: Any, shape: RunShape) -> int:
+    """Peak bytes of activations of what `DepthPipeline` does."""
+    live = LiveTensors("meta")
+    with torch.no_grad(), META, live, _FusedKernels():
+        levels = backbone.encode_levels(
+            torch.zeros(1, shape.num_references, 3, *shape.image_hw), range(NUM_LEVELS)
+        )
+        inputs = [backbone.decoder_input(levels[level]) for level in range(NUM_LEVELS)]
+        backbone.decode_geometry(inputs, shape.image_hw)
+    return live.peak_bytes
 
 
 def _trace(

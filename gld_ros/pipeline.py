@@ -87,10 +87,10 @@ class NovelViewPipeline:
         ValueError for a bundle without diffusion weights and for unknown options.
         """
         config = bundle.config
-        if config.rgb_decoder is None or not config.denoisers:
+        if config.rgb_decoder is None or not config.imagines:
             raise ValueError(
                 f"bundle {config.name!r} holds a geometry backbone alone; novel views need one "
-                "with diffusion and RGB decoder weights"
+                "with diffusion and RGB decoder weights, and it gives depth (`depth_pipeline`)"
             )
         self.bundle = bundle
         self.device = resolve_device(device)

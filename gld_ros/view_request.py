@@ -71,6 +71,34 @@ class ViewRequest:
 
 
 @dataclass(frozen=True)
+class DepthRequest:
+    """Real images whose depth is wanted; several are seen together and share one unit."""
+
+    images: Sequence[NDArray[np.uint8]]  # R arrays (H_i, W_i, 3), RGB; all of one size
+    K_px: FloatArray  # (R, 3, 3) in pixels of `images`
+    model_hw: tuple[int, int] | None = None  # size the model runs at; None: what suits the images
+
+    def validate(self) -> None:
+        """Raise one ValueError that names the first fault, the value given and what is allowed."""
+        if len(self.images) == 0:
+            raise ValueError("images is empty; at least one image is needed")
+        for i, image in enumerate(self.images):
+            _require_image(image, f"images[{i}]")
+        sizes = sorted({image.shape[:2] for image in self.images})
+        if len(sizes) > 1:
+            raise ValueError(f"images have the sizes {sizes}; all of a request must have one")
+        if np.shape(self.K_px) != (len(self.images), 3, 3):
+            raise ValueError(
+                f"K_px has shape {np.shape(self.K_px)}; {(len(self.images), 3, 3)} is needed, one "
+                "per image"
+            )
+        for i, K_px in enumerate(self.K_px):
+            _require_intrinsics(K_px, f"K_px[{i}]")
+        if self.model_hw is not None:
+            _require_size(self.model_hw, "model_hw")
+
+
+@dataclass(frozen=True)
 class Progress:
     """One finished step of a running synthesis; a synthesis can be abandoned at each of them."""
 
@@ -130,7 +158,10 @@ class View:
 
 @dataclass(frozen=True)
 class NovelViews:
-    """Result of one request: its references as the model saw them, and the imagined targets."""
+    """Result of one request: its references as the model saw them, and the imagined targets.
+
+    Of a `DepthRequest` there are no targets; references are the images as they are, with depth.
+    """
 
     references: tuple[View, ...]
     targets: tuple[View, ...]

@@ -138,6 +138,37 @@ def save_vggt_bundle() -> Callable[..., Any]:
     return save
 
 
+@pytest.fixture(scope="session")
+def backbone_alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A micro-bundle that holds a geometry backbone and nothing else, with random weights."""
+    import torch
+
+    from gld_ros.backbones.da3.config import Da3Config
+    from gld_ros.weights.bundle import BackboneSpec, save_bundle
+
+    backbone = Da3Config(
+        embed_dim=16, depth=5, num_heads=2, image_size=42, alt_start=1, qknorm_start=1,
+        rope_start=1, tap_layers=(1, 2, 3, 4), head_features=8, head_out_channels=(4, 8, 8, 12),
+        camera_heads=2, camera_depth=1,
+    )  # fmt: skip
+    config = replace(
+        _micro_vggt(cascade=False, camera_head=False),
+        name="micro-backbone",
+        backbone=BackboneSpec("da3", backbone),
+        rgb_decoder=None,
+        denoisers={},
+        resolutions_hw=((42, 56),),
+    )
+    torch.manual_seed(7)
+    module = config.build_module("backbone")
+    for parameter in module.parameters():
+        if not parameter.abs().max() > 0:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return save_bundle(
+        tmp_path_factory.mktemp("backbone") / "bundle", config, {"backbone": module}, {}
+    )
+
+
 def _micro_vggt(cascade: bool, camera_head: bool) -> Any:
     from gld_ros.backbones.vggt.config import VggtConfig
     from gld_ros.decoders.rgb import RgbDecoderConfig

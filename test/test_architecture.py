@@ -25,6 +25,7 @@ LAYERS = (
         "pipeline",
         "pipeline_device",
         "pretrained",
+        "depth_pipeline",
         "selftest",
     ),
     ("training", "mapping"),

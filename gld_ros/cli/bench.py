@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+from gld_ros.cli._mode_argument import add_mode_argument
 from gld_ros.cli._sampling_arguments import add_preset_argument
 
 _DESCRIPTION = """\
@@ -16,6 +17,7 @@ of every stage over the repeats, sizes, and peak memory. One run before the meas
 weights and is reported apart. Times mean something on an idle machine only.
 
   gld-ros bench
+  gld-ros bench --mode depth --size 640 480
   gld-ros bench --bundle my-bundle --size 504 280 --references 2 --targets 2 --device cuda
 """
 
@@ -34,6 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument("--references", type=int, default=2, help="default: 2")
     parser.add_argument("--targets", type=int, default=2, help="default: 2")
+    add_mode_argument(parser)
     add_preset_argument(parser)
     parser.add_argument("--steps", type=int, help="sampling steps (default: the preset's)")
     parser.add_argument(
@@ -53,18 +56,37 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--repeats is {args.repeats}; at least 1 is needed")
     import torch
 
+    from gld_ros.depth_pipeline import DepthPipeline
     from gld_ros.novel_view_stages import sampling_of
     from gld_ros.pipeline import NovelViewPipeline
+    from gld_ros.view_request import DepthRequest
+    from gld_ros.weights.bundle import Bundle
 
-    pipeline = NovelViewPipeline.from_pretrained(
-        args.bundle, device=args.device, dtype=args.dtype, compile_blocks=args.compile
-    )
-    config = pipeline.bundle.config
+    bundle = Bundle.open(args.bundle)
+    config = bundle.config
+    depth = args.mode == "depth" or (args.mode != "views" and not config.imagines)
     hw = (args.size[1], args.size[0]) if args.size else config.resolutions_hw[0]
-    request = replace(
-        example_request(hw, args.references, args.targets, args.steps), preset=args.preset
-    )
-    sampling = sampling_of(config, args.preset, args.steps)
+    references, targets = (1, 0) if depth else (args.references, args.targets)
+    request: Any = example_request(hw, references, max(1, targets), args.steps)
+    pipeline: Any
+    if depth:
+        pipeline = DepthPipeline(bundle, device=args.device, dtype=args.dtype)
+        request = DepthRequest(request.images, request.K_px_ref)
+        estimate = pipeline.estimate(1, hw)
+        what: dict[str, Any] = {"model_width_height": pipeline.model_hw(hw)[::-1]}
+    else:
+        pipeline = NovelViewPipeline(
+            bundle, device=args.device, dtype=args.dtype, compile_blocks=args.compile
+        )
+        request = replace(request, preset=args.preset)
+        estimate = pipeline.estimate(references, targets)
+        what = {
+            "references": references,
+            "targets": targets,
+            "preset": args.preset,
+            "compiled": args.compile,
+            "steps": sampling_of(config, args.preset, args.steps).num_steps,
+        }
     runs = []
     for number in range(args.repeats + 1):
         if number == 1 and pipeline.device.type == "cuda":
@@ -83,17 +105,15 @@ def run(args: argparse.Namespace) -> int:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "width_height": [hw[1], hw[0]],
-        "references": args.references,
-        "targets": args.targets,
-        "preset": args.preset,
-        "compiled": args.compile,
-        "steps": sampling.num_steps,
+        "mode": "depth" if depth else "views",
+        **what,
         "repeats": args.repeats,
         "first_run_s": runs[0]["total"],
         "seconds": _spread(runs[1:]),
+        **({"images_per_second": _rate(runs[1:])} if depth else {}),
         "peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "peak_device_bytes": torch.cuda.max_memory_allocated(pipeline.device) if cuda else None,
-        "estimated_peak_bytes": pipeline.estimate(args.references, args.targets).peak_bytes,
+        "estimated_peak_bytes": estimate.peak_bytes,
         "bundle_bytes": sum(pipeline.bundle.size_bytes().values()),
     }
     print(json.dumps(report, indent=1))
@@ -132,6 +152,13 @@ def _timed(pipeline: Any, request: Any) -> dict[str, float]:
     started = time.perf_counter()
     views = pipeline(request)
     return {**views.stage_seconds, "total": time.perf_counter() - started}
+
+
+def _rate(runs: list[dict[str, float]]) -> float:
+    """Return the images per second at the median time of one."""
+    from statistics import median
+
+    return round(1 / median(run["total"] for run in runs), 2)
 
 
 def _spread(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:

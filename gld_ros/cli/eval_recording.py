@@ -45,6 +45,7 @@ def add_parser(
 def run(args: argparse.Namespace) -> int:
     """Evaluate every recording; 1 if a goal of one was rejected."""
     import json
+    from dataclasses import replace
 
     from tqdm import tqdm
 
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     recordings = open_recordings(recording_kind(args.recording), args.recording)
     overrides = [f"model.bundle={args.bundle}", *args.overrides]
     parameters = load_snapshot(args.params, overrides).session
-    model = load_model(parameters)
+    model = load_model(replace(parameters, mode="views"))
     if model.random_weights:
         print("WARNING: this bundle has RANDOM weights; what it imagines means nothing")
     reports, runs = [], []

@@ -67,6 +67,8 @@ def add_parser(
 
 def run(args: argparse.Namespace) -> int:
     """Make the film; 1 if a view is missing."""
+    from dataclasses import replace
+
     if not 2 <= args.views <= 1000:
         raise ValueError(f"--views is {args.views}; allowed are 2 to 1000")
     if not 0 <= args.off_path <= 1:
@@ -100,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
             f"fixed_frame={bag_fixed_frame(reader, given.session.frames.fixed)}",
         ]
         parameters = load_snapshot(args.params, overrides, cameras).session
-        model = load_model(parameters)
+        model = load_model(replace(parameters, mode="views"))
         if model.random_weights:
             print("WARNING: this bundle has RANDOM weights; what it imagines means nothing")
         options = FlightOptions(args.views, args.off_path, args.fps, args.camera)

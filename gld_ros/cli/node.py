@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+from gld_ros.cli._mode_argument import add_mode_argument
 from gld_ros.cli._parameter_arguments import add_parameter_arguments
 from gld_ros.cli._sampling_arguments import add_preset_argument
 
@@ -15,9 +16,12 @@ is looked for beside each image topic, as camera drivers publish it. Ctrl-C ends
   gld-ros node --camera /front/image_raw
   gld-ros node --camera /front/image_raw --depth /front/aligned_depth_to_color/image_raw
   gld-ros node --camera front=/front/image_raw rear=/rear/image_raw --frame map
+  gld-ros node --camera /front/image_raw --mode depth
   gld-ros play recording/ --clock     and beside it     gld-ros node --camera /image --sim-time
 
 Views are on /gld/predicted/color/image, clouds on /gld/observed/points and /gld/predicted/points.
+In mode depth every image gets depth on /gld/observed/depth/image, without metres on
+/gld/observed/relative_depth/image.
 `gld-ros check` says what is missing when nothing comes; `gld-ros params` lists all parameters. In a
 ROS distribution, `ros2 launch gld_ros gld.launch.py` does the same and starts the node again when
 it dies.
@@ -54,6 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="where automatic views are (default: look_around); none: goals only",
     )
     parser.add_argument("--frame", default="odom", help="frame of the poses (default: odom)")
+    add_mode_argument(parser)
     add_preset_argument(parser)
     parser.add_argument("--sim-time", action="store_true", help="take time from /clock")
     add_parameter_arguments(parser)
@@ -91,6 +96,8 @@ def node_arguments(args: argparse.Namespace) -> list[str]:
         "fixed_frame": f'"{args.frame}"',
         "sampler.preset": args.preset,
     }
+    if args.mode is not None:
+        parameters["mode"] = args.mode
     arguments = ["--ros-args"]
     if args.params is not None:
         if not Path(args.params).is_file():

@@ -1,4 +1,4 @@
-"""`gld-ros quickstart`: from a bag to predicted views with published weights, in one command."""
+"""`gld-ros quickstart`: from a bag to views or depth with published weights, in one command."""
 
 import argparse
 import os
@@ -247,12 +247,15 @@ def contact_sheet(bag: Path, columns: int = 6, cell_width: int = 224) -> "NDArra
     import numpy as np
 
     from gld_ros.bags.reader import IMAGE_TYPE, BagReader
+    from gld_ros.evaluation.withheld_grid import provenance_colours
     from gld_ros.messages.depth_images import depth_m_from_message
     from gld_ros.messages.images import UnsupportedEncoding, rgb_from_message
 
-    def drawn(message: Any) -> "NDArray[np.uint8]":
+    def drawn(topic: str, message: Any) -> "NDArray[np.uint8]":
         try:
             rgb = rgb_from_message(message).rgb
+            if topic.endswith("provenance/image"):
+                rgb = provenance_colours(rgb[..., 0])
         except UnsupportedEncoding:
             depth_m = depth_m_from_message(message)
             known = np.isfinite(depth_m) & (depth_m > 0)
@@ -267,7 +270,7 @@ def contact_sheet(bag: Path, columns: int = 6, cell_width: int = 224) -> "NDArra
         for topic in reader.topics_of_type(IMAGE_TYPE):
             chosen = set(np.linspace(0, topic.num_messages - 1, columns).round().astype(int))
             cells = [
-                drawn(message.content)
+                drawn(topic.name, message.content)
                 for number, message in enumerate(reader.messages([topic.name]))
                 if number in chosen
             ]

@@ -16,6 +16,9 @@ from gld_ros.geometry.crop_resize import resized_intrinsics
 
 FloatArray = NDArray[np.floating[Any]]
 
+# The pose of an image that TF could not place: whatever is computed with it is NaN, too.
+NO_POSE: FloatArray = np.full((4, 4), np.nan)
+
 
 @dataclass(frozen=True, eq=False)
 class SensorDepth:
@@ -30,14 +33,14 @@ class SensorDepth:
 
 @dataclass(frozen=True, eq=False)
 class CameraFrame:
-    """A rectified image placed in the fixed frame."""
+    """A rectified image, placed in the fixed frame."""
 
     camera: str
     stamp_ns: int  # acquisition time
     frame_id: str  # optical frame of the real camera
     image: NDArray[np.uint8]  # (H, W, 3) RGB
     K_px: FloatArray  # (3, 3) in pixels of `image`
-    T_fixed_cam: FloatArray  # (4, 4), metres
+    T_fixed_cam: FloatArray  # (4, 4), metres; `NO_POSE` where TF had none (mode depth)
     epoch: int  # stretch of continuous time; see `epochs`
     wait_tf_s: float = 0.0  # how long it waited for its pose, steady clock
     sensor_depth: SensorDepth | None = None  # of a depth camera in the same optical frame
@@ -45,6 +48,11 @@ class CameraFrame:
 
     def __post_init__(self) -> None:
         _make_read_only(self, "image", "K_px", "T_fixed_cam")
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether its pose is known."""
+        return bool(np.isfinite(self.T_fixed_cam).all())
 
     @property
     def image_hw(self) -> tuple[int, int]:

@@ -14,10 +14,17 @@ from numpy.typing import NDArray
 from gld_ros.mapping.cameras import CameraState
 from gld_ros.mapping.epochs import EpochMonitor, StampFault, TimeJump, is_future_stamp
 from gld_ros.mapping.fault_log import FaultLog, Level
-from gld_ros.mapping.frames import CameraFrame, FloatArray, Keyframe, SensorDepth, shrink_to_fit
+from gld_ros.mapping.frames import (
+    NO_POSE,
+    CameraFrame,
+    FloatArray,
+    Keyframe,
+    SensorDepth,
+    shrink_to_fit,
+)
 from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
 from gld_ros.mapping.parameters import SessionParameters
-from gld_ros.mapping.pending import PendingImages, TfFailure, WaitingImage
+from gld_ros.mapping.pending import PendingImages, TfFailure, WaitingImage, tf_pose
 from gld_ros.mapping.placed_frame import ArrivedImage, OnPlaced, PlacedFrame
 from gld_ros.messages.camera_info import (
     CameraInfoError,
@@ -28,7 +35,6 @@ from gld_ros.messages.camera_info import (
     same_calibration,
 )
 from gld_ros.messages.depth_images import depth_m_from_message
-from gld_ros.messages.frame_tree import TransformUnavailable
 from gld_ros.messages.images import (
     ImageBridge,
     ImageError,
@@ -45,8 +51,9 @@ MAX_HELD_FOR_EXACT_INFO = 10  # images of one camera whose own CameraInfo is not
 class Intake:
     """All cameras of a session; thread-safe.
 
-    `on_placed`, if given, sees every image that TF placed, keyframe or not, in order of stamps;
-    it must be quick and must not call back. `image_bridge` is that of rgb_from_image.
+    `on_placed`, if given, sees every image that TF placed, keyframe or not, in order of stamps, and
+    those without a pose where `pending` needs none; it must be quick and must not call back.
+    `image_bridge` is that of rgb_from_image.
     A time jump is returned to the caller once everything
     of the old epoch, its transforms included, is forgotten.
     """
@@ -143,13 +150,18 @@ class Intake:
             epoch = self._epochs.epoch
         fixed = parameters.frames.fixed
         outcome = self._pending.retry(
-            lambda frame_id, stamp_ns: self._pose(fixed, frame_id, stamp_ns),
+            lambda frame_id, stamp_ns: tf_pose(self._transforms, fixed, frame_id, stamp_ns),
             now_ros_ns,
             now_steady_ns,
             parameters.tf.timeout_s,
         )
         for drop in outcome.dropped:
             self._report_tf_drop(drop.waiting, drop.reason, fixed)
+            if not self._pending.poses_needed:
+                wait_s = (now_steady_ns - drop.waiting.arrived_steady_ns) * 1e-9
+                with self._lock:
+                    if self._epochs.epoch == epoch and self._on_placed is not None:
+                        self._on_placed(self._placed(drop.waiting, NO_POSE, wait_s, parameters))
         keyframes = []
         for placed in outcome.placed:
             with self._lock:
@@ -277,6 +289,23 @@ class Intake:
         if overflow is not None:
             self._report_tf_drop(overflow.waiting, overflow.reason, parameters.frames.fixed)
 
+    def _placed(
+        self,
+        waiting: WaitingImage[ArrivedImage],
+        T_fixed_cam: FloatArray,
+        wait_s: float,
+        parameters: SessionParameters,
+    ) -> PlacedFrame:
+        camera, stamp_ns, epoch = waiting.camera, waiting.stamp_ns, self._epochs.epoch
+        depth = self.cameras[camera].nearest_depth(stamp_ns)
+        return PlacedFrame(
+            camera,
+            stamp_ns,
+            T_fixed_cam,
+            epoch,
+            lambda: self._decoded_frame(waiting, T_fixed_cam, epoch, wait_s, depth, parameters),
+        )
+
     def _keyframe(
         self,
         waiting: WaitingImage[ArrivedImage],
@@ -285,15 +314,7 @@ class Intake:
         parameters: SessionParameters,
     ) -> Keyframe | None:
         camera, stamp_ns, gate = waiting.camera, waiting.stamp_ns, parameters.gate
-        epoch = self._epochs.epoch
-        depth = self.cameras[camera].nearest_depth(stamp_ns)
-        placed = PlacedFrame(
-            camera,
-            stamp_ns,
-            T_fixed_cam,
-            epoch,
-            lambda: self._decoded_frame(waiting, T_fixed_cam, epoch, wait_s, depth, parameters),
-        )
+        placed = self._placed(waiting, T_fixed_cam, wait_s, parameters)
         if self._on_placed is not None:
             self._on_placed(placed)
             if self._gate.too_soon(camera, stamp_ns, gate):
@@ -419,22 +440,16 @@ class Intake:
 
     # -- transforms -------------------------------------------------------------------------------
 
-    def _pose(self, fixed: str, frame_id: str, stamp_ns: int) -> FloatArray | TfFailure:
-        if frame_id == fixed:
-            return np.eye(4)
-        try:
-            return self._transforms.lookup(fixed, frame_id, stamp_ns)
-        except TransformUnavailable as error:
-            return TfFailure.of(error.reason)
-
     def _report_tf_drop(
         self, waiting: WaitingImage[ArrivedImage], reason: TfFailure, fixed: str
     ) -> None:
         unknown = reason is TfFailure.UNKNOWN_FRAME
         there = f"; TF has: {', '.join(self._transforms.frames()) or 'none'}" if unknown else ""
+        lost = self._pending.poses_needed or reason is TfFailure.OVERFLOW
+        what_then = "the image is dropped" if lost else "the image goes on without a pose"
         self._faults.throttled(
             f"tf {reason.value}",
             "error" if reason is TfFailure.NOT_RIGID else "warning",
             f"camera {waiting.camera}: no pose of frame {waiting.frame_id!r} in {fixed!r} at "
-            f"{waiting.stamp_ns * 1e-9:.3f} s ({reason.value}); the image is dropped{there}",
+            f"{waiting.stamp_ns * 1e-9:.3f} s ({reason.value}); {what_then}{there}",
         )

@@ -124,6 +124,20 @@ class JobPlanner:
             return replace(planned, surplus=surplus)
         return planned
 
+    def depth(self, parameters: SessionParameters, frame: Keyframe) -> PlannedJob:
+        """Return the job that gives one image its depth."""
+        request = JobRequest(
+            job_id=next(self._numbers),
+            kind=JobKind.AUTOMATIC,
+            policy="depth",
+            epoch=frame.epoch,
+            keyframes=(frame,),
+            targets=(),
+            parameters=JobParameters(parameters.products, parameters.scale),
+            created_steady_s=self.steady_s(),
+        )
+        return PlannedJob(request)
+
     def goal(
         self,
         parameters: SessionParameters,

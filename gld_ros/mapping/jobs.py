@@ -18,7 +18,7 @@ from gld_ros.mapping.frames import Keyframe, TargetCamera
 from gld_ros.mapping.guard import GuardVerdict
 from gld_ros.mapping.products import Product, ProductParameters, Products
 from gld_ros.mapping.scale import ScaleParameters
-from gld_ros.view_request import NovelViews, Progress, ViewRequest
+from gld_ros.view_request import DepthRequest, NovelViews, Progress, ViewRequest
 
 NS_PER_S = 1_000_000_000
 SUPERSEDE_AFTER_JOBS = 2.0  # mean job times, after which a running job's anchor is outdated
@@ -114,7 +114,7 @@ class JobRequest:
     policy: str  # the policy's name, or "action"
     epoch: int
     keyframes: tuple[Keyframe, ...]  # newest first: the first is the anchor
-    targets: tuple[TargetCamera, ...]
+    targets: tuple[TargetCamera, ...]  # none: the depth of the anchor is wanted
     verdicts: tuple[GuardVerdict, ...] = ()  # the guard's, one per target
     parameters: JobParameters = field(default_factory=JobParameters)
     always_wanted: frozenset[Product] = frozenset()  # whether or not anybody subscribed
@@ -137,6 +137,19 @@ class JobRequest:
     def effective_seed(self) -> int:
         """The seed that is used: the one asked for, or the job id, so that a bag replays alike."""
         return self.job_id if self.seed is None else self.seed
+
+    @property
+    def is_depth(self) -> bool:
+        """Whether the depth of a real image is wanted, and no views."""
+        return not self.targets
+
+    def model_request(
+        self, slots: Sequence[int], max_references: int
+    ) -> ViewRequest | DepthRequest:
+        """What the synthesizer is asked: `view_request`, or the depth of the anchor."""
+        if self.is_depth:
+            return DepthRequest([self.anchor.image], self.anchor.K_px[None])
+        return self.view_request(slots, max_references)
 
     def view_request(self, slots: Sequence[int], max_references: int) -> ViewRequest:
         """What the synthesizer is asked, for some of the targets and at most so many references."""
@@ -233,19 +246,23 @@ def product_age_s(stamp_ns: int, now_ns: int) -> float:
 
 
 class JobQueue:
-    """What waits for the worker: one automatic job (the latest wins) and goals in order.
+    """What waits for the worker: automatic jobs (the latest wins) and goals in order.
+
+    One automatic job for views waits, and one for the depth of each camera, in turns.
 
     Not locked: the worker guards it with its own condition.
     """
 
     def __init__(self, max_goals: int = 1) -> None:
-        self._automatic: JobRequest | None = None
+        self._automatic: dict[str, JobRequest] = {}  # by camera, views under ""; the oldest first
         self._goals: deque[JobRequest] = deque()
         self._max_goals = max_goals
 
     def put_automatic(self, request: JobRequest) -> JobRequest | None:
-        """Make `request` the next automatic job; returns the one that it replaces."""
-        replaced, self._automatic = self._automatic, request
+        """Let an automatic job wait; returns the one that it replaces."""
+        lane = request.anchor.camera if request.is_depth else ""
+        replaced = self._automatic.get(lane)
+        self._automatic[lane] = request
         return replaced
 
     def put_goal(self, request: JobRequest) -> bool:
@@ -257,14 +274,14 @@ class JobQueue:
 
     def waiting(self) -> list[JobRequest]:
         """Everything that waits, goals first."""
-        return [*self._goals, *([self._automatic] if self._automatic else [])]
+        return [*self._goals, *self._automatic.values()]
 
     def take(self) -> JobRequest | None:
         """Remove and return what runs next: goals first."""
         if self._goals:
             return self._goals.popleft()
-        request, self._automatic = self._automatic, None
-        return request
+        lane = next(iter(self._automatic), None)
+        return None if lane is None else self._automatic.pop(lane)
 
     def take_stale(self, now_steady_s: float) -> list[JobRequest]:
         """Remove and return what must not start any more: cancelled, or past its start time."""
@@ -272,28 +289,28 @@ class JobQueue:
             r for r in self.waiting() if r.token.reason or now_steady_s > r.start_before_steady_s
         ]
         self._goals = deque(r for r in self._goals if r not in stale)
-        if self._automatic in stale:
-            self._automatic = None
+        self._automatic = {k: r for k, r in self._automatic.items() if r not in stale}
         return stale
 
     def drain(self) -> list[JobRequest]:
         """Remove and return everything, goals first."""
         waiting = self.waiting()
         self._goals.clear()
-        self._automatic = None
+        self._automatic.clear()
         return waiting
 
     def __len__(self) -> int:
-        return len(self._goals) + (self._automatic is not None)
+        return len(self._goals) + len(self._automatic)
 
 
 def outdated(running: JobRequest, now_ns: int, mean_job_s: float) -> bool:
     """Whether a running automatic job should give way to a newer one.
 
     It should if its anchor is older than twice the mean job time; otherwise letting it finish gives
-    a product sooner. Before the first finished job nothing is outdated.
+    a product sooner. Before the first finished job nothing is outdated, and depth never is: a job
+    of one image has hardly a step to end at, and images that come late would all be given up.
     """
-    if running.kind is JobKind.GOAL or mean_job_s <= 0:
+    if running.kind is JobKind.GOAL or running.is_depth or mean_job_s <= 0:
         return False
     age_s = product_age_s(running.anchor.stamp_ns, now_ns)
     return age_s > SUPERSEDE_AFTER_JOBS * mean_job_s

@@ -166,6 +166,11 @@ class KeyframeGate:
                 return None
             return track.still_since_ns
 
+    def segment_at(self, stamp_ns: int) -> int:
+        """Segment of an image that was judged; its poses fit those of images of the same one."""
+        with self._lock:
+            return self._segment(stamp_ns)
+
     def flush(self, camera: str | None = None) -> None:
         """Forget the poses of one camera, or everything (a new epoch) if None."""
         with self._lock:

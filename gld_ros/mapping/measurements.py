@@ -17,20 +17,25 @@ from threading import Condition, Thread
 import numpy as np
 
 from gld_ros.geometry.poses import distance_m, turn_rad
-from gld_ros.mapping.frames import CameraFrame, Keyframe, TargetCamera, shrink_to_fit
+from gld_ros.mapping.frames import CameraFrame, Keyframe, TargetCamera
+from gld_ros.mapping.measured_frame import (
+    camera_depth,
+    camera_over_stereo,
+    measured_surface,
+    posed_image,
+)
 from gld_ros.mapping.parameters import DepthSource
 from gld_ros.mapping.placed_frame import PlacedFrame
 from gld_ros.mapping.pose_check import PoseCheck
 from gld_ros.mapping.triangulation import find_corners, triangulate
 from gld_ros.measuring.agreement import Agreement, image_pose_agreement
+from gld_ros.measuring.carried import carried_depth
 from gld_ros.measuring.consistency import MeasuredImage, consistent
-from gld_ros.measuring.depth_camera import depth_camera
 from gld_ros.measuring.frames import MeasuredDepth, PosedImage, nothing_measured
 from gld_ros.measuring.measure import MeasuringParameters, measure_depth
 from gld_ros.measuring.neighbours import choose_neighbours
 from gld_ros.measuring.surfaces import MeasuredScene, Surface, sure_depth
 
-MEASURED_HW = (240, 320)  # keyframes are measured at most at this size
 RING = 24  # recent images per camera
 WAITING = 4  # keyframes that could be measured; when there are more, the oldest is not
 PARTNERS = 5  # images that one keyframe is measured with
@@ -196,6 +201,21 @@ class Measurements:
             tuple(by_key.get(_key(k)) for k in keyframes), tuple(r.surface for r in near)
         )
 
+    def of_image(self, frame: Keyframe) -> MeasuredScene:
+        """What is measured of an image by now: by a depth camera, else by earlier keyframes.
+
+        It waits for nothing and keeps nothing. Without a pose only a depth camera tells anything.
+        """
+        image = posed_image(frame)
+        found = nothing_measured(image.image_hw, "stereo")
+        if frame.is_placed and self.source in ("auto", "stereo"):
+            with self._changed:
+                known = [r.surface for r in self._results.values() if _mixable(r.keyframe, frame)]
+            found = carried_depth(known, image)
+        if self.source in ("auto", "camera"):
+            found = camera_over_stereo(camera_depth(frame, image), found)
+        return MeasuredScene((measured_surface(frame, found),))
+
     def await_results(self, timeout_s: float) -> None:
         """Wait until every keyframe is measured with the images there are; without a thread, do it.
 
@@ -320,17 +340,14 @@ class Measurements:
         self, keyframe: Keyframe, ring: Sequence[PlacedFrame], known: Sequence[_Result]
     ) -> list[_Result]:
         """The result of a keyframe, and those of earlier ones that it confirms."""
-        reference = _posed(keyframe)
-        camera_depth = None
-        if self.source != "stereo" and keyframe.sensor_depth is not None:
-            sensor = keyframe.sensor_depth
-            camera_depth = depth_camera(reference, sensor.depth_m, sensor.K_px, np.eye(4))
+        reference = posed_image(keyframe)
+        from_camera = camera_depth(keyframe, reference) if self.source != "stereo" else None
         raw = nothing_measured(reference.image_hw, "stereo")
         if self.source != "camera":
             raw = self._stereo(keyframe, reference, ring, known)
-        self.counts["camera" if camera_depth is not None else "stereo"] += 1
+        self.counts["camera" if from_camera is not None else "stereo"] += 1
         new = _Result(
-            keyframe, MeasuredImage(reference, raw), camera_depth, _surface(keyframe, raw), 0
+            keyframe, MeasuredImage(reference, raw), from_camera, measured_surface(keyframe, raw), 0
         )
         results = [_confirmed(new, known)]
         # Earlier neighbours that had too few others to be compared with.
@@ -347,7 +364,7 @@ class Measurements:
     ) -> MeasuredDepth:
         frames = [f for f in (p.frame() for p in ring if p.stamp_ns != keyframe.stamp_ns) if f]
         frames = [f for f in frames if f.epoch == keyframe.epoch]
-        candidates = [_posed(f) for f in frames]
+        candidates = [posed_image(f) for f in frames]
         stamps = {(c.camera, c.stamp_ns) for c in candidates}
         candidates += [
             r.raw.frame for r in known if (r.keyframe.camera, r.keyframe.stamp_ns) not in stamps
@@ -376,7 +393,7 @@ def _up_to_later_partners(ring: Iterable[PlacedFrame], keyframe: Keyframe) -> li
 def _agreement(keyframe: Keyframe, ring: Sequence[PlacedFrame]) -> Agreement:
     """Whether the images around a keyframe fit their poses."""
     frames = [f for f in (placed.frame() for placed in ring) if f and f.epoch == keyframe.epoch]
-    return image_pose_agreement([_posed(frame) for frame in frames])
+    return image_pose_agreement([posed_image(frame) for frame in frames])
 
 
 def _key(frame: CameraFrame) -> tuple[str, int]:
@@ -385,22 +402,6 @@ def _key(frame: CameraFrame) -> tuple[str, int]:
 
 def _mixable(a: Keyframe, b: Keyframe) -> bool:
     return a.segment == b.segment and a.epoch == b.epoch
-
-
-def _posed(frame: CameraFrame) -> PosedImage:
-    """A frame at the size at which depth is measured."""
-    image, K_px = shrink_to_fit(frame.image, frame.K_px, MEASURED_HW)
-    return PosedImage(image, K_px, frame.T_fixed_cam, frame.stamp_ns, frame.camera)
-
-
-def _surface(keyframe: Keyframe, measured: MeasuredDepth) -> Surface:
-    return Surface(
-        keyframe.image,
-        keyframe.K_px,
-        keyframe.T_fixed_cam,
-        measured.depth_m,
-        measured.confidence,
-    )
 
 
 def _nearest(result: _Result, others: Sequence[_Result]) -> list[_Result]:
@@ -416,19 +417,11 @@ def _confirmed(result: _Result, others: Sequence[_Result]) -> _Result:
     """A result with those of its stereo measurements that others share; a depth camera's stay."""
     confirmers = _nearest(result, others)
     stereo = consistent(result.raw, [o.raw for o in confirmers])
-    camera = result.camera_depth
-    if camera is not None:
-        seen = np.isfinite(camera.depth_m)
-        stereo = MeasuredDepth(
-            np.where(seen, camera.depth_m, stereo.depth_m),
-            np.where(seen, camera.confidence, stereo.confidence),
-            "camera",
-        )
     return _Result(
         result.keyframe,
         result.raw,
-        camera,
-        _surface(result.keyframe, stereo),
+        result.camera_depth,
+        measured_surface(result.keyframe, camera_over_stereo(result.camera_depth, stereo)),
         len(confirmers),
     )
 

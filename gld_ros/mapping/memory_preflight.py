@@ -17,6 +17,7 @@ from gld_ros.mapping.parameters import SessionParameters
 if TYPE_CHECKING:
     import torch
 
+    from gld_ros.depth_pipeline import DepthPipeline
     from gld_ros.memory_estimate import MemoryEstimate
     from gld_ros.pipeline import NovelViewPipeline
 
@@ -68,6 +69,19 @@ def check_memory(pipeline: NovelViewPipeline, parameters: SessionParameters) -> 
         f"{demand.targets} targets and {demand.samples} sample(s) in {dtype}, but may take "
         f"{budget.budget_bytes / GIB:.2f} GiB ({budget.origin}); "
         f"{_advice(pipeline, parameters, demand, budget)}"
+    )
+
+
+def check_depth_memory(pipeline: DepthPipeline, parameters: SessionParameters) -> str:
+    """Like `check_memory` for the depth of one image at a time."""
+    budget = memory_budget(pipeline.device, parameters.model.memory_budget_gib)
+    needed = pipeline.estimate().peak_bytes
+    if needed <= budget.budget_bytes:
+        return f"{needed / GIB:.2f} of {budget.budget_bytes / GIB:.2f} GiB"
+    raise NotEnoughMemory(
+        f"model.bundle {parameters.model.bundle!r} needs about {needed / GIB:.2f} GiB for the "
+        f"depth of an image, but may take {budget.budget_bytes / GIB:.2f} GiB ({budget.origin}); "
+        "free memory, raise gpu.memory_budget, or use a smaller model.bundle or another device"
     )
 
 

@@ -1,4 +1,4 @@
-"""From parameters to a loaded synthesizer: bundle, device, precision, memory, self-test.
+"""From parameters to a loaded synthesizer: bundle, mode, device, precision, memory, self-test.
 
 Owns what configure reports when the model cannot be loaded. Imports torch only when called.
 """
@@ -10,12 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from gld_ros.mapping.memory_preflight import NotEnoughMemory, check_memory, enforce_budget
-from gld_ros.mapping.parameters import SessionParameters
-from gld_ros.mapping.synthesizer import DeviceFault, ViewSynthesizer
+from gld_ros.mapping.memory_preflight import (
+    NotEnoughMemory,
+    check_depth_memory,
+    check_memory,
+    enforce_budget,
+)
+from gld_ros.mapping.parameters import Mode, SessionParameters
+from gld_ros.mapping.synthesizer import DeviceFault, Synthesizer
 from gld_ros.mapping.worker import Fault
 from gld_ros.mapping.worker import fault_of as named_fault
-from gld_ros.view_request import ViewRequest
+from gld_ros.view_request import DepthRequest, ViewRequest
 
 
 class ModelUnavailable(RuntimeError):
@@ -24,14 +29,15 @@ class ModelUnavailable(RuntimeError):
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A synthesizer, and what diagnostics report of it."""
+    """A synthesizer of the mode it runs in, and what diagnostics report of it."""
 
-    synthesizer: ViewSynthesizer
+    synthesizer: Synthesizer
     description: dict[str, str]
     model_hw: tuple[int, int] | None
     fault_of: Callable[[BaseException], Fault]
     random_weights: bool = False
     release: Callable[[], None] = lambda: None
+    mode: Mode = "views"
 
 
 ModelFactory = Callable[[SessionParameters], LoadedModel]
@@ -45,6 +51,7 @@ def load_model(parameters: SessionParameters) -> LoadedModel:
     wanted = parameters.model
     name = wanted.bundle
     try:
+        from gld_ros.depth_pipeline import DepthPipeline
         from gld_ros.pipeline import NovelViewPipeline
         from gld_ros.weights.bundle import Bundle
         from gld_ros.weights.verify import verify_bundle
@@ -68,13 +75,19 @@ def load_model(parameters: SessionParameters) -> LoadedModel:
                 f"{wanted.backend!r}; "
                 f"use 'auto' or {kind!r}, or another bundle"
             )
-        pipeline = NovelViewPipeline(
-            bundle,
-            device=wanted.device,
-            dtype=wanted.precision,
-            compile_blocks=wanted.compile_blocks,
-        )
-        memory = check_memory(pipeline, parameters)
+        mode = mode_of(parameters, bundle.config.imagines)
+        pipeline: NovelViewPipeline | DepthPipeline
+        if mode == "depth":
+            pipeline = DepthPipeline(bundle, device=wanted.device, dtype=wanted.precision)
+            memory = check_depth_memory(pipeline, parameters)
+        else:
+            pipeline = NovelViewPipeline(
+                bundle,
+                device=wanted.device,
+                dtype=wanted.precision,
+                compile_blocks=wanted.compile_blocks,
+            )
+            memory = check_memory(pipeline, parameters)
         enforce_budget(pipeline.device, wanted.memory_budget_gib)
     except ModelUnavailable:
         raise
@@ -85,12 +98,13 @@ def load_model(parameters: SessionParameters) -> LoadedModel:
     self_test = "skipped"
     if wanted.self_test:
         try:
-            self_test = _try_once(pipeline, bundle.config.resolutions_hw[0])
+            self_test = _try_once(pipeline, mode, bundle.config.resolutions_hw[0])
         except ModelUnavailable:
             raise
         except RuntimeError as error:
             raise _why_unavailable(name, error) from error
     description = {
+        "mode": mode,
         "backend": kind,
         "bundle": bundle.config.name,
         "precision": str(pipeline.dtype).removeprefix("torch."),
@@ -107,7 +121,30 @@ def load_model(parameters: SessionParameters) -> LoadedModel:
         torch_fault_of,
         bundle.config.random_weights,
         pipeline.release,
+        mode,
     )
+
+
+def mode_of(parameters: SessionParameters, imagines: bool) -> Mode:
+    """The mode to run in with a bundle that does or does not imagine views.
+
+    Raises ModelUnavailable for views from a bundle without them, and for a scale that depth of
+    single images cannot have.
+    """
+    if parameters.mode == "views" and not imagines:
+        raise ModelUnavailable(
+            f"model.bundle {parameters.model.bundle!r} holds a geometry backbone alone and "
+            "imagines no views, but mode is 'views'; use mode depth or auto, or a bundle with "
+            "diffusion and RGB decoder weights"
+        )
+    if parameters.mode == "views" or (parameters.mode == "auto" and imagines):
+        return "views"
+    if parameters.scale.mode == "tf_baseline":
+        raise ModelUnavailable(
+            "scale.mode is 'tf_baseline', which compares several views of one run, but mode depth "
+            "looks at one image at a time; use scale.mode auto, measured or fixed"
+        )
+    return "depth"
 
 
 def _why_unavailable(name: str, error: Exception) -> RuntimeError:
@@ -139,24 +176,26 @@ def torch_fault_of(error: BaseException) -> Fault:
     return named_fault(error)
 
 
-def _try_once(synthesizer: ViewSynthesizer, image_hw: tuple[int, int]) -> str:
-    """Imagine one view of noise in one step; raises ModelUnavailable unless all is finite."""
+def _try_once(synthesizer: Any, mode: Mode, image_hw: tuple[int, int]) -> str:
+    """Make depth or one view of noise, in one step; ModelUnavailable unless all is finite."""
     height, width = image_hw
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(2)]
     K_px = np.array([[width, 0.0, width / 2], [0.0, width, height / 2], [0.0, 0.0, 1.0]])
     poses = np.tile(np.eye(4), (3, 1, 1))
     poses[:, 0, 3] = (0.0, 0.3, 0.15)
-    request = ViewRequest(
-        images,
-        np.stack([K_px, K_px]),
-        poses[:2],
-        K_px[None],
-        poses[2:],
-        [image_hw],
-        num_steps=1,
-        seed=0,
-    )
+    request: ViewRequest | DepthRequest = DepthRequest(images[:1], K_px[None])
+    if mode == "views":
+        request = ViewRequest(
+            images,
+            np.stack([K_px, K_px]),
+            poses[:2],
+            K_px[None],
+            poses[2:],
+            [image_hw],
+            num_steps=1,
+            seed=0,
+        )
     steps = synthesizer.run(request)
     views: Any = None
     while views is None:
@@ -164,7 +203,8 @@ def _try_once(synthesizer: ViewSynthesizer, image_hw: tuple[int, int]) -> str:
             next(steps)
         except StopIteration as finished:
             views = finished.value
-    finite = all(np.isfinite(v.rgb).all() and np.isfinite(v.depth).all() for v in views.targets)
+    made = views.targets if mode == "views" else views.references
+    finite = all(np.isfinite(v.rgb).all() and np.isfinite(v.depth).all() for v in made)
     if not finite:
         raise ModelUnavailable(
             "the loaded model computes NaN or infinity; run `gld-ros selftest` on this device"

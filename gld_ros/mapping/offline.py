@@ -5,6 +5,7 @@ wall-clock times stay out of the output, so the same bag gives the same bytes.
 """
 
 import logging
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -20,10 +21,11 @@ from gld_ros.mapping.fault_log import FaultLog, Level
 from gld_ros.mapping.job_planner import PlannedJob
 from gld_ros.mapping.jobs import JobResult, Outcome, StageTimes
 from gld_ros.mapping.model import LoadedModel
-from gld_ros.mapping.parameters import FrameParameters, SessionParameters
+from gld_ros.mapping.parameters import FrameParameters, Mode, SessionParameters
 from gld_ros.mapping.product_messages import (
     TOPICS,
     job_messages,
+    offered_topics,
     products_for,
     view_transforms,
     views_message,
@@ -43,12 +45,17 @@ LEVELS: dict[Level, int] = {
     "fatal": logging.CRITICAL,
 }
 # Who wants an image of a bag compressed can do so afterwards.
-WRITTEN_TOPICS = frozenset(TOPICS) - {"predicted/color/image/compressed"}
+LEFT_OUT = frozenset({"predicted/color/image/compressed"})
 
 
-def written_products(*, merged: bool = False) -> frozenset[Product]:
+def written_topics(mode: Mode) -> frozenset[str]:
+    """Return the topics of a written bag."""
+    return offered_topics(mode, merged=True) - LEFT_OUT
+
+
+def written_products(mode: Mode = "views", *, merged: bool = False) -> frozenset[Product]:
     """What the topics of a written bag need; `merged` tells whether to make the merged cloud."""
-    return products_for(WRITTEN_TOPICS if merged else WRITTEN_TOPICS - {"merged/points"})
+    return products_for(offered_topics(mode, merged=merged) - LEFT_OUT)
 
 
 @dataclass
@@ -61,8 +68,12 @@ class OfflineSummary:
     views: int = 0
     failed_jobs: int = 0
     metric_jobs: int = 0
+    depth_images: int = 0  # real images that got depth, in metres or relative
+    unplaced: dict[str, int] = field(default_factory=dict)  # images without a pose, by reason
+    thinned: int = 0  # images that came sooner than the rate of depth asks for
     dropped: dict[str, int] = field(default_factory=dict)
     reasons_without_job: Counter[str] = field(default_factory=Counter)
+    reasons_without_metres: Counter[str] = field(default_factory=Counter)  # of depth images
 
 
 class OfflineRun:
@@ -88,7 +99,7 @@ class OfflineRun:
         transforms, rejected = reader.transforms()
         for error in rejected:
             log.warning("transform rejected: %s", error)
-        products = written_products() if wanted is None else wanted
+        products = written_products(model.mode) if wanted is None else wanted
         self.session = SynthesisSession(
             model,
             {c.name: CameraState(c.name, c.image_topic, c.compressed) for c in self._cameras},
@@ -122,6 +133,8 @@ class OfflineRun:
         for state in self.session.cameras.values():
             dropped += state.dropped
         self.summary.dropped = dict(+dropped)
+        self.summary.unplaced = {r.value: n for r, n in self.session.pending.unplaced.items() if n}
+        self.summary.thinned = self.session.depth_stream.thinned.total()
 
     def _depth_topics(self) -> dict[str, str]:
         """The cameras by the topics of depth in their own optical frame."""
@@ -138,10 +151,16 @@ class OfflineRun:
             self.session.image(camera, message.content)
 
     def _after(self) -> Iterator[JobResult]:
-        """Place what waits, and run the automatic job that a new keyframe makes due."""
+        """Place what waits, and run the jobs that are due: of new keyframes, or of every image."""
         session = self.session
         keyframes = session.place_images()
         self.summary.keyframes += len(keyframes)
+        if session.mode == "depth":
+            while (due := session.plan_depth()) is not None:
+                result = self.run(due)
+                if result.outcome is Outcome.DONE:
+                    yield result
+            return
         if session.epoch != self._epoch:
             self._epoch, self._next_job_ns = session.epoch, 0
         if not keyframes or keyframes[-1].stamp_ns < self._next_job_ns:
@@ -167,7 +186,11 @@ class OfflineRun:
             return result
         self.summary.jobs += 1
         self.summary.views += sum(len(products.predicted) for products in result.products)
-        self.summary.metric_jobs += result.products[-1].scale.metric
+        scale = result.products[-1].scale
+        self.summary.metric_jobs += scale.metric
+        self.summary.depth_images += planned.request.is_depth
+        if planned.request.is_depth and not scale.metric:
+            self.summary.reasons_without_metres[_without_numbers(scale.reason)] += 1
         return result
 
 
@@ -187,23 +210,38 @@ def _depth_first(
     yield from held
 
 
+def _without_numbers(reason: str) -> str:
+    """A reason as a kind of reasons: each has numbers of its own."""
+    return re.sub(r"[0-9.]+", "#", reason)
+
+
 def write_jobs(
-    jobs: Iterator[JobResult], path: Path, frames: FrameParameters, storage: Any = "mcap"
+    jobs: Iterator[JobResult],
+    path: Path,
+    frames: FrameParameters,
+    storage: Any = "mcap",
+    *,
+    mode: Mode = "views",
 ) -> Iterator[JobResult]:
     """Write each job to a new bag as the node would publish it, and pass it on.
 
     The bag appears under `path` once all jobs are through.
     """
+    topics = written_topics(mode)
     with ExitStack() as stack:
         bag = stack.enter_context(BagWriter(path, storage))
-        for topic in sorted(WRITTEN_TOPICS):
+        for topic in sorted(topics):
             bag.add_topic(f"{NODE_NAMESPACE}/{topic}", TOPICS[topic][0])
-        bag.add_topic("/tf", "tf2_msgs/msg/TFMessage")
+        if mode == "views":
+            bag.add_topic("/tf", "tf2_msgs/msg/TFMessage")
         types = bag.types.__getitem__
         for job in jobs:
             stamp_ns = job.request.anchor.stamp_ns
-            for topic, message in job_messages(job, frames, types, WRITTEN_TOPICS):
+            for topic, message in job_messages(job, frames, types, topics):
                 bag.write(f"{NODE_NAMESPACE}/{topic}", stamp_ns, message)
+            if job.request.is_depth:
+                yield job
+                continue
             views = views_message(job, StageTimes(), frames, types)
             bag.write(f"{NODE_NAMESPACE}/views", stamp_ns, views)
             if frames.publish_views:

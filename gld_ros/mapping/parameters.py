@@ -19,6 +19,8 @@ from gld_ros.mapping.scale import ScaleParameters
 from gld_ros.mapping.targets import Policy
 from gld_ros.messages.camera_info import Rectification
 
+Mode = Literal["views", "depth"]
+MODES: tuple[str, ...] = ("auto", *get_args(Mode))
 DepthSource = Literal["auto", "camera", "stereo", "model"]
 DEPTH_SOURCES: tuple[DepthSource, ...] = get_args(DepthSource)
 
@@ -126,6 +128,9 @@ class TimeParameters:
 class SessionParameters:
     """All groups at one moment."""
 
+    # "auto": views, or depth with a bundle that holds a geometry backbone alone.
+    mode: Literal["auto", "views", "depth"]
+
     cameras: CameraParameters
     frames: FrameParameters
     tf: TfParameters
@@ -140,6 +145,7 @@ class SessionParameters:
     scale: ScaleParameters
     products: ProductParameters
     depth_source: DepthSource = "auto"
+    depth_rate_hz: float = 0.0  # images per second and camera in mode depth, at most; 0: all
 
 
 def whole_recording(parameters: SessionParameters) -> SessionParameters:

@@ -1,6 +1,6 @@
 """Images that wait until TF can place them: retried, never extrapolated, never blocking.
 
-Owns the waiting list, its limits and its counters. The lookup itself is a callable, and times are
+Owns the waiting list, its limits and its counters. The lookup is a callable, and times are
 passed in, so the same code runs on tf2, on a recorded bag and in tests.
 """
 
@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gld_ros.geometry.poses import is_rigid
+from gld_ros.messages.frame_tree import TransformUnavailable
+from gld_ros.messages.transforms import TfBuffer
 
 FloatArray = NDArray[np.floating[Any]]
 Payload = TypeVar("Payload")
@@ -30,11 +32,28 @@ class TfFailure(Enum):
     NOT_RIGID = "not_rigid"  # NaN, or a rotation that is none
     OVERFLOW = "overflow"  # too many newer images of this camera were waiting
 
+    @property
+    def is_absence(self) -> bool:
+        """Whether TF has nothing to wait for: it does not know how the frames belong together."""
+        return self in (TfFailure.DISCONNECTED, TfFailure.UNKNOWN_FRAME)
+
     @classmethod
     def of(cls, reason: str) -> "TfFailure":
         """Return the failure that the `reason` of a TransformUnavailable names."""
         known = {f.value: f for f in (cls.FUTURE, cls.PAST, cls.DISCONNECTED)}
         return known.get(reason, cls.UNKNOWN_FRAME)
+
+
+def tf_pose(
+    transforms: TfBuffer, fixed: str, frame_id: str, stamp_ns: int
+) -> FloatArray | TfFailure:
+    """T_fixed_frame (4, 4) at a stamp, or why TF has none."""
+    if frame_id == fixed:
+        return np.eye(4)
+    try:
+        return transforms.lookup(fixed, frame_id, stamp_ns)
+    except TransformUnavailable as error:
+        return TfFailure.of(error.reason)
 
 
 Lookup = Callable[[str, int], FloatArray | TfFailure]  # (frame_id, stamp_ns) -> T_fixed_frame
@@ -63,7 +82,7 @@ class PlacedImage(Generic[Payload]):
 
 @dataclass(frozen=True)
 class DroppedImage(Generic[Payload]):
-    """An image that was dropped, and why."""
+    """An image that was dropped, or goes on without a pose, and why."""
 
     waiting: WaitingImage[Payload]
     reason: TfFailure
@@ -78,12 +97,18 @@ class RetryOutcome(Generic[Payload]):
 
 
 class PendingImages(Generic[Payload]):
-    """The waiting list of all cameras; thread-safe."""
+    """The waiting list of all cameras; thread-safe.
 
-    def __init__(self) -> None:
+    With `poses_needed` False, images without a pose are of use: they wait only while TF may still
+    place them, and are counted as unplaced, not as dropped.
+    """
+
+    def __init__(self, *, poses_needed: bool = True) -> None:
+        self.poses_needed = poses_needed
         self._lock = Lock()
         self._queues: dict[str, deque[WaitingImage[Payload]]] = {}
         self._dropped: Counter[TfFailure] = Counter()
+        self._unplaced: Counter[TfFailure] = Counter()
         self._placed = 0
         self._waited_s = 0.0
 
@@ -122,7 +147,8 @@ class PendingImages(Generic[Payload]):
                 if isinstance(answer, TfFailure):
                     if answer is not TfFailure.PAST:
                         lagging[image.frame_id] = answer
-                    if now_ros_ns - image.arrived_ros_ns < timeout_ns:
+                    hopeless = answer.is_absence and not self.poses_needed
+                    if not hopeless and now_ros_ns - image.arrived_ros_ns < timeout_ns:
                         continue
                     dropped.append(DroppedImage(image, answer))
                 elif is_rigid(answer):
@@ -135,7 +161,8 @@ class PendingImages(Generic[Payload]):
                 kept = [image for image in queue if id(image) not in settled]
                 queue.clear()
                 queue.extend(kept)
-            self._dropped.update(drop.reason for drop in dropped)
+            counter = self._dropped if self.poses_needed else self._unplaced
+            counter.update(drop.reason for drop in dropped)
             self._placed += len(placed)
             self._waited_s += sum(p.wait_s for p in placed)
         return RetryOutcome(tuple(placed), tuple(dropped))
@@ -160,6 +187,12 @@ class PendingImages(Generic[Payload]):
         """How many images were dropped so far, per reason (zeros included)."""
         with self._lock:
             return {reason: self._dropped[reason] for reason in TfFailure}
+
+    @property
+    def unplaced(self) -> dict[TfFailure, int]:
+        """How many images went on without a pose so far, per reason (zeros included)."""
+        with self._lock:
+            return {reason: self._unplaced[reason] for reason in TfFailure}
 
     @property
     def placed(self) -> int:

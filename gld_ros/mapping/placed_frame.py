@@ -1,9 +1,14 @@
-"""An image on its way to a keyframe: arrived with its intrinsics, then placed by TF."""
+"""An image on its way to a keyframe: arrived with its intrinsics, then placed by TF.
+
+In mode depth, images that TF cannot place go on without a pose.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
+
+import numpy as np
 
 from gld_ros.mapping.frames import CameraFrame, FloatArray
 from gld_ros.messages.camera_info import CameraInfoValues
@@ -18,7 +23,7 @@ class ArrivedImage:
 
 
 class PlacedFrame:
-    """An image whose pose is known; its pixels are decoded when they are first asked for.
+    """An image whose pose is known, or `NO_POSE`; its pixels are decoded when first asked for.
 
     Thread-safe. The pixels may be memory of the middleware's message until then.
     """
@@ -36,6 +41,11 @@ class PlacedFrame:
         self._lock = Lock()
         self._decode: Callable[[], CameraFrame | None] | None = decode
         self._frame: CameraFrame | None = None
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether its pose is known."""
+        return bool(np.isfinite(self.T_fixed_cam).all())
 
     def frame(self) -> CameraFrame | None:
         """Return the rectified image; None if it cannot be decoded, which is counted once."""

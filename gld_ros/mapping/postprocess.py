@@ -16,6 +16,7 @@ from gld_ros.mapping.scale import (
     ScaleMeasurement,
     ScaleParameters,
     ScaleState,
+    measure_from_image,
     measure_from_surfaces,
     measure_from_views,
     measured_depth_alone,
@@ -107,16 +108,16 @@ def measure_scale(
 ) -> ScaleMeasurement:
     """What one run says about the scale, by the means that the mode names."""
     references, keyframes = run.views.references, run.keyframes
-    if parameters.mode == "tf_baseline":
+    if parameters.mode == "tf_baseline" and run.slots:
         return measure_from_views(references, keyframes, parameters)
     surfaces = measured.references or (None,) * len(references)
-    by_surfaces = measure_from_surfaces(
-        [view.depth for view in references],
-        [
-            measured_on_grid(surface, (view.depth.shape[0], view.depth.shape[1]))
-            for surface, view in zip(surfaces, references, strict=True)
-        ],
-    )
+    measured_m = [
+        measured_on_grid(surface, (view.depth.shape[0], view.depth.shape[1]))
+        for surface, view in zip(surfaces, references, strict=True)
+    ]
+    if not run.slots:
+        return measure_from_image(references[0].depth, measured_m[0])
+    by_surfaces = measure_from_surfaces([view.depth for view in references], measured_m)
     if parameters.mode != "auto" or not by_surfaces.fault:
         return by_surfaces
     by_cameras = measure_from_views(references, keyframes, parameters)

@@ -6,13 +6,14 @@ bag library's for the offline run, from the same lines: `types` maps a full name
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
 
 from gld_ros.mapping.guard import GuardVerdict
 from gld_ros.mapping.jobs import JobRequest, JobResult, StageTimes
-from gld_ros.mapping.parameters import FrameParameters
+from gld_ros.mapping.parameters import FrameParameters, Mode
 from gld_ros.mapping.products import ObservedView, PredictedView, Product, Products
 from gld_ros.mapping.scale import ScaleState
 from gld_ros.messages.camera_info import camera_info_message
@@ -40,11 +41,28 @@ TOPICS: dict[str, tuple[str, Product | None]] = {
     "observed/depth/image": ("sensor_msgs/msg/Image", Product.OBSERVED_DEPTH),
     "observed/depth/camera_info": ("sensor_msgs/msg/CameraInfo", Product.OBSERVED_DEPTH),
     "observed/confidence/image": ("sensor_msgs/msg/Image", Product.OBSERVED_CONFIDENCE),
+    "observed/provenance/image": ("sensor_msgs/msg/Image", Product.OBSERVED_PROVENANCE),
     "observed/points": ("sensor_msgs/msg/PointCloud2", Product.OBSERVED_POINTS),
+    "observed/relative_depth/image": ("sensor_msgs/msg/Image", Product.RELATIVE_DEPTH),
+    "observed/relative_depth/camera_info": (
+        "sensor_msgs/msg/CameraInfo",
+        Product.RELATIVE_DEPTH,
+    ),
     "merged/points": ("sensor_msgs/msg/PointCloud2", Product.MERGED_POINTS),
     "views": ("gld_ros/msg/SynthesizedViewArray", Product.QUALITY),
     "keyframes": ("geometry_msgs/msg/PoseArray", None),
 }
+
+
+DEPTH_TOPICS = frozenset(topic for topic in TOPICS if topic.startswith("observed/"))
+VIEWS_TOPICS = frozenset(TOPICS) - {topic for topic in TOPICS if "relative_depth" in topic}
+
+
+def offered_topics(mode: Mode, *, merged: bool) -> frozenset[str]:
+    """Return the topics that a mode has something for; `merged`: whether to offer that cloud."""
+    if mode == "depth":
+        return DEPTH_TOPICS
+    return VIEWS_TOPICS if merged else VIEWS_TOPICS - {"merged/points"}
 
 
 def products_for(topics: Iterable[str]) -> frozenset[Product]:
@@ -114,16 +132,17 @@ def _of_predicted(
 
 def _of_observed(view: ObservedView, types: Types) -> Iterator[Message]:
     header = make_header(view.keyframe.stamp_ns, view.keyframe.frame_id, types)
-    depth_m, points = view.depth_m, view.points
-    if depth_m is not None:
-        yield _image("observed/depth/image", depth_m, "32FC1", header, types)
-        hw = (depth_m.shape[0], depth_m.shape[1])
-        yield (
-            "observed/depth/camera_info",
-            lambda: camera_info_message(view.K_px, hw, header, types),
-        )
+    points = view.points
+    for name, depth in (("depth", view.depth_m), ("relative_depth", view.relative_depth)):
+        if depth is not None:
+            hw = (depth.shape[0], depth.shape[1])
+            yield _image(f"observed/{name}/image", depth, "32FC1", header, types)
+            info = partial(camera_info_message, view.K_px, hw, header, types)
+            yield f"observed/{name}/camera_info", info
     if view.confidence is not None:
         yield _image("observed/confidence/image", view.confidence, "32FC1", header, types)
+    if view.provenance is not None:
+        yield _image("observed/provenance/image", view.provenance, "mono8", header, types)
     if points is not None:
         yield "observed/points", lambda: cloud_message(points, header, types)
 

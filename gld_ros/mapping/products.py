@@ -26,18 +26,19 @@ from gld_ros.mapping.provenance import (
     classify_view,
     judged,
     lowered_by_spread,
+    measured_seers,
     seen_surface,
     unknown_provenance,
 )
+from gld_ros.mapping.relative_depth import relative_depth
 from gld_ros.mapping.scale import ScaleState
-from gld_ros.measuring.rendering import RenderedView, choose_sources, render_surfaces
-from gld_ros.measuring.surfaces import MeasuredScene, Surface, resized_K, sure_depth
+from gld_ros.measuring.rendering import RenderedView, render_surfaces
+from gld_ros.measuring.surfaces import MeasuredScene, Surface
 from gld_ros.view_request import NovelViews, View
 
 FloatArray = NDArray[np.floating[Any]]
 
 MAX_BROKEN_FRACTION = 0.05  # of a view's pixels; with more, nothing of the output is used
-JUDGES = 4  # measured keyframes that imagined pixels of one target view are compared with
 NOTHING_MEASURED = MeasuredScene()
 
 
@@ -52,16 +53,20 @@ class Product(Enum):
     OBSERVED_DEPTH = "observed/depth"
     OBSERVED_CONFIDENCE = "observed/confidence"
     OBSERVED_POINTS = "observed/points"
+    OBSERVED_PROVENANCE = "observed/provenance"
+    RELATIVE_DEPTH = "observed/relative_depth"  # in mode depth
     MERGED_POINTS = "merged/points"
     QUALITY = "quality"  # shares of provenance per view, for `~/views` and diagnostics
 
 
-ALL_PRODUCTS = frozenset(Product) - {Product.MERGED_POINTS}
+ALL_PRODUCTS = frozenset(Product) - {Product.MERGED_POINTS, Product.RELATIVE_DEPTH}
 _OBSERVED = frozenset(
     {
         Product.OBSERVED_DEPTH,
         Product.OBSERVED_CONFIDENCE,
         Product.OBSERVED_POINTS,
+        Product.OBSERVED_PROVENANCE,
+        Product.RELATIVE_DEPTH,
         Product.MERGED_POINTS,
     }
 )
@@ -136,13 +141,15 @@ class PredictedView:
 
 @dataclass(frozen=True, eq=False)
 class ObservedView:
-    """Depth of the newest reference image, in its own optical frame."""
+    """Depth of the newest reference image, in its own optical frame; None: not wanted, withheld."""
 
     keyframe: Keyframe
     K_px: FloatArray  # (3, 3) in pixels of the arrays
     depth_m: NDArray[np.float32] | None
-    confidence: NDArray[np.float32] | None
+    confidence: NDArray[np.float32] | None  # of depth_m, or of relative_depth where that is None
     points: NDArray[Any] | None  # (H, W) with NaN, or (N,) finite
+    provenance: NDArray[np.uint8] | None = None  # (H, W) of `Provenance`
+    relative_depth: NDArray[np.float32] | None = None  # (H, W), median 1; NaN unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +180,8 @@ def make_products(
     `keyframes` are the references of `views` in order, newest first; `targets` and `slots` its
     targets. The model's depth is left out where its expected relative error is above `max_error`.
     Without a metric scale, depth, confidence and clouds are None and provenance is UNKNOWN
-    everywhere; if the user does not want them withheld, the best guess is used.
+    everywhere; if the user does not want them withheld, the best guess is used. Without targets
+    (mode depth) relative depth is made of the image, whatever the scale.
     Raises UnusableOutput when the model left more than 5 % of a view without valid numbers.
     """
     broken = [broken_fraction(view) for view in (*views.references, *views.targets)]
@@ -192,7 +200,11 @@ def make_products(
             )
         )
         possible = {Product.PREDICTED_COLOR, Product.PREDICTED_PROVENANCE, Product.QUALITY}
-        return Products(colours_only, None, None, scale, float("nan"), wanted - possible)
+        relative = None
+        if not targets and wanted & _OBSERVED:
+            relative = _unscaled_view(views.references[0], keyframes[0], parameters, wanted)
+            possible |= {Product.RELATIVE_DEPTH, Product.OBSERVED_CONFIDENCE}
+        return Products(colours_only, relative, None, scale, float("nan"), wanted - possible)
 
     if not parameters.withhold_if_unresolved:
         max_error = float("inf")
@@ -310,9 +322,10 @@ def _predicted_view(
     depth_m = rep117_depth(composed.depth_m, confidence, parameters)
     provenance = unknown_provenance((depth_m.shape[0], depth_m.shape[1]))
     if completed:
-        judges = _judges(measured, view, T_fixed_cam, parameters.rel_tolerance)
+        image_hw = (depth_m.shape[0], depth_m.shape[1])
+        seers = measured_seers(measured, view.K_px, T_fixed_cam, image_hw, parameters.rel_tolerance)
         provenance = judged(
-            classify_view(depth_m, view.K_px, T_fixed_cam, judges),
+            classify_view(depth_m, view.K_px, T_fixed_cam, seers),
             classify_view(depth_m, view.K_px, T_fixed_cam, completed),
         )
         known = composed.measured & (provenance.labels != Provenance.UNKNOWN)
@@ -365,24 +378,6 @@ def _rendered(view: View, T_fixed_cam: FloatArray, measured: Sequence[Surface]) 
     return render_surfaces(measured, view.K_px, T_fixed_cam, image_hw)
 
 
-def _judges(
-    measured: Sequence[Surface], view: View, T_fixed_cam: FloatArray, rel_tolerance: float
-) -> list[SeenSurface]:
-    """Measured surfaces that see most of a target view, ready to vote on its pixels."""
-    image_hw = (view.depth.shape[0], view.depth.shape[1])
-    return [
-        seen_surface(
-            DepthView(
-                sure_depth(s),
-                resized_K(s.K_px, s.image.shape[:2], s.depth_m.shape),
-                s.T_fixed_cam,
-            ),
-            rel_tolerance,
-        )
-        for s in choose_sources(measured, view.K_px, T_fixed_cam, image_hw, JUDGES)
-    ]
-
-
 def _observed_view(
     view: View,
     completed: ComposedView,
@@ -393,9 +388,10 @@ def _observed_view(
     confidence = completed.confidence
     depth_m = rep117_depth(completed.depth_m, confidence, parameters)
     confidence[np.isnan(depth_m)] = np.nan
+    labels = np.where(completed.measured, Provenance.MEASURED, Provenance.COMPLETED)
+    labels = np.where(np.isnan(depth_m), Provenance.UNKNOWN, labels).astype(np.uint8)
     points = None
     if wanted & {Product.OBSERVED_POINTS, Product.MERGED_POINTS}:
-        labels = np.where(completed.measured, Provenance.MEASURED, Provenance.COMPLETED)
         image = keyframe.image
         if image.shape[:2] != depth_m.shape:
             size = (depth_m.shape[1], depth_m.shape[0])
@@ -406,19 +402,38 @@ def _observed_view(
             np.eye(4),
             image,
             confidence,
-            labels.astype(np.uint8),
+            labels,
             0,
             stride=parameters.stride,
             organized=parameters.organized_observed,
         )
         if not parameters.organized_observed:
             points = voxel_filtered(points, parameters.voxel_size_m)
+    relative = None
+    if Product.RELATIVE_DEPTH in wanted:
+        relative, _ = relative_depth(view, parameters.min_confidence)
     return ObservedView(
         keyframe=keyframe,
         K_px=view.K_px,
         depth_m=depth_m if Product.OBSERVED_DEPTH in wanted else None,
         confidence=confidence if Product.OBSERVED_CONFIDENCE in wanted else None,
         points=points,
+        provenance=labels if Product.OBSERVED_PROVENANCE in wanted else None,
+        relative_depth=relative,
+    )
+
+
+def _unscaled_view(
+    view: View, keyframe: Keyframe, parameters: ProductParameters, wanted: frozenset[Product]
+) -> ObservedView:
+    depth, confidence = relative_depth(view, parameters.min_confidence)
+    return ObservedView(
+        keyframe=keyframe,
+        K_px=view.K_px,
+        depth_m=None,
+        confidence=confidence if Product.OBSERVED_CONFIDENCE in wanted else None,
+        points=None,
+        relative_depth=depth if Product.RELATIVE_DEPTH in wanted else None,
     )
 
 

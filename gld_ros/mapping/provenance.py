@@ -15,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gld_ros.geometry.poses import invert_rigid, transform_points
+from gld_ros.measuring.rendering import choose_sources
+from gld_ros.measuring.surfaces import Surface, resized_K, sure_depth
 
 FloatArray = NDArray[np.floating[Any]]
 LabelArray = NDArray[np.uint8]
 
+SEERS = 4  # measured keyframes that imagined pixels of one target view are compared with
 NO_VIEW = 255  # in `ProvenanceMap.witness`
 # Neighbouring depths beyond this ratio are two surfaces, unless they continue one slanted plane.
 _EDGE_RATIO = 1.1
@@ -355,3 +358,24 @@ def judged(first: ProvenanceMap, second: ProvenanceMap) -> ProvenanceMap:
         np.where(decided, first.labels, second.labels),
         np.where(decided, first.witness, second.witness),
     )
+
+
+def measured_seers(
+    measured: Sequence[Surface],
+    K_px: FloatArray,
+    T_fixed_cam: FloatArray,
+    image_hw: tuple[int, int],
+    rel_tolerance: float,
+) -> list[SeenSurface]:
+    """Measured surfaces that see most of a target view (H, W), ready to vote on its pixels."""
+    return [
+        seen_surface(
+            DepthView(
+                sure_depth(s),
+                resized_K(s.K_px, s.image.shape[:2], s.depth_m.shape),
+                s.T_fixed_cam,
+            ),
+            rel_tolerance,
+        )
+        for s in choose_sources(measured, K_px, T_fixed_cam, image_hw, SEERS)
+    ]

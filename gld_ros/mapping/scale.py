@@ -33,6 +33,7 @@ MAX_ROTATION_ERROR_RAD = 0.05  # recovered relative rotations must agree with TF
 SINGLE_PAIR_BASELINE_FACTOR = 3.0  # one pair is trusted alone from this many minimal baselines on
 REJECT_SIGMA = 3.0
 RESTART_AFTER = 5  # consecutive rejections: the world changed, not the measurement
+MIN_MEASURED_SHARE = 0.02  # of one image that is measured alone
 MAX_MEASURED_DISPERSION = 0.5  # beyond, the model's depth has nothing to do with the scene
 
 _MAD_TO_SIGMA = 1.48  # of a normal distribution
@@ -100,6 +101,8 @@ class ScaleMeasurement:
     # The recovered poses are wrong: no scale can help this job, unless the scale in force was never
     # measured by them.
     poses_disagree: bool = False
+    # No other run shares its unit, so no earlier scale can stand in: depth of single images.
+    own_unit: bool = False
 
 
 def measure_from_baselines(
@@ -213,6 +216,22 @@ def _median_depth(views: Sequence[View]) -> float:
     return float(np.median(values)) if values.size else 0.0
 
 
+def measure_from_image(model_depth: FloatArray, measured_m: FloatArray) -> ScaleMeasurement:
+    """`measure_from_surfaces` for one image (H, W) whose unit no other image shares.
+
+    Little that is measured says nothing about the rest of the image, and is a fault.
+    """
+    measured = measure_from_surfaces([model_depth], [measured_m])
+    share = float(np.mean(np.isfinite(model_depth) & np.isfinite(measured_m)))
+    fault = measured.fault
+    if not fault and share < MIN_MEASURED_SHARE:
+        fault = (
+            f"{share:.1%} of the image are measured; {MIN_MEASURED_SHARE:.0%} are needed to tell "
+            "the scale of the rest"
+        )
+    return replace(measured, fault=fault, own_unit=True)
+
+
 def measure_from_surfaces(
     model_depth: Sequence[FloatArray], measured_m: Sequence[FloatArray]
 ) -> ScaleMeasurement:
@@ -318,7 +337,7 @@ class MetricScale:
         if m.poses_disagree and not self._measured_without_cameras(m):
             return measured
         if m.fault:
-            return self._held(measured, m.fault, stamp_ns)
+            return measured if m.own_unit else self._held(measured, m.fault, stamp_ns)
 
         single = m.source is ScaleSource.TF_BASELINE and m.num_pairs == 1
         sigma = _SINGLE_PAIR_LOG_SIGMA if single else max(m.relative_dispersion, _MIN_LOG_SIGMA)

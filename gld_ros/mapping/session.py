@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gld_ros.mapping.cameras import CameraState
+from gld_ros.mapping.depth_stream import DepthStream
 from gld_ros.mapping.epochs import EpochMonitor, TimeJump
 from gld_ros.mapping.fault_log import FaultLog
 from gld_ros.mapping.frames import FloatArray, Keyframe
@@ -40,7 +41,7 @@ from gld_ros.mapping.measurements import Measurements
 from gld_ros.mapping.model import LoadedModel
 from gld_ros.mapping.parameters import SessionParameters
 from gld_ros.mapping.pending import PendingImages
-from gld_ros.mapping.placed_frame import ArrivedImage
+from gld_ros.mapping.placed_frame import ArrivedImage, PlacedFrame
 from gld_ros.mapping.postprocess import Postprocessor
 from gld_ros.mapping.products import Product
 from gld_ros.mapping.scale import ScaleState
@@ -51,6 +52,10 @@ from gld_ros.messages.transforms import TfBuffer
 
 MEASURING_WAIT_S = 1.0  # of a job, for keyframes that are being measured
 NOTHING_WANTED = "nobody subscribes to a product"
+NO_VIEWS = (
+    "the node runs in mode depth, which imagines no views; set mode to views, with a bundle that "
+    "has diffusion and RGB decoder weights"
+)
 
 
 class SynthesisSession:
@@ -86,7 +91,9 @@ class SynthesisSession:
         self.history = JobHistory()
         self.gate = KeyframeGate()
         self.store = KeyframeStore(parameters.keyframes.capacity)
-        self.pending: PendingImages[ArrivedImage] = PendingImages()
+        self.mode = model.mode
+        self.pending: PendingImages[ArrivedImage] = PendingImages(poses_needed=self.mode == "views")
+        self.depth_stream = DepthStream()
         self.measurements = Measurements(parameters.depth_source)
         self.wanted = wanted
         self._now_ns, self._publish = now_ns, publish
@@ -103,7 +110,7 @@ class SynthesisSession:
             self._epochs,
             faults,
             transforms,
-            self.measurements.note,
+            self._note_image,
             image_bridge,
         )
         self._postprocessor = Postprocessor(wanted, self._measured)
@@ -134,6 +141,7 @@ class SynthesisSession:
     def stop(self, timeout_s: float) -> bool:
         """Cancel what runs and end the thread; False if it did not end. Keyframes stay."""
         self.active = False
+        self.depth_stream.flush()
         self.measurements.stop(timeout_s)
         return self.worker.stop(timeout_s, CancelReason.INACTIVE)
 
@@ -178,6 +186,8 @@ class SynthesisSession:
             self.measurements.keep_only(self.store.snapshot())
             if not self.active:  # no thread does it: a bag, which must repeat exactly
                 self.measurements.work_off()
+        if self.active:
+            self._submit_depth()
         return keyframes
 
     def clock_reading(self) -> None:
@@ -194,6 +204,14 @@ class SynthesisSession:
 
     # -- jobs -------------------------------------------------------------------------------------
 
+    def plan_depth(self) -> PlannedJob | None:
+        """Return the job of the next image that waits for its depth; None if none does."""
+        frame = self.depth_stream.take()
+        if frame is None:
+            return None
+        segment = self.gate.segment_at(frame.stamp_ns)
+        return self._planner.depth(self.parameters, Keyframe.of(frame, segment))
+
     def plan_automatic(
         self, policy_input: Callable[[], PolicyInput] = PolicyInput
     ) -> PlannedJob | None:
@@ -209,6 +227,8 @@ class SynthesisSession:
         self, policy_input: Callable[[], PolicyInput]
     ) -> PlannedJob | JobRejection | None:
         parameters = self.parameters
+        if self.mode == "depth":  # every image has its job, see `plan_depth`
+            return None if self.wanted() else JobRejection(NOTHING_WANTED)
         if self.paused or parameters.policy.type == "none" or self.worker.limits.automatic_paused:
             return None
         if not self.wanted():
@@ -237,6 +257,8 @@ class SynthesisSession:
         self, poses: Sequence[FloatArray], options: JobOptions
     ) -> PlannedJob | JobRejection:
         """Return the job of a goal with targets `T_fixed_target` (4, 4), or why there is none."""
+        if self.mode == "depth":
+            return JobRejection(NO_VIEWS, ErrorCode.INVALID_GOAL)
         return self._planner.goal(self.parameters, self.epoch, poses, options)
 
     def submit_automatic(self, planned: PlannedJob) -> None:
@@ -303,13 +325,35 @@ class SynthesisSession:
         self.worker.cancel_all(CancelReason.TIME_JUMP)
         self._forget_products()
 
+    def _note_image(self, placed: PlacedFrame) -> None:
+        """Keep an image that the intake let through; called within the intake."""
+        if placed.is_placed:
+            self.measurements.note(placed)
+        if self.mode == "depth" and not self.paused and self.wanted():
+            self.depth_stream.offer(placed, self.parameters.depth_rate_hz, newest_only=self.active)
+
+    def _submit_depth(self) -> None:
+        """Give the worker the next image if it has nothing to do; it asks again when it has not.
+
+        An image waits undecoded, and is offered before the worker is looked at: so none is
+        forgotten when the worker comes to its end meanwhile.
+        """
+        if self.mode != "depth" or self.worker.is_busy or self.worker.limits.automatic_paused:
+            return
+        planned = self.plan_depth()
+        if planned is not None:
+            self.worker.submit_automatic(planned.request)
+
     def _measured(self, request: JobRequest, run: SynthesisRun) -> MeasuredScene:
+        if request.is_depth:
+            return self.measurements.of_image(request.anchor)
         self.measurements.await_results(MEASURING_WAIT_S)
         targets = [request.targets[slot] for slot in run.slots]
         return self.measurements.scene(run.keyframes, targets)
 
     def _forget_products(self) -> None:
         self.measurements.reset()
+        self.depth_stream.flush()
         self._postprocessor.reset(self.epoch)
         self._last_anchor_ns = 0
 
@@ -332,6 +376,8 @@ class SynthesisSession:
         self.history.note(result, now_ns)
         self._report(result)
         self._on_job_ended(result)
+        if self.active:
+            self._submit_depth()
 
     def _report(self, result: JobResult) -> None:
         """Log what an operator has to know of a job."""

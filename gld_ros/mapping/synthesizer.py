@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gld_ros.geometry.poses import rigid_transform
-from gld_ros.view_request import NovelViews, Progress, View, ViewRequest
+from gld_ros.view_request import DepthRequest, NovelViews, Progress, View, ViewRequest
 
 FloatArray = NDArray[np.floating[Any]]
 # (T_world_cam, K_px, (height, width)) -> colours (H, W, 3), uint8 or [0, 1], and z-depth in metres
@@ -40,6 +40,20 @@ class ViewSynthesizer(Protocol):
         Raises ValueError for a bad request, `OutOfMemory` or `DeviceFault`.
         """
         ...
+
+
+class DepthSynthesizer(Protocol):
+    """Gives real images their depth, in a unit of its own."""
+
+    def run(self, request: DepthRequest) -> Generator[Progress, None, NovelViews]:
+        """Yield after every step; return the images with depth as references, without targets.
+
+        Raises ValueError for a bad request, `OutOfMemory` or `DeviceFault`.
+        """
+        ...
+
+
+Synthesizer = ViewSynthesizer | DepthSynthesizer
 
 
 @runtime_checkable

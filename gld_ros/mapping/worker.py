@@ -12,6 +12,7 @@ from dataclasses import replace
 from enum import Enum
 from functools import partial
 from threading import Condition, Thread
+from typing import Any
 
 from gld_ros.mapping.degrade import DegradeLadder, MemoryLimits
 from gld_ros.mapping.job_clock import JobClock
@@ -31,12 +32,7 @@ from gld_ros.mapping.jobs import (
     outdated,
 )
 from gld_ros.mapping.products import Products, UnusableOutput
-from gld_ros.mapping.synthesizer import (
-    DeviceFault,
-    MemoryLimited,
-    OutOfMemory,
-    ViewSynthesizer,
-)
+from gld_ros.mapping.synthesizer import DeviceFault, MemoryLimited, OutOfMemory, Synthesizer
 from gld_ros.view_request import NovelViews
 
 logger = logging.getLogger(__name__)
@@ -86,7 +82,7 @@ class SynthesisWorker:
 
     def __init__(
         self,
-        synthesizer: ViewSynthesizer,
+        synthesizer: Synthesizer,
         *,
         postprocess: Postprocess,
         on_result: OnResult,
@@ -96,7 +92,7 @@ class SynthesisWorker:
         fault_of: Callable[[BaseException], Fault] = fault_of,
         steady_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._synthesizer = synthesizer
+        self._synthesizer: Any = synthesizer  # of the mode that jobs are planned in
         self._postprocess = postprocess
         self._on_result = on_result
         self._on_progress = on_progress
@@ -225,6 +221,12 @@ class SynthesisWorker:
         """The job that runs now."""
         with self._changed:
             return self._running
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job runs or waits."""
+        with self._changed:
+            return self._running is not None or len(self._queue) > 0
 
     @property
     def hangs(self) -> bool:
@@ -359,7 +361,8 @@ class SynthesisWorker:
             )
         slots = range(len(request.targets))
         per_run = limits.targets_per_run or max(1, len(request.targets))
-        batches = [tuple(slots[i : i + per_run]) for i in range(0, len(slots), per_run)]
+        # The depth of an image has no targets, and is one run.
+        batches = [tuple(slots[i : i + per_run]) for i in range(0, len(slots), per_run)] or [()]
         max_views = limits.max_reference_views or len(request.keyframes)
         clock.begin(len(batches))
         runs = []
@@ -378,12 +381,12 @@ class SynthesisWorker:
     def _synthesize(
         self, request: JobRequest, slots: Sequence[int], max_views: int, clock: JobClock
     ) -> NovelViews:
-        view_request = request.view_request(slots, max_views)
+        asked = request.model_request(slots, max_views)
         try:
-            view_request.validate()
+            asked.validate()
+            steps = self._synthesizer.run(asked)
         except ValueError as error:
             raise _InvalidRequest(str(error)) from error
-        steps = self._synthesizer.run(view_request)
         try:
             while True:
                 self._check(request)

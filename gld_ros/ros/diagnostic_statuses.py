@@ -96,7 +96,7 @@ def statuses(facts: NodeFacts, memory: DiagnosticsMemory) -> list[Status]:
         measuring_status(session, memory),
         _scale_status(session),
         _inference_status(session, memory),
-        _quality_status(session),
+        _quality_status(session) if session.mode == "views" else depth_status(session, memory),
         _gpu_status(session),
         _model_status(session),
         _clock_status(session, facts),
@@ -194,6 +194,13 @@ def _tf_status(session: SynthesisSession, facts: NodeFacts, memory: DiagnosticsM
         message = session.missing_fixed_frame() or f"no image could be placed in {fixed_frame!r}"
     elif new_drops:
         level, message = WARN, f"{new_drops} images dropped: {_counts(dropped)}"
+    unplaced = {reason.value: count for reason, count in pending.unplaced.items()}
+    if new_unplaced := memory.increase("tf unplaced", sum(unplaced.values())):
+        level = WARN
+        message = (
+            f"{new_unplaced} images without a pose in {fixed_frame!r}: {_counts(unplaced)}; only a "
+            "depth camera can tell their metres"
+        )
     rejected = facts.tf_rejected
     if memory.increase("tf rejected", sum(rejected.values())):
         level, message = ERROR, f"invalid transforms: {_counts(rejected)}"
@@ -209,6 +216,7 @@ def _tf_status(session: SynthesisSession, facts: NodeFacts, memory: DiagnosticsM
             "mean_wait_s": f"{pending.mean_wait_s:.3f}",
             "rejected": str(sum(rejected.values())),
             **{f"dropped_{reason}": str(count) for reason, count in dropped.items()},
+            **{f"unplaced_{reason}": str(count) for reason, count in unplaced.items() if count},
         },
     )
 
@@ -283,7 +291,8 @@ def _scale_status(session: SynthesisSession) -> Status:
     level, message = OK, "metric" if scale.metric else scale.reason
     if not scale.metric:
         withheld = session.parameters.products.withhold_if_unresolved and session.history.done
-        level = ERROR if withheld else WARN
+        # A camera alone has no metres, and mode depth has relative depth to give instead.
+        level = ERROR if withheld and session.mode == "views" else WARN
     elif scale.source is ScaleSource.HELD:
         level, message = WARN, scale.reason
     elif scale.relative_dispersion > limit / 2:
@@ -353,6 +362,33 @@ def _quality_status(session: SynthesisSession) -> Status:
         level = ERROR if mean["contradicted"] > CONTRADICTED_ERROR else WARN
         message = f"{mean['contradicted']:.0%} of predicted points are contradicted"
     return Status("gld: quality", level, message, {k: f"{v:.3f}" for k, v in mean.items()})
+
+
+def depth_status(session: SynthesisSession, memory: DiagnosticsMemory) -> Status:
+    """Return the entry of mode depth: how many images got depth, and how many were passed over."""
+    stream, history = session.depth_stream, session.history
+    skipped, thinned = stream.skipped.total(), stream.thinned.total()
+    new_done = memory.increase("depth done", history.done)
+    new_skipped = memory.increase("depth skipped", skipped)
+    level, message = OK, f"depth of {new_done} images"
+    if new_skipped:
+        message += f", {new_skipped} passed over: newer ones came first"
+    products = history.last_done.products if history.last_done is not None else ()
+    if products and not products[-1].scale.metric:
+        level = WARN
+        message += f"; without metres: {products[-1].scale.reason}"
+    return Status(
+        "gld: depth",
+        level,
+        message,
+        {
+            "images": str(history.done),
+            "skipped": str(skipped),
+            "thinned": str(thinned),
+            "waiting": str(len(stream)),
+            "metric": str(bool(products and products[-1].scale.metric)).lower(),
+        },
+    )
 
 
 def _gpu_status(session: SynthesisSession) -> Status:

@@ -74,8 +74,10 @@ class Diagnostics:
         status.jobs_failed = history.failed
         cameras = session.cameras.values()
         status.images_received = sum(camera.received for camera in cameras)
-        status.images_dropped = sum(camera.total_dropped for camera in cameras) + sum(
-            session.pending.dropped.values()
+        status.images_dropped = (
+            sum(camera.total_dropped for camera in cameras)
+            + sum(session.pending.dropped.values())
+            + session.depth_stream.skipped.total()
         )
         measuring = session.measurements.facts()
         status.keyframes = min(len(session.store), 65535)
@@ -106,7 +108,7 @@ def node_state(session: SynthesisSession, facts: NodeFacts, kind: Any) -> tuple[
             return kind.STATE_WAITING_INPUT, f"no image on {camera.topic} yet"
         if camera.info is None:
             return kind.STATE_WAITING_INPUT, f"no CameraInfo beside {camera.topic} yet"
-    if not len(session.store):
+    if session.mode == "views" and not len(session.store):
         waiting = len(session.pending)
         why = f"{waiting} images wait for TF" if waiting else "no keyframe yet"
         return kind.STATE_WAITING_INPUT, why

@@ -30,6 +30,7 @@ from rclpy.timer import Timer
 from gld_ros.mapping.fault_log import FaultLog
 from gld_ros.mapping.jobs import JobResult
 from gld_ros.mapping.model import LoadedModel, ModelFactory, ModelUnavailable, load_model
+from gld_ros.mapping.product_messages import offered_topics
 from gld_ros.mapping.session import SynthesisSession
 from gld_ros.mapping.synthesizer import DeviceFault
 from gld_ros.ros.diagnostic_statuses import NodeFacts
@@ -234,7 +235,7 @@ class GldNode(LifecycleNode):
         parameters = snapshot.session
         undo = self._at_cleanup  # grows step by step: what fails half-way is undone, too
         undo.append(model.release)
-        outputs = Outputs(self, merged=snapshot.node.merged_cloud)
+        outputs = Outputs(self, offered_topics(model.mode, merged=snapshot.node.merged_cloud))
         undo.append(outputs.close)
         self._sensor_thread = ServingThread(
             self.context, "gld_sensors", self.callback_failed, on_messages=self._poke_placing

@@ -29,9 +29,9 @@ PRODUCT_QOS = QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class Outputs:
-    """Publishers of all products of one node."""
+    """Publishers of the products of one node, on those of `TOPICS` that it offers."""
 
-    def __init__(self, node: LifecycleNode, *, merged: bool) -> None:
+    def __init__(self, node: LifecycleNode, topics: frozenset[str]) -> None:
         self._node = node
         self._publishers: dict[str, Any] = {
             topic: node.create_lifecycle_publisher(
@@ -42,7 +42,7 @@ class Outputs:
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
             for topic, (type_name, _) in TOPICS.items()
-            if topic != "merged/points" or merged
+            if topic in topics
         }
         self._tf = node.create_lifecycle_publisher(
             rclpy_type("tf2_msgs/msg/TFMessage"),

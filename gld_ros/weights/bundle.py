@@ -128,6 +128,11 @@ class BundleConfig:
             )
 
     @property
+    def imagines(self) -> bool:
+        """Whether it can imagine views; else it holds a geometry backbone alone."""
+        return self.rgb_decoder is not None and bool(self.denoisers)
+
+    @property
     def base_denoiser(self) -> str:
         """Name of the denoiser that starts a run: "level1" or "level0"."""
         return f"level{self.boundary_level}"

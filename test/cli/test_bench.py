@@ -61,3 +61,23 @@ def test_stages_are_timed(micro_bundle, capsys):
 def test_no_repeats_is_refused(capsys):
     assert main(["bench", "--repeats", "0"]) == 1
     assert "at least 1" in capsys.readouterr().err
+
+
+def test_the_depth_of_images_is_timed_where_there_are_no_views(backbone_alone, capsys):
+    arguments = ["bench", "--bundle", str(backbone_alone.folder), "--size", "80", "60"]
+    assert main([*arguments, "--repeats", "2", "--device", "cpu"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["mode"] == "depth"
+    assert report["width_height"] == [80, 60]
+    assert report["model_width_height"] == [56, 42]
+    assert report["images_per_second"] * report["seconds"]["total"]["median"] == pytest.approx(
+        1.0, rel=0.05
+    )
+    assert report["peak_resident_bytes"] > report["estimated_peak_bytes"] > 10**4
+    assert main([*arguments, "--mode", "views"]) == 1
+    assert "backbone alone" in capsys.readouterr().err
+
+
+def test_any_bundle_can_be_timed_in_mode_depth(micro_bundle, capsys):
+    assert main(["bench", "--bundle", str(micro_bundle), "--mode", "depth", "--repeats", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["images_per_second"] > 0

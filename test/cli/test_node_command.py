@@ -36,6 +36,11 @@ def test_what_is_set_comes_after_what_the_options_say(tmp_path):
     assert 'policy.type:="none"' not in words
 
 
+def test_the_mode_is_handed_over_only_if_it_is_given():
+    assert "mode:=depth" in arguments_of("--mode", "depth")
+    assert not [word for word in arguments_of() if word.startswith("mode:=")]
+
+
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
@@ -53,7 +58,7 @@ def test_what_clashes_is_told(typed, words):
 
 def test_the_examples_of_its_help_are_accepted():
     examples = [words.split() for words in _DESCRIPTION.split("gld-ros node ")[1:]]
-    assert len(examples) == 4
+    assert len(examples) == 5
     for words in examples:
         end = next((i for i, word in enumerate(words) if word in ("gld-ros", "Views")), len(words))
         assert arguments_of(*words[:end])[0] == "--ros-args"

@@ -187,3 +187,13 @@ def test_a_bag_that_cannot_be_read_is_named_first(hub, arguments, capsys, tmp_pa
     assert main(wrong) == 1
     assert "does not exist" in capsys.readouterr().err
     assert not hub.tokens
+
+
+def test_depth_alone_from_nothing_to_a_picture(hub, bag, tmp_path, capsys):
+    run = ["quickstart", "--bag", str(bag), "--weights", "da3-base", "--yes", "--no-open"]
+    assert main([*run, "--set", "depth.min_confidence=0.0"]) == 0
+    printed = capsys.readouterr().out
+    assert "every byte as recorded" in printed
+    assert "depth of 4 (4 in metres" in printed  # its depth camera gives them
+    assert np.asarray(Image.open(tmp_path / "tour-da3-base.png")).max() > 0
+    assert GLD_REPOSITORY not in {repository for repository, _ in hub.requests}

@@ -186,3 +186,25 @@ def test_each_level_gives_up_one_thing_more():
         for limits in LADDER
     ]
     assert given_up == [0, 1, 2, 3, 4, 5]
+
+
+def test_depth_of_every_camera_waits_beside_views_and_takes_its_turn(
+    job_of, keyframe_of, camera_at
+):
+    def depth_of(job_id, camera):
+        frame = keyframe_of(camera_at(0.0, 0.0), float(job_id), camera=camera, hw=(12, 16))
+        return job_of(job_id, keyframes=(frame,), targets=())
+
+    queue, views = JobQueue(), job_of(1)
+    assert queue.put_automatic(views) is None
+    older, left = depth_of(2, "front"), depth_of(3, "left")
+    assert queue.put_automatic(older) is None
+    assert queue.put_automatic(left) is None
+    newer = depth_of(4, "front")
+    assert queue.put_automatic(newer) is older
+    assert [queue.take() for _ in range(4)] == [views, newer, left, None]
+
+
+def test_a_running_depth_job_is_never_outdated(job_of):
+    running = job_of(1, targets=())
+    assert not outdated(running, running.anchor.stamp_ns + 60 * 10**9, 0.1)

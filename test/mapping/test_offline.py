@@ -11,7 +11,7 @@ from gld_ros.cli.main import main
 from gld_ros.geometry.poses import rigid_transform
 from gld_ros.mapping.model import LoadedModel
 from gld_ros.mapping.offline import NODE_NAMESPACE, OfflineRun, bags_differ, write_jobs
-from gld_ros.mapping.product_messages import TOPICS
+from gld_ros.mapping.product_messages import offered_topics
 from gld_ros.mapping.provenance import Provenance
 from gld_ros.mapping.scale import ScaleSource
 from gld_ros.mapping.synthesizer import OracleSynthesizer
@@ -105,7 +105,9 @@ def test_every_image_counts_and_every_job_is_written(oracle_run):
     assert not offline.summary.dropped
     messages, topics = by_topic(output)
     assert topics == {"/tf"} | {
-        f"{NODE_NAMESPACE}/{name}" for name in TOPICS if not name.endswith("compressed")
+        f"{NODE_NAMESPACE}/{name}"
+        for name in offered_topics("views", merged=True)
+        if not name.endswith("compressed")
     }
     assert len(messages["/gld/views"]) == len(messages["/tf"]) == len(jobs)
     assert len(messages["/gld/predicted/color/image"]) == offline.summary.views

@@ -54,6 +54,7 @@ def make_snapshot(values: Mapping[str, Any]) -> Snapshot:
     v = values
     override = "frame_id_override."
     session = SessionParameters(
+        mode=v["mode"],
         cameras=CameraParameters(
             exact_pairing=v["camera_info.pairing"] == "exact",
             rectification=v["cameras.rectification"],
@@ -147,6 +148,7 @@ def make_snapshot(values: Mapping[str, Any]) -> Snapshot:
             withhold_if_unresolved=v["scale.withhold_if_unresolved"],
         ),
         depth_source=v["depth.source"],
+        depth_rate_hz=v["depth.rate"],
     )
     return Snapshot(
         values=dict(values),

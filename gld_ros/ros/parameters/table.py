@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gld_ros.diffusion.presets import PRESET_NAMES
-from gld_ros.mapping.parameters import DEPTH_SOURCES
+from gld_ros.mapping.parameters import DEPTH_SOURCES, MODES
 from gld_ros.mapping.scale import SCALE_MODES
 from gld_ros.mapping.targets import POLICIES
 from gld_ros.ros.parameters.spec import Parameter, When
@@ -177,6 +177,15 @@ TABLE: tuple[Parameter, ...] = (
         high=86400.0,
     ),
     # Model
+    Parameter(
+        "mode",
+        "string",
+        "auto",
+        "What is made: views (with depth), or the depth of every image alone; auto: views, unless "
+        "the bundle holds a geometry backbone alone.",
+        INACTIVE,
+        choices=MODES,
+    ),
     Parameter(
         "model.backend",
         "string",
@@ -447,6 +456,15 @@ TABLE: tuple[Parameter, ...] = (
         "What measures depth; auto: a depth camera, and stereo of posed images where it is silent.",
         INACTIVE,
         choices=DEPTH_SOURCES,
+    ),
+    Parameter(
+        "depth.rate",
+        "double",
+        0.0,
+        "Images per second and camera that mode depth looks at, at most; 0: all it has time for.",
+        unit="Hz",
+        low=0.0,
+        high=1000.0,
     ),
     Parameter(
         "depth.min",

@@ -10,7 +10,7 @@ from gld_ros.mapping.job_planner import JobOptions
 from gld_ros.mapping.jobs import StageTimes
 from gld_ros.mapping.measurements import LATER_PARTNERS
 from gld_ros.mapping.model import LoadedModel
-from gld_ros.mapping.offline import WRITTEN_TOPICS, OfflineRun, written_products
+from gld_ros.mapping.offline import OfflineRun, written_products, written_topics
 from gld_ros.mapping.product_messages import TOPICS, job_messages, views_message
 from gld_ros.mapping.synthesizer import OracleSynthesizer
 from gld_ros.mapping.targets import poses_as_targets
@@ -23,6 +23,7 @@ from gld_ros.messages.transforms import pose_message, transform_message
 from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.parameters.files import load_snapshot
 
+WRITTEN_TOPICS = written_topics("views")
 pytestmark = pytest.mark.ros
 
 HW = (84, 112)

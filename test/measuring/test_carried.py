@@ -1,0 +1,68 @@
+"""Depth carried into a newer image: right where that shows the same, absent where it does not."""
+
+import numpy as np
+import pytest
+from textured_planes import HW, K_PX, camera_at, plane_depth, plane_image, texture
+
+from gld_ros.measuring.carried import carried_depth
+from gld_ros.measuring.frames import PosedImage
+from gld_ros.measuring.surfaces import Surface
+
+WALL_M = 3.0
+
+
+def surface(x_m, values=None):
+    T = camera_at(x_m)
+    image = plane_image(T, WALL_M, texture() if values is None else values)
+    depth_m = plane_depth(T, WALL_M).astype(np.float32)
+    return Surface(image.image, K_PX, T, depth_m, np.full(HW, 0.9, np.float32))
+
+
+@pytest.fixture(scope="module")
+def surfaces():
+    return [surface(x_m) for x_m in (-0.2, 0.0, 0.2)]
+
+
+@pytest.fixture(scope="module")
+def newer():
+    return plane_image(camera_at(0.1), WALL_M, texture())
+
+
+def test_what_the_newer_image_shows_as_well_is_carried(surfaces, newer):
+    carried = carried_depth(surfaces, newer)
+    assert carried.coverage > 0.8
+    known = np.isfinite(carried.depth_m)
+    truth_m = plane_depth(newer.T_fixed_cam, WALL_M)
+    assert np.abs(carried.depth_m[known] / truth_m[known] - 1).max() < 0.01
+    assert (carried.confidence[known] > 0.5).all()
+    assert (carried.confidence[~known] == 0).all()
+
+
+def changed(image, pixels):
+    return PosedImage(pixels, image.K_px, image.T_fixed_cam, image.stamp_ns, image.camera)
+
+
+@pytest.mark.parametrize("blank", [True, False])
+def test_something_new_in_front_of_what_was_measured_gets_no_depth(surfaces, newer, blank):
+    pixels = newer.image.copy()
+    other = np.uint8(130) if blank else plane_image(camera_at(3.0), 1.0, texture(seed=5)).image
+    pixels[30:70, 40:90] = other if blank else other[30:70, 40:90]
+    carried = carried_depth(surfaces, changed(newer, pixels))
+    inside = np.isfinite(carried.depth_m)[34:66, 44:86]
+    assert inside.mean() < 0.1
+    assert np.isfinite(carried.depth_m)[:, :30].mean() > 0.7
+
+
+def test_another_exposure_is_the_same_place(surfaces, newer):
+    darker = changed(newer, (newer.image * 0.6).astype(np.uint8))
+    assert carried_depth(surfaces, darker).coverage > 0.8
+
+
+def test_a_blank_wall_is_carried_nowhere(newer):
+    grey = np.full_like(texture(), 128.0)
+    blank = [surface(x_m, grey) for x_m in (-0.2, 0.2)]
+    assert carried_depth(blank, changed(newer, np.full_like(newer.image, 128))).coverage == 0
+
+
+def test_without_surfaces_nothing_is_measured(newer):
+    assert carried_depth([], newer).coverage == 0
