@@ -19,10 +19,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gld_ros.bags.cameras import bag_cameras, bag_fixed_frame
 from gld_ros.bags.reader import BagReader
-from gld_ros.depth_colours import depth_colours
 from gld_ros.demo.flight import FlightOptions, FlownView, fly
 from gld_ros.demo.moving_pictures import film_frame, shares
 from gld_ros.demo.tour import room_tour
+from gld_ros.depth_colours import depth_colours
 from gld_ros.evaluation.held_out import recording_kind
 from gld_ros.evaluation.recordings import WithheldFrame, run_recording
 from gld_ros.evaluation.withheld_grid import PROVENANCE_COLOURS, provenance_colours
