@@ -7,6 +7,7 @@ no room for it, holds up nobody.
 
 import os
 import secrets
+import socket
 import sys
 import time
 from collections import Counter, deque
@@ -20,6 +21,7 @@ from gld_ros.batch.work import BagOutcome, BagTask, BagWork, WorkerUnusable
 
 _FAILED_STARTS = 3  # in a row, after which workers are not replaced any more
 _PATIENCE_S = 60.0  # before it is said that there is no room on the cluster
+_CONNECT_S = 10.0
 _OBJECT_STORE_BYTES = 100 * 2**20  # tasks and summaries; bags go through files
 
 
@@ -76,6 +78,20 @@ def run_on_ray(
         ray.shutdown()
 
 
+def _reach(address: str) -> None:
+    """Raise ConnectionError where nothing listens; Ray would try for many minutes."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not (separator and port.isdecimal()):
+        return  # "auto", which Ray looks up
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(
+            f"no Ray cluster answers at {address} ({error}); `ray start --head` starts one, "
+            "`ray status` tells where one is"
+        ) from error
+
+
 def _ask_for_a_token() -> None:
     """Have Ray, which is about to be imported, run nothing but what this process sends.
 
@@ -120,6 +136,7 @@ def _connect(options: RayOptions) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if options.address is not None:
+        _reach(options.address)
         ray.init(address=options.address, **quiet)
         return
     # Ray would run workers with a niceness of 15: beside anything else, hardly at all.

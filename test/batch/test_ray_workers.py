@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -84,3 +85,11 @@ def test_dead_workers_are_replaced_and_failures_stay_with_their_bag(tmp_path):
 def test_workers_that_cannot_load_end_the_run_with_their_reason(tmp_path):
     with pytest.raises(RuntimeError, match=r"no worker could be started.*no such bundle"):
         list(run_on_ray(tasks(tmp_path, "good"), NoModel(tmp_path), RayOptions(workers=1)))
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_cluster_that_is_not_there_is_named_at_once(tmp_path, scheme):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"{scheme}127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(ConnectionError, match=f"no Ray cluster answers at {address}"):
+        list(run_on_ray(tasks(tmp_path, "good"), Work(tmp_path), RayOptions(address=address)))
