@@ -7,8 +7,10 @@ no room for it, holds up nobody.
 
 import os
 import secrets
+import signal
 import socket
 import sys
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -66,6 +68,10 @@ def run_on_ray(
     import ray
 
     _connect(options)
+    on_main_thread = threading.current_thread() is threading.main_thread()
+    if on_main_thread:
+        # Ray's own answer to SIGTERM is a trace and abort(), before anything can be put in order.
+        signal.signal(signal.SIGTERM, _end)
     try:
         share = _share(options)
         if share.oversubscribed:
@@ -76,6 +82,12 @@ def run_on_ray(
         yield from _Pool(tasks, work, options, share, say).outcomes()
     finally:
         ray.shutdown()
+        if on_main_thread:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end(number: int, frame: Any) -> None:
+    raise SystemExit(128 + number)
 
 
 def _reach(address: str) -> None:
