@@ -65,6 +65,9 @@ setup(
             "numba>=0.61,<1",  # compiles the shading loop: twice the speed of arrays
             "pycollada>=0.8,<1",  # Collada (.dae) for trimesh
         ],
+        "cluster": [
+            "ray>=2.49,<3",  # workers of `gld-ros bags`; 2.49 brought `ray symmetric-run` for Slurm
+        ],
         "demo": [
             "rerun-sdk>=0.24,<1",  # the demonstration's recording
         ],

@@ -16,10 +16,12 @@ import numpy as np
 
 from gld_ros.bags.cameras import bag_cameras, bag_fixed_frame
 from gld_ros.bags.reader import BagReader
-from gld_ros.evaluation.withheld_grid import cell, depth_colours, provenance_colours, write_cells
+from gld_ros.depth_colours import depth_colours
+from gld_ros.evaluation.withheld_grid import cell, write_cells
 from gld_ros.mapping.model import load_model
 from gld_ros.mapping.offline import OfflineRun
 from gld_ros.mapping.provenance import Provenance
+from gld_ros.mapping.provenance_colours import provenance_colours
 from gld_ros.messages.depth_images import depth_m_from_message
 from gld_ros.messages.stamps import stamp_to_ns
 from gld_ros.ros.parameters.files import load_snapshot

@@ -28,7 +28,7 @@ LAYERS = (
         "depth_pipeline",
         "selftest",
     ),
-    ("training", "mapping"),
+    ("training", "mapping", "batch"),
     ("evaluation", "photos", "ros"),
     ("demo",),
     ("cli",),
@@ -101,3 +101,17 @@ def test_the_module_index_is_current():
     spec.loader.exec_module(tool)
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     assert page == tool.page_with_index(page), "run: python tools/module_index.py --write"
+
+
+def test_progress_bars_are_quiet_where_nobody_watches():
+    bars, loud = 0, []
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "tqdm":
+                bars += 1
+                if not any(keyword.arg == "disable" for keyword in node.keywords):
+                    loud.append(
+                        f"{path.relative_to(ROOT)}:{node.lineno}: tqdm without disable=None"
+                    )
+    assert bars > 10
+    assert not loud, "\n".join(loud)

@@ -25,9 +25,9 @@ from gld_ros.demo.tour import room_tour
 from gld_ros.depth_colours import depth_colours
 from gld_ros.evaluation.held_out import recording_kind
 from gld_ros.evaluation.recordings import WithheldFrame, run_recording
-from gld_ros.evaluation.withheld_grid import PROVENANCE_COLOURS, provenance_colours
 from gld_ros.mapping.model import load_model
 from gld_ros.mapping.provenance import Provenance
+from gld_ros.mapping.provenance_colours import PROVENANCE_COLOURS, provenance_colours
 from gld_ros.ros.parameters.files import load_snapshot
 from gld_ros.scenes.datasets import open_recordings
 

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         print("WARNING: this bundle has RANDOM weights; what it imagines means nothing")
     reports, runs = [], []
     for recording in recordings:
-        with tqdm(desc=recording.scene_id) as bar:
+        with tqdm(desc=recording.scene_id, disable=None) as bar:
 
             def show(stage: str, done: int, total: int, bar: "tqdm[None]" = bar) -> None:
                 if total != bar.total:

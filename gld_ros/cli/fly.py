@@ -106,10 +106,12 @@ def run(args: argparse.Namespace) -> int:
         if model.random_weights:
             print("WARNING: this bundle has RANDOM weights; what it imagines means nothing")
         options = FlightOptions(args.views, args.off_path, args.fps, args.camera)
-        with tqdm(desc="bag") as bar:
+        with tqdm(desc="bag", disable=None) as bar:
+            stages = [""]  # shown so far; a bar that nobody sees remembers none
 
             def show(stage: str, done: int, total: int) -> None:
-                if (stage, total) != (bar.desc.removesuffix(": "), bar.total):
+                if (stage, total) != (stages[-1], bar.total):
+                    stages.append(stage)
                     bar.set_description(stage, refresh=False)
                     bar.reset(total)
                 bar.update(done - bar.n)

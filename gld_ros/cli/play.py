@@ -155,7 +155,7 @@ def _play_with_progress(player: Any, bag: Any, options: Any) -> int:
         unit="s",
         desc=str(bag.path.name),
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s of the bag{postfix}",
-        mininterval=0.1 if sys.stderr.isatty() else 5.0,  # a log file needs no smooth bar
+        disable=None,
     ) as bar:
 
         def show(bag_s: float, num_messages: int) -> None:

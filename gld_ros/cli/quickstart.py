@@ -7,14 +7,11 @@ import sys
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gld_ros.cli.weights import add_conversion_options, add_download_options
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from gld_ros.weights.catalog import PublishedModel
 
 _DESCRIPTION = """\
@@ -233,56 +230,11 @@ def _show(out: Path, no_open: bool) -> None:
     """Draw images of the output bag into one PNG; open it where there is a screen."""
     from PIL import Image
 
+    from gld_ros.mapping.bag_pictures import contact_sheet
+
     path = out.with_name(f"{out.name}.png")
     Image.fromarray(contact_sheet(out)).save(path)
     print(f"6 result: {out}, images of it in {path}")
     has_screen = any(name in os.environ for name in ("DISPLAY", "WAYLAND_DISPLAY"))
     if has_screen and not no_open:
         webbrowser.open(path.absolute().as_uri())
-
-
-def contact_sheet(bag: Path, columns: int = 6, cell_width: int = 224) -> "NDArray[np.uint8]":
-    """RGB image with a row per image topic of a bag, its messages spread over the columns."""
-    import cv2
-    import numpy as np
-
-    from gld_ros.bags.reader import IMAGE_TYPE, BagReader
-    from gld_ros.evaluation.withheld_grid import provenance_colours
-    from gld_ros.messages.depth_images import depth_m_from_message
-    from gld_ros.messages.images import UnsupportedEncoding, rgb_from_message
-
-    def drawn(topic: str, message: Any) -> "NDArray[np.uint8]":
-        try:
-            rgb = rgb_from_message(message).rgb
-            if topic.endswith("provenance/image"):
-                rgb = provenance_colours(rgb[..., 0])
-        except UnsupportedEncoding:
-            depth_m = depth_m_from_message(message)
-            known = np.isfinite(depth_m) & (depth_m > 0)
-            far = float(np.percentile(depth_m[known], 98)) if known.any() else 1.0
-            near = np.where(known, 255 * (1 - np.clip(np.nan_to_num(depth_m) / far, 0, 1)), 0)
-            rgb = cv2.applyColorMap(near.astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1]
-        height = max(1, round(rgb.shape[0] * cell_width / rgb.shape[1]))
-        return np.asarray(cv2.resize(np.ascontiguousarray(rgb), (cell_width, height)))
-
-    rows = []
-    with BagReader(bag) as reader:
-        for topic in reader.topics_of_type(IMAGE_TYPE):
-            chosen = set(np.linspace(0, topic.num_messages - 1, columns).round().astype(int))
-            cells = [
-                drawn(topic.name, message.content)
-                for number, message in enumerate(reader.messages([topic.name]))
-                if number in chosen
-            ]
-            if not cells:
-                continue
-            height = max(len(cell) for cell in cells)
-            row = np.zeros((height + 20, columns * cell_width, 3), np.uint8)
-            cv2.putText(row, topic.name, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255))
-            for column, cell in enumerate(cells):
-                left = column * cell_width
-                row[20 : 20 + len(cell), left : left + cell_width] = cell
-            rows.append(row)
-    if not rows:
-        raise ValueError(f"{bag} holds no images")
-    return np.concatenate(rows)

@@ -184,7 +184,11 @@ class _Progress:
         from tqdm import tqdm
 
         self._bar = tqdm(
-            total=100, unit="%", bar_format="{desc:24}|{bar}| {n:3.0f} % {elapsed}", leave=False
+            total=100,
+            unit="%",
+            bar_format="{desc:24}|{bar}| {n:3.0f} % {elapsed}",
+            leave=False,
+            disable=None,
         )
 
     def show(self, message: Any) -> None:

@@ -238,7 +238,7 @@ def _render(args: argparse.Namespace) -> int:
     from gld_ros.scenes.folders import write_scene_folder
 
     ids, name = _chosen_ids(args), _source(args).short_name
-    for scene_id in tqdm(ids, desc=f"render {name}", unit="scene"):
+    for scene_id in tqdm(ids, desc=f"render {name}", unit="scene", disable=None):
         sample = _scenes(args, [scene_id])
         images = (sample["images"][0].permute(0, 2, 3, 1) * 255).round().byte().cpu().numpy()
         write_scene_folder(

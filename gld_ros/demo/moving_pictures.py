@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gld_ros.evaluation.withheld_grid import PROVENANCE_COLOURS
 from gld_ros.mapping.provenance import Provenance
+from gld_ros.mapping.provenance_colours import PROVENANCE_COLOURS
 
 TINT = 0.45  # of a label's colour in a tinted pixel
 MAX_GIF_WIDTH = 960

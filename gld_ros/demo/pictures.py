@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gld_ros.evaluation.withheld import PosedImage
-from gld_ros.evaluation.withheld_grid import cell, depth_or_note, provenance_colours, write_cells
+from gld_ros.evaluation.withheld_grid import cell, depth_or_note, provenance_or_note, write_cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ def write_grid(rows: Sequence[GridRow], path: Path, title: str) -> None:
             cell(row.truth.image, "withheld truth"),
             cell(row.nearest, f"copy nearest {row.nearest_psnr_db:.1f} dB"),
             cell(depth_or_note(row.depth_m), "depth"),
-            cell(provenance_colours(row.provenance), "provenance"),
+            cell(provenance_or_note(row.provenance), "provenance"),
         ]
         for row in rows
     ]

@@ -202,7 +202,7 @@ def _end(process: subprocess.Popen[bytes]) -> int:
 def _goals(split: SplitBag, graph: DemoGraph) -> tuple[list[GridRow], list[dict[str, Any]]]:
     """Ask for a view at the camera of every withheld frame."""
     rows, figures = [], []
-    for picture in tqdm(split.withheld, desc="goals", unit="goal"):
+    for picture in tqdm(split.withheld, desc="goals", unit="goal", disable=None):
         started_s = time.monotonic()
         before = graph.arrived.counts["predicted/provenance/image"]
         result = graph.imagine(picture, split.fixed_frame, GOAL_WAIT_S, lambda feedback: None)

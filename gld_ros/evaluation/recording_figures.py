@@ -14,11 +14,11 @@ from gld_ros.evaluation.withheld import psnr_db
 from gld_ros.evaluation.withheld_grid import (
     cell,
     depth_or_note,
-    provenance_colours,
     write_cells,
 )
 from gld_ros.mapping.frames import FloatArray
 from gld_ros.mapping.provenance import Provenance
+from gld_ros.mapping.provenance_colours import provenance_colours
 
 METHODS = ("composite", "measured, inpainted", "model alone", "copy nearest", "mean colour")
 _PARTS = ("all", "measured", "not measured", "seen, not measured", "hidden")

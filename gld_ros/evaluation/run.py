@@ -63,7 +63,10 @@ def evaluate(
     examples: list[Example] = []
     usable = UsableSamples(model, held_out, settings.num_references)
     prior: Tensor | None = None
-    with tqdm(total=held_out.count, unit="scene", desc="evaluate") as bar, torch.no_grad():
+    with (
+        tqdm(total=held_out.count, unit="scene", desc="evaluate", disable=None) as bar,
+        torch.no_grad(),
+    ):
         for samples in batches(usable, settings.batch_size):
             batch = collate(samples, totals.scenes, settings.num_references, model.device)
             if batch.depth_m is not None and prior is None:

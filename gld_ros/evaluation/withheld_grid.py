@@ -10,17 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gld_ros.depth_colours import depth_colours
+from gld_ros.mapping.provenance_colours import provenance_colours
 
 CELL_HW = (168, 224)
 LABEL_HEIGHT = 20
-PROVENANCE_COLOURS = {  # RGB
-    0: (90, 90, 90),
-    1: (255, 255, 255),
-    2: (70, 190, 90),
-    3: (235, 160, 40),
-    4: (215, 60, 60),
-    5: (90, 150, 235),
-}
 LEGEND = (
     "provenance: white measured, green corroborated, orange hallucinated, red contradicted, "
     "grey unknown. "
@@ -64,14 +57,9 @@ def depth_or_note(depth_m: NDArray[np.float32] | None) -> RgbImage:
     return depth_colours(depth_m)
 
 
-def provenance_colours(labels: NDArray[np.uint8] | None) -> RgbImage:
-    """Labels (H, W) of `Provenance` as the colours of LEGEND."""
-    if labels is None:
-        return _note("no message")
-    table = np.zeros((256, 3), np.uint8)
-    for label, colour in PROVENANCE_COLOURS.items():
-        table[label] = colour
-    return table[labels]
+def provenance_or_note(labels: NDArray[np.uint8] | None) -> RgbImage:
+    """Labels (H, W) of `Provenance` as the colours of LEGEND, or a note where there are none."""
+    return _note("no message") if labels is None else provenance_colours(labels)
 
 
 def _note(text: str) -> RgbImage:

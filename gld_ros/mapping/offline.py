@@ -1,15 +1,16 @@
 """A whole bag through a session, without a graph: nothing is left to timing.
 
 TF is loaded ahead of the images, every job runs to its end before the next image is looked at, and
-wall-clock times stay out of the output, so the same bag gives the same bytes.
+wall-clock times stay out of the output, so the same bag gives the same bytes. No time that passes
+decides about jobs either: every keyframe, or every n-th, is due for one (`policy.rate` is the
+node's).
 """
 
 import logging
-import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from gld_ros.bags.reader import CAMERA_INFO_TYPE, BagMessage, BagReader
 from gld_ros.bags.writer import BagWriter
 from gld_ros.mapping.cameras import MAX_DEPTH_OFFSET_NS, CameraState
 from gld_ros.mapping.fault_log import FaultLog, Level
-from gld_ros.mapping.job_planner import PlannedJob
+from gld_ros.mapping.job_planner import PlannedJob, PolicyInput
 from gld_ros.mapping.jobs import JobResult, Outcome, StageTimes
 from gld_ros.mapping.model import LoadedModel
+from gld_ros.mapping.offline_policy import bag_policy_topic
+from gld_ros.mapping.offline_summary import OfflineSummary
 from gld_ros.mapping.parameters import FrameParameters, Mode, SessionParameters
+from gld_ros.mapping.policy_topics import policy_input
 from gld_ros.mapping.product_messages import (
     TOPICS,
     job_messages,
@@ -33,6 +37,7 @@ from gld_ros.mapping.product_messages import (
 from gld_ros.mapping.products import Product
 from gld_ros.mapping.session import SynthesisSession
 from gld_ros.mapping.synthesizer import DeviceFault
+from gld_ros.messages.frame_tree import TransformUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -58,26 +63,12 @@ def written_products(mode: Mode = "views", *, merged: bool = False) -> frozenset
     return products_for(offered_topics(mode, merged=merged) - LEFT_OUT)
 
 
-@dataclass
-class OfflineSummary:
-    """What a run over a bag did."""
-
-    images: int = 0
-    keyframes: int = 0
-    jobs: int = 0
-    views: int = 0
-    failed_jobs: int = 0
-    metric_jobs: int = 0
-    depth_images: int = 0  # real images that got depth, in metres or relative
-    unplaced: dict[str, int] = field(default_factory=dict)  # images without a pose, by reason
-    thinned: int = 0  # images that came sooner than the rate of depth asks for
-    dropped: dict[str, int] = field(default_factory=dict)
-    reasons_without_job: Counter[str] = field(default_factory=Counter)
-    reasons_without_metres: Counter[str] = field(default_factory=Counter)  # of depth images
-
-
 class OfflineRun:
-    """A session that is driven by an open bag; its jobs make the products that are `wanted`."""
+    """A session that is driven by an open bag; its jobs make the products that are `wanted`.
+
+    Every `every`-th keyframe is due for a job. A policy that follows a topic takes `policy_topic`
+    of the bag, or the one there is of its type; raises ValueError where there is none.
+    """
 
     def __init__(
         self,
@@ -86,15 +77,21 @@ class OfflineRun:
         parameters: SessionParameters,
         *,
         wanted: frozenset[Product] | None = None,
+        every: int = 1,
+        policy_topic: str | None = None,
     ) -> None:
+        if every < 1:
+            raise ValueError(f"a job at every {every}-th keyframe is asked for; 1 is the least")
         self._reader = reader
         self._cameras = bag_cameras(reader)
         self._topics = {c.image_topic: c.name for c in self._cameras} | {
             c.info_topic: c.name for c in self._cameras
         }
+        self._policy_topic = bag_policy_topic(reader, parameters.policy.type, policy_topic)
+        self._policy_message: Any = None  # the latest on it
         self._now_ns = 0  # when the latest message was recorded
-        self._next_job_ns = 0
-        self._epoch = 0
+        self._every = every
+        self._keyframes_until_job = 0
         self.summary = OfflineSummary()
         transforms, rejected = reader.transforms()
         for error in rejected:
@@ -111,19 +108,31 @@ class OfflineRun:
             wanted=lambda: products,
         )
 
-    def jobs(self, on_message: Callable[[], None] = lambda: None) -> Iterator[JobResult]:
-        """Run through the bag, yielding every finished job; `on_message` is called per message."""
+    @property
+    def num_messages(self) -> int:
+        """How often `on_message` of `jobs` will be called."""
+        return sum(self._reader.topics[topic].num_messages for topic in self._topics)
+
+    def jobs(self, on_message: Callable[[], Any] = lambda: None) -> Iterator[JobResult]:
+        """Run through the bag, yielding every finished job.
+
+        `on_message` is called per image and CameraInfo.
+        """
         topics = self._topics
+        followed = [self._policy_topic] if self._policy_topic else []
         # A driver that is recorded from its start sends images before the first CameraInfo.
         for camera in self._cameras:
             for message in self._reader.messages([camera.info_topic]):
                 self._take_in(camera.name, message)
                 break
         depths = self._depth_topics()
-        messages = self._reader.messages([*topics, *depths])
+        messages = self._reader.messages([*topics, *depths, *followed])
         for message in _depth_first(messages, frozenset(depths)):
             if message.topic in depths:
                 self.session.depth_image(depths[message.topic], message.content)
+                continue
+            if message.topic == self._policy_topic:
+                self._policy_message = message.content
                 continue
             on_message()
             self._take_in(topics[message.topic], message)
@@ -161,36 +170,41 @@ class OfflineRun:
                 if result.outcome is Outcome.DONE:
                     yield result
             return
-        if session.epoch != self._epoch:
-            self._epoch, self._next_job_ns = session.epoch, 0
-        if not keyframes or keyframes[-1].stamp_ns < self._next_job_ns:
+        self._keyframes_until_job -= len(keyframes)
+        if not keyframes or self._keyframes_until_job > 0:
             return
         self._now_ns = keyframes[-1].stamp_ns
-        planned = session.plan_automatic()
+        planned = session.plan_automatic(self._policy_input)
         if planned is None:
             if session.waiting_for:
                 self.summary.reasons_without_job[session.waiting_for] += 1
             return
-        self._next_job_ns = self._now_ns + round(1e9 / session.parameters.policy.rate_hz)
+        self._keyframes_until_job = self._every
         result = self.run(planned)
         if result.outcome is Outcome.DONE:
             yield result
+
+    def _policy_input(self) -> PolicyInput:
+        """What a policy that follows a topic knows by now; "now" is the stamp of the keyframe."""
+        if self._policy_message is None:
+            return PolicyInput(
+                missing=f"no message on {self._policy_topic} yet" if self._policy_topic else ""
+            )
+        try:
+            return policy_input(
+                self._policy_message,
+                self.session.parameters,
+                lambda frame, stamp_ns: self.session.lookup_fixed(frame, stamp_ns or self._now_ns),
+            )
+        except (TransformUnavailable, ValueError) as error:  # of TF, or of the message itself
+            return PolicyInput(missing=str(error))
 
     def run(self, planned: PlannedJob) -> JobResult:
         """Run one job to its end. Raises DeviceFault if the device is lost."""
         result = self.session.run(planned)
         if result.device_lost:
             raise DeviceFault(result.error_msg)
-        if result.outcome is not Outcome.DONE:
-            self.summary.failed_jobs += 1
-            return result
-        self.summary.jobs += 1
-        self.summary.views += sum(len(products.predicted) for products in result.products)
-        scale = result.products[-1].scale
-        self.summary.metric_jobs += scale.metric
-        self.summary.depth_images += planned.request.is_depth
-        if planned.request.is_depth and not scale.metric:
-            self.summary.reasons_without_metres[_without_numbers(scale.reason)] += 1
+        self.summary.note(planned, result)
         return result
 
 
@@ -208,11 +222,6 @@ def _depth_first(
         while held and message.stamp_ns - held[0].stamp_ns > wait_ns:
             yield held.popleft()
     yield from held
-
-
-def _without_numbers(reason: str) -> str:
-    """A reason as a kind of reasons: each has numbers of its own."""
-    return re.sub(r"[0-9.]+", "#", reason)
 
 
 def write_jobs(

@@ -22,6 +22,7 @@ from gld_ros.mapping.frames import FloatArray
 from gld_ros.mapping.job_planner import JobOptions, PlannedJob
 from gld_ros.mapping.jobs import ErrorCode, JobProgress, JobRequest, JobResult, Outcome
 from gld_ros.mapping.parameters import FrameParameters
+from gld_ros.mapping.policy_topics import plain_poses
 from gld_ros.mapping.product_messages import views_message
 from gld_ros.mapping.products import Product
 from gld_ros.mapping.session import SynthesisSession
@@ -32,7 +33,6 @@ from gld_ros.messages.images import image_message
 from gld_ros.messages.stamps import NS_PER_S, make_header, stamp_to_ns
 from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.parameters.table import TABLE
-from gld_ros.ros.policies import plain_poses
 from gld_ros.ros.serving_thread import ServingThread
 
 logger = logging.getLogger(__name__)

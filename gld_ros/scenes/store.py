@@ -142,7 +142,9 @@ def write_store(
         path = folder / f"{name}.npy"
         mode = "r+" if complete else "w+"
         arrays[name] = np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
-    with tqdm(total=scenes, initial=complete, desc=f"render {source}", unit="scene") as bar:
+    with tqdm(
+        total=scenes, initial=complete, desc=f"render {source}", unit="scene", disable=None
+    ) as bar:
         chunks = [
             range(first, min(first + CHUNK, scenes)) for first in range(complete, scenes, CHUNK)
         ]

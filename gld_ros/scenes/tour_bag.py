@@ -107,7 +107,7 @@ def _write(
     K_px = pinhole_from_fov(tour.horizontal_fov, image_hw)
     tf_step_ns = round(1e9 / TF_RATE_HZ)
     next_tf_ns = 0
-    with tqdm(total=count, desc=f"tour of {domain}/{scene_id}", unit="image") as bar:
+    with tqdm(total=count, desc=f"tour of {domain}/{scene_id}", unit="image", disable=None) as bar:
         for first in range(0, count, _FRAMES_AT_ONCE):
             stamps = period_ns * np.arange(first, min(first + _FRAMES_AT_ONCE, count))
             poses = torch.from_numpy(tour.poses(stamps / duration_ns)).float()

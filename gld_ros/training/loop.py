@@ -260,7 +260,7 @@ class _Run:
                 total=config.steps,
                 initial=progress.step,
                 desc=config.stage,
-                disable=not ranks.is_first,
+                disable=None if ranks.is_first else True,
             ) as bar,
         ):
             while progress.step < last_step:

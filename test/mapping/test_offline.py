@@ -1,5 +1,7 @@
 """A bag through the node's logic without a graph: true, complete, and the same bytes every time."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -227,12 +229,12 @@ def test_two_bags_that_differ_are_told_apart(oracle_run, tour):
 
 def test_a_vggt_bundle_imagines_a_bag_and_repeats_itself(tour, tmp_path, save_vggt_bundle, capsys):
     bundle = save_vggt_bundle(tmp_path / "bundle")
-    common = ["--bundle", str(bundle.folder)]
-    for setting in ("scale.mode=fixed", "device=cpu", *SETTINGS[2:], "policy.rate=0.4"):
+    common = ["--bundle", str(bundle.folder), "--every", "2"]
+    for setting in ("scale.mode=fixed", "device=cpu", *SETTINGS[2:]):
         common += ["--set", setting]
     first, again = tmp_path / "one" / "views", tmp_path / "two" / "views"
     assert main(["bag", str(tour), str(first), *common]) == 0
-    assert "RANDOM weights" in capsys.readouterr().out
+    assert "RANDOM weights" in capsys.readouterr().err
     assert main(["bag", str(tour), str(again), *common, "--compare", str(first)]) == 0
     assert files_of(first) == files_of(again)
     messages, _ = by_topic(first)
@@ -251,3 +253,143 @@ def test_a_stated_backend_refuses_a_bundle_of_another(tour, tmp_path, save_vggt_
     assert "has backend 'vggt', but model.backend is 'da3'" in error
     assert "use 'auto' or 'vggt'" in error
     assert not output.exists()
+
+
+def copy_with_topics(tour, path, **topics):
+    """Copy a bag and record one message more per topic, ahead of all: name=(type, make)."""
+    with BagReader(tour) as reader, BagWriter(path) as writer:
+        for topic in reader.topics.values():
+            writer.add_topic(topic.name, topic.type, latched=topic.latched)
+        types = writer.types.__getitem__
+        for name, (kind, make) in topics.items():
+            writer.add_topic(f"/{name}", kind)
+            writer.write(f"/{name}", reader.start_ns, make(types))
+        for message in reader.raw_messages():
+            writer.write_cdr(message.topic, message.stamp_ns, message.cdr)
+
+
+def pose_message(types, x, y, z=0.0):
+    return types("geometry_msgs/msg/Pose")(
+        position=types("geometry_msgs/msg/Point")(x=x, y=y, z=z),
+        orientation=types("geometry_msgs/msg/Quaternion")(x=0.0, y=0.0, z=0.0, w=1.0),
+    )
+
+
+def in_map(types):
+    # Stamp 0: where the frame is when the message is used.
+    stamp = types("builtin_interfaces/msg/Time")(sec=0, nanosec=0)
+    return types("std_msgs/msg/Header")(stamp=stamp, frame_id="map")
+
+
+def path_message(points):
+    def make(types):
+        poses = [
+            types("geometry_msgs/msg/PoseStamped")(
+                header=in_map(types), pose=pose_message(types, float(x), float(y))
+            )
+            for x, y in points
+        ]
+        return types("nav_msgs/msg/Path")(header=in_map(types), poses=poses)
+
+    return "nav_msgs/msg/Path", make
+
+
+def targets_message(points):
+    def make(types):
+        poses = [pose_message(types, float(x), float(y), 1.0) for x, y in points]
+        return types("geometry_msgs/msg/PoseArray")(header=in_map(types), poses=poses)
+
+    return "geometry_msgs/msg/PoseArray", make
+
+
+def map_message(cells, resolution_m, x, y):
+    def make(types):
+        info = types("nav_msgs/msg/MapMetaData")(
+            map_load_time=types("builtin_interfaces/msg/Time")(sec=0, nanosec=0),
+            resolution=resolution_m,
+            width=cells.shape[1],
+            height=cells.shape[0],
+            origin=pose_message(types, x, y),
+        )
+        return types("nav_msgs/msg/OccupancyGrid")(
+            header=in_map(types), info=info, data=cells.astype(np.int8).ravel()
+        )
+
+    return "nav_msgs/msg/OccupancyGrid", make
+
+
+@pytest.fixture(scope="module")
+def driven(tour):
+    """Where the base was, seen from above, at every image: (8, 2)."""
+    with BagReader(tour) as bag:
+        stamps = [m.stamp_ns for m in bag.raw_messages(["/camera/image_raw"])]
+        buffer = bag.transforms()[0]
+        return np.array([buffer.lookup("map", "base_link", s)[:2, 3] for s in stamps])
+
+
+ALL_ALLOWED = ("guard.max_translation=10.0", "guard.max_rotation=3.1", "guard.min_overlap=0.0")
+
+
+def target_centres(jobs):
+    return [np.array([t.T_fixed_cam[:2, 3] for t in job.request.targets]) for job in jobs]
+
+
+def test_path_ahead_follows_the_path_that_was_recorded(tour, driven, rendered, tmp_path):
+    copy_with_topics(tour, tmp_path / "bag", plan=path_message(driven))
+    settings = ("policy.type=path_ahead", "policy.path_spacing=0.3", *ALL_ALLOWED)
+    _, jobs = run_offline(tmp_path / "bag", rendered, tmp_path / "views", *settings)
+    assert len(jobs) > 3
+    fine = np.concatenate(
+        [a + (b - a) * np.linspace(0, 1, 100)[:, None] for a, b in pairwise(driven)]
+    )
+    for job, centres in zip(jobs, target_centres(jobs), strict=True):
+        assert job.request.policy == "path_ahead"
+        gaps_m = np.linalg.norm(fine[None] - centres[:, None], axis=2).min(axis=1)
+        assert gaps_m.max() < 0.02
+    # The base is where it was at the keyframe, not at the end of the bag.
+    starts = np.array([centres[0] for centres in target_centres(jobs)])
+    assert np.linalg.norm(np.diff(starts, axis=0), axis=1).min() > 0.1
+
+
+def test_topic_takes_recorded_targets(tour, driven, rendered, tmp_path):
+    wanted = driven[:2] + 0.1
+    copy_with_topics(tour, tmp_path / "bag", targets=targets_message(wanted))
+    settings = ("policy.type=topic", *ALL_ALLOWED)
+    _, jobs = run_offline(tmp_path / "bag", rendered, tmp_path / "views", *settings)
+    assert jobs
+    for centres in target_centres(jobs):
+        np.testing.assert_allclose(centres, wanted, atol=1e-9)
+
+
+def test_frontier_takes_a_recorded_map(tour, driven, rendered, tmp_path):
+    cells = np.zeros((40, 40), np.int8)
+    cells[:, 20:] = -1
+    x, y = driven[0] - 2.0
+    copy_with_topics(tour, tmp_path / "bag", map=map_message(cells, 0.1, float(x), float(y)))
+    settings = ("policy.type=frontier", *ALL_ALLOWED)
+    _, jobs = run_offline(tmp_path / "bag", rendered, tmp_path / "views", *settings)
+    assert jobs
+    for centres in target_centres(jobs):
+        np.testing.assert_allclose(centres[:, 0], x + 19.5 * 0.1, atol=1e-6)
+
+
+def test_a_policy_without_its_topic_names_those_that_work(tour, rendered, tmp_path):
+    expected = (
+        r"path_ahead follows a nav_msgs/msg/Path, and bag .* has none; policies that it can "
+        r"serve: look_around, stereo_baseline$"
+    )
+    with pytest.raises(ValueError, match=expected):
+        run_offline(tour, rendered, tmp_path / "views", "policy.type=path_ahead")
+    assert not (tmp_path / "views").exists()
+
+
+def test_of_two_paths_one_has_to_be_named(tour, driven, rendered, tmp_path):
+    paths = {name: path_message(driven) for name in ("local_plan", "global_plan")}
+    copy_with_topics(tour, tmp_path / "bag", **paths)
+    with pytest.raises(ValueError, match="/global_plan, /local_plan; name one"):
+        run_offline(tmp_path / "bag", rendered, tmp_path / "views", "policy.type=path_ahead")
+
+
+def test_policy_rate_is_no_limit_offline(tour, rendered, tmp_path):
+    offline, jobs = run_offline(tour, rendered, tmp_path / "views", "policy.rate=0.01")
+    assert len(jobs) == offline.summary.keyframes - 1  # the first has no partner

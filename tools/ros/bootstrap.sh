@@ -89,7 +89,7 @@ pip_install() {
 
 # The requirements of setup.py, for where the lock does not fit: older Pythons, distributions.
 ranges_from_setup() {
-  local extras=(test train eval demo)
+  local extras=(test train eval demo cluster)
   if [ "$MODE" = distro ]; then read -ra extras <<<"${GLD_ROS_EXTRAS-test}"; fi
   "$VENV/bin/python" "$ROOT/tools/ros/distribution_requirements.py" "${extras[@]}"
 }

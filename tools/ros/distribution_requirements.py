@@ -1,6 +1,6 @@
 """Print what pip installs on top of a sourced ROS distribution, one requirement per line.
 
-    python distribution_requirements.py [EXTRA ...]      extras of setup.py: test, train, eval, demo
+    python distribution_requirements.py [EXTRA ...]      extras of setup.py: test, train, ...
 
 Runs in the virtual environment, which sees the distribution's packages. Those stay as they are:
 compiled ROS modules belong to their numpy and OpenCV, the distribution's pytest plugins to its

@@ -321,7 +321,7 @@ TABLE: tuple[Parameter, ...] = (
         "policy.rate",
         "double",
         0.5,
-        "Automatic jobs per second, at most.",
+        "Automatic jobs per second, at most; live only (offline: --every).",
         unit="Hz",
         low=0.01,
         high=10.0,

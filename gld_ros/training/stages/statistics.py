@@ -89,7 +89,7 @@ def feature_statistics(
     """
     moments: dict[str, Moments] = {}
     steps = max(1, min(scenes, len(source)) // batch_size)
-    for step in tqdm(range(steps), desc="statistics", unit="batch"):
+    for step in tqdm(range(steps), desc="statistics", unit="batch", disable=None):
         batch = source.training_batch(seed, step, batch_size, range(batch_size), device)
         for level, tokens in backbone.encode_levels(batch["images"], range(4)).items():
             for name, group in _groups(backbone, level, tokens).items():

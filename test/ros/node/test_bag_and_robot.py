@@ -87,7 +87,7 @@ def drive(tmp_path):
 def offline_products(drive):
     from rclpy.serialization import deserialize_message, serialize_message
 
-    from gld_ros.ros.policies import plain_poses
+    from gld_ros.mapping.policy_topics import plain_poses
 
     overrides = [f"{name}={value}" for name, value in PARAMETERS.items() if name != "use_sim_time"]
     parameters = load_snapshot(None, [o.replace("True", "true") for o in overrides]).session
