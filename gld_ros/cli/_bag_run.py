@@ -32,7 +32,8 @@ def add_bag_options(parser: argparse.ArgumentParser) -> None:
         "--policy",
         choices=OFFLINE_POLICIES,
         help="where mode views imagines views (default: policy.type, or look_around if that is "
-        "none); path_ahead, topic and frontier follow a Path, a PoseArray, an OccupancyGrid in the bag",
+        "none); path_ahead, topic and frontier follow a Path, a PoseArray or an OccupancyGrid of "
+        "the bag",
     )
     parser.add_argument(
         "--policy-topic", metavar="TOPIC", help="the topic to follow where a bag has several"
