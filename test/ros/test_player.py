@@ -257,7 +257,7 @@ def test_command_plays_from_another_process(ros_graph, small_bag):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "played 61 messages" in out
-    assert "100%" in err
+    assert err == ""  # progress bars are for terminals
     ros_graph.wait_for(lambda: len(listener.images) == 20, "all images")
     ros_graph.wait_for(lambda: listener.clock, "the clock")
 

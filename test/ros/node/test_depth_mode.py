@@ -103,6 +103,19 @@ def test_the_newest_image_wins_and_every_other_one_is_counted(depth_rig):
     assert len(rig.received[DEPTH]) == 2
 
 
+def test_a_rate_that_is_set_at_run_time_holds_from_the_next_image_on(depth_rig):
+    from rclpy.parameter import Parameter
+
+    rig = depth_rig(**{"scale.mode": "fixed"})
+    wait_for(rig, DEPTH, rig.send_frame(0.0))
+    assert rig.node.set_parameters([Parameter("depth.rate", value=0.001)])[0].successful
+    wait_for(rig, DEPTH, rig.send_frame(0.1))
+    rig.send_frame(0.2)
+    stream = rig.node.session.depth_stream
+    rig.graph.wait_for(lambda: stream.thinned["camera"] == 1, "an image is left out")
+    assert len(rig.received[DEPTH]) == 2
+
+
 def test_a_goal_for_views_is_told_that_there_are_none(depth_rig):
     rig = depth_rig()
     _, result = rig.finished_goal([rig.T_fixed_cam(0.3)])

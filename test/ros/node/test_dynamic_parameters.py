@@ -258,6 +258,7 @@ CASES = {
     "cloud.predicted_provenance": (products, LOOK, ["hallucinated"]),
 }
 SHOWN_ON_THE_NODE = {
+    "depth.rate",  # in test_depth_mode.py
     "view_tf.publish",
     "keyframes.capacity",
     "goals.max_open",

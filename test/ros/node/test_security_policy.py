@@ -12,6 +12,7 @@ POLICY = Path(__file__).resolve().parents[3] / "config" / "sros2_policy.xml"
 OPTIONAL = {
     "/camera/image/compressed", "/camera/depth", "/clock", "/parameter_events",
     "/gld/merged/points", "/gld/get_type_description", "/bond",
+    "/gld/observed/relative_depth/image", "/gld/observed/relative_depth/camera_info",
 }  # fmt: skip
 
 
