@@ -27,9 +27,9 @@ from gld_ros.mapping.measured_frame import (
 from gld_ros.mapping.parameters import DepthSource
 from gld_ros.mapping.placed_frame import PlacedFrame
 from gld_ros.mapping.pose_check import PoseCheck
-from gld_ros.mapping.triangulation import find_corners, triangulate
+from gld_ros.mapping.triangulation import first_depth_m
 from gld_ros.measuring.agreement import Agreement, image_pose_agreement
-from gld_ros.measuring.carried import carried_depth
+from gld_ros.measuring.carried import carried_depth, filled_surface
 from gld_ros.measuring.consistency import MeasuredImage, consistent
 from gld_ros.measuring.frames import MeasuredDepth, PosedImage, nothing_measured
 from gld_ros.measuring.measure import MeasuringParameters, measure_depth
@@ -45,8 +45,7 @@ SCENE_KEYFRAMES = 24  # nearest to a target, of which the view is rendered
 # Depths that are searched, as multiples of the scene's typical depth.
 NEAREST, FARTHEST = 0.1, 6.0
 _RING_STEP = 0.01  # of the typical depth, or this many radians, between images of the ring
-_MIN_CORNERS = 12  # that give a first idea of the scene's depth
-_UNKNOWN_DEPTH_M = 2.0  # where even those are missing: a room
+_UNKNOWN_DEPTH_M = 2.0  # before anything tells: a room
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +96,8 @@ class Measurements:
         self._busy = 0
         self._results: dict[tuple[str, int], _Result] = {}
         self._typical_depth_m = math.nan
+        # Of the keyframe that was asked for last: its surface, the others', and what they make.
+        self._latest_filled: tuple[Surface, list[Surface], Surface] | None = None
         self._pose_check = PoseCheck()
         self._thread: Thread | None = None
         self._generation = 0  # counts resets; results of an older one are dropped
@@ -187,7 +188,7 @@ class Measurements:
             for r in results
             if r.keyframe.epoch == anchor.epoch and r.keyframe.segment == anchor.segment
         ]
-        by_key = {_key(r.keyframe): r.surface for r in mixable}
+        by_key = {_key(r.keyframe): r for r in mixable}
 
         def far(result: _Result) -> tuple[float, int]:
             T = result.keyframe.T_fixed_cam
@@ -197,9 +198,22 @@ class Measurements:
             return apart, -result.keyframe.stamp_ns
 
         near = sorted(mixable, key=far)[:SCENE_KEYFRAMES]
-        return MeasuredScene(
-            tuple(by_key.get(_key(k)) for k in keyframes), tuple(r.surface for r in near)
-        )
+        references = [by_key.get(_key(k)) for k in keyframes]
+        surfaces = [r.surface if r is not None else None for r in references]
+        if references[0] is not None:  # the one whose depth is published
+            surfaces[0] = self._filled(references[0], mixable)
+        return MeasuredScene(tuple(surfaces), tuple(r.surface for r in near))
+
+    def _filled(self, result: _Result, known: Sequence[_Result]) -> Surface:
+        """A keyframe's surface with what others measured of it; kept until any of them changes."""
+        if result.camera_depth is not None:
+            return result.surface
+        sources = [o.surface for o in _nearest(result, [r for r in known if r is not result])]
+        latest = self._latest_filled
+        if latest is None or latest[:2] != (result.surface, sources):
+            filled = filled_surface(result.surface, result.raw.frame, sources)
+            self._latest_filled = latest = (result.surface, sources, filled)
+        return latest[2]
 
     def of_image(self, frame: Keyframe) -> MeasuredScene:
         """What is measured of an image by now: by a depth camera, else by earlier keyframes.
@@ -371,7 +385,9 @@ class Measurements:
         ]
         typical = self._typical_depth_m
         if not math.isfinite(typical):
-            typical = _first_depth(keyframe, [*frames, *(r.keyframe for r in known)])
+            typical = first_depth_m(keyframe, [*frames, *(r.keyframe for r in known)])
+        if not math.isfinite(typical):
+            typical = _UNKNOWN_DEPTH_M
         partners = choose_neighbours(reference, candidates, typical, PARTNERS)
         if not partners:
             return nothing_measured(reference.image_hw, "stereo")
@@ -424,16 +440,3 @@ def _confirmed(result: _Result, others: Sequence[_Result]) -> _Result:
         measured_surface(result.keyframe, camera_over_stereo(result.camera_depth, stereo)),
         len(confirmers),
     )
-
-
-def _first_depth(keyframe: Keyframe, frames: Sequence[CameraFrame]) -> float:
-    """Median depth of corners that a keyframe shares with other frames, before any is measured.
-
-    It sets the range in which depth is searched; units of poses may be anything.
-    """
-    depths = []
-    for frame in sorted(frames, key=lambda f: -distance_m(f.T_fixed_cam, keyframe.T_fixed_cam))[:4]:
-        shared = triangulate(find_corners(keyframe), find_corners(frame))
-        depths.append(shared.in_first_m[:, 2])
-    found = np.concatenate(depths) if depths else np.zeros(0)
-    return float(np.median(found)) if found.size >= _MIN_CORNERS else _UNKNOWN_DEPTH_M

@@ -4,6 +4,8 @@ Owns the matching of two pictures and the geometry between them. No model takes 
 measured here can judge one; `scale` does.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.geometry.poses import invert_rigid
+from gld_ros.geometry.poses import distance_m, invert_rigid
 from gld_ros.mapping.frames import CameraFrame, shrink_to_fit
 
 FloatArray = NDArray[np.floating[Any]]
@@ -27,6 +29,7 @@ MAX_DISTANCE_RATIO = 0.8  # of the best to the second-best match (Lowe 2004, sec
 MAX_EPIPOLAR_ERROR_PX = 0.7
 # With corners found to about a third of a pixel, depth from less parallax says too little.
 MIN_PARALLAX_PX = 5.0
+_FIRST_DEPTH_FRAMES, _FIRST_DEPTH_CORNERS = 4, 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,3 +126,17 @@ def _mutual_best(distance: FloatArray) -> NDArray[np.bool_]:
     rows = np.flatnonzero(mutual & clear)
     chosen[rows, best[rows]] = True
     return chosen
+
+
+def first_depth_m(frame: CameraFrame, others: Sequence[CameraFrame]) -> float:
+    """Median depth of corners that a frame shares with those farthest from it; NaN without enough.
+
+    It sets the range in which depth is searched; units of poses may be anything.
+    """
+    depths = []
+    far_first = sorted(others, key=lambda o: -distance_m(o.T_fixed_cam, frame.T_fixed_cam))
+    for other in far_first[:_FIRST_DEPTH_FRAMES]:
+        shared = triangulate(find_corners(frame), find_corners(other))
+        depths.append(shared.in_first_m[:, 2])
+    found = np.concatenate(depths) if depths else np.zeros(0)
+    return float(np.median(found)) if found.size >= _FIRST_DEPTH_CORNERS else math.nan

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from textured_planes import HW, K_PX, camera_at, plane_depth, plane_image, texture
 
-from gld_ros.measuring.carried import carried_depth
+from gld_ros.measuring.carried import carried_depth, filled_surface
 from gld_ros.measuring.frames import PosedImage
 from gld_ros.measuring.surfaces import Surface
 
@@ -58,10 +58,31 @@ def test_another_exposure_is_the_same_place(surfaces, newer):
     assert carried_depth(surfaces, darker).coverage > 0.8
 
 
-def test_a_blank_wall_is_carried_nowhere(newer):
-    grey = np.full_like(texture(), 128.0)
-    blank = [surface(x_m, grey) for x_m in (-0.2, 0.2)]
-    assert carried_depth(blank, changed(newer, np.full_like(newer.image, 128))).coverage == 0
+@pytest.mark.parametrize(("grey", "carried"), [(128, True), (131, True), (150, False)])
+def test_a_blank_wall_is_carried_where_it_has_kept_its_brightness(newer, grey, carried):
+    blank = [surface(x_m, np.full_like(texture(), 128.0)) for x_m in (-0.2, 0.2)]
+    found = carried_depth(blank, changed(newer, np.full_like(newer.image, grey)))
+    assert (found.coverage > 0.8) if carried else (found.coverage == 0)
+
+
+def test_a_textured_thing_before_a_blank_wall_gets_no_depth(newer):
+    blank = [surface(x_m, np.full_like(texture(), 128.0)) for x_m in (-0.2, 0.2)]
+    pixels = np.full_like(newer.image, 128)
+    pixels[30:70, 40:90] = plane_image(camera_at(3.0), 1.0, texture(seed=5)).image[30:70, 40:90]
+    found = carried_depth(blank, changed(newer, pixels))
+    assert np.isfinite(found.depth_m)[34:66, 44:86].mean() < 0.05
+
+
+def test_a_surface_is_filled_with_sure_depth_of_others_and_keeps_its_own(surfaces, newer):
+    depth_m = np.full(HW, np.nan, np.float32)
+    depth_m[:40] = 1.5
+    confidence = np.where(np.isfinite(depth_m), 0.8, 0.0).astype(np.float32)
+    own = Surface(newer.image, K_PX, newer.T_fixed_cam, depth_m, confidence)
+    filled = filled_surface(own, newer, surfaces)
+    assert (filled.depth_m[:40] == 1.5).all()
+    below = filled.depth_m[45:]
+    assert np.isfinite(below).mean() > 0.8
+    assert np.nanmax(np.abs(below / WALL_M - 1)) < 0.01
 
 
 def test_without_surfaces_nothing_is_measured(newer):
