@@ -287,12 +287,10 @@ def _measured(
     session: SynthesisSession, recording: Recording, stamps_ns: Sequence[int]
 ) -> tuple[ObservedDepth, ...]:
     """Measured depth of all keyframes whose true depth is known."""
-    keyframes = session.store.snapshot()
-    target = TargetCamera(keyframes[0].T_fixed_cam, keyframes[0].K_px, COMPARED_HW)
     found = []
-    for surface, keyframe in zip(
-        session.measurements.scene(keyframes, [target]).references, keyframes, strict=True
-    ):
+    for keyframe in session.store.snapshot():
+        target = TargetCamera(keyframe.T_fixed_cam, keyframe.K_px, COMPARED_HW)
+        (surface,) = session.measurements.scene([keyframe], [target]).references
         frame = recording.load(stamps_ns.index(keyframe.stamp_ns))
         if surface is None or frame.depth_m is None:
             continue
