@@ -26,17 +26,19 @@ MAX_SOURCES = 4  # images that depth is carried from: it is done for every image
 _LEAST_VARIANCE = 4.0  # of grey levels (0 to 255): less is noise of the sensor
 
 
-def carried_depth(surfaces: Sequence[Surface], image: PosedImage) -> MeasuredDepth:
+def carried_depth(
+    surfaces: Sequence[Surface], image: PosedImage, *, blank: bool = False
+) -> MeasuredDepth:
     """Depth (H, W) of a posed image as other images have measured it, where it shows the same.
 
     NaN where no surface lies, and where the pixels around differ from the colours that the surfaces
-    have: something moved, or poses are wrong. Blank surfaces have to keep their
-    brightness, too. Confidence is that of the surfaces.
+    have: something moved, or poses are wrong. With `blank`, surfaces without texture are carried as
+    well if they keep their brightness. Confidence is that of the surfaces.
     """
     rendered = render_surfaces(surfaces, image.K_px, image.T_fixed_cam, image.image_hw, MAX_SOURCES)
     if not rendered.covered.any():
         return nothing_measured(image.image_hw, "stereo")
-    kept = _confirmed(rendered.color, image.image, rendered.covered)
+    kept = _confirmed(rendered.color, image.image, rendered.covered, blank)
     return MeasuredDepth(
         np.where(kept, rendered.depth_m, np.float32(np.nan)),
         np.where(kept, rendered.weight, np.float32(0.0)),
@@ -49,7 +51,7 @@ def filled_surface(surface: Surface, image: PosedImage, sources: Sequence[Surfac
 
     `image` is the surface's at the size of its depth.
     """
-    carried = carried_depth(sources, image)
+    carried = carried_depth(sources, image, blank=True)
     taken = (carried.confidence >= SURE) & (surface.confidence < SURE)
     return replace(
         surface,
@@ -63,22 +65,22 @@ def _grey(image: NDArray[np.uint8]) -> FloatImage:
 
 
 def _confirmed(
-    carried: NDArray[np.uint8], seen: NDArray[np.uint8], known: NDArray[np.bool_]
+    carried: NDArray[np.uint8], seen: NDArray[np.uint8], known: NDArray[np.bool_], blank: bool
 ) -> NDArray[np.bool_]:
     """Where colours (H, W, 3) agree, and most of what is around does.
 
     Windows of two places agree by chance now and then, but not most of their neighbours with them.
     """
-    agrees = known & _windows_agree(_grey(carried), _grey(seen), known)
+    agrees, judged = _windows_agree(_grey(carried), _grey(seen), known, blank)
     around = (AROUND_PX, AROUND_PX)
     votes = cv2.blur(agrees.astype(np.float32), around)
-    return agrees & (votes >= MIN_AROUND * cv2.blur(known.astype(np.float32), around))
+    return agrees & (votes >= MIN_AROUND * cv2.blur(judged.astype(np.float32), around))
 
 
 def _windows_agree(
-    first: FloatImage, second: FloatImage, known: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
-    """Where known grey values (H, W) of two images agree over windows."""
+    first: FloatImage, second: FloatImage, known: NDArray[np.bool_], blank: bool
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Where known grey values (H, W) agree over windows, and where that can be told."""
     weight = known.astype(np.float32)
 
     def mean(values: FloatImage) -> FloatImage:
@@ -93,6 +95,8 @@ def _windows_agree(
     same_texture = covariance >= MIN_CORRELATION * np.sqrt(
         np.maximum(variance_1 * variance_2, 1e-6)
     )
-    same_blank = np.abs(mean_1 - mean_2) <= MAX_BLANK_DIFFERENCE
+    same_blank = blank & (np.abs(mean_1 - mean_2) <= MAX_BLANK_DIFFERENCE)
     textured_1, textured_2 = variance_1 > _LEAST_VARIANCE, variance_2 > _LEAST_VARIANCE
-    return np.where(textured_1 & textured_2, same_texture, same_blank & (textured_1 == textured_2))
+    both = textured_1 & textured_2
+    agrees = np.where(both, same_texture, same_blank & (textured_1 == textured_2))
+    return known & agrees, known & (both | blank)

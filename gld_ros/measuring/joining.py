@@ -3,8 +3,9 @@
 Measured pixels stay as they are. The rest takes the model's depth, aligned to what was measured,
 and the model's colours plus a smooth correction that makes them meet the measured ones along the
 border and fades with the distance to it (a screened membrane: the cheap form of Poisson blending).
-How much of the model's detail is shown depends on how much of it is true where measured pixels
-tell: a model that knows nothing of a place leaves a smooth continuation of what was measured. Also
+How much of the model's detail is shown, and how far the correction reaches, depends on how much of
+it is true where measured pixels tell: a model that knows nothing of a place leaves a smooth
+continuation of what was measured. Also
 the baseline without any network: measured surfaces, and OpenCV's inpainting for the rest.
 """
 
@@ -23,7 +24,8 @@ INPAINT_RADIUS_PX = 5
 _SWEEPS = 24  # of relaxation per level of the membrane
 _COARSEST_PX = 6
 _DETAIL_OF_SIDE = 0.25  # surroundings of a pixel, as a share of the longer side
-_REACH_OF_SIDE = 0.1  # of the smooth correction, as a share of the longer side
+_REACH_OF_SIDE = 0.1  # of the smooth correction to a model whose detail is true, likewise
+_LEAST_SHARE = 0.25  # of true detail, below which the correction reaches no farther
 _PATCH_OF_SIDE = 0.125  # within which pixels tell the same about the model, likewise
 _ENOUGH_PATCHES = 6.0  # at which what they tell is half believed everywhere
 
@@ -57,11 +59,14 @@ def joined_colour(rendered: RenderedView, model_rgb: FloatImage) -> NDArray[np.u
     if known.any() and not known.all():
         color = rendered.color.astype(np.float32)
         trust = _trust(known)
-        share = 1.0 + trust * (detail_share(model, color, known) - 1.0)
+        true_share = detail_share(model, color, known)
+        share = 1.0 + trust * (true_share - 1.0)
         model = share * model + np.float32(1.0 - share) * model[known].mean(0)
         difference = color - model
         far = trust * difference[known].mean(0)
-        model = model + membrane(difference, known, far, _REACH_OF_SIDE * max(known.shape))
+        farther = 1.0 + trust**2 * (max(true_share, _LEAST_SHARE) ** -2 - 1.0)
+        reach_px = farther * _REACH_OF_SIDE * max(known.shape)
+        model = model + membrane(difference, known, far, reach_px)
     rounded = np.clip(model + np.float32(0.5), 0.0, 255.0).astype(np.uint8)
     return np.where(known[..., None], rendered.color, rounded)
 

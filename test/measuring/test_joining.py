@@ -2,6 +2,7 @@
 
 import math
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -119,6 +120,23 @@ def test_a_coloured_thing_in_a_corner_does_not_tint_the_whole_view() -> None:
     color = joined_colour(rendered(covered, purple), grey).astype(float)
     far = color[: HW[0] // 2, : HW[1] // 2]
     assert np.abs(far - 153.0).max() < 12.0
+
+
+def test_far_from_measured_pixels_a_model_without_true_detail_is_overruled_and_a_true_one_kept():
+    rng = np.random.default_rng(0)
+    detail = cv2.resize(rng.normal(0, 30, (14, 20, 3)), HW[::-1], interpolation=cv2.INTER_CUBIC)
+    truth = 120 + detail + np.linspace(0, 60, HW[1])[None, :, None]
+    covered = np.zeros(HW, bool)
+    covered[:, : HW[1] // 2] = True
+    view = rendered(covered, np.clip(truth, 0, 255))
+    right = np.zeros(HW, bool)
+    right[:, -8:] = True
+    right_of = truth[:, HW[1] // 2 - 1].mean(0)  # what is measured where measuring ends
+    other = cv2.resize(rng.normal(0, 30, (14, 20, 3)), HW[::-1], interpolation=cv2.INTER_CUBIC)
+    wrong = joined_colour(view, ((60 + other) / 255).astype(np.float32)).astype(float)
+    true = joined_colour(view, (truth / 255).astype(np.float32)).astype(float)
+    assert np.abs(wrong[right].mean(0) - right_of).max() < 12
+    assert np.abs(true - truth)[right].mean() < 3
 
 
 def test_inpainting_needs_no_network_and_fills_everything() -> None:
