@@ -1,6 +1,6 @@
 """The front door of procedural rooms: scene ids in, sample dictionaries out.
 
-Draws rooms (layout.py) until one is accepted, renders them (raycast.py) and measures what the
+Draws rooms (layout.py) until one is accepted, renders them (render.py) and measures what the
 references see of every view. A scene depends on its domain and id alone: not on the batch it is
 rendered in, nor on the number or size of the pictures.
 """
@@ -18,14 +18,10 @@ from torch import Tensor
 from gld_ros.scenes.rooms.cameras import pinhole_from_fov, view_parameters
 from gld_ros.scenes.rooms.domains import RoomDomain, domain_named, split_of
 from gld_ros.scenes.rooms.layout import LayoutFailed, Room, draw_room
-from gld_ros.scenes.rooms.raycast import (
-    PackedRooms,
-    cast_rays,
-    image_rays,
-    pack_rooms,
-    render,
-    surface_distance,
-)
+from gld_ros.scenes.rooms.packed import PackedRooms, pack_rooms
+from gld_ros.scenes.rooms.raycast import cast_rays, image_rays
+from gld_ros.scenes.rooms.render import render
+from gld_ros.scenes.rooms.surface_distance import surface_distance
 from gld_ros.scenes.visibility import DepthViews, visible_fraction, visible_from
 
 MAX_ATTEMPTS = 200
