@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gld_ros.ros.graph_check import Fault
+    from gld_ros.ros.graph_faults import Fault
 
 _DESCRIPTION = """\
 Looks at a running graph for five seconds: image and CameraInfo topics, their types, QoS at both
@@ -69,7 +69,8 @@ def _run_graph(args: argparse.Namespace) -> int:
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
 
-    from gld_ros.ros.graph_check import judge, rows, watch
+    from gld_ros.ros.graph_faults import judge
+    from gld_ros.ros.graph_watch import rows, watch
     from gld_ros.ros.init_rclpy import init_rclpy
 
     init_rclpy("gld_check", signals=SignalHandlerOptions.ALL)
