@@ -16,10 +16,10 @@ from gld_ros.mapping.memory_preflight import (
     check_memory,
     enforce_budget,
 )
+from gld_ros.mapping.model_fault import Fault
+from gld_ros.mapping.model_fault import fault_of as named_fault
 from gld_ros.mapping.parameters import Mode, SessionParameters
 from gld_ros.mapping.synthesizer import DeviceFault, Synthesizer
-from gld_ros.mapping.worker import Fault
-from gld_ros.mapping.worker import fault_of as named_fault
 from gld_ros.view_request import DepthRequest, ViewRequest
 
 

@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from enum import Enum
 from functools import partial
 from threading import Condition, Thread
 from typing import Any
@@ -31,8 +30,9 @@ from gld_ros.mapping.jobs import (
     cancelled_result,
     outdated,
 )
+from gld_ros.mapping.model_fault import Fault, fault_of
 from gld_ros.mapping.products import Products, UnusableOutput
-from gld_ros.mapping.synthesizer import DeviceFault, MemoryLimited, OutOfMemory, Synthesizer
+from gld_ros.mapping.synthesizer import MemoryLimited, Synthesizer
 from gld_ros.view_request import NovelViews
 
 logger = logging.getLogger(__name__)
@@ -41,23 +41,6 @@ logger = logging.getLogger(__name__)
 Postprocess = Callable[[JobRequest, SynthesisRun], Products]
 OnResult = Callable[[JobResult], None]
 OnProgress = Callable[[JobRequest, JobProgress], None]
-
-
-class Fault(Enum):
-    """What an exception of a synthesizer means for the worker."""
-
-    OUT_OF_MEMORY = "out_of_memory"
-    DEVICE_LOST = "device_lost"
-    OTHER = "other"
-
-
-def fault_of(error: BaseException) -> Fault:
-    """Kind of an exception that names itself; backends with other exceptions bring their own."""
-    if isinstance(error, OutOfMemory | MemoryError):
-        return Fault.OUT_OF_MEMORY
-    if isinstance(error, DeviceFault):
-        return Fault.DEVICE_LOST
-    return Fault.OTHER
 
 
 class _Cancelled(Exception):

@@ -160,7 +160,7 @@ def test_below_the_lowest_level_goals_fail_and_work_again_when_there_is_memory(t
 
 
 def test_faults_of_torch_are_told_apart():
-    from gld_ros.mapping.worker import Fault
+    from gld_ros.mapping.model_fault import Fault
 
     with pytest.raises(RuntimeError) as failed:
         torch.empty(2**50, dtype=torch.uint8)

@@ -52,7 +52,7 @@ def state_of(graph, name="/gld"):
 HAS_ITS_MODEL = """
 import sys
 from gld_ros.mapping.model import LoadedModel
-from gld_ros.mapping.worker import fault_of
+from gld_ros.mapping.model_fault import fault_of
 from gld_ros.ros.main import main
 
 class NoModel:
