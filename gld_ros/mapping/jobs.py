@@ -204,7 +204,6 @@ class JobResult:
     error_msg: str
     runs: tuple[SynthesisRun, ...]
     times: StageTimes
-    degrade_level: int = 0
     cancelled_by: CancelReason | None = None
     device_lost: bool = False  # the process must end (exit code 70)
     sampling_steps: int = 0  # of one run

@@ -433,7 +433,7 @@ def _first_depth(keyframe: Keyframe, frames: Sequence[CameraFrame]) -> float:
     """
     depths = []
     for frame in sorted(frames, key=lambda f: -distance_m(f.T_fixed_cam, keyframe.T_fixed_cam))[:4]:
-        shared = triangulate(find_corners(keyframe), find_corners(frame))
-        depths.append(shared.in_first_m[:, 2])
+        points = triangulate(find_corners(keyframe), find_corners(frame))
+        depths.append(points[:, 2])
     found = np.concatenate(depths) if depths else np.zeros(0)
     return float(np.median(found)) if found.size >= _MIN_CORNERS else _UNKNOWN_DEPTH_M

@@ -2,8 +2,8 @@
 
 Owns the provenance enum, the classification of every pixel of an imagined view, real colours for
 what real cameras saw, and what the spread of several samples does to confidence. What is published
-of each class is decided in `products`. `classify_point` is the readable definition for one point;
-`classify_view` is the fast path for whole pictures, and tests hold the two together.
+of each class is decided in `make_products`. `classify_point` is the readable definition for one
+point; `classify_view` is the fast path for whole images, and tests hold the two together.
 """
 
 from collections.abc import Sequence

@@ -39,14 +39,6 @@ class Corners:
     T_fixed_cam: FloatArray
 
 
-@dataclass(frozen=True, eq=False)
-class SharedPoints:
-    """Points that two cameras see, in the optical frame of each (N, 3), metres."""
-
-    in_first_m: FloatArray
-    in_second_m: FloatArray
-
-
 @lru_cache(maxsize=8)  # consecutive jobs share most of their keyframes
 def find_corners(frame: CameraFrame) -> Corners:
     """Corners of a rectified picture, by scale-invariant features (SIFT)."""
@@ -61,8 +53,10 @@ def find_corners(frame: CameraFrame) -> Corners:
     return Corners(rays, descriptors, focal_px, frame.T_fixed_cam)
 
 
-def triangulate(first: Corners, second: Corners) -> SharedPoints:
-    """Points whose corners match both ways, among the pairs that the known cameras allow.
+def triangulate(first: Corners, second: Corners) -> FloatArray:
+    """Points (N, 3) that both cameras see, in the first's optical frame and the unit of the poses.
+
+    Their corners match both ways, among the pairs that the known cameras allow.
 
     A pair is allowed within MAX_EPIPOLAR_ERROR_PX of the plane that the cameras span with it, in
     front of both, and with at least MIN_PARALLAX_PX of parallax. Of those each must be the other's
@@ -76,21 +70,18 @@ def triangulate(first: Corners, second: Corners) -> SharedPoints:
     )
     # Pairs beyond this cannot match, nor be a second best that hinders a match.
     rows, columns = np.nonzero(squared <= (MAX_DISTANCE / MAX_DISTANCE_RATIO) ** 2)
-    depth_first_m, depth_second_m, allowed = _closest_points(first, second, rows, columns)
+    depth_first_m, allowed = _closest_points(first, second, rows, columns)
     distance = np.full(squared.shape, np.inf)
     distance[rows, columns] = np.sqrt(squared[rows, columns].clip(min=0.0))
     distance[rows[~allowed], columns[~allowed]] = np.inf
     best = _mutual_best(distance)[rows, columns]
-    return SharedPoints(
-        first.rays[rows[best]] * depth_first_m[best, None],
-        second.rays[columns[best]] * depth_second_m[best, None],
-    )
+    return first.rays[rows[best]] * depth_first_m[best, None]
 
 
 def _closest_points(
     first: Corners, second: Corners, rows: IndexArray, columns: IndexArray
-) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
-    """Depths along two rays (M,) where they come closest, and whether that may be one point."""
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Depth along the first of two rays (M,) where they come closest, and whether they meet."""
     T_first_second = invert_rigid(first.T_fixed_cam) @ second.T_fixed_cam
     t = T_first_second[:3, 3]
     a, b = first.rays[rows], second.rays[columns] @ T_first_second[:3, :3].T
@@ -108,7 +99,7 @@ def _closest_points(
             & (depth_b > 0)
             & (focal_px * miss <= MAX_EPIPOLAR_ERROR_PX * np.minimum(depth_a, depth_b))
         )
-    return depth_a, depth_b, allowed
+    return depth_a, allowed
 
 
 def _mutual_best(distance: FloatArray) -> NDArray[np.bool_]:

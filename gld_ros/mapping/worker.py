@@ -314,7 +314,6 @@ class SynthesisWorker:
             error_msg="",
             runs=tuple(runs),
             times=clock.times(),
-            degrade_level=limits.level,
             sampling_steps=clock.sampling_steps,
         )
 
@@ -412,7 +411,6 @@ class SynthesisWorker:
             error_msg=message,
             runs=(),
             times=clock.times(),
-            degrade_level=self.limits.level,
         )
 
     def _never_started(self, request: JobRequest, reason: CancelReason) -> JobResult:

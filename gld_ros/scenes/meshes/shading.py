@@ -20,8 +20,6 @@ try:
 except ImportError as error:
     raise MeshError("meshes need more libraries: pip install 'gld_ros[meshes]'") from error
 
-# Columns of a light: position (3), colour (3), distance at which it has faded to a half.
-LIGHT_COLUMNS = 7
 LINEAR_OF_BYTE = linear_from_srgb(np.arange(256) / 255).astype(np.float32)
 SHADOW_BIAS_M = 2e-3
 _SHADE_OF_UNDERSIDES = 0.45  # ambient light on what faces down, relative to what faces up
