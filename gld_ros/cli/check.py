@@ -19,8 +19,8 @@ fixed frame, and whether the node is active. With BAG: looks at a recorded bag i
 
 Both compare images with TF: corners that images share must lie where the poses of the cameras allow
 it. If not, extrinsics, time stamps or rectification are wrong; shifts of the stamps by up to 100 ms
-are tried, and the one that explains the images is told. That takes texture and a camera that moves
-and turns while it is looked at; without, nothing is said against TF.
+are tried, and the one that explains the images is reported. That takes texture and a camera that
+moves and turns while it is looked at; without, TF is not judged.
 
 Changes nothing. Exit status 0: nothing keeps the node from working.
 

@@ -24,7 +24,7 @@ from gld_ros.view_request import DepthRequest, ViewRequest, run_to_end
 
 
 class ModelUnavailable(RuntimeError):
-    """The model that the parameters ask for cannot be loaded; the text tells why in one line."""
+    """The model that the parameters ask for cannot be loaded; the text says why in one line."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _why_unavailable(name: str, error: Exception) -> RuntimeError:
 
 
 def torch_fault_of(error: BaseException) -> Fault:
-    """Tell allocation failures and lost devices of torch from other errors."""
+    """Distinguish allocation failures and lost devices of torch from other errors."""
     import torch
 
     if isinstance(error, torch.cuda.OutOfMemoryError):

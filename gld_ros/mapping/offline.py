@@ -59,7 +59,7 @@ def written_topics(mode: Mode) -> frozenset[str]:
 
 
 def written_products(mode: Mode = "views", *, merged: bool = False) -> frozenset[Product]:
-    """What the topics of a written bag need; `merged` tells whether to make the merged cloud."""
+    """What the topics of a written bag need; `merged` sets whether to make the merged cloud."""
     return products_for(offered_topics(mode, merged=merged) - LEFT_OUT)
 
 

@@ -1,6 +1,6 @@
-"""Metric depth of corners that posed pictures share, measured by light and TF alone.
+"""Metric depth of corners that posed images share, measured by light and TF alone.
 
-Owns the matching of two pictures and the geometry between them. No model takes part, so what is
+Owns the matching of two images and the geometry between them. No model takes part, so what is
 measured here can judge one; `scale` does.
 """
 
@@ -18,7 +18,7 @@ from gld_ros.mapping.frames import CameraFrame, shrink_to_fit
 FloatArray = NDArray[np.floating[Any]]
 IndexArray = NDArray[np.integer[Any]]
 
-# Larger pictures give more corners than are needed, at the square of the cost.
+# Larger images give more corners than are needed, at the square of the cost.
 MATCHED_HW = (480, 640)
 MAX_CORNERS = 1000
 MIN_CONTRAST = 0.01  # of a corner; robots look at plain walls
@@ -31,17 +31,17 @@ MIN_PARALLAX_PX = 5.0
 
 @dataclass(frozen=True, eq=False)
 class Corners:
-    """Corners of one picture, as rays of its camera."""
+    """Corners of one image, as rays of its camera."""
 
     rays: FloatArray  # (N, 3) in the camera's optical frame, z = 1
     descriptors: NDArray[np.float32]  # (N, 128)
-    focal_px: float  # of the picture that was searched
+    focal_px: float  # of the image that was searched
     T_fixed_cam: FloatArray
 
 
 @lru_cache(maxsize=8)  # consecutive jobs share most of their keyframes
 def find_corners(frame: CameraFrame) -> Corners:
-    """Corners of a rectified picture, by scale-invariant features (SIFT)."""
+    """Corners of a rectified image, by scale-invariant features (SIFT)."""
     image, K_px = shrink_to_fit(frame.image, frame.K_px, MATCHED_HW)
     sift = cv2.SIFT.create(nfeatures=MAX_CORNERS, contrastThreshold=MIN_CONTRAST)
     found, descriptors = sift.detectAndCompute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None)

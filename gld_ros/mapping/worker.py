@@ -60,7 +60,7 @@ class SynthesisWorker:
 
     `on_result` and `on_progress` are called on that thread, and on the caller's thread for jobs
     that never start; they must be quick and must not raise. `ros_now_ns` and `epoch` are read from
-    the worker's thread. `fault_of` tells what a backend's own exceptions mean.
+    the worker's thread. `fault_of` says what a backend's own exceptions mean.
     """
 
     def __init__(
@@ -395,7 +395,7 @@ class SynthesisWorker:
         return views
 
     def _check(self, request: JobRequest) -> None:
-        """Raise _Cancelled if the job was told to stop or belongs to an earlier epoch."""
+        """Raise _Cancelled if the job was cancelled or belongs to an earlier epoch."""
         if request.token.reason is not None:
             raise _Cancelled(request.token.reason)
         if request.epoch != self._epoch():

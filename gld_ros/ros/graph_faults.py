@@ -43,7 +43,7 @@ def judge(seen: GraphSeen) -> list[Fault]:
                 seen.node_name,
                 f"the node is {seen.node_state}",
                 "configure and activate it (ros2 lifecycle set, or autostart of the launch file); "
-                "its log and /diagnostics tell why if it fails",
+                "its log and /diagnostics say why if it fails",
             )
         )
     for image, info in seen.cameras:

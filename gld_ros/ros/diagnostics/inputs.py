@@ -120,7 +120,7 @@ def tf_status(session: SynthesisSession, facts: NodeFacts, memory: DiagnosticsMe
         level = WARN
         message = (
             f"{new_unplaced} images without a pose in {fixed_frame!r}: "
-            f"{counts_in_words(unplaced)}; only a depth camera can tell their metres"
+            f"{counts_in_words(unplaced)}; only a depth camera gives them metres"
         )
     rejected = facts.tf_rejected
     if memory.increase("tf rejected", sum(rejected.values())):

@@ -42,7 +42,7 @@ def statuses(facts: NodeFacts, memory: DiagnosticsMemory) -> list[Status]:
 
 
 def _callbacks_status(facts: NodeFacts, memory: DiagnosticsMemory) -> Status:
-    """Return the entry that tells of defects; it is there only once there was one."""
+    """Return the entry on defects; it is there only once there was one."""
     total = sum(facts.callback_errors.values())
     new = memory.increase("callback errors", total)
     return Status(

@@ -1,4 +1,4 @@
-"""Colours of ray hits in linear light: one compiled loop over all samples of a picture.
+"""Colours of ray hits in linear light: one compiled loop over all samples of an image.
 
 Textures are filtered over the footprint of a sample (trilinear between halvings), surfaces are lit
 from both sides by Lambert's law: point lights that fade with distance, and ambient light that is

@@ -2,7 +2,7 @@
 
 Draws rooms (layout.py) until one is accepted, renders them (render.py) and measures what the
 references see of every view. A scene depends on its domain and id alone: not on the batch it is
-rendered in, nor on the number or size of the pictures.
+rendered in, nor on the number or size of the images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gld_ros.scenes.visibility import DepthViews, visible_fraction, visible_from
 
 MAX_ATTEMPTS = 200
 PROBE_VIEWS, PROBE_HW = 4, (24, 32)
-# An object counts as seen from this share of a probe picture on.
+# An object counts as seen from this share of a probe image on.
 SEEN_PIXEL_SHARE = 0.004
 # Rays rendered at once: few enough on CPU for the temporaries of one operation to stay in cache.
 RAYS_PER_CHUNK = {"cpu": 1 << 15, "cuda": 1 << 23}

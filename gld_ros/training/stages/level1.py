@@ -65,7 +65,7 @@ class DiffusionOptions:
 class DiffusionModel:
     """The denoiser that a stage trains, under the name it is exported by.
 
-    `plan` tells how cameras are presented; `time_shift` None: from the size of each latent.
+    `plan` sets how cameras are presented; `time_shift` None: from the size of each latent.
     """
 
     name: str
