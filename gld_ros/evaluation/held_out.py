@@ -210,7 +210,7 @@ def _one_scene(scenes: dict[str, Any], index: int, order: list[int]) -> dict[str
 
 
 def recording_kind(path: Path) -> str:
-    """ "folders" or "bags"; what is neither is opened as folders, whose error explains."""
+    """Return "folders" or "bags"; neither is opened as folders, whose error explains."""
     if path.is_file() or (path / "metadata.yaml").is_file():
         return "bags"
     has_bag = any(path.glob("*.mcap")) or any(path.glob("*.db3"))
