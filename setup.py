@@ -57,7 +57,6 @@ setup(
         ],
         "eval": [
             "evo>=1.30,<2",  # trajectory errors (ATE, RPE)
-            "matplotlib>=3.8,<4",  # picture grids with captions
         ],
         "meshes": [
             "trimesh>=4.5,<6",  # reads textured meshes of every common format

@@ -38,8 +38,8 @@ START_TIMEOUT_S = 180.0
 def run_node() -> int:
     """Run gld_node and print the counts of its camera once a second."""
     from gld_ros.mapping.model import LoadedModel
+    from gld_ros.mapping.model_fault import fault_of
     from gld_ros.mapping.synthesizer import OracleSynthesizer
-    from gld_ros.mapping.worker import fault_of
     from gld_ros.ros import main as process
 
     create = process.GldNode

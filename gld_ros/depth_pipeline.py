@@ -34,7 +34,7 @@ from gld_ros.pipeline_device import (
     resolve_dtype,
 )
 from gld_ros.remembered_estimates import remembered_estimate
-from gld_ros.view_request import DepthRequest, NovelViews, Progress, View
+from gld_ros.view_request import DepthRequest, NovelViews, Progress, View, run_to_end
 from gld_ros.weights.bundle import Bundle
 
 ImageHw = tuple[int, int]
@@ -78,13 +78,7 @@ class DepthPipeline:
 
     def __call__(self, request: DepthRequest) -> NovelViews:
         """Run a request to its end; raises as `run` does."""
-        steps = self.run(request)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as stop:
-                result: NovelViews = stop.value
-                return result
+        return run_to_end(self.run(request))
 
     def run(self, request: DepthRequest) -> Generator[Progress, None, NovelViews]:
         """Generator of `Progress` after encoding and decoding; its return value is the result.

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from gld_ros.backbones.interface import NUM_LEVELS, Geometry, GeometryBackbone, LevelTokens
 from gld_ros.decoders.rgb import RgbDecoder
@@ -334,8 +334,3 @@ def latent_to_tokens(
     if special is None:
         raise ValueError("a latent without special tokens needs those of a reference")
     return LevelTokens(patches, special.expand(-1, latent.shape[1], -1, -1))
-
-
-def weight_bytes(module: nn.Module) -> int:
-    """Bytes of all parameters and buffers, also of a module on the meta device."""
-    return sum(t.numel() * t.element_size() for t in module.state_dict().values())

@@ -44,7 +44,7 @@ from gld_ros.pipeline_device import (
 from gld_ros.pipeline_plan import RunLimits, ViewPlan, plan_views
 from gld_ros.pipeline_results import recovered_cameras, views_of
 from gld_ros.remembered_estimates import remembered_estimate
-from gld_ros.view_request import NovelViews, Progress, View, ViewRequest
+from gld_ros.view_request import NovelViews, Progress, View, ViewRequest, run_to_end
 from gld_ros.weights.bundle import Bundle
 from gld_ros.weights.statistics import LevelStatistics
 
@@ -128,15 +128,7 @@ class NovelViewPipeline:
         self, request: ViewRequest, progress: Callable[[Progress], None] | None = None
     ) -> NovelViews:
         """Run a request to its end, calling `progress` after every step; raises as `run` does."""
-        steps = self.run(request)
-        while True:
-            try:
-                step = next(steps)
-            except StopIteration as stop:
-                result: NovelViews = stop.value
-                return result
-            if progress is not None:
-                progress(step)
+        return run_to_end(self.run(request), progress)
 
     def run(self, request: ViewRequest) -> Generator[Progress, None, NovelViews]:
         """Generator of `Progress` after every finished step; its return value is the result.

@@ -1,12 +1,12 @@
 """What a caller asks of a view synthesizer, and what it gets: plain data, NumPy only.
 
-Owns the dataclasses that `gld_ros.pipeline` and the robot logic in `gld_ros.mapping` share, and
-their validation. Needs neither torch nor ROS, so that robot logic can be tested without a model.
-Cameras are camera-to-world with OpenCV axes (x right, y down, z forward); pixel centres are
-integers.
+Owns the dataclasses that `gld_ros.pipeline` and the robot logic in `gld_ros.mapping` share, their
+validation, and how a caller runs a request to its end. Needs neither torch nor ROS, so that robot
+logic can be tested without a model. Cameras are camera-to-world with OpenCV axes (x right, y down,
+z forward); pixel centres are integers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gld_ros.diffusion.presets import PRESET_NAMES, PresetName
+from gld_ros.geometry.poses import is_rigid
 
 FloatArray = NDArray[np.floating[Any]]
 
-RIGID_TOLERANCE = 1e-3  # poses arrive as float32 or as rounded text
 MAX_SEED = 2**63 - 1
 
 Stage = Literal["encoding", "sampling", "decoding"]
@@ -227,18 +227,28 @@ def _require_intrinsics(K_px: FloatArray, name: str) -> None:
         raise ValueError(f"{name} has {K_px[1, 0]} left of fy; rectified images have 0 there")
 
 
+def run_to_end(
+    steps: Generator[Progress, None, NovelViews],
+    progress: Callable[[Progress], None] | None = None,
+) -> NovelViews:
+    """Result of a running synthesis, calling `progress` after every step; raises what it raises."""
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as stop:
+            result: NovelViews = stop.value
+            return result
+        if progress is not None:
+            progress(step)
+
+
 def _require_pose(T: FloatArray, name: str) -> None:
     if np.shape(T) != (4, 4):
         raise ValueError(f"{name} has shape {np.shape(T)}; (4, 4) is needed")
     if not np.isfinite(T).all():
         raise ValueError(f"{name} has NaN or infinite entries")
-    R = np.asarray(T[:3, :3], dtype=np.float64)
-    if (
-        np.abs(R @ R.T - np.eye(3)).max() > RIGID_TOLERANCE
-        or np.linalg.det(R) < 0
-        or not np.allclose(T[3], (0.0, 0.0, 0.0, 1.0), atol=RIGID_TOLERANCE)
-    ):
+    T = np.asarray(T, dtype=np.float64)
+    if not is_rigid(T):
         raise ValueError(
-            f"{name} is not a rigid motion: rotation {R.tolist()}, "
-            f"last row {np.asarray(T[3]).tolist()}"
+            f"{name} is not a rigid motion: rotation {T[:3, :3].tolist()}, last row {T[3].tolist()}"
         )

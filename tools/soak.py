@@ -40,8 +40,8 @@ from rclpy.parameter import Parameter
 
 from gld_ros.action import SynthesizeViews
 from gld_ros.mapping.model import LoadedModel
+from gld_ros.mapping.model_fault import fault_of
 from gld_ros.mapping.synthesizer import OracleSynthesizer
-from gld_ros.mapping.worker import fault_of
 from gld_ros.messages.camera_info import camera_info_message
 from gld_ros.messages.images import image_message
 from gld_ros.messages.stamps import make_header

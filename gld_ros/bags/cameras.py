@@ -1,7 +1,7 @@
 """Which topics make up a camera: its images, its CameraInfo, its registered depth.
 
 The first functions work on topic names, of a bag or of a live graph; `bag_cameras` also looks at
-the data, because a few drivers publish depth under a name that does not tell.
+the data, because a few drivers publish depth under a name that does not show it.
 """
 
 import re

@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rosbags.interfaces import Connection, MessageDefinitionFormat, QosDurability, QosReliability
@@ -86,12 +85,7 @@ class BagReader:
     def __enter__(self) -> "BagReader":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._reader.close()
 
     @property
@@ -121,18 +115,13 @@ class BagReader:
         """The first message of a topic, decoded; None where there is none. Raises BagError."""
         return next((message.content for message in self.messages([topic])), None)
 
-    def raw_messages(
-        self,
-        topics: Collection[str] | None = None,
-        start_ns: int | None = None,
-        stop_ns: int | None = None,
-    ) -> Iterator[BagMessage]:
+    def raw_messages(self, topics: Collection[str] | None = None) -> Iterator[BagMessage]:
         """Yield messages in the order of recording, undecoded (`content` is None).
 
-        `stop_ns` is exclusive. Raises BagError for topics that the bag does not have, and where
+        Raises BagError for topics that the bag does not have, and where
         the file is damaged.
         """
-        for item in self._read(topics, start_ns, stop_ns):
+        for item in self._read(topics, None, None):
             yield BagMessage(item[0].topic, item[0].msgtype, item[1], bytes(item[2]), None)
 
     def messages(
@@ -141,7 +130,10 @@ class BagReader:
         start_ns: int | None = None,
         stop_ns: int | None = None,
     ) -> Iterator[BagMessage]:
-        """Yield messages in the order of recording, decoded; else as raw_messages."""
+        """Yield messages in the order of recording, decoded; else as raw_messages.
+
+        `stop_ns` is exclusive.
+        """
         for connection, stamp_ns, cdr in self._read(topics, start_ns, stop_ns):
             yield BagMessage(
                 connection.topic,

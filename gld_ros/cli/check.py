@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gld_ros.ros.graph_check import Fault
+    from gld_ros.ros.graph_faults import Fault
 
 _DESCRIPTION = """\
 Looks at a running graph for five seconds: image and CameraInfo topics, their types, QoS at both
@@ -19,8 +19,8 @@ fixed frame, and whether the node is active. With BAG: looks at a recorded bag i
 
 Both compare images with TF: corners that images share must lie where the poses of the cameras allow
 it. If not, extrinsics, time stamps or rectification are wrong; shifts of the stamps by up to 100 ms
-are tried, and the one that explains the images is told. That takes texture and a camera that moves
-and turns while it is looked at; without, nothing is said against TF.
+are tried, and the one that explains the images is reported. That takes texture and a camera that
+moves and turns while it is looked at; without, TF is not judged.
 
 Changes nothing. Exit status 0: nothing keeps the node from working.
 
@@ -69,7 +69,8 @@ def _run_graph(args: argparse.Namespace) -> int:
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
 
-    from gld_ros.ros.graph_check import judge, rows, watch
+    from gld_ros.ros.graph_faults import judge
+    from gld_ros.ros.graph_watch import rows, watch
     from gld_ros.ros.init_rclpy import init_rclpy
 
     init_rclpy("gld_check", signals=SignalHandlerOptions.ALL)

@@ -105,7 +105,7 @@ def add_parser(
     )
     out = parser.add_argument_group("output")
     out.add_argument("--json", type=Path, metavar="FILE", help="write every figure and setting")
-    out.add_argument("--images", type=Path, metavar="FILE.png", help="write a image grid")
+    out.add_argument("--images", type=Path, metavar="FILE.png", help="write an image grid")
     out.add_argument("--rows", type=int, default=8, help="scenes in the image grid (default: 8)")
     return parser
 

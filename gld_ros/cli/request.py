@@ -1,4 +1,4 @@
-"""`gld-ros request`: ask a running node for views, watch it work, keep pictures and points."""
+"""`gld-ros request`: ask a running node for views, watch it work, keep images and points."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from typing import Any
 _DESCRIPTION = """\
 Sends a goal to a running gld_node and shows its progress. Where to look from is given by poses in
 any TF frame (x forward, as robots have it, or --optical), or as a step and a turn from where the
-camera is now. Writes pictures, depth (metres, .npy and a picture in colours with a scale), the
+camera is now. Writes images, depth (metres, .npy and a picture in colours with a scale), the
 result as JSON, and a PLY of the predicted points into --out. Exit status 0 if the views came.
 
   gld-ros request --forward 0.5                                   half a metre ahead
@@ -23,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     """Declare the arguments of `gld-ros request`."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "request",
-        help="ask a running node for views; save pictures and points",
+        help="ask a running node for views; save images and points",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -43,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
     preview = actions.add_parser("preview", help="write a contact sheet of a domain")
     _add_scene_arguments(preview, split="test", count=8, views=4, size="168x126")
-    preview.add_argument("--out", type=Path, default=Path("sheet.png"), help="picture to write")
+    preview.add_argument("--out", type=Path, default=Path("sheet.png"), help="image to write")
     preview.add_argument("--scale", type=int, default=1, help="enlarge by this whole factor")
     preview.add_argument("--columns", type=int, default=2, help="scenes side by side")
 
@@ -63,7 +63,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "hypersim or tartanair, then where they are",
     )
 
-    render = actions.add_parser("render", help="write scene folders: pictures, depth, cameras")
+    render = actions.add_parser("render", help="write scene folders: images, depth, cameras")
     render.add_argument("world", nargs="?", help="a mesh, as --domain meshes:WORLD")
     render.add_argument("out", type=Path, help="folder to write the scene folders into")
     _add_scene_arguments(render, split="test", count=4, views=8, size="320x240")
@@ -73,7 +73,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     bag.add_argument("--domain", default="narrow", help="see above (default: %(default)s)")
     bag.add_argument("--id", type=int, help="scene id (default: a held-out demo room)")
     bag.add_argument("--seconds", type=float, default=20.0, help="default: %(default)s")
-    bag.add_argument("--rate", type=float, default=10.0, help="pictures per second")
+    bag.add_argument("--rate", type=float, default=10.0, help="images per second")
     bag.add_argument("--size", type=_size, default=(320, 240), metavar="WxH")
     bag.add_argument("--no-depth", action="store_true", help="leave the depth topics out")
     return parser
@@ -267,5 +267,5 @@ def _bag(args: argparse.Namespace) -> int:
         rate_hz=args.rate,
         with_depth=not args.no_depth,
     )
-    print(f"{args.out}: {frames} pictures of {args.domain}/{scene_id}, {width}x{height}")
+    print(f"{args.out}: {frames} images of {args.domain}/{scene_id}, {width}x{height}")
     return 0

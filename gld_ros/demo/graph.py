@@ -122,7 +122,7 @@ class DemoGraph:
         max_wait_s: float,
         on_feedback: Callable[[Any], None],
     ) -> Any:
-        """Send a goal at a picture's camera and wait for its result message."""
+        """Send a goal at an image's camera and wait for its result message."""
         goal = SynthesizeViews.Goal()
         goal.pose_convention = SynthesizeViews.Goal.CONVENTION_OPTICAL
         goal.targets.header.frame_id = frame_id

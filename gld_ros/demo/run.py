@@ -33,7 +33,7 @@ SCALE_UNRESOLVED = 906
 # Of the embedded bundle on its own tour: worse means that something is broken.
 MIN_GAIN_DB = 3.0
 MAX_DEPTH_ERROR = 0.1
-SPARSE_M = 1.0  # from a withheld picture to the nearest shown one
+SPARSE_M = 1.0  # from a withheld image to the nearest shown one
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _lossless(split: SplitBag) -> dict[str, str]:
 
 
 def _guard(split: SplitBag) -> dict[str, str]:
-    """The guard's parameters: wide for recordings in which every picture is far from the next.
+    """The guard's parameters: wide for recordings in which every image is far from the next.
 
     Those with poses of unknown scale are such; the guard would refuse every goal.
     """
@@ -138,7 +138,7 @@ def _guard(split: SplitBag) -> dict[str, str]:
     )
     if far <= SPARSE_M:
         return {"guard.max_translation": "3.0", "guard.min_overlap": "0.1"}
-    print(f"a sparse recording: pictures up to {far:.1f} apart; goals are not guarded")
+    print(f"a sparse recording: images up to {far:.1f} apart; goals are not guarded")
     return {
         "guard.max_translation": "10.0",
         "guard.max_rotation": "3.15",

@@ -45,14 +45,7 @@ def depth_errors(predicted: Tensor, true: Tensor, mask: Tensor | None = None) ->
     }
 
 
-def ordinal_accuracy(
-    predicted: Tensor,
-    true: Tensor,
-    mask: Tensor | None = None,
-    *,
-    pairs: int = ORDINAL_PAIRS,
-    seed: int = 0,
-) -> Tensor:
+def ordinal_accuracy(predicted: Tensor, true: Tensor, mask: Tensor | None = None) -> Tensor:
     """Share (N,) of random pixel pairs whose order in depth is right.
 
     Only pairs count whose true depths differ by more than a factor of 1.1, both inside the mask.
@@ -65,8 +58,8 @@ def ordinal_accuracy(
         pixels = known[i].nonzero()[:, 0]
         if len(pixels) < MIN_MASK_PIXELS:
             continue
-        generator = torch.Generator().manual_seed(seed)
-        first, second = pixels[torch.randint(len(pixels), (2, pairs), generator=generator)]
+        generator = torch.Generator().manual_seed(0)
+        first, second = pixels[torch.randint(len(pixels), (2, ORDINAL_PAIRS), generator=generator)]
         ratio = t[i, first] / t[i, second]
         clear = torch.maximum(ratio, 1 / ratio) > ORDINAL_RATIO
         if int(clear.sum()) < MIN_MASK_PIXELS:

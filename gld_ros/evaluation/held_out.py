@@ -97,7 +97,7 @@ def open_held_out(
     data: rooms:DOMAIN[:COUNT], furnished:FOLDER[:COUNT] or meshes:WORLD.glb[:COUNT] (test split), a
     scene folder or a folder of them, a bag, a store of rendered scenes, or LAYOUT:PATH of a
     preprocessed dataset. `resolutions_hw`: image sizes to choose from, best first. Raises
-    ValueError (RecordingError, StoreError) that tells what is wrong.
+    ValueError (RecordingError, StoreError) that names what is wrong.
     """
     head, _, rest = data.partition(":")
     if head in RENDERED_KINDS and rest:
@@ -210,7 +210,7 @@ def _one_scene(scenes: dict[str, Any], index: int, order: list[int]) -> dict[str
 
 
 def recording_kind(path: Path) -> str:
-    """Tell "folders" from "bags"; what is neither is opened as folders, whose error explains."""
+    """Return "folders" or "bags"; neither is opened as folders, whose error explains."""
     if path.is_file() or (path / "metadata.yaml").is_file():
         return "bags"
     has_bag = any(path.glob("*.mcap")) or any(path.glob("*.db3"))

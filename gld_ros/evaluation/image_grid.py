@@ -1,7 +1,7 @@
 """One image to look at: a row per withheld view with truth, prediction, errors and baselines.
 
-Hidden pixels are tinted red in their column; depth is bright where near, in the range of its row's
-truth; errors are doubled so that small ones show.
+Hidden pixels are tinted red in their column; depth has the colours of `depth_colours`, in the range
+of its row's truth; errors are doubled so that small ones show.
 """
 
 from __future__ import annotations
@@ -15,22 +15,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from gld_ros.depth_colours import depth_colours, depth_limits
 from gld_ros.evaluation import methods
 from gld_ros.evaluation.examples import Example
-from gld_ros.mapping.provenance import Provenance
+from gld_ros.mapping.provenance_colours import provenance_colours
 
 CAPTION_PX, GAP_PX, MIN_CELL_WIDTH_PX = 16, 4, 168
 ERROR_GAIN = 2.0
 _INK, _FAINT, _PAPER = (235, 235, 235), (165, 165, 165), (24, 24, 28)
 _HIDDEN = np.array([1.0, 0.15, 0.15])
-_PROVENANCE_COLOURS = {
-    Provenance.CORROBORATED: (80, 200, 120),
-    Provenance.HALLUCINATED: (240, 180, 60),
-    Provenance.CONTRADICTED: (225, 70, 70),
-}
 _LEGEND = (
-    "Depth: bright is near. Red in 'hidden': no reference sees it. "
-    "Provenance: green corroborated, yellow hallucinated, red contradicted."
+    "Depth: red is near, blue far. Red in 'hidden': no reference sees it. "
+    "Provenance: green corroborated, orange hallucinated, red contradicted."
 )
 _COLOUR_TITLES = {
     methods.GENERATED: "generated",
@@ -79,15 +75,15 @@ def _cells(example: Example) -> list[tuple[str, RgbImage]]:
             cells.append(_coloured(example, name))
     error = np.abs(_array(example.colours[methods.GENERATED]) - truth).mean(-1)
     cells.append((f"|error| x {ERROR_GAIN:g}", _heat(np.clip(ERROR_GAIN * error, 0, 1))))
-    near, far = _depth_range(example.depths)
+    limits = depth_limits(example.depths.get("truth", example.depths[methods.GENERATED]).numpy())
     for name, title in ((methods.GENERATED, "generated depth"), ("truth", "true depth")):
         if name in example.depths:
-            cells.append((title, _depth(example.depths[name].numpy(), near, far)))
+            cells.append((title, depth_colours(example.depths[name].numpy(), limits)))
     if example.hidden is not None:
         hidden = example.hidden.numpy()
         cells.append((f"hidden {hidden.mean():.0%}", _tinted(truth, hidden)))
     if example.provenance is not None:
-        cells.append(("provenance", _provenance(example.provenance)))
+        cells.append(("provenance", provenance_colours(example.provenance)))
     for name in (methods.COPY, methods.WARP, methods.SHUFFLED):
         if name in example.colours:
             cells.append(_coloured(example, name))
@@ -107,40 +103,11 @@ def _bytes(rgb: NDArray[np.floating[Any]]) -> RgbImage:
     return np.round(255 * rgb).astype(np.uint8)
 
 
-def _depth_range(depths: dict[str, Tensor]) -> tuple[float, float]:
-    """Near and far end of the colours of a row, from the truth where there is one."""
-    depth = depths.get("truth", depths[methods.GENERATED]).numpy()
-    known = depth[np.isfinite(depth) & (depth > 0)]
-    if not known.size:
-        return 0.0, 1.0
-    near, far = (float(v) for v in np.percentile(known, (1, 99)))
-    return near, max(far, near * 1.01)
-
-
-def _depth(depth: NDArray[np.floating[Any]], near: float, far: float) -> RgbImage:
-    known = np.isfinite(depth) & (depth > 0)
-    nearness = np.where(known, (far - np.where(known, depth, far)) / (far - near), 0.0)
-    coloured = _mapped(nearness, cv2.COLORMAP_VIRIDIS)
-    coloured[~known] = 0
-    return coloured
-
-
 def _heat(values: NDArray[np.floating[Any]]) -> RgbImage:
-    return _mapped(values, cv2.COLORMAP_INFERNO)
-
-
-def _mapped(values: NDArray[np.floating[Any]], colours: int) -> RgbImage:
-    byte = np.round(255 * np.clip(values, 0, 1)).astype(np.uint8)
-    return np.asarray(cv2.cvtColor(cv2.applyColorMap(byte, colours), cv2.COLOR_BGR2RGB))
+    bgr = cv2.applyColorMap(_bytes(values), cv2.COLORMAP_INFERNO)
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
 
 
 def _tinted(rgb: NDArray[np.floating[Any]], hidden: NDArray[np.bool_]) -> RgbImage:
     tinted = np.where(hidden[..., None], 0.35 * rgb + 0.65 * _HIDDEN, rgb)
     return _bytes(tinted)
-
-
-def _provenance(labels: NDArray[np.uint8]) -> RgbImage:
-    coloured = np.zeros((*labels.shape, 3), np.uint8)
-    for kind, colour in _PROVENANCE_COLOURS.items():
-        coloured[labels == kind] = colour
-    return coloured

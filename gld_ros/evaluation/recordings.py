@@ -70,7 +70,7 @@ class WithheldFrame:
     images: dict[str, NDArray[np.uint8]]  # by method
     depth_m: NDArray[np.float32] | None  # of the composite, as published; None: withheld
     provenance: NDArray[np.uint8]  # (H, W) of the composite
-    # (H, W) whether a shown frame sees the surface, where the truth tells; all False otherwise
+    # (H, W) whether a shown frame sees the surface, where the truth is known; all False otherwise
     seen: NDArray[np.bool_]
     hidden: NDArray[np.bool_]  # (H, W) known not to be seen
     rejection: str = ""  # why there is no composite

@@ -68,7 +68,7 @@ def withheld_frames(stamps_ns: Sequence[int], count: int) -> tuple[list[int], se
     return withheld, {i + k for i in withheld for k in range(-gap, gap + 1)}
 
 
-def split_bag(source: Path, target: Path, count: int, wanted_frame: str = "odom") -> SplitBag:
+def split_bag(source: Path, target: Path, count: int) -> SplitBag:
     """Copy a bag without `count` evenly spaced images of its first camera.
 
     Images within GAP_S of a withheld one are left out as well, in short bags fewer of them. Never
@@ -76,7 +76,7 @@ def split_bag(source: Path, target: Path, count: int, wanted_frame: str = "odom"
     """
     with BagReader(source) as reader:
         camera = bag_cameras(reader)[0]
-        fixed_frame = bag_fixed_frame(reader, wanted_frame)
+        fixed_frame = bag_fixed_frame(reader, "odom")
         buffer, _ = reader.transforms()
         first_info = reader.first(camera.info_topic)
         if first_info is None:

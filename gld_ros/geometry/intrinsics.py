@@ -46,12 +46,11 @@ def pixel_grid(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
-    offset_xy_px: tuple[float, float] = (0.0, 0.0),
 ) -> Tensor:
-    """Homogeneous pixel coordinates (H, W, 3): [column + offset x, row + offset y, 1]."""
+    """Homogeneous pixel coordinates (H, W, 3): [column, row, 1]."""
     height, width = image_hw
-    x = torch.arange(width, dtype=dtype, device=device) + offset_xy_px[0]
-    y = torch.arange(height, dtype=dtype, device=device) + offset_xy_px[1]
+    x = torch.arange(width, dtype=dtype, device=device)
+    y = torch.arange(height, dtype=dtype, device=device)
     return torch.stack(
         [x.expand(height, width), y[:, None].expand(height, width), x.new_ones(height, width)], -1
     )
@@ -64,14 +63,3 @@ def unproject(depth: Tensor, K_px: Tensor) -> Tensor:
     K_inverse = torch.linalg.inv(K_px.double()).to(depth.dtype)
     directions = pixels.flatten(0, 1) @ K_inverse.transpose(-1, -2)
     return directions.unflatten(-2, (height, width)) * depth.unsqueeze(-1)
-
-
-def project(points_cam: Tensor, K_px: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels (..., N, 2) and z-depth (..., N) of camera-frame points (..., N, 3).
-
-    Points at z <= 0 are behind the camera; their pixels are NaN.
-    """
-    homogeneous = points_cam @ K_px.to(points_cam.dtype).transpose(-1, -2)
-    z = points_cam[..., 2]
-    divisor = torch.where(z > 0, z, torch.nan).unsqueeze(-1)
-    return homogeneous[..., :2] / divisor, z

@@ -13,6 +13,7 @@ FloatArray = NDArray[np.floating[Any]]
 PoseConvention = Literal["body", "optical"]
 
 POSE_CONVENTIONS: tuple[PoseConvention, ...] = ("body", "optical")
+RIGID_TOLERANCE = 1e-3  # poses arrive as float32 or as rounded text; 1e-3 is 0.06 degrees
 QUATERNION_TOLERANCE = 0.01  # of the length; what TF publishers that round to 3 digits still meet
 
 # REP-103: a body has x forward, y left, z up; an optical frame has x right, y down, z forward.
@@ -133,15 +134,15 @@ def quaternion_xyzw(R: FloatArray) -> FloatArray:
     return quaternion if quaternion[3] >= 0 else -quaternion
 
 
-def is_rigid(T: FloatArray, tolerance: float = 1e-3) -> bool:
+def is_rigid(T: FloatArray) -> bool:
     """Whether `T` is a finite (4, 4) rigid motion."""
     if T.shape != (4, 4) or not np.isfinite(T).all():
         return False
     R = T[:3, :3]
     return bool(
-        np.abs(R @ R.T - np.eye(3)).max() <= tolerance
+        np.abs(R @ R.T - np.eye(3)).max() <= RIGID_TOLERANCE
         and np.linalg.det(R) > 0
-        and np.abs(T[3] - (0.0, 0.0, 0.0, 1.0)).max() <= tolerance
+        and np.abs(T[3] - (0.0, 0.0, 0.0, 1.0)).max() <= RIGID_TOLERANCE
     )
 
 

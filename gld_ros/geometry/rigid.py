@@ -7,7 +7,7 @@ Owns rotation/translation algebra only: similarity with scale is `similarity`, c
 import torch
 from torch import Tensor
 
-RIGID_TOLERANCE = 1e-3  # poses arrive as float32 or as rounded text; 1e-3 is 0.06 degrees
+from gld_ros.geometry.poses import RIGID_TOLERANCE
 
 
 def rigid_transform(R_a_b: Tensor, t_a_b: Tensor) -> Tensor:
@@ -92,14 +92,14 @@ def nearest_rotation(M: Tensor) -> Tensor:
     return U @ Vh
 
 
-def is_rigid(T: Tensor, tolerance: float = RIGID_TOLERANCE) -> Tensor:
+def is_rigid(T: Tensor) -> Tensor:
     """Boolean (...): finite, last row 0 0 0 1, rotation part orthonormal and right-handed."""
     T = T.double()
     R = T[..., :3, :3]
     identity = torch.eye(3, dtype=T.dtype, device=T.device)
-    orthonormal = (R.transpose(-1, -2) @ R - identity).abs().amax((-1, -2)) <= tolerance
+    orthonormal = (R.transpose(-1, -2) @ R - identity).abs().amax((-1, -2)) <= RIGID_TOLERANCE
     last_row = T.new_tensor([0.0, 0.0, 0.0, 1.0])
-    homogeneous = (T[..., 3, :] - last_row).abs().amax(-1) <= tolerance
+    homogeneous = (T[..., 3, :] - last_row).abs().amax(-1) <= RIGID_TOLERANCE
     finite = torch.isfinite(T).all(-1).all(-1)
     # A matrix with a NaN has no determinant worth asking for; `finite` settles it.
     right_handed = torch.linalg.det(torch.nan_to_num(R)) > 0

@@ -1,7 +1,8 @@
-"""From camera messages to keyframes: checks, waiting for TF, the gate, decoding, rectification.
+"""From camera messages to keyframes: checks, waiting for TF, the gate.
 
-Owns every decision about one incoming image, and counts each by cause. Messages are duck-typed,
-times and the transforms are passed in: a robot and a bag take the same path.
+Owns every decision about one incoming image, and counts each by cause; its pixels are decoded by
+`frame_decoder`. Messages are duck-typed, times and the transforms are passed in: a robot and a bag
+take the same path.
 """
 
 from collections.abc import Mapping
@@ -9,38 +10,29 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gld_ros.mapping.cameras import CameraState
 from gld_ros.mapping.epochs import EpochMonitor, StampFault, TimeJump, is_future_stamp
-from gld_ros.mapping.fault_log import FaultLog, Level
+from gld_ros.mapping.fault_log import FaultLog
+from gld_ros.mapping.frame_decoder import FrameDecoder
 from gld_ros.mapping.frames import (
     NO_POSE,
-    CameraFrame,
     FloatArray,
     Keyframe,
     SensorDepth,
-    shrink_to_fit,
 )
 from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
 from gld_ros.mapping.parameters import SessionParameters
 from gld_ros.mapping.pending import PendingImages, TfFailure, WaitingImage, tf_pose
 from gld_ros.mapping.placed_frame import ArrivedImage, OnPlaced, PlacedFrame
 from gld_ros.messages.camera_info import (
-    CameraInfoError,
-    CameraInfoValues,
-    PinholeCamera,
     camera_info_values,
-    pinhole_camera,
     same_calibration,
 )
 from gld_ros.messages.depth_images import depth_m_from_message
 from gld_ros.messages.images import (
     ImageBridge,
     ImageError,
-    OversizedImage,
-    UnsupportedEncoding,
-    rgb_from_message,
 )
 from gld_ros.messages.stamps import stamp_to_ns
 from gld_ros.messages.transforms import TfBuffer
@@ -53,9 +45,8 @@ class Intake:
 
     `on_placed`, if given, sees every image that TF placed, keyframe or not, in order of stamps, and
     those without a pose where `pending` needs none; it must be quick and must not call back.
-    `image_bridge` is that of rgb_from_image.
-    A time jump is returned to the caller once everything
-    of the old epoch, its transforms included, is forgotten.
+    `image_bridge` is that of rgb_from_message. A time jump is returned to the caller once
+    everything of the old epoch, its transforms included, is forgotten.
     """
 
     def __init__(
@@ -73,9 +64,9 @@ class Intake:
         self.cameras = cameras
         self._gate, self._store, self._pending = gate, store, pending
         self._epochs, self._faults, self._transforms = epochs, faults, transforms
-        self._on_placed, self._image_bridge = on_placed, image_bridge
+        self._on_placed = on_placed
+        self._decoder = FrameDecoder(store, faults, image_bridge)
         self._lock = Lock()
-        self._decoding = Lock()  # guards what decoding learns of a camera
 
     def camera_info(
         self,
@@ -297,13 +288,16 @@ class Intake:
         parameters: SessionParameters,
     ) -> PlacedFrame:
         camera, stamp_ns, epoch = waiting.camera, waiting.stamp_ns, self._epochs.epoch
-        depth = self.cameras[camera].nearest_depth(stamp_ns)
+        state = self.cameras[camera]
+        depth = state.nearest_depth(stamp_ns)
         return PlacedFrame(
             camera,
             stamp_ns,
             T_fixed_cam,
             epoch,
-            lambda: self._decoded_frame(waiting, T_fixed_cam, epoch, wait_s, depth, parameters),
+            lambda: self._decoder.frame(
+                state, waiting, T_fixed_cam, epoch, wait_s, depth, parameters
+            ),
         )
 
     def _keyframe(
@@ -331,112 +325,6 @@ class Intake:
             return None
         self._gate.accept(camera, stamp_ns, T_fixed_cam)
         return Keyframe.of(frame, verdict.segment)
-
-    # -- pixels -----------------------------------------------------------------------------------
-
-    def _decoded_frame(
-        self,
-        waiting: WaitingImage[ArrivedImage],
-        T_fixed_cam: FloatArray,
-        epoch: int,
-        wait_s: float,
-        depth: SensorDepth | None,
-        parameters: SessionParameters,
-    ) -> CameraFrame | None:
-        state = self.cameras[waiting.camera]
-        with self._decoding:
-            image = self._decode(state, waiting.payload.message, parameters.cameras.max_pixels)
-            if image is None:
-                return None
-            pinhole = self._pinhole(state, image, waiting.payload.info, parameters)
-            if pinhole is None:
-                return None
-            side_px = parameters.cameras.max_side_px
-            kept, K_px = shrink_to_fit(pinhole.rectify(image), pinhole.K_px, (side_px, side_px))
-            return CameraFrame(
-                camera=waiting.camera,
-                stamp_ns=waiting.stamp_ns,
-                frame_id=waiting.frame_id,
-                # A copy: the pixels may be memory of the middleware's message.
-                image=np.array(kept),
-                K_px=K_px,
-                T_fixed_cam=T_fixed_cam,
-                epoch=epoch,
-                wait_tf_s=wait_s,
-                sensor_depth=depth,
-                source_hw=pinhole.image_hw,
-            )
-
-    def _decode(
-        self, state: CameraState, message: Any, max_pixels: int
-    ) -> NDArray[np.uint8] | None:
-        try:
-            decoded = rgb_from_message(message, self._image_bridge, max_pixels)
-            state.encoding = message.format if state.compressed else message.encoding
-        except UnsupportedEncoding as error:
-            state.dropped["encoding"] += 1
-            self._faults.once(f"{state.name}: encoding", "error", f"camera {state.name}: {error}")
-            return None
-        except ImageError as error:
-            size = isinstance(error, OversizedImage) or not state.compressed
-            state.dropped["size" if size else "decode"] += 1
-            self._faults.throttled(
-                f"{state.name}: malformed", "warning", f"camera {state.name}: {error}"
-            )
-            return None
-        if decoded.reduced_from_16_bit:
-            self._faults.once(
-                f"{state.name}: 16 bit",
-                "info",
-                f"camera {state.name}: 16-bit colours; their upper 8 bits are used",
-            )
-        image_hw = (decoded.rgb.shape[0], decoded.rgb.shape[1])
-        if state.image_hw is not None and state.image_hw != image_hw:
-            flushed = self._store.flush(state.name)
-            self._faults.throttled(
-                f"{state.name}: size changed",
-                "info",
-                f"camera {state.name}: image size changed from {state.image_hw[1]}x"
-                f"{state.image_hw[0]} to {image_hw[1]}x{image_hw[0]}; its {flushed} keyframes are "
-                "forgotten",
-            )
-        state.image_hw = image_hw
-        return decoded.rgb
-
-    def _pinhole(
-        self,
-        state: CameraState,
-        image: NDArray[np.uint8],
-        info: CameraInfoValues,
-        parameters: SessionParameters,
-    ) -> PinholeCamera | None:
-        key = (info, (image.shape[0], image.shape[1]))
-        if state.pinhole_of == key:
-            return state.pinhole
-        if state.rejected_of == key:
-            state.dropped["info"] += 1
-            return None
-        try:
-            pinhole = pinhole_camera(info, key[1], parameters.cameras.rectification, state.topic)
-        except CameraInfoError as error:
-            state.rejection, state.rejected_of, state.pinhole_of = str(error), key, None
-            state.dropped["info"] += 1
-            self._faults.once(
-                f"{state.name}: info {error.fault.value}",
-                "error",
-                f"camera {state.name} is rejected: {error}",
-            )
-            return None
-        state.pinhole, state.pinhole_of = pinhole, key
-        state.rejection, state.rejected_of = "", None
-        level: Level = "warning" if any("is scaled" in note for note in pinhole.notes) else "info"
-        # One cause for all: a calibration that flickers must not fill memory and log.
-        self._faults.throttled(
-            f"{state.name}: calibration",
-            level,
-            f"camera {state.name}: {'; '.join(pinhole.notes)}",
-        )
-        return pinhole
 
     # -- transforms -------------------------------------------------------------------------------
 

@@ -51,7 +51,7 @@ class Outcome(Enum):
 
 
 class CancelReason(Enum):
-    """Why a job was told to stop; the first reason given counts."""
+    """Why a job was cancelled; the first reason given counts."""
 
     USER = "cancelled by its client"
     SUPERSEDED = "superseded by a newer automatic job"
@@ -62,7 +62,7 @@ class CancelReason(Enum):
 
 
 CANCEL_ERROR_CODES = {
-    CancelReason.USER: ErrorCode.NONE,  # the action's own state tells that it was cancelled
+    CancelReason.USER: ErrorCode.NONE,  # the action's own state shows that it was cancelled
     CancelReason.SUPERSEDED: ErrorCode.NONE,
     CancelReason.GOAL: ErrorCode.NONE,
     CancelReason.TIME_JUMP: ErrorCode.TIME_JUMP,
@@ -79,7 +79,7 @@ class JobKind(Enum):
 
 
 class CancelToken:
-    """Tells a running job to stop at its next step; thread-safe."""
+    """Stops a running job at its next step; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -204,7 +204,6 @@ class JobResult:
     error_msg: str
     runs: tuple[SynthesisRun, ...]
     times: StageTimes
-    degrade_level: int = 0
     cancelled_by: CancelReason | None = None
     device_lost: bool = False  # the process must end (exit code 70)
     sampling_steps: int = 0  # of one run

@@ -271,7 +271,6 @@ class KeyframeStore:
         self._lock = Lock()
         self._keyframes: list[Keyframe] = []
         self._capacity = _checked_capacity(capacity)
-        self._evicted = 0
 
     def add(self, keyframe: Keyframe) -> None:
         """Keep a keyframe; beyond the capacity the oldest goes."""
@@ -302,17 +301,10 @@ class KeyframeStore:
         with self._lock:
             return len(self._keyframes)
 
-    @property
-    def evicted(self) -> int:
-        """How many keyframes left because the store was full."""
-        with self._lock:
-            return self._evicted
-
     def _evict(self) -> None:
         surplus = len(self._keyframes) - self._capacity
         if surplus > 0:
             del self._keyframes[:surplus]
-            self._evicted += surplus
 
 
 def _checked_capacity(capacity: int) -> int:

@@ -218,7 +218,7 @@ class Measurements:
     def of_image(self, frame: Keyframe) -> MeasuredScene:
         """What is measured of an image by now: by a depth camera, else by earlier keyframes.
 
-        It waits for nothing and keeps nothing. Without a pose only a depth camera tells anything.
+        It waits for nothing and keeps nothing. Without a pose only a depth camera measures.
         """
         image = posed_image(frame)
         found = nothing_measured(image.image_hw, "stereo")
@@ -324,7 +324,7 @@ class Measurements:
                 self._busy -= 1
                 if generation == self._generation:
                     self._keep(results)
-                    # Keyframes that were measured early had too few partners to tell.
+                    # Keyframes that were measured early had too few partners.
                     compare = _key(keyframe) not in self._early and self._doubts_poses(results)
                 self._changed.notify_all()
         if compare:

@@ -16,15 +16,15 @@ from gld_ros.mapping.memory_preflight import (
     check_memory,
     enforce_budget,
 )
+from gld_ros.mapping.model_fault import Fault
+from gld_ros.mapping.model_fault import fault_of as named_fault
 from gld_ros.mapping.parameters import Mode, SessionParameters
 from gld_ros.mapping.synthesizer import DeviceFault, Synthesizer
-from gld_ros.mapping.worker import Fault
-from gld_ros.mapping.worker import fault_of as named_fault
-from gld_ros.view_request import DepthRequest, ViewRequest
+from gld_ros.view_request import DepthRequest, ViewRequest, run_to_end
 
 
 class ModelUnavailable(RuntimeError):
-    """The model that the parameters ask for cannot be loaded; the text tells why in one line."""
+    """The model that the parameters ask for cannot be loaded; the text says why in one line."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _why_unavailable(name: str, error: Exception) -> RuntimeError:
 
 
 def torch_fault_of(error: BaseException) -> Fault:
-    """Tell allocation failures and lost devices of torch from other errors."""
+    """Distinguish allocation failures and lost devices of torch from other errors."""
     import torch
 
     if isinstance(error, torch.cuda.OutOfMemoryError):
@@ -196,13 +196,7 @@ def _try_once(synthesizer: Any, mode: Mode, image_hw: tuple[int, int]) -> str:
             num_steps=1,
             seed=0,
         )
-    steps = synthesizer.run(request)
-    views: Any = None
-    while views is None:
-        try:
-            next(steps)
-        except StopIteration as finished:
-            views = finished.value
+    views = run_to_end(synthesizer.run(request))
     made = views.targets if mode == "views" else views.references
     finite = all(np.isfinite(v.rgb).all() and np.isfinite(v.depth).all() for v in made)
     if not finite:

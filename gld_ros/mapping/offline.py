@@ -59,7 +59,7 @@ def written_topics(mode: Mode) -> frozenset[str]:
 
 
 def written_products(mode: Mode = "views", *, merged: bool = False) -> frozenset[Product]:
-    """What the topics of a written bag need; `merged` tells whether to make the merged cloud."""
+    """What the topics of a written bag need; `merged` sets whether to make the merged cloud."""
     return products_for(offered_topics(mode, merged=merged) - LEFT_OUT)
 
 
@@ -228,7 +228,6 @@ def write_jobs(
     jobs: Iterator[JobResult],
     path: Path,
     frames: FrameParameters,
-    storage: Any = "mcap",
     *,
     mode: Mode = "views",
 ) -> Iterator[JobResult]:
@@ -238,7 +237,7 @@ def write_jobs(
     """
     topics = written_topics(mode)
     with ExitStack() as stack:
-        bag = stack.enter_context(BagWriter(path, storage))
+        bag = stack.enter_context(BagWriter(path))
         for topic in sorted(topics):
             bag.add_topic(f"{NODE_NAMESPACE}/{topic}", TOPICS[topic][0])
         if mode == "views":

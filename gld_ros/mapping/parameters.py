@@ -1,4 +1,4 @@
-"""What a session can be told, in groups: immutable records that are made anew on every change.
+"""What can be set in a session, in groups: immutable records that are made anew on every change.
 
 Names, defaults and ranges of the ROS parameters are the table's (`gld_ros.ros.parameters`); a job
 carries the groups it was planned with, so a change never reaches a running job. Groups that one

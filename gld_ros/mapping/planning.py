@@ -25,7 +25,6 @@ class ViewPlan:
 
     selection: Selection | None  # None: no keyframe qualifies
     targets: tuple[TargetCamera, ...]
-    target_indices: tuple[int, ...]  # of `targets` among the wanted ones
     verdicts: tuple[GuardVerdict, ...]
     rejected: tuple[RejectedTarget, ...]
 
@@ -76,7 +75,6 @@ def plan_views(
     return ViewPlan(
         selection,
         tuple(targets),
-        tuple(remaining),
         tuple(verdicts),
         tuple(sorted(rejected, key=lambda r: r.index)),
     )

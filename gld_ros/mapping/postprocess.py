@@ -10,7 +10,8 @@ from threading import Lock
 
 from gld_ros.mapping.composition import measured_on_grid
 from gld_ros.mapping.jobs import JobRequest, SynthesisRun
-from gld_ros.mapping.products import NOTHING_MEASURED, Product, Products, make_products
+from gld_ros.mapping.make_products import NOTHING_MEASURED, make_products
+from gld_ros.mapping.products import Product, Products
 from gld_ros.mapping.scale import (
     MetricScale,
     ScaleMeasurement,

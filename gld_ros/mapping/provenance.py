@@ -2,8 +2,8 @@
 
 Owns the provenance enum, the classification of every pixel of an imagined view, real colours for
 what real cameras saw, and what the spread of several samples does to confidence. What is published
-of each class is decided in `products`. `classify_point` is the readable definition for one point;
-`classify_view` is the fast path for whole pictures, and tests hold the two together.
+of each class is decided in `make_products`. `classify_point` is the readable definition for one
+point; `classify_view` is the fast path for whole images, and tests hold the two together.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ PROVENANCE_NAMES: dict[str, Provenance] = {p.name.lower(): p for p in Provenance
 
 @dataclass(frozen=True, eq=False)
 class DepthView:
-    """A real picture's depth and camera; everything metric, or everything in model units."""
+    """A real image's depth and camera; everything metric, or everything in model units."""
 
     depth_m: FloatArray  # (H, W) z-depth; not finite or <= 0: nothing known, no vote
     K_px: FloatArray  # (3, 3)
@@ -75,7 +75,7 @@ def classify_point(
 ) -> Provenance:
     """Class of one point (3,) of the fixed frame, given the real views: the definition.
 
-    A view votes if the point projects inside its picture and the nearest pixel has depth. On a
+    A view votes if the point projects inside its image and the nearest pixel has depth. On a
     smooth surface the depth there is interpolated between the four pixel centres around; at a
     depth edge, where a mean would be the depth of nothing, agreement with any of them corroborates
     and only a point in front of all of them is contradicted. One agreeing view outweighs others:
@@ -113,7 +113,7 @@ def _vote(point_fixed_m: FloatArray, view: DepthView, rel_tolerance: float) -> P
     nearest, farthest = max(corner_inverse), min(corner_inverse)
     slanted_plane = max(corner_bend) <= 0.5 * rel_tolerance * farthest
     if farthest > 0 and (nearest <= _EDGE_RATIO * farthest or slanted_plane):
-        # On a plane, inverse depth is linear in the picture; depth is not.
+        # On a plane, inverse depth is linear in the image; depth is not.
         a, b = u - left, v - top
         top_row = (1 - a) * corner_inverse[0] + a * corner_inverse[1]
         bottom_row = (1 - a) * corner_inverse[2] + a * corner_inverse[3]
@@ -137,7 +137,7 @@ def _inverse_depth(depth_m: FloatArray) -> FloatArray:
 def _bend(inverse: FloatArray) -> FloatArray:
     """Largest second difference of inverse depth along rows and columns; 0 on a plane.
 
-    The picture's outermost pixels have no neighbour beyond and take the value one pixel inside.
+    The image's outermost pixels have no neighbour beyond and take the value one pixel inside.
     """
     bend = np.zeros_like(inverse)
     for axis in (0, 1):
@@ -207,7 +207,7 @@ def classify_view(
     height, width = depth_m.shape
     labels = np.empty((height, width), np.uint8)
     witness = np.full((height, width), NO_VIEW, np.uint8)
-    # Bands that fit into the processor's cache are several times faster than whole pictures.
+    # Bands that fit into the processor's cache are several times faster than whole images.
     band_rows = max(1, _BAND_PIXELS // max(1, width))
     for top in range(0, height, band_rows):
         band = slice(top, top + band_rows)

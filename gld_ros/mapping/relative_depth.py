@@ -1,4 +1,4 @@
-"""Depth of a real image without a unit, for cameras whose metres nobody can tell.
+"""Depth of a real image without a unit, for cameras without a metric scale.
 
 Owns the normalisation by which such depth cannot be taken for metres.
 """

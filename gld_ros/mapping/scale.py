@@ -1,9 +1,9 @@
 """Metres per model unit: by measured surfaces or by TF, filtered, or withheld.
 
 Owns the estimator and its states. A network's depth has a unit of its own; poses from TF are
-metric, so the distances between recovered camera centres tell the unit. Ratios of distances are
+metric, so the distances between recovered camera centres give the unit. Ratios of distances are
 used instead of a similarity fit, because they need no orientation, work from two views on and stay
-defined for collinear motion. Where the references have measured depth, that tells the unit better,
+defined for collinear motion. Where the references have measured depth, that gives the unit better,
 of models without cameras as well. What is withheld while scale is unresolved is decided in
 `products`.
 """

@@ -61,7 +61,7 @@ NO_VIEWS = (
 class SynthesisSession:
     """One run of the application, from a loaded model to its release.
 
-    `wanted` tells which products somebody subscribes to now. `publish` is given every finished job
+    `wanted` returns the products somebody subscribes to now. `publish` is given every finished job
     that is to be published and returns the seconds that took; `on_progress` and `on_job_ended` then
     serve whoever asked. All three are called on the worker's thread. Public parts are there to be
     read.
@@ -166,7 +166,7 @@ class SynthesisSession:
         )
 
     def image(self, camera: str, message: Any) -> None:
-        """Take in a sensor_msgs/Image or CompressedImage, as the camera's state tells."""
+        """Take in a sensor_msgs/Image or CompressedImage, as the camera's state says."""
         self._after(
             self._intake.image(
                 camera, message, self.parameters, self._now_ns(), time.monotonic_ns()
@@ -215,7 +215,7 @@ class SynthesisSession:
     def plan_automatic(
         self, policy_input: Callable[[], PolicyInput] = PolicyInput
     ) -> PlannedJob | None:
-        """Return the automatic job that is due; `waiting_for` tells why there is none.
+        """Return the automatic job that is due; `waiting_for` says why there is none.
 
         None as well when the newest keyframe has had its job: there is nothing new to work from.
         """

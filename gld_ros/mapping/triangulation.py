@@ -1,6 +1,6 @@
-"""Metric depth of corners that posed pictures share, measured by light and TF alone.
+"""Metric depth of corners that posed images share, from images and TF only.
 
-Owns the matching of two pictures and the geometry between them. No model takes part, so what is
+Owns the matching of two images and the geometry between them. No model takes part, so what is
 measured here can judge one; `scale` does.
 """
 
@@ -20,7 +20,7 @@ from gld_ros.mapping.frames import CameraFrame, shrink_to_fit
 FloatArray = NDArray[np.floating[Any]]
 IndexArray = NDArray[np.integer[Any]]
 
-# Larger pictures give more corners than are needed, at the square of the cost.
+# Larger images give more corners than are needed, at the square of the cost.
 MATCHED_HW = (480, 640)
 MAX_CORNERS = 1000
 MIN_CONTRAST = 0.01  # of a corner; robots look at plain walls
@@ -34,25 +34,17 @@ _FIRST_DEPTH_FRAMES, _FIRST_DEPTH_CORNERS = 4, 12
 
 @dataclass(frozen=True, eq=False)
 class Corners:
-    """Corners of one picture, as rays of its camera."""
+    """Corners of one image, as rays of its camera."""
 
     rays: FloatArray  # (N, 3) in the camera's optical frame, z = 1
     descriptors: NDArray[np.float32]  # (N, 128)
-    focal_px: float  # of the picture that was searched
+    focal_px: float  # of the image that was searched
     T_fixed_cam: FloatArray
-
-
-@dataclass(frozen=True, eq=False)
-class SharedPoints:
-    """Points that two cameras see, in the optical frame of each (N, 3), metres."""
-
-    in_first_m: FloatArray
-    in_second_m: FloatArray
 
 
 @lru_cache(maxsize=8)  # consecutive jobs share most of their keyframes
 def find_corners(frame: CameraFrame) -> Corners:
-    """Corners of a rectified picture, by scale-invariant features (SIFT)."""
+    """Corners of a rectified image, by scale-invariant features (SIFT)."""
     image, K_px = shrink_to_fit(frame.image, frame.K_px, MATCHED_HW)
     sift = cv2.SIFT.create(nfeatures=MAX_CORNERS, contrastThreshold=MIN_CONTRAST)
     found, descriptors = sift.detectAndCompute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None)
@@ -64,8 +56,10 @@ def find_corners(frame: CameraFrame) -> Corners:
     return Corners(rays, descriptors, focal_px, frame.T_fixed_cam)
 
 
-def triangulate(first: Corners, second: Corners) -> SharedPoints:
-    """Points whose corners match both ways, among the pairs that the known cameras allow.
+def triangulate(first: Corners, second: Corners) -> FloatArray:
+    """Points (N, 3) that both cameras see, in the first's optical frame and the unit of the poses.
+
+    Their corners match both ways, among the pairs that the known cameras allow.
 
     A pair is allowed within MAX_EPIPOLAR_ERROR_PX of the plane that the cameras span with it, in
     front of both, and with at least MIN_PARALLAX_PX of parallax. Of those each must be the other's
@@ -79,21 +73,18 @@ def triangulate(first: Corners, second: Corners) -> SharedPoints:
     )
     # Pairs beyond this cannot match, nor be a second best that hinders a match.
     rows, columns = np.nonzero(squared <= (MAX_DISTANCE / MAX_DISTANCE_RATIO) ** 2)
-    depth_first_m, depth_second_m, allowed = _closest_points(first, second, rows, columns)
+    depth_first_m, allowed = _closest_points(first, second, rows, columns)
     distance = np.full(squared.shape, np.inf)
     distance[rows, columns] = np.sqrt(squared[rows, columns].clip(min=0.0))
     distance[rows[~allowed], columns[~allowed]] = np.inf
     best = _mutual_best(distance)[rows, columns]
-    return SharedPoints(
-        first.rays[rows[best]] * depth_first_m[best, None],
-        second.rays[columns[best]] * depth_second_m[best, None],
-    )
+    return first.rays[rows[best]] * depth_first_m[best, None]
 
 
 def _closest_points(
     first: Corners, second: Corners, rows: IndexArray, columns: IndexArray
-) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
-    """Depths along two rays (M,) where they come closest, and whether that may be one point."""
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Depth along the first of two rays (M,) where they come closest, and whether they meet."""
     T_first_second = invert_rigid(first.T_fixed_cam) @ second.T_fixed_cam
     t = T_first_second[:3, 3]
     a, b = first.rays[rows], second.rays[columns] @ T_first_second[:3, :3].T
@@ -111,7 +102,7 @@ def _closest_points(
             & (depth_b > 0)
             & (focal_px * miss <= MAX_EPIPOLAR_ERROR_PX * np.minimum(depth_a, depth_b))
         )
-    return depth_a, depth_b, allowed
+    return depth_a, allowed
 
 
 def _mutual_best(distance: FloatArray) -> NDArray[np.bool_]:
@@ -136,7 +127,6 @@ def first_depth_m(frame: CameraFrame, others: Sequence[CameraFrame]) -> float:
     depths = []
     far_first = sorted(others, key=lambda o: -distance_m(o.T_fixed_cam, frame.T_fixed_cam))
     for other in far_first[:_FIRST_DEPTH_FRAMES]:
-        shared = triangulate(find_corners(frame), find_corners(other))
-        depths.append(shared.in_first_m[:, 2])
+        depths.append(triangulate(find_corners(frame), find_corners(other))[:, 2])
     found = np.concatenate(depths) if depths else np.zeros(0)
     return float(np.median(found)) if found.size >= _FIRST_DEPTH_CORNERS else math.nan

@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from enum import Enum
 from functools import partial
 from threading import Condition, Thread
 from typing import Any
@@ -31,8 +30,9 @@ from gld_ros.mapping.jobs import (
     cancelled_result,
     outdated,
 )
+from gld_ros.mapping.model_fault import Fault, fault_of
 from gld_ros.mapping.products import Products, UnusableOutput
-from gld_ros.mapping.synthesizer import DeviceFault, MemoryLimited, OutOfMemory, Synthesizer
+from gld_ros.mapping.synthesizer import MemoryLimited, Synthesizer
 from gld_ros.view_request import NovelViews
 
 logger = logging.getLogger(__name__)
@@ -41,23 +41,6 @@ logger = logging.getLogger(__name__)
 Postprocess = Callable[[JobRequest, SynthesisRun], Products]
 OnResult = Callable[[JobResult], None]
 OnProgress = Callable[[JobRequest, JobProgress], None]
-
-
-class Fault(Enum):
-    """What an exception of a synthesizer means for the worker."""
-
-    OUT_OF_MEMORY = "out_of_memory"
-    DEVICE_LOST = "device_lost"
-    OTHER = "other"
-
-
-def fault_of(error: BaseException) -> Fault:
-    """Kind of an exception that names itself; backends with other exceptions bring their own."""
-    if isinstance(error, OutOfMemory | MemoryError):
-        return Fault.OUT_OF_MEMORY
-    if isinstance(error, DeviceFault):
-        return Fault.DEVICE_LOST
-    return Fault.OTHER
 
 
 class _Cancelled(Exception):
@@ -77,7 +60,7 @@ class SynthesisWorker:
 
     `on_result` and `on_progress` are called on that thread, and on the caller's thread for jobs
     that never start; they must be quick and must not raise. `ros_now_ns` and `epoch` are read from
-    the worker's thread. `fault_of` tells what a backend's own exceptions mean.
+    the worker's thread. `fault_of` says what a backend's own exceptions mean.
     """
 
     def __init__(
@@ -331,7 +314,6 @@ class SynthesisWorker:
             error_msg="",
             runs=tuple(runs),
             times=clock.times(),
-            degrade_level=limits.level,
             sampling_steps=clock.sampling_steps,
         )
 
@@ -413,7 +395,7 @@ class SynthesisWorker:
         return views
 
     def _check(self, request: JobRequest) -> None:
-        """Raise _Cancelled if the job was told to stop or belongs to an earlier epoch."""
+        """Raise _Cancelled if the job was cancelled or belongs to an earlier epoch."""
         if request.token.reason is not None:
             raise _Cancelled(request.token.reason)
         if request.epoch != self._epoch():
@@ -429,7 +411,6 @@ class SynthesisWorker:
             error_msg=message,
             runs=(),
             times=clock.times(),
-            degrade_level=self.limits.level,
         )
 
     def _never_started(self, request: JobRequest, reason: CancelReason) -> JobResult:

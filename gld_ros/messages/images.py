@@ -90,6 +90,7 @@ COLOUR_ENCODINGS: tuple[str, ...] = (*_PACKED, "nv12")
 ImageEncoding = Literal["rgb8", "32FC1", "mono8"]  # of the images that are published
 OUTPUT_ENCODINGS: tuple[str, ...] = get_args(ImageEncoding)
 COMPRESSED_CONTENTS: tuple[str, ...] = ("JPEG", "PNG")
+JPEG_QUALITY = 90
 MAX_PIXELS = 100_000_000  # a few bytes can claim an image that fills the memory
 MAX_SIDE_PX = 32_766  # OpenCV's remap counts in 16 bits
 
@@ -289,7 +290,6 @@ def compressed_message(
     message_type: Any = None,
     *,
     content: Literal["jpeg", "png"] = "jpeg",
-    jpeg_quality: int = 90,
 ) -> Any:
     """Return a sensor_msgs/CompressedImage of (H, W, 3) uint8 colours. Raises MalformedImage."""
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
@@ -297,7 +297,7 @@ def compressed_message(
     if content not in ("jpeg", "png"):
         raise UnsupportedEncoding(content, ("jpeg", "png"))
     message_type = message_type or rclpy_type("sensor_msgs/msg/CompressedImage")
-    settings = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if content == "jpeg" else []
+    settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if content == "jpeg" else []
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     done, encoded = cv2.imencode(f".{content}", bgr, settings)
     if not done:

@@ -1,6 +1,6 @@
 """Is this bag fit for gld_node: cameras, intrinsics, TF, and whether images and TF agree.
 
-The offline half of `gld-ros check`; faults are those of `graph_check`. Needs no ROS.
+The offline half of `gld-ros check`; faults are those of `graph_faults`. Needs no ROS.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gld_ros.bags.cameras import bag_cameras, bag_fixed_frame
 from gld_ros.bags.reader import BagReader
 from gld_ros.measuring.agreement import Agreement
 from gld_ros.messages.camera_info import base_topic
-from gld_ros.ros.graph_check import Fault, agreement_faults
+from gld_ros.ros.graph_faults import Fault, agreement_faults
 from gld_ros.scenes.agreement import recording_agreement
 from gld_ros.scenes.bags import open_bag
 from gld_ros.scenes.recording import Recording, RecordingError

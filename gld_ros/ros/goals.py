@@ -133,7 +133,7 @@ class GoalServer:
     # -- from a request to a goal that waits ------------------------------------------------------
 
     def _judge(self, goal: Any) -> GoalResponse:
-        """Accept a goal unless too many are open; what is wrong with it is told in its result."""
+        """Accept a goal unless too many are open; its result says what is wrong with it."""
         max_open = self._node.parameters.snapshot.session.goals.max_open
         with self._lock:
             if len(self._waiting) + len(self._answering) < max_open:

@@ -33,8 +33,8 @@ from gld_ros.mapping.model import LoadedModel, ModelFactory, ModelUnavailable, l
 from gld_ros.mapping.product_messages import offered_topics
 from gld_ros.mapping.session import SynthesisSession
 from gld_ros.mapping.synthesizer import DeviceFault
-from gld_ros.ros.diagnostic_statuses import NodeFacts
-from gld_ros.ros.diagnostics import Diagnostics
+from gld_ros.ros.diagnostics.facts import NodeFacts
+from gld_ros.ros.diagnostics.publisher import Diagnostics
 from gld_ros.ros.distribution.image_bridge import cv_bridge_rgb
 from gld_ros.ros.follow_up_thread import FollowUpThread
 from gld_ros.ros.goals import GoalServer

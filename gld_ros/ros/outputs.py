@@ -99,6 +99,6 @@ class Outputs:
             self._tf.publish(rclpy_type("tf2_msgs/msg/TFMessage")(transforms=new))
 
 
-def latched(depth: int = 1) -> QoSProfile:
+def latched() -> QoSProfile:
     """Return the QoS of a topic whose last message late subscribers receive."""
-    return QoSProfile(depth=depth, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    return QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)

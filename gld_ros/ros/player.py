@@ -57,7 +57,6 @@ class PlayReport:
 
     num_messages: int = 0
     num_bytes: int = 0
-    num_rounds: int = 0
     lateness_s: deque[float] = field(default_factory=lambda: deque(maxlen=100_000))
     held_s: float = 0.0  # wall time that bag time stood still, since this machine was too slow
     not_played: dict[str, str] = field(default_factory=dict)  # topic: why
@@ -185,7 +184,6 @@ class Player:
             self._play_once(progress)
             if self._stopped.is_set():
                 break
-            self.report.num_rounds += 1
             if not self._options.loop:
                 break
         self._let_last_messages_arrive()

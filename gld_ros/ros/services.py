@@ -1,6 +1,6 @@
 """The node's services: `~/reset`, `~/pause`, `~/save_scene`.
 
-Every request is answered, in every state: whatever goes wrong is logged and told to the client.
+Every request is answered, in every state: whatever goes wrong is logged and reported to the client.
 """
 
 import traceback

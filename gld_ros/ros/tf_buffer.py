@@ -122,7 +122,7 @@ class Tf2Buffer:
 
 
 class TfSubscriber:
-    """Feeds a buffer from /tf and /tf_static of a node, and tells when something new came.
+    """Feeds a buffer from /tf and /tf_static of a node.
 
     `rejected` counts the transforms that were rejected, by frame and reason; names beyond
     the first REJECTED_NAMES are "others".
@@ -132,7 +132,6 @@ class TfSubscriber:
         self,
         node: Any,
         buffer: TfBuffer,
-        on_transforms: Callable[[], None] | None = None,
         on_invalid: Callable[[InvalidTransform], None] | None = None,
         callback_group: Any = None,
     ) -> None:
@@ -141,7 +140,6 @@ class TfSubscriber:
 
         self.buffer = buffer
         self.rejected: Counter[str] = Counter()
-        self._on_transforms = on_transforms
         self._on_invalid = on_invalid
         self._node = node
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -170,8 +168,6 @@ class TfSubscriber:
             self.rejected[what] += 1
             if self._on_invalid is not None:
                 self._on_invalid(error)
-        if self._on_transforms is not None:
-            self._on_transforms()
 
     def close(self) -> None:
         """Stop listening; the buffer stays as it is."""
@@ -183,18 +179,16 @@ class TfSubscriber:
 def make_tf_buffer(
     node: Any,
     cache_time_s: float = 30.0,
-    on_transforms: Callable[[], None] | None = None,
     on_invalid: Callable[[InvalidTransform], None] | None = None,
     callback_group: Any = None,
 ) -> TfSubscriber:
     """Return a subscriber whose `buffer` is tf2_ros' where it can be imported, else our own.
 
-    `on_transforms` is called after each message that brought transforms, `on_invalid` for each one
-    rejected; both from the executor's thread.
+    `on_invalid` is called for each transform that is rejected, from the executor's thread.
     """
     buffer: TfBuffer
     try:
         buffer = Tf2Buffer(cache_time_s)
     except ImportError:
         buffer = TransformBuffer(cache_time_s)
-    return TfSubscriber(node, buffer, on_transforms, on_invalid, callback_group)
+    return TfSubscriber(node, buffer, on_invalid, callback_group)

@@ -1,4 +1,4 @@
-"""Whether the images of a recording fit its poses, judged where its motion tells most."""
+"""Whether the images of a recording fit its poses, judged where its motion shows most."""
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -12,7 +12,7 @@ MIN_STEP_S = 0.08  # between them; images of a fast camera hardly differ
 
 
 def recording_agreement(recording: Recording) -> Agreement:
-    """Compare images with poses in the stretch of a recording whose motion tells most.
+    """Compare images with poses in the stretch of a recording whose motion shows most.
 
     Raises RecordingError for a frame that cannot be read.
     """
@@ -23,7 +23,7 @@ def recording_agreement(recording: Recording) -> Agreement:
 
 
 def _stretch(recording: Recording) -> list[int]:
-    """Frames not too close in time, consecutive but for that, whose motion tells most."""
+    """Frames not too close in time, consecutive but for that, whose motion shows most."""
     apart: list[int] = []
     for i in np.argsort(recording.stamps_ns, kind="stable"):
         step_ns = recording.stamps_ns[i] - recording.stamps_ns[apart[-1]] if apart else 0
@@ -37,7 +37,7 @@ def _stretch(recording: Recording) -> list[int]:
 
 
 def _told(T_world_cam: FloatArray) -> FloatArray:
-    """How much each step (N - 1,) between poses (N, 4, 4) tells: where turning changes, most.
+    """How much each step (N - 1,) between poses (N, 4, 4) shows: where turning changes, most.
 
     Poses of steady motion fit the images of any other time as well.
     """

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from gld_ros.depth_colours import depth_colours
 
 CAPTION_PX = 15
 GAP_PX = 3
@@ -20,7 +21,7 @@ def contact_sheet(
 ) -> NDArray[np.uint8]:
     """Draw a batched sample dictionary as one RGB image (H, W, 3).
 
-    Every scene is a block: its views side by side, depth below (near is bright; the same range for
+    Every scene is a block: its views side by side, depth below (red is near; the same range for
     all scenes), each captioned with its role and the fraction of its pixels that the references
     see. `scale` enlarges by whole factors.
     """
@@ -40,7 +41,7 @@ def contact_sheet(
     font = ImageFont.load_default(size=11)
     legend = f"{num_scenes} scenes x {num_views} views, {width} x {height} px"
     if depth_m is not None:
-        legend += f"; depth 0 m (bright) to {far_m:.1f} m (dark)"
+        legend += f"; depth 0 m (red) to {far_m:.1f} m (blue)"
     draw.text((GAP_PX, 2), legend, _FAINT, font)
     for b in range(num_scenes):
         left = (b % scenes_per_row) * block_w + GAP_PX
@@ -48,11 +49,11 @@ def contact_sheet(
         for v in range(num_views):
             x = left + v * (cell_w + GAP_PX)
             draw.text((x, top + 1), _caption(samples, b, v), _INK, font)
-            picture = np.round(255 * images[b, v]).astype(np.uint8)
+            image = np.round(255 * images[b, v]).astype(np.uint8)
             y = top + CAPTION_PX
-            sheet.paste(_enlarged(picture, scale), (x, y))
+            sheet.paste(_enlarged(image, scale), (x, y))
             if depth_m is not None:
-                shown = _depth_picture(depth_m[b, v], far_m)
+                shown = depth_colours(depth_m[b, v], (0.0, far_m))
                 sheet.paste(_enlarged(shown, scale), (x, y + cell_h + GAP_PX))
     return np.asarray(sheet)
 
@@ -66,13 +67,7 @@ def _caption(samples: Mapping[str, Any], scene: int, view: int) -> str:
     return "  ".join(words)
 
 
-def _depth_picture(depth_m: NDArray[np.floating], far_m: float) -> NDArray[np.uint8]:
-    near = np.clip(255 * (1 - depth_m / far_m), 0, 255).astype(np.uint8)
-    coloured = cv2.cvtColor(cv2.applyColorMap(near, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
-    coloured[depth_m <= 0] = 0
-    return np.asarray(coloured, dtype=np.uint8)
-
-
-def _enlarged(picture: NDArray[np.uint8], scale: int) -> Image.Image:
-    image = Image.fromarray(picture)
-    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+def _enlarged(rgb: NDArray[np.uint8], scale: int) -> Image.Image:
+    height, width = rgb.shape[:2]
+    size = (width * scale, height * scale)
+    return Image.fromarray(rgb).resize(size, Image.Resampling.NEAREST)

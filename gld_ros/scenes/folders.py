@@ -30,6 +30,7 @@ from gld_ros.scenes.recording import (
 CAMERAS_FILE = "cameras.json"
 FORMAT_VERSION = 1
 DEPTH_SCALE_M = 0.001
+WRITTEN_RATE_HZ = 10.0  # of folders that are written here
 _CONVENTION = {
     "T_world_camera": "4x4 row-major camera-to-world: X_world = T_world_camera @ X_camera",
     "camera_axes": "OpenCV / ROS optical: x right, y down, z forward",
@@ -117,7 +118,6 @@ def write_scene_folder(
     depth_m: Sequence[np.ndarray] | None,
     *,
     metric: bool,
-    rate_hz: float = 10.0,
 ) -> None:
     """Write a scene folder; it appears under its name only when it is complete.
 
@@ -135,7 +135,7 @@ def write_scene_folder(
         frame: dict[str, Any] = {
             "index": i,
             "image": f"images/{i:06d}.png",
-            "timestamp_ns": 1_700_000_000_000_000_000 + round(i * 1e9 / rate_hz),
+            "timestamp_ns": 1_700_000_000_000_000_000 + round(i * 1e9 / WRITTEN_RATE_HZ),
             "T_world_camera": np.asarray(T_world_cam[i], dtype=np.float64).tolist(),
         }
         Image.fromarray(image).save(partial / frame["image"])
@@ -157,7 +157,7 @@ def write_scene_folder(
         "fy": float(K_px[1, 1]),
         "cx": float(K_px[0, 2]),
         "cy": float(K_px[1, 2]),
-        "rate_hz": rate_hz,
+        "rate_hz": WRITTEN_RATE_HZ,
         "depth": None
         if depth_m is None
         else {"encoding": "16-bit PNG", "scale_m_per_unit": DEPTH_SCALE_M, "invalid": 0},

@@ -260,12 +260,10 @@ class ScenePool:
         self._ahead = {(seed, step + 1, samples): self._submit(seed, step + 1, batch_size, samples)}
         return _stacked(future.result() for future in futures).to(device)
 
-    def held_out_batch(
-        self, indices: Sequence[int], device: torch.device, size_wh: tuple[int, int] | None = None
-    ) -> dict[str, Tensor]:
-        """Return fixed scenes, those of the parts taking turns; the first size unless given."""
+    def held_out_batch(self, indices: Sequence[int], device: torch.device) -> dict[str, Tensor]:
+        """Return fixed scenes of the first size, those of the parts taking turns."""
         pairs = [self._held_out(index) for index in indices]
-        size_wh = size_wh or self.config.sizes_wh[0]
+        size_wh = self.config.sizes_wh[0]
         return _stacked(
             self.parts[name].sample(index, HELD_OUT_EPOCH, size_wh) for name, index in pairs
         ).to(device)

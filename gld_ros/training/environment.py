@@ -42,7 +42,7 @@ class Precision:
 
 
 def allocator_is_tuned() -> bool:
-    """Tell whether the C library's allocator settings were present when the process started."""
+    """Return whether the C library's allocator settings were present when the process started."""
     return all(os.environ.get(key) == value for key, value in ALLOCATOR_ENVIRONMENT.items())
 
 
@@ -61,7 +61,7 @@ def restart_with_tuned_allocator(command: Sequence[str]) -> None:
 
 
 def cpu_has_fast_bf16() -> bool:
-    """Tell whether this processor multiplies bfloat16 natively (AVX512-BF16 or AMX)."""
+    """Return whether this processor multiplies bfloat16 natively (AVX512-BF16 or AMX)."""
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists():
         return False

@@ -86,7 +86,7 @@ def convert(
     special_statistics: of gld-vggt: with which statistics the special tokens of level 0 are
         normalised: their "own", as in training, or those of "level1", as in the released
         evaluation. None follows the variant: own for full, level1 for reference.
-    sizes: what no tensor tells. progress: called per tensor with (module, done, total).
+    sizes: what no tensor shows. progress: called per tensor with (module, done, total).
 
     Raises WeightsError for a missing or unreadable file, UnsafeCheckpointError for a pickle with
     code, CoverageError naming any tensor that is missing, unexpected or misshapen.

@@ -139,7 +139,7 @@ def explain_status(
     what: str, repository: str, status: int, headers: Any, endpoint: str
 ) -> FetchError | TransientError:
     """The error for an answer of the hub: what was asked for, why not, and what to do."""
-    said = headers.get("X-Error-Message") or ""
+    reason = headers.get("X-Error-Message") or ""
     gated = headers.get("X-Error-Code") == "GatedRepo"
     if status == 401 and not gated:
         token = "does not accept the token it was given" if _has_token() else "asks for a login"
@@ -150,7 +150,7 @@ def explain_status(
         )
     if status in (401, 403):
         return FetchError(
-            f"{what}: access is restricted ({status}). The hub says: {said or 'nothing more'}\n"
+            f"{what}: access is restricted ({status}). The hub says: {reason or 'nothing more'}\n"
             f"Open {endpoint}/{repository}, accept the terms there, and run again with a token of "
             "that account (`hf auth login`, or the variable HF_TOKEN)."
         )
@@ -171,7 +171,7 @@ def explain_status(
         return TransientError(text, wait_s)
     if status >= 500 or status in (408, 416):
         return TransientError(f"{what}: the hub failed ({status})")
-    return FetchError(f"{what}: the hub answered {status}. {said}".rstrip())
+    return FetchError(f"{what}: the hub answered {status}. {reason}".rstrip())
 
 
 def _connection_error(what: str, error: BaseException, endpoint: str) -> TransientError:

@@ -112,8 +112,8 @@ class NodeProcess:
 
 def _load(parameters: Any) -> Any:
     from gld_ros.mapping.model import LoadedModel
+    from gld_ros.mapping.model_fault import fault_of
     from gld_ros.mapping.synthesizer import OracleSynthesizer
-    from gld_ros.mapping.worker import fault_of
 
     def render(T_world_cam: Any, K_px: Any, hw: tuple[int, int]) -> tuple[Any, Any]:
         return np.full((*hw, 3), 128, np.uint8), np.full(hw, 3.0, np.float32)

@@ -75,7 +75,7 @@ def test_processes_render_what_one_renders(tmp_path):
 def test_bag_writes_a_bag(tmp_path, capsys):
     arguments = ["scenes", "bag", str(tmp_path / "tour"), "--seconds", "0.5", "--size", "16x12"]
     assert main([*arguments, "--no-depth"]) == 0
-    assert "5 pictures of narrow/3" in capsys.readouterr().out
+    assert "5 images of narrow/3" in capsys.readouterr().out
     assert (tmp_path / "tour" / "metadata.yaml").is_file()
 
 

@@ -14,9 +14,9 @@ from gld_ros.demo.flight import FlightOptions, fly, summary, write_flight
 from gld_ros.demo.moving_pictures import film_frame, tinted
 from gld_ros.demo.tour import ROOM_DOMAIN
 from gld_ros.mapping.model import LoadedModel
+from gld_ros.mapping.model_fault import fault_of
 from gld_ros.mapping.provenance import Provenance
 from gld_ros.mapping.synthesizer import OracleSynthesizer
-from gld_ros.mapping.worker import fault_of
 from gld_ros.ros.parameters.files import load_snapshot
 from gld_ros.scenes.rooms import render_room_views
 from gld_ros.scenes.tour_bag import first_room_with_tour, write_tour_bag

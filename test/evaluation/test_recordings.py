@@ -14,8 +14,8 @@ from gld_ros.evaluation.recording_figures import (
 )
 from gld_ros.evaluation.recordings import run_recording
 from gld_ros.mapping.model import LoadedModel
+from gld_ros.mapping.model_fault import fault_of
 from gld_ros.mapping.synthesizer import OracleSynthesizer
-from gld_ros.mapping.worker import fault_of
 from gld_ros.ros.parameters.files import load_snapshot
 from gld_ros.scenes.recording import Frame, Recording
 

@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 from gld_ros.mapping.model import LoadedModel
 from gld_ros.mapping.synthesizer import DeviceFault
-from gld_ros.mapping.worker import fault_of
+from gld_ros.mapping.model_fault import fault_of
 from gld_ros.ros.main import main
 
 class NoModel:

@@ -12,12 +12,12 @@ from gld_ros.bags.writer import BagWriter
 from gld_ros.cli.main import main
 from gld_ros.geometry.poses import rigid_transform
 from gld_ros.mapping.model import LoadedModel
+from gld_ros.mapping.model_fault import fault_of
 from gld_ros.mapping.offline import NODE_NAMESPACE, OfflineRun, bags_differ, write_jobs
 from gld_ros.mapping.product_messages import offered_topics
 from gld_ros.mapping.provenance import Provenance
 from gld_ros.mapping.scale import ScaleSource
 from gld_ros.mapping.synthesizer import OracleSynthesizer
-from gld_ros.mapping.worker import fault_of
 from gld_ros.messages.depth_images import depth_m_from_message
 from gld_ros.messages.images import rgb_from_image
 from gld_ros.ros.parameters.files import load_snapshot

@@ -10,10 +10,10 @@ from gld_ros.mapping.fault_log import FaultLog
 from gld_ros.mapping.job_planner import JobOptions, JobRejection, PlannedJob
 from gld_ros.mapping.jobs import ErrorCode, JobKind, Outcome
 from gld_ros.mapping.model import LoadedModel
+from gld_ros.mapping.model_fault import fault_of
 from gld_ros.mapping.products import Product
 from gld_ros.mapping.session import NOTHING_WANTED, SynthesisSession
 from gld_ros.mapping.synthesizer import OracleSynthesizer
-from gld_ros.mapping.worker import fault_of
 from gld_ros.messages.camera_info import camera_info_message
 from gld_ros.messages.images import image_message
 from gld_ros.messages.transforms import TransformBuffer

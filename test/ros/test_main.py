@@ -52,7 +52,7 @@ def state_of(graph, name="/gld"):
 HAS_ITS_MODEL = """
 import sys
 from gld_ros.mapping.model import LoadedModel
-from gld_ros.mapping.worker import fault_of
+from gld_ros.mapping.model_fault import fault_of
 from gld_ros.ros.main import main
 
 class NoModel:
@@ -236,7 +236,8 @@ def test_an_exception_of_a_callback_is_counted_and_the_node_spins_on(own_domain)
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
 
-    from gld_ros.ros.diagnostic_statuses import ERROR, DiagnosticsMemory, statuses
+    from gld_ros.ros.diagnostics.facts import ERROR, DiagnosticsMemory
+    from gld_ros.ros.diagnostics.statuses import statuses
     from gld_ros.ros.main import spin_once
     from gld_ros.ros.node import GldNode
 

@@ -62,7 +62,7 @@ def test_every_message_arrives_in_order_and_in_time(ros_graph, small_bag):
     assert [value for value, _ in listener.images] == list(range(20))
     for index, (_, wall) in enumerate(listener.images):
         assert wall - begun >= 0.1 * index / 4  # a busy machine may be late, never early
-    assert (report.num_messages, report.num_rounds) == (61, 1)
+    assert report.num_messages == 61
     assert len(report.lateness_s) == 61
     assert min(report.lateness_s) >= 0
     ros_graph.wait_for(lambda: listener.transforms, "the static transform")

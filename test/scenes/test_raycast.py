@@ -7,7 +7,10 @@ import torch
 
 from gld_ros.scenes.rooms.cameras import CameraPath
 from gld_ros.scenes.rooms.layout import Room
-from gld_ros.scenes.rooms.raycast import cast_rays, pack_rooms, render, surface_distance
+from gld_ros.scenes.rooms.packed import pack_rooms
+from gld_ros.scenes.rooms.raycast import cast_rays
+from gld_ros.scenes.rooms.render import render
+from gld_ros.scenes.rooms.surface_distance import surface_distance
 
 K_PX = torch.tensor([[[[20.0, 0.0, 10.0], [0.0, 20.0, 10.0], [0.0, 0.0, 1.0]]]])
 HW = (21, 21)

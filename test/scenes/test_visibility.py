@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from gld_ros.scenes.rooms import DOMAINS, render_rooms, room_of, split_ids
-from gld_ros.scenes.rooms.raycast import cast_rays, pack_rooms
+from gld_ros.scenes.rooms.packed import pack_rooms
+from gld_ros.scenes.rooms.raycast import cast_rays
 from gld_ros.scenes.visibility import DepthViews, visible_fraction, visible_from
 
 HW = (42, 56)

@@ -14,7 +14,7 @@ from gld_ros.mapping.scale import SCALE_MODES
 from gld_ros.mapping.targets import POLICIES
 from gld_ros.ros.parameters.spec import Parameter, When
 
-ANY, INACTIVE, START = When.ANY_TIME, When.INACTIVE, When.START
+INACTIVE, START = When.INACTIVE, When.START
 
 PROVENANCE_NAMES = ("measured", "corroborated", "hallucinated", "contradicted", "unknown")
 

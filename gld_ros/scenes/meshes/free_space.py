@@ -29,6 +29,7 @@ _FLOOR_SHARE = 0.4
 _FLOOR_BIN_M = 0.06
 # Where so much of the floor has something above it, the rest is outdoors and left out.
 _INDOOR_SHARE = 0.3
+_OPEN_RAYS = 4000
 _STEP_M = 1e-3
 
 
@@ -107,13 +108,13 @@ def find_free_space(name: str, caster: RayCaster, bounds: FloatArray) -> FreeSpa
     return FreeSpace(floor_m, cell_m, first_xy_m, free, ceiling_m)
 
 
-def open_share(caster: RayCaster, space: FreeSpace, rays: int = 4000) -> float:
+def open_share(caster: RayCaster, space: FreeSpace) -> float:
     """Share of views from free places that end nowhere: holes, open sides, missing ceilings."""
     rng = np.random.Generator(np.random.Philox(0))
     places = space.places_xy_m()
-    xy = places[rng.integers(len(places), size=rays)]
-    origin = np.column_stack((xy, np.full(rays, space.floor_m + 1.2)))
-    yaw, pitch = rng.uniform(0, 2 * math.pi, rays), rng.uniform(-0.6, 0.5, rays)
+    xy = places[rng.integers(len(places), size=_OPEN_RAYS)]
+    origin = np.column_stack((xy, np.full(_OPEN_RAYS, space.floor_m + 1.2)))
+    yaw, pitch = rng.uniform(0, 2 * math.pi, _OPEN_RAYS), rng.uniform(-0.6, 0.5, _OPEN_RAYS)
     direction = np.stack((np.cos(yaw), np.sin(yaw), np.tan(pitch)), -1)
     ends = caster.distance_m(origin.astype(np.float32), direction.astype(np.float32))
     return float(np.isinf(ends).mean())

@@ -20,9 +20,9 @@ LAMP_DISTANCE_M = 4.0
 
 @dataclass(frozen=True)
 class Light:
-    """lamps: (n, 7) as shading.LIGHT_COLUMNS; ambient and sky (3,) linear colours."""
+    """Light of a scene; ambient and sky are linear colours (3,)."""
 
-    lamps: FloatArray
+    lamps: FloatArray  # (n, 7): position, colour, metres at which it has faded to a half
     ambient: FloatArray
     sky: FloatArray
     shadows: bool

@@ -100,7 +100,7 @@ def load_surfaces(address: MeshAddress, *, is_world: bool = True) -> Surfaces:
             raise MeshError(
                 f"{path} has more than {MAX_TRIANGLES:,} triangles; reduce it, for example with "
                 "MeshLab (Filters > Remeshing > Quadric Edge Collapse Decimation (with texture)) "
-                "or Blender (Decimate); 500,000 are plenty for pictures of this size"
+                "or Blender (Decimate); 500,000 are plenty for images of this size"
             )
         part, lacks_image = _part(mesh, np.asarray(T_scene_mesh), images)
         missing_images += lacks_image

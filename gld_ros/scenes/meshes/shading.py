@@ -1,4 +1,4 @@
-"""Colours of ray hits in linear light: one compiled loop over all samples of a picture.
+"""Colours of ray hits in linear light: one compiled loop over all samples of an image.
 
 Textures are filtered over the footprint of a sample (trilinear between halvings), surfaces are lit
 from both sides by Lambert's law: point lights that fade with distance, and ambient light that is
@@ -20,8 +20,6 @@ try:
 except ImportError as error:
     raise MeshError("meshes need more libraries: pip install 'gld_ros[meshes]'") from error
 
-# Columns of a light: position (3), colour (3), distance at which it has faded to a half.
-LIGHT_COLUMNS = 7
 LINEAR_OF_BYTE = linear_from_srgb(np.arange(256) / 255).astype(np.float32)
 SHADOW_BIAS_M = 2e-3
 _SHADE_OF_UNDERSIDES = 0.45  # ambient light on what faces down, relative to what faces up

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 Range = tuple[float, float]
 
-# Raise it with every change that changes pictures: stores of different versions are not completed
+# Raise it with every change that changes images: stores of different versions are not completed
 # into one another.
 ROOMS_VERSION = 2
 
@@ -59,7 +59,7 @@ class RoomDomain:
     clearance: float = 0.25  # of every camera to every surface
     # Where the references end and the targets begin on the path; None spreads all views evenly
     reference_target_split: tuple[float, float] | None = None
-    # What is accepted, measured on a small probe picture of every view
+    # What is accepted, measured on a small probe image of every view
     target_visible: Range = (0.5, 1.0)
     objects_seen: int = 3
     mean_depth_m: Range = (0.8, 8.0)
@@ -122,7 +122,7 @@ WIDE = RoomDomain(
 
 
 # The imagination sets: at least a quarter of every target is hidden from every reference. The
-# camera turns past the edge of the picture, steps around the end of a partition, or orbits a piece
+# camera turns past the edge of the image, steps around the end of a partition, or orbits a piece
 # of furniture. Surfaces are those of the domain a model was trained on, so that the sets test
 # imagination and not textures.
 def _imagination(base: RoomDomain, name: str) -> RoomDomain:
@@ -131,7 +131,7 @@ def _imagination(base: RoomDomain, name: str) -> RoomDomain:
         name=name,
         path_kinds=("turn_away", "around_corner", "behind_furniture"),
         reference_target_split=(0.3, 0.7),
-        # Accepted at 30 % hidden on the probe, so that 25 % holds at every picture size.
+        # Accepted at 30 % hidden on the probe, so that 25 % holds at every image size.
         target_visible=(0.15, 0.7),
         objects_seen=2,
     )

@@ -1,8 +1,8 @@
 """The front door of procedural rooms: scene ids in, sample dictionaries out.
 
-Draws rooms (layout.py) until one is accepted, renders them (raycast.py) and measures what the
+Draws rooms (layout.py) until one is accepted, renders them (render.py) and measures what the
 references see of every view. A scene depends on its domain and id alone: not on the batch it is
-rendered in, nor on the number or size of the pictures.
+rendered in, nor on the number or size of the images.
 """
 
 from __future__ import annotations
@@ -18,19 +18,15 @@ from torch import Tensor
 from gld_ros.scenes.rooms.cameras import pinhole_from_fov, view_parameters
 from gld_ros.scenes.rooms.domains import RoomDomain, domain_named, split_of
 from gld_ros.scenes.rooms.layout import LayoutFailed, Room, draw_room
-from gld_ros.scenes.rooms.raycast import (
-    PackedRooms,
-    cast_rays,
-    image_rays,
-    pack_rooms,
-    render,
-    surface_distance,
-)
+from gld_ros.scenes.rooms.packed import PackedRooms, pack_rooms
+from gld_ros.scenes.rooms.raycast import cast_rays, image_rays
+from gld_ros.scenes.rooms.render import render
+from gld_ros.scenes.rooms.surface_distance import surface_distance
 from gld_ros.scenes.visibility import DepthViews, visible_fraction, visible_from
 
 MAX_ATTEMPTS = 200
 PROBE_VIEWS, PROBE_HW = 4, (24, 32)
-# An object counts as seen from this share of a probe picture on.
+# An object counts as seen from this share of a probe image on.
 SEEN_PIXEL_SHARE = 0.004
 # Rays rendered at once: few enough on CPU for the temporaries of one operation to stay in cache.
 RAYS_PER_CHUNK = {"cpu": 1 << 15, "cuda": 1 << 23}

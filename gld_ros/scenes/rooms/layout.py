@@ -22,7 +22,6 @@ NO_OBJECT = -1
 MATERIAL_COLUMNS = (
     "red", "green", "blue", "texture", "contrast", "period", "offset_u", "offset_v",
 )  # fmt: skip
-FLOOR, CEILING, NUM_ROOM_FACES = 4, 5, 6
 
 
 @dataclass

@@ -79,7 +79,7 @@ def pattern_gain(
 def _angle(y: Tensor, x: Tensor) -> Tensor:
     """Angle of (x, y) in radians, to 1e-3, the same in every lane of every processor.
 
-    torch.atan2 rounds differently at the end of an array, and a picture must not depend on the
+    torch.atan2 rounds differently at the end of an array, and an image must not depend on the
     batch it was rendered in.
     """
     short, long = torch.minimum(x.abs(), y.abs()), torch.maximum(x.abs(), y.abs())

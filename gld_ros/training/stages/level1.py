@@ -21,7 +21,7 @@ from gld_ros.diffusion.conditioning import (
     unconditional,
 )
 from gld_ros.diffusion.denoiser import Denoiser
-from gld_ros.diffusion.flow import LAST_TIME, add_noise, shift_times, velocity_target
+from gld_ros.diffusion.flow import add_noise, training_times, velocity_target
 from gld_ros.diffusion.flow import time_shift as latent_time_shift
 from gld_ros.novel_view_stages import sample
 from gld_ros.training.config import ConfigError, RunConfig
@@ -65,7 +65,7 @@ class DiffusionOptions:
 class DiffusionModel:
     """The denoiser that a stage trains, under the name it is exported by.
 
-    `plan` tells how cameras are presented; `time_shift` None: from the size of each latent.
+    `plan` sets how cameras are presented; `time_shift` None: from the size of each latent.
     """
 
     name: str
@@ -131,7 +131,7 @@ class DiffusionStage(Stage):
         )
         batch = self._encode(reorder_views(scenes, orders), references)
         latents = batch["latents"]
-        times = shift_times(LAST_TIME * uniform_per_sample(generators), self._time_shift(scenes))
+        times = training_times(uniform_per_sample(generators), self._time_shift(scenes))
         batch["t"] = times.to(self.device)
         batch["noise"] = normal_per_sample(tuple(latents.shape[1:]), generators).to(self.device)
         drop = uniform_per_sample(generators) < options.camera_drop

@@ -61,7 +61,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class LevelSummary:
-    """Moments (C,) of one group of tokens and what they tell about its health.
+    """Moments (C,) of one group of tokens and what they show of its health.
 
     The effective rank is exp(entropy) of the normalised eigenvalues of the channel correlation.
     """

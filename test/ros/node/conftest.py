@@ -25,7 +25,7 @@ class Rig:
         from rclpy.parameter import Parameter
 
         from gld_ros.mapping.model import LoadedModel
-        from gld_ros.mapping.worker import fault_of
+        from gld_ros.mapping.model_fault import fault_of
         from gld_ros.ros.node import GldNode
 
         self.graph = ros_graph

@@ -39,7 +39,7 @@ class SlantedWall:
 def depth_rig(make_rig):
     def make(**parameters):
         from gld_ros.mapping.model import LoadedModel
-        from gld_ros.mapping.worker import fault_of
+        from gld_ros.mapping.model_fault import fault_of
 
         wall = SlantedWall()
         model = LoadedModel(wall, {"mode": "depth"}, None, fault_of, mode="depth")

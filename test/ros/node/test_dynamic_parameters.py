@@ -19,9 +19,10 @@ from gld_ros.mapping.intake import Intake
 from gld_ros.mapping.job_planner import JobPlanner, OccupancyGrid, PlannedJob, PolicyInput
 from gld_ros.mapping.jobs import SynthesisRun
 from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
+from gld_ros.mapping.make_products import NOTHING_MEASURED
 from gld_ros.mapping.pending import PendingImages
 from gld_ros.mapping.postprocess import Postprocessor
-from gld_ros.mapping.products import ALL_PRODUCTS, NOTHING_MEASURED
+from gld_ros.mapping.products import ALL_PRODUCTS
 from gld_ros.mapping.scale import (
     MetricScale,
     ScaleMeasurement,

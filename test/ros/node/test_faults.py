@@ -711,7 +711,8 @@ def test_product_without_subscribers_is_not_made_any_more(make_rig, plain_oracle
 
 def test_ten_seconds_without_image_or_intrinsics_are_an_error():
     from gld_ros.mapping.cameras import CameraState
-    from gld_ros.ros.diagnostic_statuses import DiagnosticsMemory, NodeFacts, input_status
+    from gld_ros.ros.diagnostics.facts import DiagnosticsMemory, NodeFacts
+    from gld_ros.ros.diagnostics.inputs import input_status
 
     for has_images in (False, True):
         camera = CameraState("camera", "/camera/image", False)
@@ -728,7 +729,8 @@ def test_ten_seconds_without_image_or_intrinsics_are_an_error():
 
 def test_images_of_another_year_are_told_as_missing_simulated_time():
     from gld_ros.mapping.cameras import CameraState
-    from gld_ros.ros.diagnostic_statuses import DiagnosticsMemory, NodeFacts, input_status
+    from gld_ros.ros.diagnostics.facts import DiagnosticsMemory, NodeFacts
+    from gld_ros.ros.diagnostics.inputs import input_status
 
     now_ns = 1_795_547_069 * 10**9
     camera = CameraState("camera", "/camera/image", False)

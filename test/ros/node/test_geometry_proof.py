@@ -88,7 +88,8 @@ def seen_from(points, keyframe):
 
     from gld_ros.scenes.rooms.domains import domain_named
     from gld_ros.scenes.rooms.generate import room_of
-    from gld_ros.scenes.rooms.raycast import cast_rays, pack_rooms
+    from gld_ros.scenes.rooms.packed import pack_rooms
+    from gld_ros.scenes.rooms.raycast import cast_rays
 
     T = np.asarray(keyframe.T_fixed_cam)
     in_camera = (points - T[:3, 3]) @ T[:3, :3]

@@ -38,7 +38,8 @@ def streaming(make_rig, plain_oracle):
 
 
 def looked_at(ros_graph, **options):
-    from gld_ros.ros.graph_check import judge, watch
+    from gld_ros.ros.graph_faults import judge
+    from gld_ros.ros.graph_watch import watch
 
     seen = watch(ros_graph.node("checker"), seconds=5.0, **options)
     return seen, judge(seen)

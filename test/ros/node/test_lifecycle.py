@@ -133,7 +133,7 @@ def test_activate_fails_when_a_changed_model_cannot_be_had(make_rig, plain_oracl
     from rclpy.parameter import Parameter
 
     from gld_ros.mapping.model import LoadedModel, ModelUnavailable
-    from gld_ros.mapping.worker import fault_of
+    from gld_ros.mapping.model_fault import fault_of
 
     def factory(parameters):
         if parameters.model.bundle == "broken":

@@ -8,12 +8,9 @@ from gld_ros.mapping.product_messages import scale_message, times_message
 from gld_ros.mapping.session import SynthesisSession
 from gld_ros.messages.stamps import make_header
 from gld_ros.messages.types import rclpy_type
-from gld_ros.ros.diagnostic_statuses import (
-    DiagnosticsMemory,
-    NodeFacts,
-    device_memory_bytes,
-    statuses,
-)
+from gld_ros.ros.diagnostics.device_memory import device_memory_bytes
+from gld_ros.ros.diagnostics.facts import DiagnosticsMemory, NodeFacts
+from gld_ros.ros.diagnostics.statuses import statuses
 from gld_ros.ros.outputs import NO_EVENTS
 
 

@@ -11,16 +11,13 @@ from gld_ros.geometry.crop_resize import gld_crop_resize
 from gld_ros.geometry.poses import transform_points
 from gld_ros.mapping.clouds import cloud_from_depth, voxel_filtered
 from gld_ros.mapping.frames import shrink_to_fit
-from gld_ros.mapping.products import (
-    ALL_PRODUCTS,
-    Product,
-    ProductParameters,
-    UnusableOutput,
+from gld_ros.mapping.make_products import (
     broken_fraction,
     color_image,
     make_products,
     rep117_depth,
 )
+from gld_ros.mapping.products import ALL_PRODUCTS, Product, ProductParameters, UnusableOutput
 from gld_ros.mapping.provenance import Provenance
 from gld_ros.mapping.scale import MetricScale, ScaleParameters, measure_from_views
 from gld_ros.mapping.synthesizer import OracleSynthesizer

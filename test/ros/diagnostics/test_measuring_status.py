@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 from gld_ros.mapping.measurements import MeasuringFacts
 from gld_ros.measuring.agreement import Agreement
-from gld_ros.ros.diagnostic_statuses import OK, WARN, DiagnosticsMemory, measuring_status
+from gld_ros.ros.diagnostics.facts import OK, WARN, DiagnosticsMemory
+from gld_ros.ros.diagnostics.inputs import measuring_status
 
 
 def status(**disagreements):

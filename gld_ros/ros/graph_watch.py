@@ -1,7 +1,7 @@
-"""Is this graph fit for gld_node: topics, rates, QoS, stamps, CameraInfo and TF, looked at live.
+"""What is on a graph around gld_node: topics, rates, QoS, stamps, CameraInfo and TF, watched live.
 
-`watch` subscribes for some seconds and returns what it received; `judge` turns that into a table
-and the faults, the one to fix first at the top. It changes nothing on the graph.
+`watch` subscribes for some seconds and returns what it received, `rows` is the table of it. It
+changes nothing on the graph; what of it is wrong is judged in `graph_faults`.
 """
 
 from __future__ import annotations
@@ -13,24 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from gld_ros.measuring.agreement import DISAGREE, Agreement, image_pose_agreement
+from gld_ros.measuring.agreement import Agreement, image_pose_agreement
 from gld_ros.measuring.frames import PosedImage
-from gld_ros.messages.camera_info import (
-    CameraInfoError,
-    CameraInfoValues,
-    camera_info_values,
-    pinhole_camera,
-)
+from gld_ros.messages.camera_info import CameraInfoError, camera_info_values, pinhole_camera
 from gld_ros.messages.frame_tree import TransformUnavailable
 from gld_ros.messages.images import ImageError, rgb_from_message
-from gld_ros.messages.stamps import age_in_words, stamp_to_ns
+from gld_ros.messages.stamps import stamp_to_ns
 from gld_ros.messages.types import rclpy_type
 from gld_ros.ros.tf_buffer import make_tf_buffer
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 INFO = "sensor_msgs/msg/CameraInfo"
-MAX_AGE_S = 2.0  # of an image when it arrives
-MAX_AHEAD_S = 0.05
 MAX_STAMPS = 200
 CALL_TIMEOUT_S = 2.0
 # Images that are compared with TF: this far apart, and no more than these.
@@ -81,16 +74,6 @@ class GraphSeen:
     tf_asked: int = 0
     tf_problem: str = ""
     tf_rejected: int = 0
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something wrong: on what, what, and what to do."""
-
-    subject: str
-    problem: str
-    fix: str
-    fatal: bool = True
 
 
 def watch(
@@ -292,160 +275,6 @@ def _agreement(image: TopicSeen, info: TopicSeen, seen: GraphSeen, buffer: Any) 
         pixels = np.array(camera.rectify(rgb))
         posed.append(PosedImage(pixels, camera.K_px, T_fixed_cam, stamp_ns, image.topic))
     return image_pose_agreement(posed) if posed else None
-
-
-def agreement_faults(topic: str, agreement: Agreement) -> list[Fault]:
-    """The warning that images and TF do not belong together, if there is evidence."""
-    if not agreement.disagrees:
-        return []
-    what, _, fix = DISAGREE.partition(": ")
-    problem = f"{what}: corners are {agreement.error_px:.1f} px off their epipolar lines"
-    if agreement.time_offset_s is not None:
-        problem += (
-            f", {agreement.error_at_offset_px:.1f} px with image stamps shifted by "
-            f"{agreement.time_offset_s * 1e3:+.0f} ms"
-        )
-    return [Fault(topic, problem, fix, fatal=False)]
-
-
-def judge(seen: GraphSeen) -> list[Fault]:
-    """Return what is wrong, in the order in which to fix it; warnings (`fatal` False) last."""
-    faults = []
-    if not seen.clock_runs:
-        faults.append(
-            Fault("/clock", "use_sim_time is set, but nothing publishes /clock",
-                  "play the bag with --clock, start the simulator, or unset use_sim_time")
-        )  # fmt: skip
-    if seen.node_state not in ("", "active"):
-        # First: it subscribes to nothing yet, and its topics are only guessed.
-        faults.append(
-            Fault(
-                seen.node_name,
-                f"the node is {seen.node_state}",
-                "configure and activate it (ros2 lifecycle set, or autostart of the launch file); "
-                "its log and /diagnostics tell why if it fails",
-            )
-        )
-    for image, info in seen.cameras:
-        faults += _image_faults(image)
-        faults += _info_faults(image, info, seen.rectification)
-        if image.agreement is not None:
-            faults += agreement_faults(image.topic, image.agreement)
-    if seen.tf_asked and not seen.tf_placed:
-        frames = sorted({image.frame_id for image, _ in seen.cameras if image.frame_id})
-        faults.append(
-            Fault(
-                "/tf",
-                f"no image could be placed: {seen.tf_problem}",
-                f"publish the chain {seen.fixed_frame} <- ... <- {', '.join(frames)} with stamps "
-                "around those of the images, or set fixed_frame to a frame that exists",
-            )
-        )
-    if not seen.node_state:
-        faults.append(
-            Fault(seen.node_name, "no such node",
-                  "ros2 launch gld_ros gld.launch.py, or name it with --node")
-        )  # fmt: skip
-    if 0 < seen.tf_placed < 0.9 * seen.tf_asked:
-        faults.append(
-            Fault(
-                "/tf",
-                f"{seen.tf_asked - seen.tf_placed} of {seen.tf_asked} images could not be placed "
-                f"({seen.tf_problem})",
-                "publish TF faster, or synchronise the clocks of camera and odometry",
-                fatal=False,
-            )
-        )
-    if seen.tf_rejected:
-        faults.append(
-            Fault("/tf", f"{seen.tf_rejected} transforms are invalid (NaN or no rotation)",
-                  "find the publisher and normalise its quaternions", fatal=False)
-        )  # fmt: skip
-    return sorted(faults, key=lambda fault: not fault.fatal)
-
-
-def _image_faults(image: TopicSeen) -> list[Fault]:
-    faults = []
-    if not image.publishers:
-        return [
-            Fault(image.topic, "nobody publishes images here",
-                  "start the camera driver, or remap <camera>/image of the node to its topic")
-        ]  # fmt: skip
-    wrong = sorted({p.topic_type for p in image.publishers} - {image.type})
-    if wrong:
-        return [
-            Fault(image.topic, f"the publisher sends {', '.join(wrong)}, not {image.type}",
-                  "set image_transport to what the driver sends, or remap to the right topic")
-        ]  # fmt: skip
-    faults += _qos_faults(image)
-    if not image.count:
-        problem = "a publisher is there, but no image came"
-        fix = "check that the camera streams, and the network and DDS profile for large messages"
-        return [*faults, Fault(image.topic, problem, fix)]
-    if 0 in image.stamps_ns:
-        faults.append(
-            Fault(image.topic, "image stamps are zero", "let the driver stamp its images")
-        )
-    elif image.age_s is not None and image.age_s > MAX_AGE_S:
-        faults.append(
-            Fault(
-                image.topic,
-                f"age of images on arrival: {age_in_words(image.age_s)}",
-                "synchronise the clocks (chrony); for a bag set use_sim_time and play with --clock",
-            )
-        )
-    elif image.age_s is not None and image.age_s < -MAX_AHEAD_S:
-        faults.append(
-            Fault(image.topic, f"image stamps are {-image.age_s:.1f} s in the future",
-                  "synchronise the clocks (chrony); for a simulator set use_sim_time")
-        )  # fmt: skip
-    if not image.frame_id:
-        faults.append(
-            Fault(image.topic, "images have an empty frame_id",
-                  "set it in the driver, or give frame_id_override.<camera>")
-        )  # fmt: skip
-    return faults
-
-
-def _info_faults(image: TopicSeen, info: TopicSeen, rectification: Any) -> list[Fault]:
-    if not info.count:
-        faults = _qos_faults(info)
-        who = "nobody publishes" if not info.publishers else "nothing came of the"
-        return [
-            *faults,
-            Fault(info.topic, f"{who} CameraInfo",
-                  "let the driver publish camera_info beside its images, or remap it"),
-        ]  # fmt: skip
-    if image.newest is None:
-        return []
-    try:
-        rgb = rgb_from_message(image.newest).rgb
-    except ImageError as error:
-        return [Fault(image.topic, str(error), "change the driver's encoding")]
-    values: CameraInfoValues = camera_info_values(info.newest)
-    try:
-        pinhole_camera(values, (rgb.shape[0], rgb.shape[1]), rectification, image.topic)
-    except CameraInfoError as error:
-        return [Fault(info.topic, str(error), "calibrate the camera and load the calibration")]
-    return []
-
-
-def _qos_faults(topic: TopicSeen) -> list[Fault]:
-    from rclpy.qos import QoSCompatibility, qos_check_compatible
-
-    for publisher in topic.publishers:
-        for subscription in topic.subscriptions:
-            verdict, reason = qos_check_compatible(publisher.qos_profile, subscription.qos_profile)
-            if verdict == QoSCompatibility.ERROR:
-                return [
-                    Fault(
-                        topic.topic,
-                        f"{publisher.node_name} and {subscription.node_name} cannot talk: {reason}",
-                        "change the driver's QoS, or the node's with qos_overrides",
-                        fatal=False,
-                    )
-                ]
-    return []
 
 
 def rows(seen: GraphSeen) -> list[dict[str, Any]]:

@@ -1,0 +1,1 @@
+"""`/diagnostics` and `~/status`: entries as plain logic, and their publishers."""
