@@ -67,6 +67,11 @@ setup(
         "cluster": [
             "ray>=2.49,<3",  # workers of `gld-ros bags`; 2.49 brought `ray symmetric-run` for Slurm
         ],
+        "export": [
+            "onnx>=1.18,<2",  # the files of `gld-ros export --format onnx`
+            "onnxscript>=0.5,<1",  # torch writes them with it
+            "onnxruntime>=1.22,<2",  # runs them, to compare with the network
+        ],
         "demo": [
             "rerun-sdk>=0.24,<1",  # the demonstration's recording
         ],

@@ -28,7 +28,7 @@ LAYERS = (
         "depth_pipeline",
         "selftest",
     ),
-    ("training", "mapping", "batch"),
+    ("training", "mapping", "batch", "export"),
     ("evaluation", "photos", "ros"),
     ("demo",),
     ("cli",),

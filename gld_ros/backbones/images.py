@@ -37,7 +37,8 @@ def validate_images(images: Tensor, patch_size: int) -> None:
             f"image height and width must be positive multiples of {patch_size}, got "
             f"{height}x{width}"
         )
-    if images.is_meta:  # a memory estimate: shapes without values
+    # A memory estimate or a graph being traced: shapes without values.
+    if images.is_meta or torch.compiler.is_compiling():
         return
     low, high = torch.aminmax(images.detach())
     if not torch.isfinite(low + high):

@@ -168,16 +168,21 @@ class RgbDecoder(nn.Module):
         table = self.decoder_pos_embed
         if grid_hw == self.config.table_hw:
             return table
+        if torch.compiler.is_compiling():  # the table of a traced graph has no address
+            return _resized_table(table, self.config.table_hw, grid_hw)
         # Loading weights in place, or moving the model, changes the stamp and so drops the entry.
         version = None if table.is_inference() else table._version
         stamp = (table.data_ptr(), version, table.dtype, table.device)
         known_stamp, resized = self._resized_tables.get(grid_hw, (None, table))
         if known_stamp != stamp:
-            patches = rearrange(
-                table[:, 1:].float(), "b (h w) c -> b c h w", h=self.config.table_hw[0]
-            )
-            patches = F.interpolate(patches, size=grid_hw, mode="bicubic", align_corners=False)
-            patches = rearrange(patches, "b c h w -> b (h w) c").to(table.dtype)
-            resized = torch.cat((table[:, :1], patches), dim=1)
+            resized = _resized_table(table, self.config.table_hw, grid_hw)
             self._resized_tables[grid_hw] = (stamp, resized)
         return resized
+
+
+def _resized_table(table: Tensor, table_hw: tuple[int, int], grid_hw: tuple[int, int]) -> Tensor:
+    """Positions (1, 1 + N, width) of one grid for another, in the dtype of `table`."""
+    patches = rearrange(table[:, 1:].float(), "b (h w) c -> b c h w", h=table_hw[0])
+    patches = F.interpolate(patches, size=grid_hw, mode="bicubic", align_corners=False)
+    patches = rearrange(patches, "b c h w -> b (h w) c").to(table.dtype)
+    return torch.cat((table[:, :1], patches), dim=1)
