@@ -72,7 +72,10 @@ def refined_poses(reference: PosedImage, neighbours: Sequence[PosedImage]) -> Re
     T[:, :3, 3] /= unit_m
     inverse_depth = (inverse_depth * unit_m).clip(_LEAST_INVERSE_DEPTH, _LARGEST_INVERSE_DEPTH)
     given_error_px = _median_error_px(corners, T, inverse_depth)
-    T = _adjusted(corners, T, inverse_depth, _prior_information(corners, given_error_px))
+    information = _prior_information(corners, given_error_px)
+    T, inverse_depth = _adjusted(corners, T, inverse_depth, information)
+    if _median_error_px(corners, T, inverse_depth) > given_error_px:  # the steps led astray
+        return RefinedPoses(list(neighbours), given_error_px)
     T[:, :3, 3] *= unit_m
     refined = [
         PosedImage(
@@ -89,8 +92,8 @@ def refined_poses(reference: PosedImage, neighbours: Sequence[PosedImage]) -> Re
 
 def _adjusted(
     corners: SharedCorners, T: FloatArray, inverse_depth: FloatArray, information: FloatArray
-) -> FloatArray:
-    """T_neighbour_reference (n, 4, 4), adjusted together with inverse depths (P,)."""
+) -> tuple[FloatArray, FloatArray]:
+    """T_neighbour_reference (n, 4, 4) and inverse depths (P,), adjusted together."""
     count = len(T)
     moved = np.zeros(6 * count)  # so far: place and turn of each, in the reference's axes
     for _ in range(_STEPS):
@@ -101,7 +104,7 @@ def _adjusted(
         change[:, :3, 3] = step[:, :3]
         change[:, :3, :3] = Rotation.from_rotvec(step[:, 3:]).as_matrix()
         T = T @ change
-    return T
+    return T, inverse_depth
 
 
 def _prior_information(corners: SharedCorners, given_error_px: float) -> FloatArray:
