@@ -133,6 +133,7 @@ class Measurements:
             self._early.clear()
             self._results.clear()
             self._typical_depth_m = math.nan
+            self._latest_filled = None
             self._pose_check = PoseCheck()
 
     # -- input ------------------------------------------------------------------------------------

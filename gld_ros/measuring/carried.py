@@ -67,7 +67,7 @@ def _grey(image: NDArray[np.uint8]) -> FloatImage:
 def _confirmed(
     carried: NDArray[np.uint8], seen: NDArray[np.uint8], known: NDArray[np.bool_], blank: bool
 ) -> NDArray[np.bool_]:
-    """Where colours (H, W, 3) agree, and most of what is around does.
+    """Where brightness of colours (H, W, 3) agrees, and most of what is around does.
 
     Windows of two places agree by chance now and then, but not most of their neighbours with them.
     """
