@@ -291,6 +291,13 @@ def cheap_collection() -> None:
     gc.freeze()
 
 
+def _is_empty(domain: int) -> bool:
+    """Whether no participant of any process listens on this domain's UDP ports (DDS-RTPS 9.6.2)."""
+    ports = range(7400 + 250 * domain, 7400 + 250 * (domain + 1))
+    sockets = Path("/proc/net/udp").read_text().splitlines()[1:]
+    return not any(int(line.split()[1].rpartition(":")[2], 16) in ports for line in sockets)
+
+
 @pytest.fixture
 def own_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A domain that other tests left long ago; children inherit it.
@@ -303,7 +310,7 @@ def own_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return
     from domain_coordinator import domain_id
 
-    with domain_id(lambda: next(_domains)) as number:
+    with domain_id(lambda: next(filter(_is_empty, _domains))) as number:
         monkeypatch.setenv("ROS_DOMAIN_ID", str(number))
         yield
 
