@@ -50,7 +50,7 @@ def add_bag_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="processor threads of the networks (default: torch's choice); on a CPU another "
-        "number gives other last digits",
+        "number changes the last digits",
     )
 
 

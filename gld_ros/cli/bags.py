@@ -18,12 +18,13 @@ _THUMBNAIL_TOPICS = ("/gld/predicted/color/image", "/gld/predicted/depth/image")
 _NO_RAY = "Ray is not installed (pip install 'gld_ros[cluster]')"
 
 _DESCRIPTION = """\
-Run every bag as `gld-ros bag` would, with the same bytes, and write into OUT: bags/NAME, one
-picture of each in thumbnails/, manifest.json, summary.csv and index.html. The same command goes on
-after a stop: what is done stays, what failed or changed is run again.
+Run every bag as `gld-ros bag` would, with byte-identical output, and write into OUT: bags/NAME, an
+image of each bag in thumbnails/, manifest.json, summary.csv and index.html. The same command
+resumes after a stop: finished bags are kept, failed or changed ones are run again.
 
 With Ray (pip install 'gld_ros[cluster]') bags run on workers, processes that load the model once; a
-worker that dies is replaced and its bag run again. Without Ray they run one after the other here.
+worker that dies is replaced and its bag run again. Without Ray, bags run one after the other in
+this process.
 """
 
 _EXAMPLES = """\
@@ -51,32 +52,32 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     add_bag_options(parser)
-    parser.add_argument("--again", action="store_true", help="run what is done already, too")
+    parser.add_argument("--again", action="store_true", help="also run finished bags again")
     result = parser.add_argument_group("exit status")
     result.add_argument(
         "--fail-on",
         choices=("any", "all", "none"),
         default="any",
-        help="exit 1 when any bag has a problem (default), when all have, or for none",
+        help="exit 1 if any bag has a problem (default), if all have, or never",
     )
     result.add_argument(
         "--require-metric",
         action="store_true",
-        help="a bag of which no job has metric scale is a problem",
+        help="a bag without any job of metric scale has a problem",
     )
     workers = parser.add_argument_group("workers")
     workers.add_argument(
         "--workers",
         type=int,
         metavar="N",
-        help="how many (default: as many as there are GPUs for, or processors for --threads; "
-        "0: this process, without Ray)",
+        help="number of workers (default: one per GPU, or one per --threads processors without "
+        "GPUs; 0: this process, without Ray)",
     )
     workers.add_argument(
         "--gpus-per-worker",
         type=float,
         metavar="N",
-        help="GPUs that each worker takes; 0.5 lets two share one (default: 1 where there are any)",
+        help="GPUs per worker; with 0.5 two share one (default: 1 if there are any)",
     )
     workers.add_argument(
         "--address", help="Ray cluster: auto, HOST:PORT or ray://HOST:PORT (default: this machine)"

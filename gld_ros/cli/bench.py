@@ -13,8 +13,8 @@ from gld_ros.cli._sampling_arguments import add_preset_argument
 
 _DESCRIPTION = """\
 Runs a bundle on synthetic images and prints one JSON object: median, fastest and slowest seconds
-of every stage over the repeats, sizes, and peak memory. One run before the measured ones reads the
-weights and is reported apart. Times mean something on an idle machine only.
+of every stage over the repeats, sizes, and peak memory. A first run, which reads the weights, is
+reported separately. Times are meaningful only on an idle machine.
 
   gld-ros bench
   gld-ros bench --mode depth --size 640 480

@@ -6,24 +6,24 @@ from pathlib import Path
 from gld_ros.cli._sampling_arguments import add_preset_argument
 
 _DESCRIPTION = """\
-Shows the model some frames of every scene (references), withholds others (targets), lets it imagine
-the withheld ones and compares. Baselines on the same views: copying the nearest reference, warping
-the references with their TRUE depth, the mean colour. Control: the same model with wrong target
-poses, which shows whether it follows the cameras.
-Pixels that no reference sees are reported apart, where the data has depth.
+Gives the model some frames of every scene (references), withholds others (targets), lets it imagine
+views at the withheld cameras and compares them. Baselines on the same views: copying the nearest
+reference, warping the references with their TRUE depth, the mean colour. Control: the same model
+with wrong target poses, which shows whether it follows the cameras.
+Pixels that no reference sees are reported separately if the data has depth.
 
 DATA is one of
   rooms:DOMAIN[:COUNT]   procedural rooms of the test split (narrow, medium, wide, look_around,
                          look_around_wide); look_around hides a quarter or more of every target
   furnished:DIR[:COUNT]  rooms with the held-out furniture of a folder
-  meshes:FILE[:COUNT]    a mesh world; as furnished: it takes ?paths=look_around behind its name
+  meshes:FILE[:COUNT]    a mesh world; like furnished:, it takes ?paths=look_around after its name
   FOLDER                 a scene folder (cameras.json, images/, depth/), a folder of them,
                          or a store of `gld-ros scenes store`
   BAG                    a ROS 2 bag with images, CameraInfo and TF
   LAYOUT:PATH            a preprocessed dataset (re10k, dl3dv, hypersim, tartanair)
 
-Frames that cannot be used are skipped and counted. Figures that need depth truth say "no truth"
-where there is none.
+Frames that cannot be used are skipped and counted. Figures that need true depth say "no truth" if
+there is none.
 """
 
 _EXAMPLES = """\
@@ -42,7 +42,7 @@ def add_parser(
     """Declare `gld-ros eval`."""
     parser = subparsers.add_parser(
         "eval",
-        help="compare imagined views with withheld frames, beside baselines",
+        help="compare imagined views with withheld frames, next to baselines",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -51,7 +51,11 @@ def add_parser(
     parser.add_argument("--data", required=True, help="what to evaluate on, see above")
     views = parser.add_argument_group("views")
     views.add_argument(
-        "--references", type=int, default=2, metavar="R", help="views shown (default: 2)"
+        "--references",
+        type=int,
+        default=2,
+        metavar="R",
+        help="views given to the model (default: 2)",
     )
     views.add_argument(
         "--targets", type=int, default=2, metavar="T", help="views withheld (default: 2)"

@@ -6,11 +6,11 @@ from pathlib import Path
 from gld_ros.cli._parameter_arguments import add_parameter_arguments
 
 _DESCRIPTION = """\
-Withholds frames of a recording, hides everything within half a second of them, shows all other
-frames to the node's session, and asks for the views at the withheld cameras. Compares what would
-be published (the composite of measured and imagined pixels) with the withheld images, beside the
-measured surfaces with OpenCV's inpainting (no network), the model alone, copying the nearest shown
-frame, and the mean colour. Where the recording has depth, published depth is compared as it is.
+Withholds frames of a recording and everything within half a second of them, gives all other frames
+to the node's session, and requests views at the withheld cameras. Compares what would be published
+(the composite of measured and imagined pixels) with the withheld images, next to the measured
+surfaces with OpenCV's inpainting (no network), the model alone, a copy of the nearest given frame,
+and the mean colour. If the recording has depth, published depth is compared without rescaling.
 
 RECORDING is a scene folder, a folder of them, or a ROS 2 bag with images, CameraInfo and TF.
 """

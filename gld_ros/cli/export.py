@@ -14,8 +14,8 @@ Writes the networks of a bundle, in float32 and at one size, to files that run w
   onnx      ONNX files; needs pip install 'gld_ros[export]'
   tensorrt  ONNX files, and engines that trtexec makes of them on this machine's GPU
 
-Every file is loaded again and compared with the network that it came from; a table says how far
-apart they are, and export.json which inputs and outputs each file has.
+Every file is loaded again and compared with the original network; a table shows the differences,
+and export.json lists the inputs and outputs of each file.
 
   gld-ros export tiny out/onnx --format onnx
   gld-ros export tiny out/aoti --format aoti --parts features geometry_head --views 1 0

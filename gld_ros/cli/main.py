@@ -25,9 +25,10 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 _DESCRIPTION = """\
-Imagine the views that no camera has taken: weights, checks, training, evaluation and bags.
+Measure depth from posed images and imagine views that no camera has taken: on a robot, on bags and
+on photos, with commands for weights, training and evaluation.
 
-Each command explains itself: gld-ros COMMAND --help
+Details of a command: gld-ros COMMAND --help
 """
 
 

@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     from gld_ros.scenes.rendered import RenderedScenes
 
 _DESCRIPTION = """\
-Posed RGB-D views, ray-traced and seeded: a scene id always gives the same scene. Of procedural
-rooms, of rooms with real furniture, or of a textured mesh of your own site.
+Ray-traced, seeded, posed RGB-D views of procedural rooms, of rooms with real furniture, or of a
+textured mesh of your own site. A scene id always gives the same scene.
 
   gld-ros scenes preview --domain narrow --out sheet.png           see what a domain looks like
   gld-ros scenes store runs/rooms --domain narrow --count 16000    scenes for `gld-ros train`
   gld-ros scenes store runs/site --recordings bags site.mcap --count 4000
   gld-ros scenes render rooms/ --domain wide --count 10            folders of images and cameras
-  gld-ros scenes render site.glb views/ --count 20                 the same of a mesh world
+  gld-ros scenes render site.glb views/ --count 20                 the same for a mesh world
   gld-ros scenes bag tour/                                         a drive through one room
 
 Domains: narrow (few plain objects, short paths), medium, wide (clutter, textures, shadows),
-look_around and look_around_wide (targets that hide a quarter or more from every reference),
+look_around and look_around_wide (a quarter or more of every target is hidden from all references),
 furnished:FOLDER (rooms with the pieces of a folder with a furniture.csv) and meshes:WORLD.glb (any
 textured .glb, .gltf, .obj, .dae or .ply; pip install 'gld_ros[meshes]'). The last two take
 ?paths=look_around, meshes also ?up=y and ?scale=METRES_PER_UNIT, joined by &.
-Ids of the splits train, validation, test and demo never meet.
+The splits train, validation, test and demo have no ids in common.
 """
 
 
@@ -53,14 +53,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     store.add_argument(
         "--processes",
         type=int,
-        help="that render rooms side by side (default: one per core; 1 on cuda)",
+        help="processes that render rooms in parallel (default: one per core; 1 on cuda)",
     )
     store.add_argument(
         "--recordings",
         nargs="+",
         metavar=("KIND", "PATH"),
         help="draw samples from recordings instead of rooms: folders, bags, re10k, dl3dv, "
-        "hypersim or tartanair, then where they are",
+        "hypersim or tartanair, then their paths",
     )
 
     render = actions.add_parser("render", help="write scene folders: images, depth, cameras")
@@ -68,7 +68,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     render.add_argument("out", type=Path, help="folder to write the scene folders into")
     _add_scene_arguments(render, split="test", count=4, views=8, size="320x240")
 
-    bag = actions.add_parser("bag", help="write a ROS 2 bag of a tour through one room")
+    bag = actions.add_parser("bag", help="write a ROS 2 bag of a tour of one room")
     bag.add_argument("out", type=Path, help="bag folder to write; must not exist")
     bag.add_argument("--domain", default="narrow", help="see above (default: %(default)s)")
     bag.add_argument("--id", type=int, help="scene id (default: a held-out demo room)")
@@ -84,13 +84,17 @@ def _add_scene_arguments(
 ) -> None:
     parser.add_argument("--domain", default="narrow", help="see above (default: %(default)s)")
     parser.add_argument("--split", default=split, help="train, validation, test or demo")
-    parser.add_argument("--first", type=int, default=0, help="number of the first scene in it")
+    parser.add_argument(
+        "--first", type=int, default=0, help="number of the first scene of the split"
+    )
     parser.add_argument("--count", type=int, default=count, help="scenes (default: %(default)s)")
     parser.add_argument(
         "--ids", type=_ids, help="these scene ids instead: 2000000003,2000000007 or 0-99"
     )
     parser.add_argument("--views", type=int, default=views, help="views per scene")
-    parser.add_argument("--references", type=int, help="of them references (look_around domains)")
+    parser.add_argument(
+        "--references", type=int, help="how many of the views are references (look_around domains)"
+    )
     parser.add_argument("--size", type=_size, default=_size(size), metavar="WxH")
     parser.add_argument("--antialias", type=int, default=2, help="rays per pixel side at edges")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
@@ -100,7 +104,9 @@ def _size(text: str) -> tuple[int, int]:
     try:
         width, height = (int(part) for part in text.lower().split("x"))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write WxH, as 320x240") from error
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size; write WxH, e.g. 320x240"
+        ) from error
     if min(width, height) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: width and height need at least 1 pixel")
     return width, height
@@ -114,7 +120,7 @@ def _ids(text: str) -> list[int]:
             ids += range(int(first), int(last) + 1) if dash else [int(first)]
         except ValueError as error:
             raise argparse.ArgumentTypeError(
-                f"{part!r} is no id or range; write as 5,7 or 0-99"
+                f"{part!r} is not an id or a range; write e.g. 5,7 or 0-99"
             ) from error
     return ids
 

@@ -14,8 +14,8 @@ STAGES = {
 
 _DESCRIPTION = """\
 Train one part of GLD. Jobs build on each other through bundles: each writes RUN/export, a bundle
-with its own part and all earlier ones, which the next job takes as --bundle. The small model from
-nothing, with C standing for config/train/tiny:
+with its own part and all earlier parts, which the next job takes as --bundle. The small model from
+scratch, where C stands for config/train/tiny:
 
   gld-ros scenes store runs/data/narrow --domain narrow --count 16000
   gld-ros train encoder --config C/encoder_small.yaml --model C/model --run runs/encoder
@@ -25,11 +25,11 @@ nothing, with C standing for config/train/tiny:
   gld-ros train level1 --config C/level1_small.yaml --model C/model --bundle runs/decoder/export \\
                        --run runs/level1
 
-These two learn on small images; encoder.yaml and level1.yaml go on with full ones, see
-docs/training.md.
+The jobs encoder and level1 train on small images here; encoder.yaml and level1.yaml continue at
+full size, see docs/training.md.
 
-The same command goes on after a stop, a kill or --max-minutes. To fine-tune, give --bundle any
-bundle, the converted official one included. Several processes:
+The same command resumes after a stop, a kill or --max-minutes. To fine-tune, give --bundle any
+bundle, including the converted published weights. Several processes:
 
   torchrun --nproc-per-node 8 -m gld_ros.cli.main train level1 ...
 """
@@ -83,7 +83,10 @@ def add_arguments(parser: argparse.ArgumentParser, stages: dict[str, str]) -> No
         help="override a value of the config, e.g. --set optimizer.learning_rate=3e-4",
     )
     parser.add_argument(
-        "--max-minutes", type=float, default=float("inf"), help="stop, saved, after this time"
+        "--max-minutes",
+        type=float,
+        default=float("inf"),
+        help="save a checkpoint and stop after this time",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
