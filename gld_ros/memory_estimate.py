@@ -103,7 +103,7 @@ def estimate_memory(
     Without targets it is a run of the backbone alone (`DepthPipeline`). `keep_weights`: whether all
     weights stay in memory between stages, as in `NovelViewPipeline`. Takes a few seconds and no
     memory to speak of. Raises ValueError for targets from a bundle that makes no views and for a
-    size that is no multiple of the patch.
+    size that is not a multiple of the patch.
     """
     depth_only = shape.num_targets == 0
     if not (depth_only or config.imagines):

@@ -270,7 +270,7 @@ def view_confidence(geometry: Geometry) -> Tensor:
 
     A raw confidence c >= 1 becomes 1 - 1/c, which rises monotonically and is the logistic function
     of what the network put out; depth and (where there are any) ray confidence are joined by their
-    geometric mean. It orders pixels of one model; it is no probability.
+    geometric mean. It orders pixels of one model; it is not a probability.
     """
     confidence = unit_confidence(geometry.depth_confidence)
     if geometry.ray_confidence is not None:

@@ -1,4 +1,4 @@
-"""The library's front door: images and cameras in, views from other cameras out.
+"""The library's entry point: images and cameras in, views from other cameras out.
 
 Owns device and precision, the order of the stages, and which weights are in memory when. A request
 becomes a run on the model's grid in `pipeline_plan`, and results become views in

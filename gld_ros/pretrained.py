@@ -3,7 +3,7 @@
 The networks are in `gld_ros.backbones`, which knows no weight files; here is where the two meet.
 
     network = DepthAnything3.from_pretrained("da3-base")
-    prediction = network.infer([photograph])
+    prediction = network.infer([photo])
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A file per estimate under `weights.storage.cache_home`, the newest few. Its name sums up all that
 decides it, the code included, so what is found there is never out of date; what cannot be read or
-written is made anew.
+written is computed again.
 """
 
 from __future__ import annotations

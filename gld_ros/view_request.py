@@ -131,7 +131,7 @@ class View:
     def validate(self) -> None:
         """Raise one ValueError for the first array of wrong shape or type, or broken camera.
 
-        Values of images are not judged: NaN from a model is counted by whoever publishes it.
+        Values of images are not judged: NaN from a model is counted where it is published.
         """
         if self.rgb.ndim != 3 or self.rgb.shape[2] != 3:
             raise ValueError(f"rgb has shape {self.rgb.shape}; (H, W, 3) is needed")

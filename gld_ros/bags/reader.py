@@ -170,7 +170,7 @@ class BagReader:
             return self._typestore.deserialize_cdr(cdr, type_name)
         except Exception as error:
             raise BagError(
-                f"bag {self.path}: {where} is no valid {type_name}: {_cause(error)}"
+                f"bag {self.path}: {where} is not a valid {type_name}: {_cause(error)}"
             ) from error
 
     def transforms(self) -> tuple[TransformBuffer, list[InvalidTransform]]:
@@ -190,7 +190,7 @@ class BagReader:
 
 
 def _require_regular_files(path: Path) -> None:
-    """Raise BagError for what is no bag, before anything waits for a FIFO to be written."""
+    """Raise BagError if this is not a bag, before anything blocks on a FIFO."""
     if not path.exists():
         raise BagError(f"bag {path} does not exist")
     if path.is_dir():
@@ -198,7 +198,9 @@ def _require_regular_files(path: Path) -> None:
             raise BagError(f"{path} is no ROS 2 bag: {_without_metadata(path)}")
         odd = [p.name for p in path.iterdir() if not p.is_file() and not p.is_dir()]
         if odd:
-            raise BagError(f"bag {path} holds what is no regular file: {', '.join(sorted(odd))}")
+            raise BagError(
+                f"bag {path} has something that is not a regular file: {', '.join(sorted(odd))}"
+            )
     elif not path.is_file():
         raise BagError(f"{path} is no ROS 2 bag: neither a folder nor a regular file")
     elif path.stat().st_size == 0:

@@ -17,7 +17,7 @@ from gld_ros.batch.work import BagOutcome
 MANIFEST_FILE = "manifest.json"
 FORMAT = 1
 _LOCK_FILE = "manifest.lock"
-# What SQLite keeps beside a bag that somebody reads.
+# What SQLite keeps next to a bag that is being read.
 _SIDE_FILES = (".db3-wal", ".db3-shm", ".db3-journal")
 
 Status = Literal["waiting", "done", "failed"]
@@ -81,7 +81,7 @@ def read_manifest(out: Path) -> Manifest | None:
             record.input = [(str(name), int(size), int(ns)) for name, size, ns in record.input]
         return Manifest(dict(document["options"]), bags)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no manifest of a batch: {error}") from error
+        raise ValueError(f"{path} is not a manifest of a batch: {error}") from error
 
 
 def write_manifest(out: Path, manifest: Manifest) -> None:

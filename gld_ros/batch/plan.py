@@ -67,6 +67,6 @@ def _other_options(out: Path, before: dict[str, Any], now: dict[str, Any]) -> st
         if before.get(name) != now.get(name)
     ]
     return (
-        f"{out} was made with other options: {'; '.join(differ)}. Use the same ones to go on, "
-        "another --out, or --again to run all its bags anew"
+        f"{out} was made with other options: {'; '.join(differ)}. Use the same ones to continue, "
+        "another --out, or --again to run all its bags again"
     )

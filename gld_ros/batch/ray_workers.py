@@ -2,7 +2,7 @@
 
 A worker is an actor that loads the model once. A worker that dies is replaced, and its bag is run
 again by whichever worker is free. Whoever is not ready, because it loads or because the cluster has
-no room for it, holds up nobody.
+no room for it, does not delay the others.
 """
 
 import os

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 
 class WorkerUnusable(RuntimeError):
-    """The worker's process cannot go on, its device is lost for instance; another one may."""
+    """The worker's process cannot continue, for instance because its device is lost."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def add_parser(
         "--max-scenes",
         type=int,
         metavar="N",
-        help="samples to evaluate (default: 64 rooms; recordings: as many as share no frame)",
+        help="samples to evaluate (default: 64 rooms; of recordings, as many as share no frame)",
     )
     views.add_argument(
         "--size", type=_size, metavar="WxH", help="image size (default: the bundle's best)"
@@ -178,5 +178,5 @@ def run(args: argparse.Namespace) -> int:
 def _size(text: str) -> tuple[int, int]:
     width, cross, height = text.partition("x")
     if not cross or not width.isdigit() or not height.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; use WxH such as 112x84")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; use WxH such as 112x84")
     return int(height), int(width)

@@ -100,7 +100,7 @@ def _play(bag: Any, options: Any) -> int:
     init_rclpy("gld_player")
     node = rclpy.create_node("gld_player")
     player = Player(node, bag, options)
-    # Playback that somebody ends has not failed, as with any node of a launch file.
+    # Playback that is stopped by the user has not failed, as with any node of a launch file.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: player.stop())
 
@@ -147,7 +147,7 @@ def _play_with_progress(player: Any, bag: Any, options: Any) -> int:
             waited = ", ".join(options.wait_for)
             print(f"no subscriber for {waited} within {options.wait_s:g} s", file=sys.stderr)
             return 1
-        print(f"nobody subscribed within {options.wait_s:g} s; playing anyway", file=sys.stderr)
+        print(f"no subscriber within {options.wait_s:g} s; playing anyway", file=sys.stderr)
 
     length_s = (bag.end_ns - bag.start_ns) / 1e9
     with tqdm(

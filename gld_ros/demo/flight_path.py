@@ -32,7 +32,7 @@ def flight_path(
     left, as a share of it. Raises ValueError for fewer than 2 views or for cameras in one place.
     """
     if num_views < 2:
-        raise ValueError(f"{num_views} views are no flight; at least 2 are needed")
+        raise ValueError(f"{num_views} views are not a flight; at least 2 are needed")
     if not depth_m > 0 or off_path < 0:
         raise ValueError(f"depth {depth_m} must be above 0, and off_path {off_path} not below")
     way = _way(T_fixed_cam, depth_m)

@@ -31,7 +31,7 @@ DISCOVERY_S = 1.0
 
 
 class DemoFailed(RuntimeError):
-    """The demonstration cannot go on; the text says what did not happen."""
+    """The demonstration cannot continue; the text says what did not happen."""
 
 
 @dataclass
@@ -109,7 +109,7 @@ class DemoGraph:
                 raise DemoFailed(f"gld_node refused to {name}; its log says why")
 
     def hold_bag(self, hold: bool) -> bool:
-        """Let the player's time stand still or go on; False if the player is not there."""
+        """Pause or resume the player; False if the player is not there."""
         if not self._pause.service_is_ready():
             return False
         self._pause.call_async(SetBool.Request(data=hold))

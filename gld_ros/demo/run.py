@@ -159,7 +159,7 @@ def play_at_measuring_pace(player: subprocess.Popen[bytes], graph: DemoGraph) ->
     """Wait for the player and for the last keyframe to be measured.
 
     A robot's time cannot wait and a bag's can: it stands still while keyframes wait to be measured,
-    so that a slow machine shows what a fast one does. Raises DemoFailed when nothing goes on.
+    so that slow and fast machines give the same results. Raises DemoFailed if there is no progress.
     """
     held, last, since_s = False, None, time.monotonic()
     while player.poll() is None or _behind(graph) > 0:

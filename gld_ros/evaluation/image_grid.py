@@ -1,7 +1,7 @@
-"""One image to look at: a row per withheld view with truth, prediction, errors and baselines.
+"""One image with a row per withheld view: truth, prediction, errors and baselines.
 
 Hidden pixels are tinted red in their column; depth has the colours of `depth_colours`, in the range
-of its row's truth; errors are doubled so that small ones show.
+of its row's truth; errors are doubled so that small ones are visible.
 """
 
 from __future__ import annotations

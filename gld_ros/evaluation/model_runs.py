@@ -49,7 +49,7 @@ class EvaluatedModel:
     """A bundle's modules, all in memory, on one device.
 
     dtype is that of denoisers and RGB decoder; the backbone runs in float32. A bundle without
-    diffusion has `can_imagine` False and serves for true features alone.
+    diffusion has `can_imagine` False and can only be used for true features.
     """
 
     def __init__(self, bundle: Bundle, device: torch.device, dtype: torch.dtype) -> None:
@@ -160,8 +160,8 @@ class EvaluatedModel:
     ) -> Any:
         """Depth (B, V, H, W) from true features that know the cameras, all levels kept.
 
-        None for a backbone that takes no cameras. True depth serves to give the poses the unit that
-        they had in training (mean distance of the scene's points), nothing else.
+        None for a backbone that takes no cameras. True depth is used only to scale the poses to
+        their unit in training (mean distance of the scene's points).
         """
         image_hw = (images.shape[-2], images.shape[-1])
         tokens = true_camera_tokens(self.backbone, depth_m, K_px, T_world_cam, image_hw)
@@ -196,7 +196,7 @@ class EvaluatedModel:
     def _recovered(
         self, geometry: Geometry, last_level: LevelTokens, image_hw: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Poses and intrinsics, scene by scene: one unusable scene costs no other."""
+        """Poses and intrinsics, scene by scene, so that an unusable one does not affect others."""
         batch, views = geometry.depth.shape[:2]
         poses = torch.full((batch, views, 4, 4), torch.nan, dtype=torch.float64)
         intrinsics = torch.full((batch, views, 3, 3), torch.nan, dtype=torch.float64)

@@ -1,7 +1,7 @@
 """One evaluation from start to end: scenes in, every figure out.
 
-Owns which runs of the model a batch gets and which baselines stand beside them. Metrics, baselines
-and output are in the files beside.
+Owns which runs of the model a batch gets and which baselines they are compared with. Metrics,
+baselines and output are in the other files of this folder.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from gld_ros.training.stages.level1 import with_other_motion
 
 @dataclass
 class Evaluation:
-    """Everything that came out; `report` is plain JSON."""
+    """Everything that was computed; `report` is plain JSON."""
 
     report: dict[str, Any]
     examples: list[Example]

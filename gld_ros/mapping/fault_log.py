@@ -15,7 +15,7 @@ THROTTLE_S = 5.0
 
 
 class FaultLog:
-    """Log lines by cause; thread-safe. `lines` counts what was really written, per cause."""
+    """Log lines by cause; thread-safe. `lines` counts what was actually written, per cause."""
 
     def __init__(self, emit: Emit, steady_s: Callable[[], float] = time.monotonic) -> None:
         self._emit = emit
@@ -36,7 +36,7 @@ class FaultLog:
         self._emit(level, text)
 
     def throttled(self, cause: str, level: Level, text: str) -> None:
-        """Write `text` at most every five seconds per cause, with how often it was held back."""
+        """Write `text` at most every five seconds per cause, and count suppressed lines."""
         now_s = self._steady_s()
         with self._lock:
             if now_s - self._last_s.get(cause, -THROTTLE_S) < THROTTLE_S:
@@ -50,7 +50,7 @@ class FaultLog:
         )
 
     def new_epoch(self) -> None:
-        """Allow every cause to be named again."""
+        """Allow every cause to be logged again."""
         with self._lock:
             self._logged.clear()
             self._last_s.clear()

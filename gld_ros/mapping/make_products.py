@@ -1,9 +1,9 @@
 """From a synthesis result to arrays that may be published: metric, masked, labelled, or withheld.
 
 Owns the meaning of published depth (REP-117) and confidence in [0, 1], and the rule that depth and
-clouds exist only with a trusted scale. What is measured and what is the model's is put together in
-`composition`, points are made in `clouds`, their classes in `provenance`, metres per unit in
-`scale`; which products there are is in `products`.
+clouds exist only with a trusted scale. `composition` combines measured depth with the model's,
+`clouds` makes points, `provenance` their classes, `scale` finds metres per unit, and `products`
+lists which products there are.
 """
 
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ def make_products(
     `keyframes` are the references of `views` in order, newest first; `targets` and `slots` its
     targets. The model's depth is left out where its expected relative error is above `max_error`.
     Without a metric scale, depth, confidence and clouds are None and provenance is UNKNOWN
-    everywhere; if the user does not want them withheld, the best guess is used. Without targets
+    everywhere; if they are not to be withheld, the best guess is used. Without targets
     (mode depth) relative depth is made of the image, whatever the scale.
     Raises UnusableOutput when the model left more than 5 % of a view without valid numbers.
     """
@@ -149,7 +149,7 @@ def make_products(
 def broken_fraction(view: View) -> float:
     """Share of pixels where a model's output is not a number, or its depth not positive.
 
-    Pixels outside what the model covered (confidence 0) are blank by design and do not count.
+    Pixels outside what the model covered (confidence 0) are left blank on purpose and do not count.
     """
     covered = ~(view.confidence == 0)
     with np.errstate(invalid="ignore"):

@@ -2,8 +2,8 @@
 
 Owns the ring of recent images that serve as stereo partners, the queue of keyframes that wait to be
 measured, its thread, and the results. Keyframes wait for the images that follow them, since
-partners on both sides see more of what a keyframe shows; a job that needs results waits for none.
-How depth is measured stands in `gld_ros.measuring`; what is made of it in `postprocess`.
+partners on both sides see more of what a keyframe shows; a job that needs results does not wait
+for them. How depth is measured is in `gld_ros.measuring`; what is made of it in `postprocess`.
 """
 
 import atexit
@@ -45,7 +45,7 @@ SCENE_KEYFRAMES = 24  # nearest to a target, of which the view is rendered
 # Depths that are searched, as multiples of the scene's typical depth.
 NEAREST, FARTHEST = 0.1, 6.0
 _RING_STEP = 0.01  # of the typical depth, or this many radians, between images of the ring
-_UNKNOWN_DEPTH_M = 2.0  # before anything tells: a room
+_UNKNOWN_DEPTH_M = 2.0  # typical depth before any measurement: a room
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ class Measurements:
                 self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """End the thread; what waits is forgotten."""
+        """End the thread; what waits is discarded."""
         with self._changed:
             thread, self._thread = self._thread, None
             self._waiting.clear()
@@ -125,7 +125,7 @@ class Measurements:
                 atexit.register(thread.join)
 
     def reset(self) -> None:
-        """Forget everything: a new epoch, or the user asked for it."""
+        """Discard everything: a new epoch, or the user requested it."""
         with self._changed:
             self._generation += 1
             self._rings.clear()
@@ -217,9 +217,9 @@ class Measurements:
         return latest[2]
 
     def of_image(self, frame: Keyframe) -> MeasuredScene:
-        """What is measured of an image by now: by a depth camera, else by earlier keyframes.
+        """What has been measured of an image so far: by a depth camera, else by earlier keyframes.
 
-        It waits for nothing and keeps nothing. Without a pose only a depth camera measures.
+        It does not wait and keeps nothing. Without a pose only a depth camera measures.
         """
         image = posed_image(frame)
         found = nothing_measured(image.image_hw, "stereo")
@@ -249,7 +249,7 @@ class Measurements:
             pass
 
     def coverage(self, keyframe: Keyframe) -> float:
-        """Share of a keyframe's pixels that are measured; NaN before it was looked at."""
+        """Share of a keyframe's pixels that are measured; NaN before it was processed."""
         with self._changed:
             result = self._results.get(_key(keyframe))
         return math.nan if result is None else result.coverage
@@ -321,7 +321,7 @@ class Measurements:
         try:
             results = self._measured(keyframe, ring, known)
         finally:
-            with self._changed:  # at once: whoever waits for the end finds the results
+            with self._changed:  # at once: a caller that waits for the end finds the results
                 self._busy -= 1
                 if generation == self._generation:
                     self._keep(results)
@@ -336,7 +336,7 @@ class Measurements:
         return True
 
     def _doubts_poses(self, results: Sequence[_Result]) -> bool:
-        """Whether stereo has given reason for a while to compare images with TF."""
+        """Whether recent stereo results give reason to compare images with TF."""
         if not results or self.source == "camera" or results[0].camera_depth is not None:
             return False
         new = results[0]
@@ -401,7 +401,7 @@ class Measurements:
 
 
 def _up_to_later_partners(ring: Iterable[PlacedFrame], keyframe: Keyframe) -> list[PlacedFrame]:
-    """The ring without what came later still: a slow machine measures what a fast one does."""
+    """The ring without later images: a slow machine measures the same as a fast one."""
     ordered = sorted(ring, key=lambda placed: placed.stamp_ns)
     earlier = sum(placed.stamp_ns <= keyframe.stamp_ns for placed in ordered)
     return ordered[: earlier + LATER_PARTNERS]
@@ -422,7 +422,7 @@ def _mixable(a: Keyframe, b: Keyframe) -> bool:
 
 
 def _nearest(result: _Result, others: Sequence[_Result]) -> list[_Result]:
-    """Others whose cameras look at the same, nearest first."""
+    """Others whose cameras look at the same surfaces, nearest first."""
     T = result.keyframe.T_fixed_cam
     near = [o for o in others if turn_rad(T, o.keyframe.T_fixed_cam) < math.radians(60)]
     return sorted(near, key=lambda o: (distance_m(T, o.keyframe.T_fixed_cam), o.keyframe.stamp_ns))[

@@ -2,7 +2,7 @@
 
 Owns the budget (`gpu.memory_budget`, or a share of what is free), the comparison with the estimate
 of `gld_ros.memory_estimate`, and the advice when it does not fit. A run that runs out of memory
-nevertheless is the degrade ladder's (`gld_ros.mapping.degrade`). Imports torch only when called.
+nevertheless is handled by `gld_ros.mapping.degrade`. Imports torch only when called.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class MemoryBudget:
 
 @dataclass(frozen=True)
 class _Demand:
-    """What of the parameters decides the memory of a job."""
+    """The parameters that determine the memory of a job."""
 
     references: int
     targets: int
@@ -50,7 +50,7 @@ class _Demand:
 
 
 def check_memory(pipeline: NovelViewPipeline, parameters: SessionParameters) -> str:
-    """Estimate against budget in words, such as "0.31 of 5.2 GiB"; raises NotEnoughMemory."""
+    """Estimate and budget as text, such as "0.31 of 5.2 GiB"; raises NotEnoughMemory."""
     budget = memory_budget(pipeline.device, parameters.model.memory_budget_gib)
     demand = _Demand(
         parameters.sampler.reference_views,
@@ -128,7 +128,7 @@ def _free_bytes(device: torch.device) -> tuple[int, bool]:
 
 
 def available_host_bytes() -> int:
-    """Memory that new allocations can get without swapping, within the container's limit if any."""
+    """Memory available for new allocations without swapping, within a container's limit."""
     lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
     available = int(lines["MemAvailable"].split()[0]) * 1024
     try:
@@ -171,7 +171,7 @@ def _advice(
 
 
 def _smaller(demand: _Demand) -> Iterator[_Demand]:
-    """Less and less, giving up first what costs quality least."""
+    """Smaller and smaller jobs, giving up first what affects quality least."""
     references = min(2, demand.references)
     steps = (
         _Demand(demand.references, demand.targets, 1),

@@ -24,7 +24,7 @@ from gld_ros.view_request import DepthRequest, ViewRequest, run_to_end
 
 
 class ModelUnavailable(RuntimeError):
-    """The model that the parameters ask for cannot be loaded; the text says why in one line."""
+    """The requested model cannot be loaded; the text says why in one line."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def mode_of(parameters: SessionParameters, imagines: bool) -> Mode:
     """
     if parameters.mode == "views" and not imagines:
         raise ModelUnavailable(
-            f"model.bundle {parameters.model.bundle!r} holds a geometry backbone alone and "
+            f"model.bundle {parameters.model.bundle!r} has only a geometry backbone and "
             "imagines no views, but mode is 'views'; use mode depth or auto, or a bundle with "
             "diffusion and RGB decoder weights"
         )
@@ -142,7 +142,7 @@ def mode_of(parameters: SessionParameters, imagines: bool) -> Mode:
     if parameters.scale.mode == "tf_baseline":
         raise ModelUnavailable(
             "scale.mode is 'tf_baseline', which compares several views of one run, but mode depth "
-            "looks at one image at a time; use scale.mode auto, measured or fixed"
+            "processes one image at a time; use scale.mode auto, measured or fixed"
         )
     return "depth"
 
@@ -153,7 +153,7 @@ def _why_unavailable(name: str, error: Exception) -> RuntimeError:
         return DeviceFault(f"model.bundle {name!r}: {error}")
     if fault is Fault.OUT_OF_MEMORY:
         return ModelUnavailable(
-            f"model.bundle {name!r}: out of memory while it was tried ({error}); free memory, or "
+            f"model.bundle {name!r}: out of memory in the self-test ({error}); free memory, or "
             "use model.precision bf16, a smaller bundle or another device"
         )
     return ModelUnavailable(f"model.bundle {name!r}: {error}")

@@ -1,8 +1,8 @@
 """The one thread that runs jobs: sole owner of the synthesizer, cancellable between steps.
 
 Owns the thread's life (`start` and `stop` are symmetric), the order of jobs, the application of
-memory limits, and the promise that every submitted job is answered exactly once. It knows no ROS:
-time of the ROS clock and the current epoch come in as functions, results leave through a callback.
+memory limits, and the promise that every submitted job is answered exactly once. It does not use
+ROS: ROS time and the current epoch are given as functions, results are delivered by a callback.
 """
 
 import logging
@@ -44,7 +44,7 @@ OnProgress = Callable[[JobRequest, JobProgress], None]
 
 
 class _Cancelled(Exception):
-    """Unwinds a job whose token was set."""
+    """Ends a job whose token was set."""
 
     def __init__(self, reason: CancelReason) -> None:
         super().__init__(reason.value)
@@ -56,7 +56,7 @@ class _InvalidRequest(Exception):
 
 
 class SynthesisWorker:
-    """Runs jobs one at a time on a thread of its own.
+    """Runs jobs one at a time on its own thread.
 
     `on_result` and `on_progress` are called on that thread, and on the caller's thread for jobs
     that never start; they must be quick and must not raise. `ros_now_ns` and `epoch` are read from
@@ -99,7 +99,7 @@ class SynthesisWorker:
             if self._thread is not None:
                 raise RuntimeError("the worker runs already; stop it first")
             if self.hangs:
-                raise RuntimeError("the worker's former thread still hangs in one step")
+                raise RuntimeError("the worker's earlier thread still hangs in one step")
             self._generation += 1
             self._thread = Thread(
                 target=self._work,
@@ -213,7 +213,7 @@ class SynthesisWorker:
 
     @property
     def hangs(self) -> bool:
-        """Whether a former thread was abandoned in a step that has not ended yet."""
+        """Whether an earlier thread was abandoned in a step that has not ended yet."""
         with self._changed:
             return self._abandoned is not None and self._abandoned.is_alive()
 
@@ -426,7 +426,7 @@ class SynthesisWorker:
         self._call(self._on_result, result)
 
     def _call(self, callback: Callable[..., None], *arguments: object) -> None:
-        """Call out; a callback that raises must not end the thread that answers everyone."""
+        """Call a callback; if it raises, that must not end the thread."""
         try:
             callback(*arguments)
         except Exception:

@@ -1,13 +1,13 @@
 """Semi-global aggregation: smoothness between pixels along four directions.
 
 Hirschmüller, "Stereo processing by semiglobal matching and mutual information", 2008, with a
-penalty for jumps that falls where the image has an edge.
+penalty for jumps that is lower where the image has an edge.
 """
 
 import torch
 from torch import Tensor
 
-# Costs lie in [0, 1]; both penalties are in their unit.
+# Costs are in [0, 1]; both penalties have the same unit.
 SMALL_STEP_PENALTY = 0.06  # to the next hypothesis, from pixel to pixel
 JUMP_PENALTY = 0.5  # to any other hypothesis, where the image has no edge
 EDGE_GREY = 8.0  # grey values between pixels that halve the penalty of a jump
@@ -16,7 +16,7 @@ EDGE_GREY = 8.0  # grey values between pixels that halve the penalty of a jump
 def semi_global(cost: Tensor, grey: Tensor) -> Tensor:
     """Cost (D, h, w) summed along paths from left, right, above and below, and averaged.
 
-    grey (h, w): grey values 0..255 of the image whose edges make jumps cheap.
+    grey (h, w): grey values 0..255 of the image whose edges make jumps cheaper.
     """
     vertical = _both_ways(cost.permute(1, 0, 2).contiguous(), grey)
     horizontal = _both_ways(cost.permute(2, 0, 1).contiguous(), grey.T.contiguous())
@@ -30,7 +30,7 @@ def _both_ways(cost: Tensor, grey: Tensor) -> Tensor:
     jump = torch.full_like(values, JUMP_PENALTY)
     jump[1:] = JUMP_PENALTY / (1.0 + (values[1:] - values[:-1]).abs() / EDGE_GREY)
     jump.clamp_(min=SMALL_STEP_PENALTY)
-    # Every buffer and view is made once: at these sizes making them is what takes the time.
+    # Every buffer and view is made once: at these sizes allocation takes most of the time.
     lines, jumps = both.unbind(0), jump.unsqueeze(2).unbind(0)
     path = lines[0]
     best, stepped = torch.empty_like(path), torch.empty_like(path)
@@ -44,6 +44,6 @@ def _both_ways(cost: Tensor, grey: Tensor) -> Tensor:
         torch.add(path, SMALL_STEP_PENALTY, out=stepped)
         torch.minimum(best_after, stepped_before, out=best_after)
         torch.minimum(best_before, stepped_after, out=best_before)
-        # Without the lowest so far, sums stay as small as single costs.
+        # Subtracting the lowest value so far keeps sums as small as single costs.
         path = line.add_(best.sub_(lowest))
     return both[:, 0] + both[:, 1].flip(0)

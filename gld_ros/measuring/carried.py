@@ -1,7 +1,7 @@
-"""What other images have measured, carried into an image and kept where that one shows the same.
+"""Depth that other images measured, carried into an image and kept where it shows the same surface.
 
-Owns the check of carried depth against the pixels of the image, so that what has moved in between
-is not taken for measured. Putting surfaces into another camera is `rendering`'s.
+Owns the check of carried depth against the pixels of the image, so that whatever moved in between
+is not taken for measured. `rendering` puts surfaces into another camera.
 """
 
 from collections.abc import Sequence
@@ -31,9 +31,9 @@ def carried_depth(
 ) -> MeasuredDepth:
     """Depth (H, W) of a posed image as other images have measured it, where it shows the same.
 
-    NaN where no surface lies, and where the pixels around differ from the colours that the surfaces
-    have: something moved, or poses are wrong. With `blank`, surfaces without texture are carried as
-    well if they keep their brightness. Confidence is that of the surfaces.
+    NaN where there is no surface, and where the pixels around differ from the colours of the
+    surfaces: something moved, or poses are wrong. With `blank`, surfaces without texture are
+    carried as well if they keep their brightness. Confidence is that of the surfaces.
     """
     rendered = render_surfaces(surfaces, image.K_px, image.T_fixed_cam, image.image_hw, MAX_SOURCES)
     if not rendered.covered.any():
@@ -69,7 +69,7 @@ def _confirmed(
 ) -> NDArray[np.bool_]:
     """Where brightness of colours (H, W, 3) agrees, and most of what is around does.
 
-    Windows of two places agree by chance now and then, but not most of their neighbours with them.
+    Single windows sometimes agree accidentally, but then most of their neighbours do not.
     """
     agrees, judged = _windows_agree(_grey(carried), _grey(seen), known, blank)
     around = (AROUND_PX, AROUND_PX)
@@ -80,7 +80,7 @@ def _confirmed(
 def _windows_agree(
     first: FloatImage, second: FloatImage, known: NDArray[np.bool_], blank: bool
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Where known grey values (H, W) agree over windows, and where that can be told."""
+    """Where known grey values (H, W) agree over windows, and where texture allows a verdict."""
     weight = known.astype(np.float32)
 
     def mean(values: FloatImage) -> FloatImage:

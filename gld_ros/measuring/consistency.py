@@ -1,7 +1,7 @@
 """Agreement between measured images: a surface that one image shows must be there in others.
 
-Owns the check and the joining of measurements of one surface. What moves between images agrees
-with none, others look through it, and it is dropped.
+Owns the check and the averaging of measurements of one surface. Moving objects agree with no other
+image and others see through them, so they are dropped.
 """
 
 from collections.abc import Sequence
@@ -36,11 +36,11 @@ class Votes:
 
 
 def consistent(reference: MeasuredImage, others: Sequence[MeasuredImage]) -> MeasuredDepth:
-    """The reference's measurements as others confirm them, averaged with theirs.
+    """The reference's measurements that others confirm, averaged with theirs.
 
-    Confidence becomes the probability given what all of them measured. A pixel goes when as many
-    look through it as agree with it (what moves), or when it is no longer POSSIBLE. Nothing is
-    added.
+    Confidence becomes the probability given what all of them measured. A pixel is removed if as
+    many see through it as agree with it (moving objects), or if it is no longer POSSIBLE. Nothing
+    is added.
     """
     rows, columns = np.nonzero(np.isfinite(reference.measured.depth_m))
     votes = votes_of(reference, others)

@@ -1,4 +1,4 @@
-"""The records that measuring takes and gives: a posed image and the depth measured in it.
+"""The data types of measuring: a posed image, and the depth measured in it.
 
 Immutable, arrays included, so that they pass between threads without locks.
 """
@@ -18,7 +18,7 @@ DepthSource = Literal["stereo", "camera"]
 class PosedImage:
     """A rectified image of one camera, placed in the fixed frame.
 
-    Raises ValueError when the shapes do not fit.
+    Raises ValueError if the shapes are inconsistent.
     """
 
     image: NDArray[np.uint8]  # (H, W, 3) RGB
@@ -53,7 +53,7 @@ class MeasuredDepth:
     confidence: NDArray[np.float32]  # (H, W) in [0, 1]; 0 where nothing is measured
     source: DepthSource  # posed images, or a depth camera
     # How far corners of the images lie from where their given poses put them: the median, in pixels
-    # of the size that is measured. NaN where that was not seen.
+    # of the size that is measured. NaN if that is unknown.
     pose_error_px: float = math.nan
 
     def __post_init__(self) -> None:

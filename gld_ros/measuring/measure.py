@@ -1,9 +1,8 @@
 """Depth of one posed image from others: plane sweep, coarse to fine in inverse depth.
 
 Owns the order of the steps and what counts as measured. Costs are `sweep`, smoothness is
-`aggregation`, the choice of neighbours is `neighbours`, the correction of their
-poses `pose_refinement`, agreement between measured images is
-`consistency`.
+`aggregation`, the choice of neighbours is `neighbours`, the correction of their poses
+`pose_refinement`, agreement between measured images is `consistency`.
 """
 
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ from gld_ros.measuring.winner import lowest_cost, margin_over_others
 
 @dataclass(frozen=True)
 class MeasuringParameters:
-    """What a caller may want to choose about measuring depth with posed images."""
+    """Options of measuring depth with posed images."""
 
     depth_range_m: tuple[float, float] = (0.4, 12.0)  # nearest and farthest surface looked for
     max_image_hw: tuple[int, int] = (240, 320)  # larger images are measured at this size
@@ -84,8 +83,8 @@ def measure_depth(
     """Depth of the reference on its own pixel grid, measured with the neighbours.
 
     Depth (H, W) is NaN where texture or parallax is missing, where neighbours do not agree with
-    the reference, and everywhere without neighbours. Poses of neighbours
-    are corrected by what they show. The order of neighbours does not matter.
+    the reference, and everywhere without neighbours. Poses of neighbours are corrected by what
+    the images show. The order of neighbours does not matter.
     """
     if not neighbours:
         return nothing_measured(reference.image_hw, "stereo")
@@ -129,7 +128,7 @@ def find_surface(
             steps = torch.arange(parameters.planes, device=parameters.device)
             hypotheses = (farthest_w + plane_spacing * steps)[:, None, None]
         else:
-            # Hypotheses parallel to the surface so far: windows lean as the surface does.
+            # Hypotheses parallel to the surface so far: windows are slanted like the surface.
             steps = torch.arange(-level.offsets, level.offsets + 1, device=parameters.device)
             around = _enlarge(_median3(surface.inverse_depth), images[0].hw)
             hypotheses = (around + spacing * steps[:, None, None]).clamp(min=0.25 * farthest_w)
@@ -164,8 +163,8 @@ def _search_level(
         index, position, curvature = winner.index, winner.position, winner.curvature
     else:
         margin = _enlarge(coarser.margin, reference.hw)
-        # Where this level has no minimum near the surface found so far, blur or noise has taken
-        # what it could add: that surface stays, as sharp as it was.
+        # If this level has no minimum near the surface found so far, blur or noise has removed
+        # what it could add: that surface is kept, with its curvature.
         middle = (len(hypotheses) - 1) // 2
         inside = (winner.index > 0) & (winner.index < len(hypotheses) - 1)
         index = torch.where(inside, winner.index, middle)
@@ -196,7 +195,7 @@ def _on_grid_of(
 
 
 def _speckles(inverse_depth: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Pixels (h, w) of small islands: surfaces that nothing around them continues."""
+    """Pixels (h, w) of small isolated regions, whose surface does not continue around them."""
     steps = np.round(np.log(inverse_depth) / _SPECKLE_STEP).astype(np.int16)
     marked = steps.copy()
     cv2.filterSpeckles(marked, _NO_STEP, _SPECKLE_PIXELS, 1)

@@ -1,4 +1,4 @@
-"""Which posed images to measure with: enough parallax, much of the same surface, little turn."""
+"""Which posed images to measure with: enough parallax, a large shared surface, little rotation."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from gld_ros.geometry.poses import invert_rigid
 from gld_ros.measuring.frames import FloatArray, PosedImage
 
 MAX_TURN_DEG = 35.0
-# Camera baselines as shares of the scene's depth: below, depth is hardly determined; above, little
-# is seen by both cameras, and from other sides.
+# Camera baselines as shares of the scene's depth: below, depth is poorly determined; above, both
+# cameras see little in common, and from different sides.
 MIN_BASELINE_RATIO, BEST_BASELINE_RATIO, MAX_BASELINE_RATIO = 0.015, 0.09, 0.35
 _TURN_WEIGHT_DEG = 25.0  # of turn count as much as a baseline e times too short or too long
 
@@ -23,8 +23,8 @@ def choose_neighbours(
     """At most `count` of the candidates to measure the reference with, best first.
 
     Candidates without parallax, too far away or turned by more than MAX_TURN_DEG are left out, and
-    so is the reference itself. Candidates that stand at one place say the same, so each choice
-    makes its surroundings less attractive. The order of the candidates does not matter.
+    so is the reference itself. Candidates at the same place add nothing, so each choice
+    penalises places near it. The order of the candidates does not matter.
     """
     T_reference_fixed = invert_rigid(reference.T_fixed_cam)
     usable: list[tuple[float, int, FloatArray, PosedImage]] = []

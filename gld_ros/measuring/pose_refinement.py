@@ -1,9 +1,10 @@
 """Poses of neighbours, corrected by the corners that they share with the reference.
 
 Owns a small bundle adjustment. A robot's poses are a centimetre and half a degree off, or a few
-milliseconds late: pixels, where a plane sweep needs less than one. Corners of several images tell
-a turn from parallax, which those of one pair cannot. Given poses are priors, as strong as they
-explain the corners, so that good poses stay and the scale of their camera baselines is kept.
+milliseconds late, which amounts to pixels, where a plane sweep needs less than one. Corners of
+several images distinguish rotation from parallax, which those of one pair cannot. Given poses are
+priors, weighted by how well they explain the corners, so that good poses and the scale of their
+camera baselines are kept.
 Method: Triggs et al., "Bundle adjustment - a modern synthesis", 2000; depths are eliminated by the
 Schur complement.
 """
@@ -19,15 +20,15 @@ from gld_ros.measuring.frames import FloatArray, PosedImage
 from gld_ros.measuring.tracks import SharedCorners, shared_corners
 
 MAX_CORNERS = 200
-MIN_CORNERS = 20  # with fewer, poses stay as they are
+MIN_CORNERS = 20  # with fewer, poses are not changed
 _STEPS = 6  # of the adjustment; later ones change nothing that matters
 _CORNER_PX = 0.7  # standard deviation of a corner's place
 _OUTLIER_PX = 1.0  # beyond this, an error counts as its size instead of its square (Huber)
-# Errors of the corners with the poses as given: this much is the corners' own, and never is less
-# than this left to the poses.
+# Errors of the corners with the poses as given: this much is due to the corners themselves, and at
+# least this much is attributed to the poses.
 _CORNERS_OWN_PX, _LEAST_POSE_PX = 0.3, 0.1
-# Standard deviations of given poses, where the corners show errors of one pixel for their sake: of
-# a turn in pixels, and of a place, in shares of the typical depth per radian of that turn. Places
+# Standard deviations of given poses if they cause corner errors of one pixel: of the rotation in
+# pixels, and of the position, in shares of the typical depth per radian of that rotation. Positions
 # are trusted more, since depth is as wrong as camera baselines are.
 _TURN_PER_PX, _PLACE_PER_TURN = 0.2, 0.3
 _LEAST_INVERSE_DEPTH, _LARGEST_INVERSE_DEPTH = 0.02, 20.0  # in units of the typical depth
@@ -54,9 +55,9 @@ class _Errors:
 
 
 def refined_poses(reference: PosedImage, neighbours: Sequence[PosedImage]) -> RefinedPoses:
-    """The neighbours with poses under which shared corners meet; the reference stays where it is.
+    """The neighbours with poses under which shared corners meet; the reference is not moved.
 
-    The order of neighbours does not matter. Too few corners leave all poses as they are.
+    The order of neighbours does not matter. With too few corners no pose is changed.
     """
     corners = _of_use(shared_corners(reference, neighbours, MAX_CORNERS))
     if corners.found.any(axis=0).sum() < MIN_CORNERS:
@@ -74,7 +75,7 @@ def refined_poses(reference: PosedImage, neighbours: Sequence[PosedImage]) -> Re
     given_error_px = _median_error_px(corners, T, inverse_depth)
     information = _prior_information(corners, given_error_px)
     T, inverse_depth = _adjusted(corners, T, inverse_depth, information)
-    if _median_error_px(corners, T, inverse_depth) > given_error_px:  # the steps led astray
+    if _median_error_px(corners, T, inverse_depth) > given_error_px:  # the steps did not converge
         return RefinedPoses(list(neighbours), given_error_px)
     T[:, :3, 3] *= unit_m
     refined = [

@@ -1,8 +1,8 @@
-"""Matching cost of depth hypotheses: how alike neighbours look where a surface would put them.
+"""Matching cost of depth hypotheses: how similar neighbours look where a surface would be seen.
 
-Zero-mean normalised cross-correlation (ZNCC) over small windows, which a change of exposure does
-not touch. Per pixel the better half of the neighbours is averaged, since surfaces are hidden from
-some of them. Plane sweep: Collins, "A space-sweep approach to true multi-image matching", 1996.
+Zero-mean normalised cross-correlation (ZNCC) over small windows, which is independent of exposure.
+Per pixel the better half of the neighbours is averaged, since a surface may be occluded in some.
+Plane sweep: Collins, "A space-sweep approach to true multi-image matching", 1996.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ TEXTURE_FLOOR = 1.0
 # Cost of a neighbour that does not see: above the sum of all others (fewer than 64), and a power of
 # two, so that sums of it and of costs can be told apart again.
 _HIDDEN = 64.0
-_NEAREST_Z = 1e-3  # metres before a neighbour's camera; nearer projections mean nothing
-# Values per tensor: what one step writes the next one finds in the cache.
+_NEAREST_Z = 1e-3  # metres in front of a neighbour's camera; nearer projections are meaningless
+# Values per tensor, so that what one step writes is still in the cache for the next.
 _CPU_CHUNK = 48 * 1024
 
 

@@ -116,7 +116,7 @@ def camera_info_values(message: Any) -> CameraInfoValues:
 def same_calibration(a: CameraInfoValues, b: CameraInfoValues) -> bool:
     """Whether two CameraInfos describe one camera, but for digits that no calibration has.
 
-    Autofocus and drivers that compute K anew move it by less than `SAME_TOLERANCE`, relative to its
+    Autofocus and drivers that recompute K change it by less than `SAME_TOLERANCE`, relative to its
     values; NaN equals NaN.
     """
     numbers = ("K", "D", "P")

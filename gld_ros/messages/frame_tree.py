@@ -1,4 +1,4 @@
-"""Which transforms are known at which time: one set of rules, whoever multiplies the poses.
+"""Which transforms are known at which time: one set of rules for all libraries of poses.
 
 Follows tf2's rules (a frame may change its parent, the first of two samples with one stamp stays),
 needs no ROS, and bounds how old a pose may be. `gld_ros.messages.transforms` multiplies what a
@@ -118,7 +118,7 @@ def checked_sample(
     if not parent or not child or parent == child:
         raise InvalidTransform(f"transform {parent!r} <- {child!r} does not join two frames")
     if not static and not 0 <= stamp_ns <= MAX_STAMP_NS:
-        raise InvalidTransform(f"transform {parent} <- {child}: {stamp_ns} ns is no time")
+        raise InvalidTransform(f"transform {parent} <- {child}: {stamp_ns} ns is not a time")
     try:
         pose = pose_vector(translation_m, rotation_xyzw)
     except ValueError as error:
@@ -368,6 +368,6 @@ class FrameTree:
             return [sample for edge in self._edges.values() for sample in edge.samples]
 
     def clear(self) -> None:
-        """Forget all moving edges; static ones stay, because nobody sends them again."""
+        """Discard all non-static edges; static ones are kept, since they are not sent again."""
         with self._lock:
             self._edges = {child: edge for child, edge in self._edges.items() if edge.static}

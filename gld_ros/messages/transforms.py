@@ -29,7 +29,7 @@ FloatArray = NDArray[np.floating[Any]]
 
 
 class TfBuffer(Protocol):
-    """What a node asks of a buffer, whoever multiplies its poses."""
+    """The interface of a TF buffer, whichever library multiplies poses."""
 
     def insert(
         self,
@@ -96,7 +96,7 @@ class TransformBuffer:
         return self.tree.frames()
 
     def clear(self) -> None:
-        """Forget all moving edges; static ones stay, because nobody sends them again."""
+        """Discard all non-static edges; static ones are kept, since they are not sent again."""
         self.tree.clear()
 
 

@@ -1,4 +1,4 @@
-"""A reconstruction of photographs as files: points (PLY, GLB), or a folder with everything.
+"""A reconstruction of photos as files: points (PLY, GLB), or a folder with everything.
 
 images/NNN_NAME.png   what the network saw
 depth/NNN_NAME.npy    float32 z-depth, in the unit that cameras.json names
@@ -77,7 +77,7 @@ def write_glb(result: PhotoReconstruction, path: Path) -> None:
 def files_of_earlier_result(folder: Path) -> list[Path]:
     """What `write_folder` left in `folder` before, and will replace; empty for a new folder.
 
-    Raises ValueError for a folder with other contents: nobody's photographs are written over.
+    Raises ValueError for a folder with other contents: nobody's photos are written over.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return []
@@ -133,7 +133,7 @@ def _cameras(result: PhotoReconstruction, stems: list[str]) -> dict[str, Any]:
         "height": height,
         "views": [
             {
-                "photograph": name,
+                "photo": name,
                 "image": f"images/{stem}.png",
                 "depth": f"depth/{stem}.npy",
                 "confidence": f"confidence/{stem}.npy",

@@ -1,6 +1,6 @@
 """The scale between a network's depth and given cameras: units of the cameras per network unit.
 
-First choice is depth measured between the photographs themselves (`gld_ros.measuring`), which asks
+First choice is depth measured between the photos themselves (`gld_ros.measuring`), which asks
 the network nothing. Where too little can be measured, the network's own camera path is compared
 with the given one, and taken if both go the same way.
 """
@@ -30,7 +30,7 @@ from gld_ros.photos.network import NetworkViews
 MAX_MEASURED_VIEWS = 3  # spread over all; one scale needs no more
 # Nearest cameras to triangulate corners with, by rank: the nearest may show no parallax.
 RANGE_PARTNERS = (0, 2, 5, 9)
-MAX_SIDE_PX = 640  # photographs are measured at no more than half of it
+MAX_SIDE_PX = 640  # photos are measured at no more than half of it
 SAME_WAY = 0.9  # cosine between the two camera paths
 _NEAREST, _FARTHEST = 0.1, 5.0  # searched, in typical depths of the scene
 
@@ -44,20 +44,20 @@ class KnownScale:
 
 
 def scale_of_known_cameras(
-    photographs: Sequence[NDArray[np.uint8]],
+    photos: Sequence[NDArray[np.uint8]],
     K_px: NDArray[np.float64],
     T_world_cam: NDArray[np.float64],
     views: NetworkViews,
 ) -> KnownScale:
     """The scale of `views` in the unit of T_world_cam (V, 4, 4).
 
-    K_px (V, 3, 3) is in pixels of the photographs (H_i, W_i, 3).
+    K_px (V, 3, 3) is in pixels of the photos (H_i, W_i, 3).
     """
-    if len(photographs) < 2:
+    if len(photos) < 2:
         return KnownScale(math.nan, "one image has no parallax, so nothing tells its scale")
     frames = [
         _posed(*view, stamp)
-        for stamp, view in enumerate(zip(photographs, K_px, T_world_cam, strict=True))
+        for stamp, view in enumerate(zip(photos, K_px, T_world_cam, strict=True))
     ]
     chosen = np.unique(np.linspace(0, len(frames) - 1, MAX_MEASURED_VIEWS).round().astype(int))
     measured = [_on_network_grid(_measured(frames, i), frames[i].K_px, views, i) for i in chosen]
@@ -83,7 +83,7 @@ def _posed(
     if hw != (height, width):
         rgb = np.asarray(cv2.resize(rgb, hw[::-1], interpolation=cv2.INTER_AREA))
         K_px = resized_intrinsics(K_px, hw[1] / width, hw[0] / height)
-    return PosedImage(rgb, K_px, T_world_cam, stamp, "photograph")
+    return PosedImage(rgb, K_px, T_world_cam, stamp, "photo")
 
 
 def _measured(frames: Sequence[PosedImage], index: int) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""A reconstruction of photographs in Rerun: its viewer, or a recording for it."""
+"""A reconstruction of photos in Rerun: its viewer, or a recording for it."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def offset_pose(forward_m: float, left_m: float, yaw_deg: float) -> NDArray[np.f
 
 
 class GoalClient:
-    """Sends goals to the node at `target` from an rclpy node that somebody else spins."""
+    """Sends goals to the node at `target` from an rclpy node that the caller spins."""
 
     def __init__(self, node: Any, target: str = "/gld") -> None:
         from rclpy.action import ActionClient
@@ -56,7 +56,7 @@ class GoalClient:
         self._clouds: dict[int, Any] = {}
         self._lock = threading.Lock()
         # First, since the node hears of readers in this order: when it can answer a goal, it knows
-        # that somebody wants the cloud.
+        # that there is a subscriber for the cloud.
         self._subscription = node.create_subscription(
             rclpy_type("sensor_msgs/msg/PointCloud2"),
             f"{target}/predicted/points",

@@ -37,7 +37,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Recording:
-    """Frames in the order they were taken; poses are at hand, images are loaded when asked for.
+    """Frames in the order they were taken; poses are in memory, images are loaded on request.
 
     `load(i)` raises RecordingError for a frame that cannot be read. `gap_range` limits how many
     frames may lie between neighbouring views of a sample. `dropped` counts what the reader had to
@@ -69,7 +69,7 @@ def read_rgb(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
     except FileNotFoundError as error:
         raise RecordingError(f"{path} does not exist") from error
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise RecordingError(f"{path} is no readable image: {error}") from error
+        raise RecordingError(f"{path} is not a readable image: {error}") from error
 
 
 def read_depth_mm(path: Path, scale_m: float) -> NDArray[np.float32]:

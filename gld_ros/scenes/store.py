@@ -100,7 +100,7 @@ def read_description(folder: Path) -> StoreDescription:
         values = json.loads(path.read_text())
         return StoreDescription(**{**values, "image_hw": tuple(values["image_hw"])})
     except FileNotFoundError as error:
-        raise StoreError(f"{folder} is no scene store: it has no {DESCRIPTION_FILE}") from error
+        raise StoreError(f"{folder} is not a scene store: it has no {DESCRIPTION_FILE}") from error
     except (ValueError, TypeError, KeyError) as error:
         raise StoreError(f"{path} is damaged: {error}") from error
 

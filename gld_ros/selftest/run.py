@@ -43,14 +43,14 @@ def _rows(
     progress: Callable[[str], None] | None,
 ) -> list[Row]:
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder of fixtures")
+        raise ValueError(f"{folder} is not a folder of fixtures")
     for kind in map(_kind, FOLDER_KINDS):
         if kind.recognises(folder):
             # Full float32 in convolutions too: cuDNN rounds their inputs to 10 bits by default.
             with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
                 return list(kind.run_folder(folder, device, dtype, progress))
     raise ValueError(
-        f"{folder} is no folder of fixtures: it has neither the files of a Depth Anything 3 set "
+        f"{folder} is not a folder of fixtures: it has neither the files of a Depth Anything 3 set "
         "(config.json, weights_da3.safetensors) nor any VGGT fixture (safetensors files with their "
         "sizes in the metadata)"
     )

@@ -263,11 +263,11 @@ def read_bundle_config(folder: Path) -> BundleConfig:
     """Parse and check `config.json` of a bundle folder; raises BundleError that names the field."""
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise BundleError(f"{folder} is no bundle: it has no {CONFIG_FILE}")
+        raise BundleError(f"{folder} is not a bundle: it has no {CONFIG_FILE}")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is no valid JSON: {error}") from error
+        raise BundleError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(data, dict):
         raise BundleError(f"{path} must hold a JSON object")
     version = data.get("format_version")
@@ -283,7 +283,7 @@ def read_bundle_config(folder: Path) -> BundleConfig:
     for name in config.files:
         # Checked before any of them is touched: a name with a path would leave the folder.
         if Path(name).name != name or not name.endswith(".safetensors"):
-            raise BundleError(f"{path}: {name!r} is no plain .safetensors name")
+            raise BundleError(f"{path}: {name!r} is not a plain .safetensors name")
     kind = backbone_kind(config.backbone.kind)
     sizes = config_from_json(kind.config_class(), config.backbone.config, f"{path}.backbone.config")
     return replace(config, backbone=replace(config.backbone, config=sizes))
@@ -351,7 +351,7 @@ def resolve_bundle(path_or_name: str | Path) -> Path:
     if os.sep not in name and fetched.is_dir():
         return fetched
     raise BundleError(
-        f"no bundle {name!r}: it is no folder, not embedded ({', '.join(EMBEDDED_BUNDLES)}) and "
+        f"no bundle {name!r}: it is not a folder, not embedded ({', '.join(EMBEDDED_BUNDLES)}) and "
         f"not fetched (looked in {bundles_home()}); see `gld-ros weights list`"
     )
 

@@ -173,7 +173,7 @@ def find_inputs(
     if source.is_file() and not family.imagines:
         return {"encoder": source}
     if not source.is_dir():
-        raise WeightsError(f"{source} is no folder")
+        raise WeightsError(f"{source} is not a folder")
     wanted = {part: [source / place for place in places] for part, places in family.files.items()}
     if encoder_file is not None:
         wanted["encoder"] = [encoder_file]

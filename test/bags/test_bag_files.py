@@ -158,7 +158,7 @@ def fifo_in_a_bag(path):
         (os.mkfifo, "neither a folder nor a regular file"),
         (lambda path: path.touch(), "the file is empty"),
         (lambda path: path.write_bytes(b"not a bag at all"), "cannot be opened"),
-        (fifo_in_a_bag, "no regular file: bag.mcap"),
+        (fifo_in_a_bag, "not a regular file: bag.mcap"),
     ],
     ids=["absent", "empty folder", "images", "fifo", "empty file", "other content", "fifo inside"],
 )

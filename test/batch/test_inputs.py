@@ -15,7 +15,7 @@ def bag_folder(path: Path) -> Path:
 
 @pytest.fixture
 def recordings(tmp_path, monkeypatch):
-    """Two days with a bag of the same name each, a lone file, and what is no bag."""
+    """Two days with a bag of the same name each, a lone file, and what is not a bag."""
     bag_folder(tmp_path / "rec/monday/drive")
     bag_folder(tmp_path / "rec/tuesday/drive")
     (tmp_path / "rec/yard.mcap").touch()

@@ -106,7 +106,7 @@ def test_unreadable_pictures_are_named_when_loaded(folder):
     (folder / "images" / "000000.png").write_bytes(b"no picture")
     (folder / "images" / "000001.png").unlink()
     Image.new("RGB", (8, 8)).save(folder / "images" / "000002.png")
-    for i, message in ((0, "no readable image"), (1, "does not exist"), (2, "is 8x8")):
+    for i, message in ((0, "not a readable image"), (1, "does not exist"), (2, "is 8x8")):
         with pytest.raises(RecordingError, match=message):
             recording.load(i)
 

@@ -154,7 +154,7 @@ def test_other_sizes_are_covered(tmp_path):
 
 
 def test_a_folder_of_no_known_kind_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="no folder of fixtures"):
+    with pytest.raises(ValueError, match="not a folder of fixtures"):
         run_selftest(tmp_path)
-    with pytest.raises(ValueError, match="no folder of fixtures"):
+    with pytest.raises(ValueError, match="not a folder of fixtures"):
         run_selftest(tmp_path / "nothing")

@@ -37,7 +37,7 @@ def stored_quantities(folder):
     """(fixture, quantity) of every reference number in the files of a folder."""
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+            for key in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
                 quantity = key.removeprefix("out.").removeprefix("out/")
                 if quantity != key and (path.stem, quantity) not in STARTING_POINTS:
                     yield path.stem, quantity

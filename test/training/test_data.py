@@ -110,7 +110,7 @@ def test_a_smaller_size_is_cut_from_a_larger_store(rooms):
 
 
 def test_stores_that_are_absent_unfinished_or_empty_are_refused(rooms, tmp_path):
-    with pytest.raises(StoreError, match="no scene store"):
+    with pytest.raises(StoreError, match="not a scene store"):
         open_scenes(data_config(tmp_path))
     unfinished = tmp_path / "unfinished"
     unfinished.mkdir()
