@@ -107,7 +107,7 @@ def estimate_memory(
     """
     depth_only = shape.num_targets == 0
     if not (depth_only or config.imagines):
-        raise ValueError(f"bundle {config.name!r} holds a geometry backbone alone")
+        raise ValueError(f"bundle {config.name!r} has only a geometry backbone")
     patch = config.backbone.config.patch_size
     if min(shape.image_hw) < patch or any(side % patch for side in shape.image_hw):
         raise ValueError(f"image_hw is {shape.image_hw}; both must be multiples of {patch}")

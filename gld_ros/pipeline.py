@@ -89,7 +89,7 @@ class NovelViewPipeline:
         config = bundle.config
         if config.rgb_decoder is None or not config.imagines:
             raise ValueError(
-                f"bundle {config.name!r} holds a geometry backbone alone; novel views need one "
+                f"bundle {config.name!r} has only a geometry backbone; novel views need one "
                 "with diffusion and RGB decoder weights, and it gives depth (`depth_pipeline`)"
             )
         self.bundle = bundle

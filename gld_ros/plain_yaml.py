@@ -41,7 +41,7 @@ def parse_yaml(text: str) -> Any:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, LookupError, TypeError, RecursionError) as error:
         # PyYAML lets errors of its constructors through, as for the date 2020-99-99.
-        raise YamlError(f"no valid YAML: {error}") from error
+        raise YamlError(f"not valid YAML: {error}") from error
 
 
 def read_yaml(path: Path) -> Any:
@@ -56,6 +56,6 @@ def read_yaml(path: Path) -> Any:
     try:
         return parse_yaml(content.decode())
     except UnicodeDecodeError as error:
-        raise YamlError(f"{path} is no UTF-8 text: {error}") from error
+        raise YamlError(f"{path} is not UTF-8 text: {error}") from error
     except YamlError as error:
         raise YamlError(f"{path}: {error}") from error

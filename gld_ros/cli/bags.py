@@ -137,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class OfflineWork:
-    """What a worker does with bags: `gld-ros bag`, and a picture of what came of it."""
+    """What a worker does with bags: `gld-ros bag`, and an image of the result."""
 
     def __init__(self, options: BagOptions) -> None:
         self._runner = BagRunner(options)
@@ -208,7 +208,7 @@ def _recorded(options: BagOptions) -> dict[str, Any]:
     values = options.snapshot().values
     bundle = Bundle.open(str(values["model.bundle"]))
     if bundle.config.random_weights:
-        print("WARNING: this bundle has RANDOM weights; its views mean nothing")
+        print("WARNING: this bundle has RANDOM weights; its views are meaningless")
     described = (bundle.folder / "config.json").read_bytes()
     return {
         "gld_ros": __version__,

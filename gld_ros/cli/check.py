@@ -231,5 +231,5 @@ def _ends(ends: list[dict[str, str]]) -> str:
         )
         + (f" +{len(ends) - 3}" if len(ends) > 3 else "")
         if ends
-        else "nobody"
+        else "none"
     )

@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
             print("WARNING: this bundle has RANDOM weights; what it imagines means nothing")
         options = FlightOptions(args.views, args.off_path, args.fps, args.camera)
         with tqdm(desc="bag", disable=None) as bar:
-            stages = [""]  # shown so far; a bar that nobody sees remembers none
+            stages = [""]  # shown so far; a hidden bar keeps none
 
             def show(stage: str, done: int, total: int) -> None:
                 if (stage, total) != (stages[-1], bar.total):

@@ -105,13 +105,13 @@ def _photos(count: int) -> str:
 
 
 def _files(args: argparse.Namespace) -> list[Path]:
-    from gld_ros.photos.sources import picture_files
+    from gld_ros.photos.sources import image_files
     from gld_ros.scenes.folders import is_scene_folder
 
     files: list[Path] = []
     for path in args.photos:
         folder = path / "images" if is_scene_folder(path) else path
-        files += picture_files(folder) if folder.is_dir() else [path]
+        files += image_files(folder) if folder.is_dir() else [path]
     return files[:: args.every]
 
 

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone; there is nobody to tell
+        sys.stderr.close()  # the reader of the output has gone
         return EXIT_ERROR
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if args.traceback:

@@ -118,7 +118,7 @@ def _report(answer: Any, out: Path) -> int:
     import cv2
     import numpy as np
 
-    from gld_ros.depth_colours import depth_picture
+    from gld_ros.depth_colours import depth_with_scale
     from gld_ros.mapping.ply import write_ply
     from gld_ros.messages.depth_images import depth_m_from_message
     from gld_ros.messages.images import rgb_from_image
@@ -138,7 +138,7 @@ def _report(answer: Any, out: Path) -> int:
         depth_m = depth_m_from_message(message)
         written += [f"depth_{index}.npy", f"depth_{index}.png"]
         np.save(out / written[-2], depth_m)
-        cv2.imwrite(str(out / written[-1]), depth_picture(depth_m, "m")[..., ::-1])
+        cv2.imwrite(str(out / written[-1]), depth_with_scale(depth_m, "m")[..., ::-1])
     if answer.cloud is not None:
         points = read_cloud(answer.cloud)
         write_ply(points, out / "predicted.ply")

@@ -117,7 +117,7 @@ class DemoGraph:
 
     def imagine(
         self,
-        picture: PosedImage,
+        frame: PosedImage,
         frame_id: str,
         max_wait_s: float,
         on_feedback: Callable[[Any], None],
@@ -126,11 +126,11 @@ class DemoGraph:
         goal = SynthesizeViews.Goal()
         goal.pose_convention = SynthesizeViews.Goal.CONVENTION_OPTICAL
         goal.targets.header.frame_id = frame_id
-        goal.targets.poses = [pose_message(picture.T_fixed_cam, rclpy_type)]
-        hw = (picture.image.shape[0], picture.image.shape[1])
+        goal.targets.poses = [pose_message(frame.T_fixed_cam, rclpy_type)]
+        hw = (frame.image.shape[0], frame.image.shape[1])
         header = make_header(0, "", rclpy_type)
-        goal.camera_info = camera_info_message(picture.K_px, hw, header, rclpy_type)
-        goal.anchor_time.sec, goal.anchor_time.nanosec = divmod(picture.stamp_ns, NS_PER_S)
+        goal.camera_info = camera_info_message(frame.K_px, hw, header, rclpy_type)
+        goal.anchor_time.sec, goal.anchor_time.nanosec = divmod(frame.stamp_ns, NS_PER_S)
         goal.max_wait.sec = round(max_wait_s)
         goal.use_seed, goal.seed = True, 1
         goal.publish = goal.return_images = True

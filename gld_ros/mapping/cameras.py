@@ -63,10 +63,6 @@ class CameraState:
         for old_ns in sorted(self.infos_by_stamp)[:-INFOS_KEPT]:
             del self.infos_by_stamp[old_ns]
 
-    def info_for(self, stamp_ns: int, *, exact: bool) -> CameraInfoValues | None:
-        """Return the intrinsics of an image: those of its own stamp, or the latest."""
-        return self.infos_by_stamp.get(stamp_ns) if exact else self.info
-
     def nearest_depth(self, stamp_ns: int) -> SensorDepth | None:
         """Return the depth image that belongs to an image, if one has arrived."""
         near = min(self.depths, key=lambda entry: abs(entry[0] - stamp_ns), default=None)

@@ -54,7 +54,7 @@ def completed_view(
     aligned = _aligned(view, measured_m, np.where(measured, weight, 0.0), scale)
     confidence = np.where(measured, weight, np.nan_to_num(view.confidence, nan=0.0))
     depth_m = np.where(measured, measured_m, _within(aligned, max_error))
-    return ComposedView(_rgb8(view), depth_m, confidence.astype(np.float32), measured)
+    return ComposedView(color_image(view.rgb), depth_m, confidence.astype(np.float32), measured)
 
 
 def composed_view(
@@ -88,6 +88,7 @@ def _within(aligned: AlignedDepth, max_error: float) -> NDArray[np.float32]:
     return np.where(aligned.relative_error <= max_error, aligned.depth_m, np.float32(np.nan))
 
 
-def _rgb8(view: View) -> NDArray[np.uint8]:
-    scaled = np.nan_to_num(view.rgb, nan=0.0) * np.float32(255.0) + np.float32(0.5)
+def color_image(rgb: FloatArray) -> NDArray[np.uint8]:
+    """Colours (H, W, 3) in [0, 1] as uint8; NaN is black."""
+    scaled = np.nan_to_num(rgb, nan=0.0) * np.float32(255.0) + np.float32(0.5)
     return np.clip(scaled, 0.0, 255.0).astype(np.uint8)

@@ -261,7 +261,7 @@ class Intake:
             )
             return
         exact = parameters.cameras.exact_pairing
-        info = state.info_for(stamp_ns, exact=exact)
+        info = state.infos_by_stamp.get(stamp_ns) if exact else state.info
         if info is None:
             state.held_images.append(message)
             if len(state.held_images) > (MAX_HELD_FOR_EXACT_INFO if exact else 1):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gld_ros.mapping.clouds import cloud_from_depth, joined_points, moved_points, voxel_filtered
-from gld_ros.mapping.composition import ComposedView, completed_view, composed_view
+from gld_ros.mapping.composition import ComposedView, color_image, completed_view, composed_view
 from gld_ros.mapping.frames import Keyframe, TargetCamera
 from gld_ros.mapping.products import (
     ALL_PRODUCTS,
@@ -120,7 +120,7 @@ def make_products(
     ]
     reference_depths = [_confident_depth(view, parameters.min_confidence) for view in completed]
     seen: list[SeenSurface] = []
-    if wanted & _NEEDS_PROVENANCE or _has_spread(views):
+    if wanted & _NEEDS_PROVENANCE or any(view.spread is not None for view in views.targets):
         seen = [
             seen_surface(DepthView(depth_m, view.K_px, k.T_fixed_cam), parameters.rel_tolerance)
             for depth_m, view, k in zip(reference_depths, views.references, keyframes, strict=True)
@@ -173,16 +173,6 @@ def rep117_depth(
         depth[depth > parameters.depth_max_m] = np.inf
         depth[depth < parameters.depth_min_m] = -np.inf
     return depth
-
-
-def color_image(rgb: FloatArray) -> NDArray[np.uint8]:
-    """Colours (H, W, 3) in [0, 1] as uint8; NaN is black."""
-    scaled = np.nan_to_num(rgb, nan=0.0) * np.float32(255.0) + np.float32(0.5)
-    return np.clip(scaled, 0.0, 255.0).astype(np.uint8)
-
-
-def _has_spread(views: NovelViews) -> bool:
-    return any(view.spread is not None for view in views.targets)
 
 
 def _confident_depth(view: ComposedView, min_confidence: float) -> NDArray[np.float32]:

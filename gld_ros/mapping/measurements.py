@@ -70,7 +70,7 @@ class MeasuringFacts:
 
     measured: int  # keyframes
     behind: int  # keyframes that could be measured now, or are being measured
-    skipped: int  # keyframes that were never measured, for want of time
+    skipped: int  # keyframes that were never measured, for lack of time
     coverage: float  # mean share of measured keyframes' pixels that have depth; NaN without any
     # By camera, where images turned out not to fit TF when little could be measured.
     disagreements: Mapping[str, Agreement] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class Measurements:
 
     def __init__(self, source: DepthSource = "auto") -> None:
         self.source: DepthSource = source
-        self.skipped = 0  # keyframes that were never measured, for want of time
+        self.skipped = 0  # keyframes that were never measured, for lack of time
         self._changed = Condition()
         self._rings: dict[str, deque[PlacedFrame]] = {}
         self._waiting: deque[Keyframe] = deque()

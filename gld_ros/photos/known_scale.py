@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gld_ros.backbones.da3.pose_alignment import scale_between_trajectories
 from gld_ros.geometry.crop_resize import resized_intrinsics
+from gld_ros.geometry.poses import distance_m
 from gld_ros.geometry.rigid import invert_rigid
 from gld_ros.measuring.confidence import SURE
 from gld_ros.measuring.depth_range import depth_range
@@ -54,7 +55,7 @@ def scale_of_known_cameras(
     K_px (V, 3, 3) is in pixels of the photos (H_i, W_i, 3).
     """
     if len(photos) < 2:
-        return KnownScale(math.nan, "one image has no parallax, so nothing tells its scale")
+        return KnownScale(math.nan, "one image has no parallax, so its scale is unknown")
     frames = [
         _posed(*view, stamp)
         for stamp, view in enumerate(zip(photos, K_px, T_world_cam, strict=True))
@@ -91,7 +92,7 @@ def _measured(frames: Sequence[PosedImage], index: int) -> NDArray[np.float32]:
     reference = frames[index]
     unknown = np.full(reference.image_hw, np.nan, np.float32)
     others = [frame for frame in frames if frame is not reference]
-    others.sort(key=lambda frame: _apart(frame, reference))
+    others.sort(key=lambda frame: distance_m(frame.T_fixed_cam, reference.T_fixed_cam))
     partners = [others[rank] for rank in RANGE_PARTNERS if rank < len(others)]
     found = depth_range(reference, partners)
     if found is None:
@@ -102,10 +103,6 @@ def _measured(frames: Sequence[PosedImage], index: int) -> NDArray[np.float32]:
     limits = (_NEAREST * found.typical_m, _FARTHEST * found.typical_m)
     result = measure_depth(reference, neighbours, MeasuringParameters(depth_range_m=limits))
     return np.where(result.confidence >= SURE, result.depth_m, np.float32(np.nan))
-
-
-def _apart(frame: PosedImage, reference: PosedImage) -> float:
-    return float(np.linalg.norm(frame.T_fixed_cam[:3, 3] - reference.T_fixed_cam[:3, 3]))
 
 
 def _on_network_grid(
@@ -131,7 +128,7 @@ def _scale_of_path(T_world_cam: NDArray[np.float64], views: NetworkViews, fault:
     if units is None or not cosine >= SAME_WAY:
         return KnownScale(
             math.nan,
-            f"no scale: {fault}, and the network's camera path does not go the way of the given "
+            f"no scale: {fault}, and the network's camera path does not follow the given "
             f"one (cosine {cosine:.2f}; {SAME_WAY} is needed)",
         )
     return KnownScale(1 / units, f"scale of the network's camera path ({fault})")

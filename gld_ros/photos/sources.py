@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from gld_ros.bags.reader import PICTURE_SUFFIXES
+from gld_ros.bags.reader import IMAGE_SUFFIXES
 from gld_ros.scenes.recording import read_rgb
 
 Source = str | Path | NDArray[np.uint8] | Image.Image
@@ -40,12 +40,12 @@ def load_photos(images: Source | Iterable[Source], *, upright: bool = True) -> l
     return photos
 
 
-def picture_files(folder: Path) -> Sequence[Path]:
+def image_files(folder: Path) -> Sequence[Path]:
     """The image files directly in a folder, by name; ValueError when there are none."""
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
         raise ValueError(
-            f"{folder} holds no image files ({', '.join(PICTURE_SUFFIXES)}); give a folder of "
+            f"{folder} holds no image files ({', '.join(IMAGE_SUFFIXES)}); give a folder of "
             "images, or the files themselves"
         )
     return found
@@ -54,7 +54,7 @@ def picture_files(folder: Path) -> Sequence[Path]:
 def _read(source: Any, index: int, upright: bool) -> Iterator[Photo]:
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
-        for file in picture_files(path) if path.is_dir() else [path]:
+        for file in image_files(path) if path.is_dir() else [path]:
             yield Photo(file.name, read_rgb(file, upright=upright))
     elif isinstance(source, Image.Image):
         turned = ImageOps.exif_transpose(source) if upright else source

@@ -84,7 +84,7 @@ def judge_bag(seen: BagSeen) -> list[Fault]:
             Fault(
                 str(seen.path),
                 seen.problem,
-                "record CameraInfo and /tf, /tf_static beside the images; gld-ros bag-info lists "
+                "record CameraInfo, /tf and /tf_static with the images; gld-ros bag-info lists "
                 "what the bag has",
             )
         )

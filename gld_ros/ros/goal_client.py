@@ -111,7 +111,7 @@ class GoalClient:
         if not self._client.wait_for_server(timeout_sec=min(timeout_s, 10.0)):
             raise RequestFailed(
                 f"no action {self._target}/synthesize_views; is the node configured? "
-                "`gld-ros check` looks"
+                "run `gld-ros check`"
             )
         sent = self._client.send_goal_async(goal, feedback_callback=on_feedback)
         self._wait(sent.done, timeout_s, "the goal was not acknowledged")

@@ -80,7 +80,7 @@ class SensorInputs:
             self._faults.throttled(
                 "no clock",
                 "warning",
-                f"use_sim_time is set, but nothing came on /clock ({publishers} publishers)",
+                f"use_sim_time is set, but nothing arrived on /clock ({publishers} publishers)",
             )
             return
         for camera in self._session.cameras.values():

@@ -77,5 +77,5 @@ def read_depth_mm(path: Path, scale_m: float) -> NDArray[np.float32]:
     stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
     if stored is None or stored.ndim != 2 or stored.dtype != np.uint16:
         found = "missing or unreadable" if stored is None else f"{stored.dtype} {stored.shape}"
-        raise RecordingError(f"{path} is no 16-bit depth PNG ({found})")
+        raise RecordingError(f"{path} is not a 16-bit depth PNG ({found})")
     return stored.astype(np.float32) * np.float32(scale_m)

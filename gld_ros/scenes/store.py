@@ -133,7 +133,7 @@ def write_store(
             image_hw,
         ):
             raise StoreError(
-                f"{folder} holds {present}; asked for {wanted}. Choose another folder."
+                f"{folder} holds {present}; requested: {wanted}. Choose another folder."
             )
         complete = present.complete
     folder.mkdir(parents=True, exist_ok=True)

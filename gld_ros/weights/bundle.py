@@ -129,7 +129,7 @@ class BundleConfig:
 
     @property
     def imagines(self) -> bool:
-        """Whether it can imagine views; else it holds a geometry backbone alone."""
+        """Whether it can imagine views; else it has only a geometry backbone."""
         return self.rgb_decoder is not None and bool(self.denoisers)
 
     @property

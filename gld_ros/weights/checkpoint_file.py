@@ -38,7 +38,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise UnsafeCheckpointError(
             f"{path} is refused: it is damaged, or asks for code or classes beyond tensors and "
-            f"plain containers, and nothing of it was executed. Reader's words: {_reason(error)}"
+            f"plain containers, and nothing of it was executed. The reader says: {_reason(error)}"
         ) from error
     except Exception as error:  # damaged bytes meet the reader's every line
         raise WeightsError(f"{path} is not a readable torch checkpoint: {error}") from error

@@ -180,7 +180,7 @@ def _connection_error(what: str, error: BaseException, endpoint: str) -> Transie
     if proxy is None:
         hint = "No proxy is set; where one is needed, set HTTPS_PROXY. " + _OFFLINE
     else:
-        hint = f"The proxy {proxy} is in use: check it, or except {endpoint} with NO_PROXY."
+        hint = f"The proxy {proxy} is in use: check it, or exclude {endpoint} with NO_PROXY."
     return TransientError(f"{what}: no connection to {endpoint}: {reason}\n{hint}")
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 from gld_ros.bags.reader import BagReader
 from gld_ros.cli.main import main
 from gld_ros.demo.flight import FlightOptions, fly, summary, write_flight
-from gld_ros.demo.moving_pictures import film_frame, tinted
 from gld_ros.demo.tour import ROOM_DOMAIN
+from gld_ros.demo.video import film_frame, tinted
 from gld_ros.mapping.model import LoadedModel
 from gld_ros.mapping.model_fault import fault_of
 from gld_ros.mapping.provenance import Provenance

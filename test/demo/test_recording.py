@@ -5,7 +5,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from gld_ros.demo.pictures import GridRow, write_recording
+from gld_ros.demo.result_images import GridRow, write_recording
 from gld_ros.evaluation.withheld import PosedImage
 
 pytest.importorskip("rerun", reason="rerun-sdk is not installed")

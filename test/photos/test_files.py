@@ -79,7 +79,7 @@ def test_nothing_is_written_over_what_is_no_earlier_result(result, tmp_path, cam
     (folder / "images" / "000_holiday.png").write_text("mine")
     if cameras is not None:
         (folder / "cameras.json").write_text(cameras)
-    with pytest.raises(ValueError, match="something else than an earlier result"):
+    with pytest.raises(ValueError, match="other than an earlier result"):
         write_folder(result, folder)
     assert [f.name for f in (folder / "images").iterdir()] == ["000_holiday.png"]
 

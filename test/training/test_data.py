@@ -268,14 +268,14 @@ def test_yaml_settings_and_overrides(tmp_path, rooms):
         ("steps=0", "steps is 0; it must be at least 1"),
         ("seed.x=1", "'seed' is no section"),
         ("distributed=horovod", "use ddp or fsdp"),
-        ("steps=[", "no valid YAML"),
+        ("steps=[", "not valid YAML"),
     ):
         with pytest.raises(ConfigError, match=message):
             load_run_config(path, ["seed=1", override])
     with pytest.raises(ConfigError, match="cannot read"):
         load_run_config(tmp_path / "absent.yaml")
     path.write_text("stage: [")
-    with pytest.raises(ConfigError, match="no valid YAML"):
+    with pytest.raises(ConfigError, match="not valid YAML"):
         load_run_config(path)
 
 

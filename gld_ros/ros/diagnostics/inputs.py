@@ -67,7 +67,7 @@ def input_status(camera: CameraState, facts: NodeFacts, memory: DiagnosticsMemor
         level, message = ERROR, f"no image on {camera.topic} for {silent_s:.0f} s"
     elif camera.received and camera.info is None:
         level = ERROR if active_s > NO_IMAGE_ERROR_S else WARN
-        message = f"no CameraInfo beside {camera.topic}"
+        message = f"no CameraInfo next to {camera.topic}"
     elif silent_s > NO_IMAGE_WARN_S:
         level, message = WARN, f"no image on {camera.topic} for {silent_s:.1f} s"
     elif new_drops:

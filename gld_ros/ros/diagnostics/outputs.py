@@ -150,7 +150,7 @@ def model_status(session: SynthesisSession) -> Status:
     self_test = model.description.get("self_test", "")
     level, message = OK, "loaded"
     if model.random_weights:
-        level, message = WARN, "RANDOM weights: views mean nothing"
+        level, message = WARN, "RANDOM weights: views are meaningless"
     elif self_test == "skipped":
         level, message = WARN, "self test skipped"
     return Status("gld: model", level, message, model.description)

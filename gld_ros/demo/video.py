@@ -1,4 +1,4 @@
-"""Films of views: the view beside its provenance in colours, as GIF and MP4."""
+"""Videos of views: the view next to its provenance in colours, as GIF and MP4."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person looks at after the demonstration: a grid of pictures and a recording."""
+"""Results of the demonstration to look at: a grid of images and a Rerun recording."""
 
 from __future__ import annotations
 
