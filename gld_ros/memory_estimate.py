@@ -1,4 +1,4 @@
-"""How much memory a run of a bundle will take, before any weight is read.
+"""How much memory a run of a bundle will need, estimated before any weight is read.
 
 Owns the estimate: the networks of a bundle's config are built without storage and the stages of a
 run (`novel_view_stages`) are traced on them while every tensor that lives is counted. So the

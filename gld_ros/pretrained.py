@@ -1,4 +1,4 @@
-"""Geometry backbones with their weights: Depth Anything 3 and VGGT alone, one call away.
+"""Geometry backbones with their weights, in one call: Depth Anything 3 and VGGT on their own.
 
 The networks are in `gld_ros.backbones`, which knows no weight files; here is where the two meet.
 

@@ -1,4 +1,4 @@
-"""Memory estimates that this machine has made before: tracing a bundle takes seconds of a start.
+"""Cache of memory estimates on this machine, since tracing a bundle takes seconds at start.
 
 A file per estimate under `weights.storage.cache_home`, the newest few. Its name sums up all that
 decides it, the code included, so what is found there is never out of date; what cannot be read or

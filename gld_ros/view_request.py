@@ -1,4 +1,4 @@
-"""What a caller asks of a view synthesizer, and what it gets: plain data, NumPy only.
+"""Requests to a view synthesizer and their results: plain data, NumPy only.
 
 Owns the dataclasses that `gld_ros.pipeline` and the robot logic in `gld_ros.mapping` share, their
 validation, and how a caller runs a request to its end. Needs neither torch nor ROS, so that robot

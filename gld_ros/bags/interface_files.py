@@ -1,4 +1,4 @@
-"""Where the texts of our .msg files are: in a checkout, an ament install space, or a pip install.
+"""Finds gld_ros's .msg files: in a checkout, an ament install space, or a pip install.
 
 Parsing is left to those who need types without rosidl, such as bags.
 """

@@ -1,4 +1,4 @@
-"""`gld-ros eval`: predicted views against withheld frames, with baselines on the same views."""
+"""`gld-ros eval`: imagined views against withheld frames, next to baseline methods."""
 
 import argparse
 from pathlib import Path

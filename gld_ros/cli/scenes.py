@@ -1,4 +1,4 @@
-"""`gld-ros scenes`: look at rooms and mesh worlds, render them to folders, stores and bags."""
+"""`gld-ros scenes`: preview rooms and mesh worlds, render them to folders, stores and bags."""
 
 import argparse
 import os

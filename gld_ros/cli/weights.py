@@ -1,4 +1,4 @@
-"""`gld-ros weights list | fetch | verify | convert`: bundles here, and those that can be had."""
+"""`gld-ros weights list | fetch | verify | convert`: bundles here and bundles to fetch."""
 
 import argparse
 import shutil

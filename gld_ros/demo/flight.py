@@ -1,4 +1,4 @@
-"""A fly-through: a bag through the session, then views along a smooth path, as a film.
+"""A fly-through: a bag through the session, then views along a smooth path, as a video.
 
 The views are goals like any other: measured surfaces where there are any, the model elsewhere.
 """

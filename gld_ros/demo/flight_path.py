@@ -1,4 +1,4 @@
-"""The way of a fly-through: a smooth path through recorded camera poses that also leaves it.
+"""The path of a fly-through: smooth, through recorded camera poses, and partly away from them.
 
 On the recorded path nearly everything was measured. To show what was not, the camera swings around
 the point that it looks at, sideways, up and back, twice on its way.

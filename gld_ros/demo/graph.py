@@ -1,4 +1,4 @@
-"""The demonstration's own node: drives the lifecycle, sends goals, keeps what arrives."""
+"""The demonstration's own node: drives the lifecycle, sends goals, collects products."""
 
 from __future__ import annotations
 

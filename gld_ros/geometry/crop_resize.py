@@ -1,4 +1,4 @@
-"""Images of any size on the grid of the model and back, with intrinsics that stay exact.
+"""Images of any size to the model's grid and back, with exact intrinsics.
 
 Owns two mappings. `gld_crop_resize` is the official one (whole-pixel crops), for data prepared as
 the published model saw it. The pipeline uses the other functions: windows with fractional edges, so

@@ -1,4 +1,4 @@
-"""From a CameraInfo and an image size to a pinhole camera and the remap that images need.
+"""From a CameraInfo and an image size to a pinhole camera and the images' rectification maps.
 
 Owns every decision about intrinsics: which values are rejected and why, region of interest and
 binning (REP-104), whether images are rectified already, and the rectification maps. Works on any

@@ -1,4 +1,4 @@
-"""Image messages to and from arrays: which encodings are accepted, and what each byte means.
+"""Image messages to and from arrays: the accepted encodings and their byte layouts.
 
 Works on any object with the fields of sensor_msgs/Image or CompressedImage, whether it came from
 rclpy or out of a bag. Leaves intrinsics and rectification to others.

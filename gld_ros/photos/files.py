@@ -1,4 +1,4 @@
-"""A reconstruction of photos as files: points (PLY, GLB), or a folder with everything.
+"""A reconstruction from photos as files: points (PLY, GLB), or a folder with everything.
 
 images/NNN_NAME.png   what the network saw
 depth/NNN_NAME.npy    float32 z-depth, in the unit that cameras.json names

@@ -1,4 +1,4 @@
-"""What `gld_ros.reconstruct` gives: depth, cameras, confidence and points, to keep or look at."""
+"""The result of `gld_ros.reconstruct`: depth, cameras, confidence and points, to save or show."""
 
 from __future__ import annotations
 

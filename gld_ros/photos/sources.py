@@ -1,4 +1,4 @@
-"""Photos from whatever a caller has: files, folders, arrays, PIL images."""
+"""Photos from files, folders, arrays or PIL images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is this bag fit for gld_node: cameras, intrinsics, TF, and whether images and TF agree.
+"""Whether a bag is suitable for gld_node: cameras, intrinsics, TF, and whether images and TF agree.
 
 The offline half of `gld-ros check`; faults are those of `graph_faults`. Needs no ROS.
 """

@@ -1,4 +1,4 @@
-"""Asking a running gld_node for views: goals from poses or offsets, feedback, result, its cloud."""
+"""Requests views from a running gld_node: goals from poses or offsets, feedback, result, cloud."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong on a graph that was watched, the fault to fix first at the top.
+"""Faults of an observed graph, the one to fix first at the top.
 
 Looking at the graph belongs to `graph_watch`; nothing here needs a running graph.
 """

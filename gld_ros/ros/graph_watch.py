@@ -1,4 +1,4 @@
-"""What is on a graph around gld_node: topics, rates, QoS, stamps, CameraInfo and TF, watched live.
+"""Observes a live graph around gld_node: topics, rates, QoS, stamps, CameraInfo and TF.
 
 `watch` subscribes for some seconds and returns what it received, `rows` is the table of it. It
 changes nothing on the graph; what of it is wrong is judged in `graph_faults`.

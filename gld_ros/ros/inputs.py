@@ -1,4 +1,4 @@
-"""The node's sensors: subscriptions to images, CameraInfo and depth, and what they miss."""
+"""The node's sensor input: subscriptions to images, CameraInfo and depth, and counts of losses."""
 
 import time
 from typing import Any

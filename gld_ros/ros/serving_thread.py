@@ -1,4 +1,4 @@
-"""A thread that serves some entities of a node instead of the executor.
+"""A thread that serves some entities of a node in place of the executor.
 
 For each message rclpy's executors collect all entities of a node again, in Python; a wait set of a
 few needs none of that. An executor that waits for the events of a subscription (QoS, lost messages)

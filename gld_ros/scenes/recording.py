@@ -1,4 +1,4 @@
-"""A recording: posed frames in order, loaded one by one, whatever they are stored in.
+"""A recording: posed frames in order, loaded one by one from any storage.
 
 Readers (folders.py, layouts.py, bags.py) make recordings; picking.py draws samples from them.
 """

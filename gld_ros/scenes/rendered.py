@@ -1,4 +1,4 @@
-"""Scenes that are rendered when asked for, behind one name: rooms, furnished rooms, mesh worlds.
+"""Scenes that are rendered on request, behind one interface: rooms, furnished rooms, mesh worlds.
 
     rooms:DOMAIN                       procedural rooms
     furnished:FOLDER[?paths=STYLE]     rooms with the furniture of a folder

@@ -1,4 +1,4 @@
-"""Runs every fixture of a folder: which kind of folder it is decides which checks apply.
+"""Runs every fixture of a folder; the kind of folder determines which checks apply.
 
 Adding a kind (another backbone) is one entry in `FOLDER_KINDS`: a module with
 

@@ -1,4 +1,4 @@
-"""Published files on disk: planned before the first byte, verified, resumable, never half there.
+"""Downloads of published files: planned in advance, verified, resumable, never incomplete.
 
 A file being downloaded is called `NAME.part`; it gets its name only when its size and hash are
 those the hub states. Nothing here runs unless a person asked for a download.

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: what a repository holds, its bytes from any position, and errors that help.
+"""The Hugging Face hub: contents of a repository, bytes from any position, and helpful errors.
 
 Names, addresses and tokens are huggingface_hub's. Bytes are streamed here, because its
 `hf_hub_download` discards what it has of a file when it is stopped. Files on disk are `fetch`.

@@ -1,4 +1,4 @@
-"""What the GLD files of both backbones have in common: denoisers, RGB decoder, statistics.
+"""Parts common to the GLD files of both backbones: denoisers, RGB decoder, statistics.
 
 Owns unpacking them and reading sizes off their tensors. Backbones are `published_da3` and
 `published_vggt`, which files a family has is `families`.

@@ -1,4 +1,4 @@
-"""`/diagnostics` and `~/status`: what the node does, what it waits for, how good its output is."""
+"""`/diagnostics` and `~/status`: what the node does, what it waits for, and output quality."""
 
 from typing import Any
 

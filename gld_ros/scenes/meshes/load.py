@@ -1,4 +1,4 @@
-"""Mesh files of any common kind as surfaces, and clear words about those that will not do.
+"""Mesh files of any common format as surfaces, and clear errors for unusable ones.
 
 Coordinates are taken as stored, z up and in metres, unless the address says otherwise:
 `site.glb?up=y&scale=0.001`.
