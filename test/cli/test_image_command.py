@@ -28,7 +28,7 @@ def test_photos_become_depth_cameras_and_points(scene, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "3 photos at 112x84 px" in printed
     assert "unscaled" in printed
-    assert "knows procedural rooms alone" in printed
+    assert "trained on procedural rooms only" in printed
     assert str(out) in printed
     assert {p.name for p in out.iterdir()} >= {"cameras.json", "points.ply", "depth"}
     depth = [np.load(path) for path in sorted((out / "depth").glob("*.npy"))]

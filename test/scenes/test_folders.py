@@ -113,5 +113,5 @@ def test_unreadable_pictures_are_named_when_loaded(folder):
 
 def test_unreadable_depth_is_named(folder):
     (folder / "depth" / "000000.png").write_bytes(b"no picture")
-    with pytest.raises(RecordingError, match="no 16-bit depth PNG"):
+    with pytest.raises(RecordingError, match="not a 16-bit depth PNG"):
         open_scene_folder(folder).load(0)
