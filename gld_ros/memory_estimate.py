@@ -9,6 +9,9 @@ Counted: weights, and tensors alive at the worst moment of each stage. Not count
 its libraries, the context of a CUDA device, scratch memory of single operations, fragmentation,
 results of earlier runs. `WEIGHTS_SHARE` and `SCRATCH_SHARE` are added for the last three;
 docs/performance.md says how far measured peaks are from the sum.
+
+A trace takes seconds of a start. `memory_bound` takes none: a rule of thumb that is never too low,
+so that a run far from the limit needs no trace.
 """
 
 from __future__ import annotations
@@ -49,6 +52,12 @@ CAMERA_MAP_CHANNELS = 7
 # they are read. Of the activations: buffers of single operations, the allocator's gaps.
 WEIGHTS_SHARE = 0.25
 SCRATCH_SHARE = 0.75
+# Of `memory_bound`: numbers alive per token and unit of width, per pixel and feature of the depth
+# head, per pixel of a finished view; features of the head's last layers; tokens of a view beside
+# its patches. Far above what traces of both families find (test_memory_estimate).
+TOKEN_NUMBERS, HEAD_NUMBERS, RESULT_NUMBERS = 40, 6, 16
+HEAD_HIDDEN, SPECIAL_TOKENS = 32, 8
+FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -129,6 +138,31 @@ def estimate_memory(
         held = everything if keep_weights else sum(weights[module] for module in own)
         stages[name] = StageMemory(held, peak)
     return MemoryEstimate(weights, stages)
+
+
+def memory_bound(config: BundleConfig, shape: RunShape) -> int:
+    """Bytes that a run surely does not exceed, in float32 and with all weights kept.
+
+    Where there is room for so much, `estimate_memory` need not be asked. Counts the same things.
+    """
+    backbone, rgb = config.backbone.config, config.rgb_decoder
+    pixels = shape.image_hw[0] * shape.image_hw[1]
+    views = shape.num_references + shape.num_targets
+    tokens = views * (pixels // backbone.patch_size**2 + SPECIAL_TOKENS)
+    numbers = TOKEN_NUMBERS * tokens * backbone.embed_dim
+    features = backbone.head_features + HEAD_HIDDEN
+    numbers += views * pixels * (HEAD_NUMBERS * features + RESULT_NUMBERS)
+    if shape.num_targets and rgb is not None:
+        denoisers = [spec.config for spec in config.denoisers.values()]
+        branches = 2 if shape.guided else 1
+        width = branches * max(max(one.hidden) for one in denoisers)
+        numbers += TOKEN_NUMBERS * tokens * (width + rgb.width)
+        channels = sum(one.channels for one in denoisers)
+        numbers += RESULT_NUMBERS * shape.samples * (views * pixels + tokens * channels)
+    modules = config.module_names if shape.num_targets else ("backbone",)
+    parameters = sum(config.files[f"{name}.safetensors"].num_values for name in modules)
+    weights = FLOAT32_BYTES * parameters
+    return StageMemory(weights, FLOAT32_BYTES * numbers).total
 
 
 def _to_running_precision(module: nn.Module, dtype: torch.dtype) -> int:

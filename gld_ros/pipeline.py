@@ -23,7 +23,7 @@ from gld_ros.backbones.interface import NUM_LEVELS
 from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.diffusion.guidance import Branches
 from gld_ros.geometry.rays import RecoveredCameras
-from gld_ros.memory_estimate import MemoryEstimate, RunShape
+from gld_ros.memory_estimate import MemoryEstimate, RunShape, memory_bound
 from gld_ros.novel_view_stages import (
     DecodedViews,
     EncodedReferences,
@@ -176,10 +176,39 @@ class NovelViewPipeline:
         `image_hw` is the model's size, None for the largest that a request can lead to;
         `guidance_scale` None is the bundle's. See `memory_estimate` for what is not counted.
         """
+        return remembered_estimate(
+            self.bundle.config,
+            self._shape(num_references, num_targets, samples, guidance_scale, image_hw),
+            dtype=self.dtype,
+            keep_weights=self.keep_weights,
+        )
+
+    def memory_bound(
+        self,
+        num_references: int,
+        num_targets: int,
+        *,
+        samples: int = 1,
+        guidance_scale: float | None = None,
+    ) -> int:
+        """Bytes that no such request needs, found at once; `estimate` is near what it needs."""
+        return memory_bound(
+            self.bundle.config,
+            self._shape(num_references, num_targets, samples, guidance_scale, None),
+        )
+
+    def _shape(
+        self,
+        num_references: int,
+        num_targets: int,
+        samples: int,
+        guidance_scale: float | None,
+        image_hw: tuple[int, int] | None,
+    ) -> RunShape:
         config = self.bundle.config
         guidance = config.guidance_scale if guidance_scale is None else guidance_scale
         sizes = self._sizes_hw()
-        shape = RunShape(
+        return RunShape(
             num_references,
             num_targets,
             max(sizes, key=lambda hw: hw[0] * hw[1]) if image_hw is None else image_hw,
@@ -188,7 +217,6 @@ class NovelViewPipeline:
             branches=self._branches(),
             decoded_together=self._decoded_together(),
         )
-        return remembered_estimate(config, shape, dtype=self.dtype, keep_weights=self.keep_weights)
 
     def _branches(self) -> Branches:
         return "in turn" if self._chunk_decoder else self.branches

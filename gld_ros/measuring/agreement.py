@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation, Slerp
 
 from gld_ros.geometry.poses import invert_rigid
 from gld_ros.measuring.frames import FloatArray, PosedImage
@@ -107,6 +106,8 @@ class _Trajectory:
     """Poses between frames, interpolated."""
 
     def __init__(self, frames: Sequence[PosedImage]) -> None:
+        from scipy.spatial.transform import Rotation, Slerp  # late: a start need not wait for it
+
         stamps, at = np.unique([frame.stamp_ns for frame in frames], return_index=True)
         self._start_ns = int(stamps[0])
         self._times_s = (stamps - self._start_ns) * 1e-9

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
 
 from gld_ros.measuring.frames import FloatArray
 
@@ -65,7 +64,9 @@ class FoundSurface:
 
 
 def surface_confidence(surface: FoundSurface) -> NDArray[np.float32]:
-    """Probability (h, w) that each depth is correct by itself; 0 where images cannot tell."""
+    """Probability (h, w) that each depth is right by itself; 0 where images cannot tell."""
+    from scipy.special import expit  # late: a start need not wait for it
+
     weights = np.array([weight for _, weight in SURFACE_TERMS], np.float32)
     log_odds = np.tensordot(weights, surface_evidence(surface), 1)
     return np.where(surface.told_apart, expit(log_odds), 0.0).astype(np.float32)
@@ -99,6 +100,8 @@ def confirmed_confidence(
 
     `looking_through` measured something clearly farther there, `hiding` something clearly nearer.
     """
+    from scipy.special import expit  # late: a start need not wait for it
+
     weights = np.array([weight for _, weight in VIEW_TERMS])
     log_odds = weights @ view_evidence(confidence, agreeing, looking_through, hiding)
     return np.asarray(expit(log_odds), np.float32)
@@ -111,6 +114,8 @@ def view_evidence(
     hiding: NDArray[np.integer],
 ) -> FloatArray:
     """VIEW_TERMS (terms, N) of single images' probabilities and counts (N,)."""
+    from scipy.special import logit  # late: a start need not wait for it
+
     own = np.asarray(confidence, np.float64).clip(_NEVER, 1.0 - _NEVER)
     return np.stack(
         [

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from gld_ros.geometry.poses import invert_rigid
 from gld_ros.measuring.frames import FloatArray, PosedImage
@@ -95,6 +94,8 @@ def _adjusted(
     corners: SharedCorners, T: FloatArray, inverse_depth: FloatArray, information: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """T_neighbour_reference (n, 4, 4) and inverse depths (P,), adjusted together."""
+    from scipy.spatial.transform import Rotation  # late: a start need not wait for it
+
     count = len(T)
     moved = np.zeros(6 * count)  # so far: place and turn of each, in the reference's axes
     for _ in range(_STEPS):

@@ -14,9 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-import scipy.sparse as sparse
 from numpy.typing import NDArray
-from scipy.sparse.linalg import splu
 
 FloatArray = NDArray[np.floating[Any]]
 FloatImage = NDArray[np.float32]
@@ -154,7 +152,10 @@ def _cell_means(
 def _fitted(
     offset: FloatArray, share: FloatArray, log_depth: FloatArray
 ) -> tuple[FloatArray, FloatArray, float]:
-    """Field (h, w), influence of the measurements (h, w), and the remaining scatter."""
+    """Field (h, w), influence of the measurements (h, w), and the scatter that is left over."""
+    import scipy.sparse as sparse  # late: a start need not wait for it
+    from scipy.sparse.linalg import splu
+
     rows, columns = offset.shape
     smooth = _smoothness(log_depth)
     decay = sparse.identity(rows * columns, format="csc") / _DECAY_CELLS**2
@@ -203,6 +204,8 @@ def _held_out_error(
 
 def _smoothness(log_depth: FloatArray) -> Any:
     """Sparse (n, n) matrix of the weighted squared steps between neighbouring cells."""
+    import scipy.sparse as sparse  # late: a start need not wait for it
+
     index = np.arange(log_depth.size).reshape(log_depth.shape)
     left = np.concatenate([index[:, :-1].ravel(), index[:-1].ravel()])
     right = np.concatenate([index[:, 1:].ravel(), index[1:].ravel()])
