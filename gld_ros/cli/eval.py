@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from gld_ros.cli._sampling_arguments import add_preset_argument
+from gld_ros.cli._size_argument import SIZE_FORM, size_hw
 
 _DESCRIPTION = """\
 Gives the model some frames of every scene (references), withholds others (targets), lets it imagine
@@ -79,7 +80,7 @@ def add_parser(
         help="samples to evaluate (default: 64 rooms; of recordings, as many as share no frame)",
     )
     views.add_argument(
-        "--size", type=_size, metavar="WxH", help="image size (default: the bundle's best)"
+        "--size", type=size_hw, metavar=SIZE_FORM, help="image size (default: the bundle's best)"
     )
     model = parser.add_argument_group("model")
     add_preset_argument(model)
@@ -173,10 +174,3 @@ def run(args: argparse.Namespace) -> int:
         Image.fromarray(grid).save(args.images)
         print(f"images   {args.images}")
     return 0
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, cross, height = text.partition("x")
-    if not cross or not width.isdigit() or not height.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size; use WxH such as 112x84")
-    return int(height), int(width)

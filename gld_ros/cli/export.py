@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gld_ros.cli._size_argument import SIZE_FORM, size_hw
+
 if TYPE_CHECKING:
     from gld_ros.export.run import ExportedPart
 
@@ -35,10 +37,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--format", required=True, choices=("aoti", "onnx", "tensorrt"))
     parser.add_argument(
         "--size",
-        nargs=2,
-        type=int,
-        metavar=("H", "W"),
-        help="image height and width in pixels (default: the bundle's first)",
+        type=size_hw,
+        metavar=SIZE_FORM,
+        help="image size in pixels, such as 112x84 (default: the bundle's first)",
     )
     parser.add_argument(
         "--views",
@@ -74,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
     height, width = args.size or config.resolutions_hw[0]
     size = RunSize((height, width), *args.views)
     print(
-        f"bundle {config.name}, {height} x {width} pixels (height x width), {size.references} "
-        f"references + {size.targets} targets, float32, {args.format}"
+        f"bundle {config.name}, {width}x{height} pixels, {size.references} references + "
+        f"{size.targets} targets, float32, {args.format}"
     )
     print(
         f"{'part':<14} {'MB':>7} {'max error':>10} {'relative':>9} {'export s':>9} {'load s':>7} "

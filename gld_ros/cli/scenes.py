@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gld_ros.cli._size_argument import SIZE_FORM, size_hw
+
 if TYPE_CHECKING:
     from gld_ros.scenes.rendered import RenderedScenes
 
@@ -74,7 +76,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     bag.add_argument("--id", type=int, help="scene id (default: a held-out demo room)")
     bag.add_argument("--seconds", type=float, default=20.0, help="default: %(default)s")
     bag.add_argument("--rate", type=float, default=10.0, help="images per second")
-    bag.add_argument("--size", type=_size, default=(320, 240), metavar="WxH")
+    bag.add_argument("--size", type=size_hw, default=(240, 320), metavar=SIZE_FORM)
     bag.add_argument("--no-depth", action="store_true", help="leave the depth topics out")
     return parser
 
@@ -92,24 +94,10 @@ def _add_scene_arguments(
         "--ids", type=_ids, help="these scene ids instead: 2000000003,2000000007 or 0-99"
     )
     parser.add_argument("--views", type=int, default=views, help="views per scene")
-    parser.add_argument(
-        "--references", type=int, help="how many of the views are references (look_around domains)"
-    )
-    parser.add_argument("--size", type=_size, default=_size(size), metavar="WxH")
+    parser.add_argument("--references", type=int, help="how many of the views are references")
+    parser.add_argument("--size", type=size_hw, default=size_hw(size), metavar=SIZE_FORM)
     parser.add_argument("--antialias", type=int, default=2, help="rays per pixel side at edges")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        width, height = (int(part) for part in text.lower().split("x"))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a size; write WxH, e.g. 320x240"
-        ) from error
-    if min(width, height) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: width and height need at least 1 pixel")
-    return width, height
 
 
 def _ids(text: str) -> list[int]:
@@ -155,7 +143,7 @@ def _source(args: argparse.Namespace) -> "RenderedScenes":
 
 
 def _scenes(args: argparse.Namespace, ids: Sequence[int]) -> dict[str, Any]:
-    width, height = args.size
+    height, width = args.size
     return _source(args).render(
         ids,
         args.views,
@@ -188,7 +176,7 @@ def _preview(args: argparse.Namespace) -> int:
 def _store(args: argparse.Namespace) -> int:
     from gld_ros.scenes.store import write_store
 
-    width, height = args.size
+    height, width = args.size
     if args.recordings:
         draw, source, count = _draws_from_recordings(args)
     else:
@@ -223,7 +211,7 @@ def _draws_from_recordings(
     for recording in recordings:
         for reason, number in recording.dropped.items():
             print(f"{recording.scene_id}: {number} frames left out: {reason}", file=sys.stderr)
-    width, height = args.size
+    height, width = args.size
     scenes = RecordedScenes(recordings, args.views, (height, width))
 
     def draw(positions: Sequence[int]) -> dict[str, Any]:
@@ -263,7 +251,7 @@ def _bag(args: argparse.Namespace) -> int:
     from gld_ros.scenes.tour_bag import first_room_with_tour, write_tour_bag
 
     scene_id = args.id if args.id is not None else first_room_with_tour(args.domain)
-    width, height = args.size
+    height, width = args.size
     frames = write_tour_bag(
         args.out,
         args.domain,

@@ -64,7 +64,7 @@ def test_no_repeats_is_refused(capsys):
 
 
 def test_the_depth_of_images_is_timed_where_there_are_no_views(backbone_alone, capsys):
-    arguments = ["bench", "--bundle", str(backbone_alone.folder), "--size", "80", "60"]
+    arguments = ["bench", "--bundle", str(backbone_alone.folder), "--size", "80x60"]
     assert main([*arguments, "--repeats", "2", "--device", "cpu"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["mode"] == "depth"

@@ -110,6 +110,12 @@ def test_launch_arguments_set_parameters_that_exist():
     assert set(parameters.values()) <= set(BY_NAME)
 
 
+@pytest.mark.parametrize("name", ["gld.launch.py", "gld_bag.launch.py"])
+def test_launch_files_offer_the_modes_of_the_parameter_and_the_files_own(name):
+    choices = launch_table(ROOT / "launch" / name, "CHOICES")
+    assert choices["mode"] == ("", *BY_NAME["mode"].choices)
+
+
 def test_camera_presets_are_cameras_with_the_depth_that_is_registered_to_them():
     presets = launch_table(ROOT / "launch" / "gld.launch.py", "PRESETS")
     assert set(presets) == {"realsense", "zed", "oak", "usb"}
