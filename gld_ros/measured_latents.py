@@ -8,16 +8,14 @@ Shapes: B scenes, V views (references first), N = h x w patches of p pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gld_ros.backbones.interface import GeometryBackbone
 from gld_ros.diffusion.conditioning import DenoiserConditions
-from gld_ros.novel_view_stages import tokens_to_latent
-from gld_ros.weights.statistics import LevelStatistics
 
 NEAREST_M = 0.1  # inverse depth is limited to that of this distance
 
@@ -40,38 +38,37 @@ def with_measurements(
     conditions: DenoiserConditions,
     measured: RenderedMeasurements,
     reference_images: Tensor,
-    backbone: GeometryBackbone,
-    statistics: LevelStatistics,
-    level: int,
-    length_scale: Tensor | None = None,
+    encode: Callable[[Tensor], Tensor],
+    length_scale: Tensor,
 ) -> DenoiserConditions:
-    """The same conditions with the targets' measurements.
+    """The same conditions with the targets' measurements, for training and sampling alike.
 
-    reference_images (B, R, 3, H, W); statistics and level are those of the latent. length_scale
-    (B,) are the model's units per metre, from `camera_conditions` (None: metres).
+    reference_images (B, R, 3, H, W). `encode` takes images (B, V, 3, H, W), seen together, to the
+    normalised latents (B, V, C, h, w) that are diffused. length_scale (B,) is that of
+    `camera_conditions`, model units per metre: measured inverse depth is told in the unit that the
+    camera positions have. Scenes in which nothing is measured are not encoded. Raises ValueError
+    for latents with special tokens.
     """
     references = reference_images.shape[1]
-    filled = fill_holes(measured.rgb, measured.covered)
-    tokens = backbone.encode_levels(torch.cat((reference_images, filled), dim=1), [level])[level]
-    rows = reference_images.shape[-2] // backbone.patch_size
-    latent = tokens_to_latent(tokens, statistics, rows)
-    if latent.ndim != 5:
+    like = conditions.reference_latent
+    if like.ndim != 5:
         raise ValueError("latents with special tokens take no measurements")
-    covered = measured.covered[:, :, None].to(latent)
-    share = F.avg_pool2d(covered.flatten(0, 1), backbone.patch_size).unflatten(0, covered.shape[:2])
-    latent = torch.cat(
-        (torch.zeros_like(latent[:, :references]), latent[:, references:] * share), 1
-    )
+    covered = measured.covered
+    latent = torch.zeros_like(like)
+    some = covered.flatten(1).any(1)
+    if bool(some.any()):
+        filled = fill_holes(measured.rgb[some], covered[some])
+        seen = encode(torch.cat((reference_images[some], filled.to(reference_images)), dim=1))
+        patch = covered.shape[-2] // like.shape[-2]
+        share = F.avg_pool2d(covered[some].float(), patch)[:, :, None]
+        latent[some, references:] = (seen[:, references:] * share).to(like)
 
-    inverse = covered[:, :, 0] / measured.depth_m.clamp_min(NEAREST_M)
-    if length_scale is not None:
-        inverse = inverse / length_scale.to(inverse).view(-1, 1, 1, 1)
-    pixels = torch.stack((covered[:, :, 0], inverse), dim=2)
+    inverse = torch.where(covered, 1 / measured.depth_m.clamp_min(NEAREST_M), 0.0)
+    inverse = inverse / length_scale.to(inverse).view(-1, 1, 1, 1)
+    pixels = torch.stack((covered.to(inverse), inverse), dim=2).to(conditions.camera_map)
     padding = pixels.new_zeros(len(pixels), references, *pixels.shape[2:])
     return replace(
-        conditions,
-        measured_latent=latent.to(conditions.reference_latent),
-        measured_map=torch.cat((padding, pixels), dim=1).to(conditions.camera_map),
+        conditions, measured_latent=latent, measured_map=torch.cat((padding, pixels), dim=1)
     )
 
 
@@ -79,6 +76,8 @@ def fill_holes(rgb: Tensor, covered: Tensor) -> Tensor:
     """Images (B, T, 3, H, W) whose uncovered pixels take the mean of the covered ones around.
 
     Around: over the smallest square of a pyramid that has any. Images without any become mid-grey.
+    A hole in one plain colour would have an edge all around it that no room has, and the encoder,
+    whose features reach beyond a patch, would tell of that edge; colours of the border have none.
     """
     batch = covered.shape[:2]
     weight = covered[:, :, None].to(rgb).flatten(0, 1)
