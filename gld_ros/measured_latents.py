@@ -1,21 +1,26 @@
 """Rendered measurements of target views as a denoiser's inputs: features, coverage, inverse depth.
 
-Owns filling the holes of rendered images and encoding them beside the references. Rendering the
-measurements is `measuring`; that a network reads them, `diffusion.denoiser`.
+Owns filling the holes of rendered images and encoding them beside the references. How surfaces
+look from a camera is `measuring.rendering`; that a network reads them, `diffusion.denoiser`.
 
 Shapes: B scenes, V views (references first), N = h x w patches of p pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gld_ros.diffusion.conditioning import DenoiserConditions
+from gld_ros.measuring.rendering import RenderedView, render_surfaces
+from gld_ros.measuring.surfaces import Surface
 
 NEAREST_M = 0.1  # inverse depth is limited to that of this distance
 
@@ -31,6 +36,28 @@ class RenderedMeasurements:
     rgb: Tensor
     depth_m: Tensor
     covered: Tensor
+
+
+def render_measurements(
+    surfaces: Sequence[Surface],
+    K_px: NDArray[np.floating[Any]],
+    T_fixed_cam: NDArray[np.floating[Any]],
+    image_hw: tuple[int, int],
+) -> RenderedMeasurements:
+    """Surfaces in the T targets of one scene (B = 1): K_px (T, 3, 3), T_fixed_cam (T, 4, 4)."""
+    cameras = zip(K_px, T_fixed_cam, strict=True)
+    return stacked_measurements([[render_surfaces(surfaces, *c, image_hw) for c in cameras]])
+
+
+def stacked_measurements(views: Sequence[Sequence[RenderedView]]) -> RenderedMeasurements:
+    """Rendered views of B scenes with T targets each, on the CPU."""
+    rgb = np.stack([[view.color for view in scene] for scene in views])
+    depth_m = np.stack([[view.depth_m for view in scene] for scene in views])
+    return RenderedMeasurements(
+        torch.from_numpy(rgb).permute(0, 1, 4, 2, 3).float().div_(255),
+        torch.from_numpy(np.nan_to_num(depth_m)),
+        torch.from_numpy(np.isfinite(depth_m)),
+    )
 
 
 @torch.no_grad()
@@ -53,17 +80,17 @@ def with_measurements(
     like = conditions.reference_latent
     if like.ndim != 5:
         raise ValueError("latents with special tokens take no measurements")
-    covered = measured.covered
+    covered = measured.covered.to(like.device)
     latent = torch.zeros_like(like)
     some = covered.flatten(1).any(1)
     if bool(some.any()):
-        filled = fill_holes(measured.rgb[some], covered[some])
+        filled = fill_holes(measured.rgb.to(like.device)[some], covered[some])
         seen = encode(torch.cat((reference_images[some], filled.to(reference_images)), dim=1))
         patch = covered.shape[-2] // like.shape[-2]
         share = F.avg_pool2d(covered[some].float(), patch)[:, :, None]
         latent[some, references:] = (seen[:, references:] * share).to(like)
 
-    inverse = torch.where(covered, 1 / measured.depth_m.clamp_min(NEAREST_M), 0.0)
+    inverse = torch.where(covered, 1 / measured.depth_m.to(like.device).clamp_min(NEAREST_M), 0.0)
     inverse = inverse / length_scale.to(inverse).view(-1, 1, 1, 1)
     pixels = torch.stack((covered.to(inverse), inverse), dim=2).to(conditions.camera_map)
     padding = pixels.new_zeros(len(pixels), references, *pixels.shape[2:])
