@@ -156,7 +156,7 @@ class DiffusionStage(Stage):
             noise = normal_per_sample(tuple(latents.shape[1:]), generators).to(self.device)
             noisy_source = (conditions.source + sigma * noise) / (1 + sigma**2) ** 0.5
             conditions = replace(conditions, source=noisy_source)
-        if options.measured_probability:
+        if self.denoiser.config.measured:  # always: processes wait for gradients of all parameters
             measured = measured_targets(
                 scenes,
                 references,
