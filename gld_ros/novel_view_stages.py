@@ -14,7 +14,7 @@ stages are float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +30,7 @@ from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.diffusion.flow import time_grid, time_shift
 from gld_ros.diffusion.guidance import Branches, Guidance, guided_velocity
 from gld_ros.diffusion.presets import PresetName, preset_of
-from gld_ros.diffusion.solvers import Known, SamplingStep, Solver, integrate
+from gld_ros.diffusion.solvers import SamplingStep, Solver, integrate
 from gld_ros.weights.bundle import BundleConfig
 from gld_ros.weights.statistics import LevelStatistics
 
@@ -101,6 +101,18 @@ def encode_references(
     return EncodedReferences(latents, alone.special.float())
 
 
+def feature_encoder(
+    backbone: GeometryBackbone, statistics: LevelStatistics, level: int
+) -> Callable[[Tensor], Tensor]:
+    """What takes images (B, V, 3, H, W), seen together, to normalised latents of a level."""
+
+    def encode(images: Tensor) -> Tensor:
+        rows = images.shape[-2] // backbone.patch_size
+        return tokens_to_latent(backbone.encode_levels(images, [level])[level], statistics, rows)
+
+    return encode
+
+
 def sampling_conditions(
     denoiser: Denoiser,
     reference_latent: Tensor,
@@ -140,12 +152,11 @@ def sample(
     guidance: Guidance = Guidance(),  # noqa: B008 (immutable)
     branches: Branches = "together",
     solver: Solver = "euler",
-    known: Known | None = None,
 ) -> Iterator[SamplingStep]:
     """Denoise all views from a latent of `noise`, yielding after each of `num_steps` steps.
 
     The last yielded latent is the result, normalised, float32. `shift` None takes the one of this
-    latent's size; `known` holds parts of it to what is known. Stop iterating to cancel.
+    latent's size. Stop iterating to cancel.
     """
     if noise.shape != conditions.reference_latent.shape:
         raise ValueError(
@@ -167,7 +178,6 @@ def sample(
         noise.float(),
         grid,
         solver=solver,
-        known=known,
     )
 
 

@@ -12,6 +12,7 @@ becomes a run on the model's grid in `pipeline_plan`, and results become views i
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from gld_ros.backbones.interface import NUM_LEVELS
 from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.diffusion.guidance import Branches
 from gld_ros.geometry.rays import RecoveredCameras
+from gld_ros.measured_latents import with_measurements
 from gld_ros.memory_estimate import MemoryEstimate, RunShape, memory_bound
 from gld_ros.novel_view_stages import (
     DecodedViews,
@@ -30,6 +32,7 @@ from gld_ros.novel_view_stages import (
     decode,
     decoder_inputs,
     encode_references,
+    feature_encoder,
     level_tokens,
     sample,
     sampling_conditions,
@@ -147,6 +150,11 @@ class NovelViewPipeline:
         )
         return self._synthesise(plan_views(request, self.bundle.config, limits, self.device))
 
+    @property
+    def reads_measurements(self) -> bool:
+        """Whether results depend on the `surfaces` of a request."""
+        return self.bundle.config.reads_measurements
+
     def limit_memory(self, *, chunk_decoder: bool, smallest_bucket: bool) -> None:
         """Trade time or resolution for memory, or stop doing so, from the next request on.
 
@@ -246,7 +254,7 @@ class NovelViewPipeline:
 
         latents: list[dict[int, Tensor]] = [{} for _ in range(plan.request.samples)]
         for number, name in enumerate(self._denoisers):
-            for step in self._denoise(plan, name, encoded, latents, seconds):
+            for step in self._denoise(plan, name, backbone, encoded, latents, seconds):
                 total = len(self._denoisers) * step.total_steps
                 yield Progress("sampling", number * step.total_steps + step.step, total)
             self._release_stage()
@@ -270,6 +278,7 @@ class NovelViewPipeline:
         self,
         plan: ViewPlan,
         name: str,
+        backbone: Any,
         encoded: EncodedReferences,
         latents: list[dict[int, Tensor]],
         seconds: StageSeconds,
@@ -279,15 +288,23 @@ class NovelViewPipeline:
         level = self._level_of(name)
         with seconds.of("sampling"):
             denoiser = self._load(name)
+        conditions = sampling_conditions(
+            denoiser,
+            encoded.latents[level],
+            plan.camera_map,
+            plan.viewmats,
+            torch.from_numpy(plan.model_K_px)[None].float().to(self.device),
+        )
+        if plan.measured is not None and denoiser.config.measured:
+            encode = feature_encoder(backbone, self._statistics[level], level)
+            with seconds.of("encoding"):
+                conditions = with_measurements(
+                    conditions, plan.measured, plan.images, encode, plan.length_scale
+                )
         for k, sample_latents in enumerate(latents):
-            conditions = sampling_conditions(
-                denoiser,
-                encoded.latents[level],
-                plan.camera_map,
-                plan.viewmats,
-                torch.from_numpy(plan.model_K_px)[None].float().to(self.device),
-                source=sample_latents[config.boundary_level] if name == "cascade" else None,
-            )
+            if name == "cascade":
+                source = sample_latents[config.boundary_level].to(conditions.reference_latent)
+                conditions = replace(conditions, source=source)
             with seconds.of("sampling"):
                 steps = sample(
                     denoiser,

@@ -31,6 +31,7 @@ _EXAMPLES = """\
 examples:
   gld-ros eval --data rooms:narrow:64 --images narrow.png
   gld-ros eval --data rooms:look_around:32 --seeds 4 --json look_around.json
+  gld-ros eval --data rooms:look_around:32 --measurements
   gld-ros eval --data meshes:site.glb:32
   gld-ros eval --data recordings/lounge/bag --references 2 --targets 2 --every 5
   gld-ros eval --bundle runs/encoder/export --data rooms:narrow:32 --real-features
@@ -99,6 +100,12 @@ def add_parser(
         action="store_true",
         help="also decode the features of the true images: the upper bound of the decoders",
     )
+    model.add_argument(
+        "--measurements",
+        action="store_true",
+        help="also targets whose visible part is measured, by the references' true depth, and the "
+        "rest the model's or inpainted; needs depth. Bundles that read measurements are shown them",
+    )
     model.add_argument("--batch", type=int, default=8, help="scenes at once (default: 8)")
     model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     model.add_argument(
@@ -155,6 +162,7 @@ def run(args: argparse.Namespace) -> int:
         first_seed=args.first_seed,
         batch_size=args.batch,
         real_features=args.real_features,
+        measurements=args.measurements,
         images=0 if args.images is None else args.rows,
     )
     held_out = open_held_out(

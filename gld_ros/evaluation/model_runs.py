@@ -16,12 +16,14 @@ from torch import Tensor
 from gld_ros.backbones.interface import NUM_LEVELS, Geometry, LevelTokens
 from gld_ros.diffusion.conditioning import camera_conditions
 from gld_ros.diffusion.flow import draw_noise
+from gld_ros.measured_latents import RenderedMeasurements, with_measurements
 from gld_ros.novel_view_stages import (
     EncodedReferences,
     Sampling,
     decode_rgb,
     decoder_inputs,
     encode_references,
+    feature_encoder,
     latent_shape,
     level_tokens,
     sample,
@@ -98,13 +100,17 @@ class EvaluatedModel:
         num_references: int,
         sampling: Sampling,
         after_step: Callable[[], None] = lambda: None,
+        measured: RenderedMeasurements | None = None,
+        reference_images: Tensor | None = None,
     ) -> ImaginedViews:
         """Sample and decode all views of a batch; the cameras may be other than the true ones.
 
+        With measurements of the targets, which denoisers that read none ignore, the reference
+        images are needed again.
         Raises ValueError for cameras the model cannot work with (all at one place).
         """
         config = self.bundle.config
-        camera_map, viewmats, _ = camera_conditions(
+        camera_map, viewmats, length_scale = camera_conditions(
             T_world_cam,
             K_px,
             image_hw,
@@ -123,6 +129,11 @@ class EvaluatedModel:
                 K_px,
                 source=latents[config.boundary_level] if name == "cascade" else None,
             )
+            if measured is not None and reference_images is not None and denoiser.config.measured:
+                encode = feature_encoder(self.backbone, self.statistics[level], level)
+                conditions = with_measurements(
+                    conditions, measured, reference_images, encode, length_scale
+                )
             for step in sample(
                 denoiser,
                 conditions,

@@ -36,6 +36,7 @@ class EvaluationSettings:
     first_seed: int = 0
     batch_size: int = 8
     real_features: bool = False
+    measurements: bool = False  # targets also from what the references have measured
     images: int = 0  # targets kept for the image grid
     prior_rooms: int = 32  # training rooms behind the mean depth image
 

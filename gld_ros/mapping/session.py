@@ -46,7 +46,7 @@ from gld_ros.mapping.postprocess import Postprocessor
 from gld_ros.mapping.products import Product
 from gld_ros.mapping.scale import ScaleState
 from gld_ros.mapping.worker import SynthesisWorker
-from gld_ros.measuring.surfaces import MeasuredScene
+from gld_ros.measuring.surfaces import MeasuredScene, Surface
 from gld_ros.messages.images import ImageBridge
 from gld_ros.messages.transforms import TfBuffer
 
@@ -122,6 +122,7 @@ class SynthesisSession:
             postprocess=self._postprocessor,
             on_result=self._job_ended,
             on_progress=on_progress,
+            surfaces=self._surfaces,
             ros_now_ns=now_ns,
             epoch=lambda: self.epoch,
             fault_of=model.fault_of,
@@ -347,9 +348,22 @@ class SynthesisSession:
     def _measured(self, request: JobRequest, run: SynthesisRun) -> MeasuredScene:
         if request.is_depth:
             return self.measurements.of_image(request.anchor)
+        return self._measured_around(request, run.slots, run.keyframes)
+
+    def _surfaces(
+        self, request: JobRequest, slots: Sequence[int], keyframes: Sequence[Keyframe]
+    ) -> Sequence[Surface]:
+        """What the model is shown before it runs: nothing where its view alone is wanted."""
+        if not request.parameters.products.composite:
+            return ()
+        return self._measured_around(request, slots, keyframes).surfaces
+
+    def _measured_around(
+        self, request: JobRequest, slots: Sequence[int], keyframes: Sequence[Keyframe]
+    ) -> MeasuredScene:
         self.measurements.await_results(MEASURING_WAIT_S)
-        targets = [request.targets[slot] for slot in run.slots]
-        return self.measurements.scene(run.keyframes, targets)
+        targets = [request.targets[slot] for slot in slots]
+        return self.measurements.scene(keyframes, targets)
 
     def _forget_products(self) -> None:
         self.measurements.reset()

@@ -71,6 +71,14 @@ class MemoryLimited(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsMeasurements(Protocol):
+    """A synthesizer that may continue what was measured (`ViewRequest.surfaces`)."""
+
+    @property
+    def reads_measurements(self) -> bool: ...
+
+
 class OracleSynthesizer:
     """Returns what a renderer sees, in an arbitrary frame and unit of its own.
 

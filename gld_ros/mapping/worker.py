@@ -14,6 +14,7 @@ from threading import Condition, Thread
 from typing import Any
 
 from gld_ros.mapping.degrade import DegradeLadder, MemoryLimits
+from gld_ros.mapping.frames import Keyframe
 from gld_ros.mapping.job_clock import JobClock
 from gld_ros.mapping.jobs import (
     CancelReason,
@@ -32,13 +33,16 @@ from gld_ros.mapping.jobs import (
 )
 from gld_ros.mapping.model_fault import Fault, fault_of
 from gld_ros.mapping.products import Products, UnusableOutput
-from gld_ros.mapping.synthesizer import MemoryLimited, Synthesizer
-from gld_ros.view_request import NovelViews
+from gld_ros.mapping.synthesizer import MemoryLimited, ReadsMeasurements, Synthesizer
+from gld_ros.measuring.surfaces import Surface
+from gld_ros.view_request import NovelViews, ViewRequest
 
 logger = logging.getLogger(__name__)
 
 # Makes publishable products of a run, on the worker's thread; see `postprocess`.
 Postprocess = Callable[[JobRequest, SynthesisRun], Products]
+# What was measured around some targets (slots) of a job, before it runs with these references.
+Surfaces = Callable[[JobRequest, Sequence[int], Sequence[Keyframe]], Sequence[Surface]]
 OnResult = Callable[[JobResult], None]
 OnProgress = Callable[[JobRequest, JobProgress], None]
 
@@ -72,11 +76,13 @@ class SynthesisWorker:
         on_progress: OnProgress,
         ros_now_ns: Callable[[], int],
         epoch: Callable[[], int],
+        surfaces: Surfaces = lambda request, slots, keyframes: (),
         fault_of: Callable[[BaseException], Fault] = fault_of,
         steady_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._synthesizer: Any = synthesizer  # of the mode that jobs are planned in
         self._postprocess = postprocess
+        self._surfaces = surfaces
         self._on_result = on_result
         self._on_progress = on_progress
         self._ros_now_ns = ros_now_ns
@@ -364,6 +370,11 @@ class SynthesisWorker:
         self, request: JobRequest, slots: Sequence[int], max_views: int, clock: JobClock
     ) -> NovelViews:
         asked = request.model_request(slots, max_views)
+        synthesizer = self._synthesizer
+        reads = isinstance(synthesizer, ReadsMeasurements) and synthesizer.reads_measurements
+        if reads and isinstance(asked, ViewRequest):
+            measured = self._surfaces(request, slots, request.keyframes[:max_views])
+            asked = replace(asked, surfaces=measured)
         try:
             asked.validate()
             steps = self._synthesizer.run(asked)

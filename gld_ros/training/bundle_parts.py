@@ -57,6 +57,13 @@ class WorkingBundle:
             module = self.plan.build_module(name).to(device)
         return module.train().requires_grad_(True)
 
+    def that_reads_measurements(self, name: str) -> WorkingBundle:
+        """Return the same with a denoiser `name` that takes rendered measurements."""
+        spec = self.plan.denoisers[name]
+        measured = replace(spec, config=replace(spec.config, measured=True))
+        denoisers = {**self.plan.denoisers, name: measured}
+        return WorkingBundle(replace(self.plan, denoisers=denoisers), self.present)
+
     def frozen(self, name: str, device: torch.device) -> nn.Module:
         """Return module `name` of the bundle, not to be trained; ConfigError if it is not there."""
         if self.present is None or not self.present.has(name):

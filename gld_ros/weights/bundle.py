@@ -133,6 +133,11 @@ class BundleConfig:
         return self.rgb_decoder is not None and bool(self.denoisers)
 
     @property
+    def reads_measurements(self) -> bool:
+        """Whether its denoiser continues measurements of the targets that it is shown."""
+        return any(spec.config.measured for spec in self.denoisers.values())
+
+    @property
     def base_denoiser(self) -> str:
         """Name of the denoiser that starts a run: "level1" or "level0"."""
         return f"level{self.boundary_level}"

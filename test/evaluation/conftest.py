@@ -1,5 +1,6 @@
 """A random micro-bundle, and small scenes whose answers are known."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,18 @@ def _save(folder, plan):
 def micro_bundle(tmp_path_factory):
     """A whole bundle with random weights."""
     return _save(tmp_path_factory.mktemp("bundles") / "micro", _plan("micro"))
+
+
+@pytest.fixture(scope="session")
+def measured_bundle(tmp_path_factory):
+    """A bundle whose denoiser reads measurements."""
+    plan = _plan("measured")
+    level1 = plan.denoisers["level1"]
+    measured = replace(level1, config=replace(level1.config, measured=True))
+    return _save(
+        tmp_path_factory.mktemp("bundles") / "measured",
+        replace(plan, denoisers={"level1": measured}),
+    )
 
 
 @pytest.fixture(scope="session")
