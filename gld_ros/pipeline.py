@@ -248,9 +248,9 @@ class NovelViewPipeline:
     ) -> Iterator[Progress]:
         """Run one denoiser for all samples; puts the result of its level into `latents`."""
         config, num_steps = self.bundle.config, plan.sampling.num_steps
-        level = self._level_of(name)
+        level, module = self._level_of(name), plan.sampling.module_of(name)
         with seconds.of("sampling"):
-            denoiser = self._load(name)
+            denoiser = self._load(module)
         for k, sample_latents in enumerate(latents):
             conditions = sampling_conditions(
                 denoiser,
@@ -266,7 +266,7 @@ class NovelViewPipeline:
                     conditions,
                     plan.noises[name][k : k + 1].to(self.device),
                     num_steps=num_steps,
-                    shift=config.denoisers[name].time_shift,
+                    shift=config.denoisers[module].time_shift,
                     guidance=plan.sampling.guidance,
                     branches=plan.branches,
                     solver=plan.sampling.solver,

@@ -10,6 +10,7 @@ STAGES = {
     "decoder": "features to RGB (and the depth head, for missing levels)",
     "level1": "multi-view diffusion of level-1 features",
     "cascade": "diffusion of level 0, conditioned on level 1",
+    "distill": "a student of one of these two that samples in 1 to 4 calls",
 }
 
 _DESCRIPTION = """\

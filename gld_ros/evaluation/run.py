@@ -166,13 +166,14 @@ def _imagine_all(
     seeds = range(first, first + settings.seeds)
     samples = [run(methods.GENERATED, seed, batch.T_world_cam, num_steps) for seed in seeds]
     runs = {methods.GENERATED: samples[0]}
-    if num_steps > 1:
+    one_step = num_steps > 1 and not sampling.by_student  # whose number of calls is its own
+    if one_step:
         runs[methods.ONE_STEP] = run(methods.ONE_STEP, first, batch.T_world_cam, 1)
     if len(batch.images) > 1:
         shuffled = with_other_motion(batch.T_world_cam, references)
         try:
             runs[methods.SHUFFLED] = run(methods.SHUFFLED, first, shuffled, num_steps)
-            if num_steps > 1:
+            if one_step:
                 name = methods.SHUFFLED_ONE_STEP
                 runs[name] = run(name, first, shuffled, 1)
         except ValueError as error:

@@ -240,15 +240,16 @@ TABLE: tuple[Parameter, ...] = (
         "sampler.preset",
         "string",
         "published",
-        "How views are sampled: as the weights were published, or with fewer evaluations (bundles "
-        "of at most 12 steps, such as the embedded one, stay as they are).",
+        "How views are sampled: as the weights were published; fast, with fewer evaluations "
+        "(bundles of at most 12 steps, such as the embedded one, stay as they are); or fastest, by "
+        "the bundle's student, where it has one (the embedded one has none).",
         choices=PRESET_NAMES,
     ),
     Parameter(
         "sampler.num_steps",
         "int",
         0,
-        "Steps of the sampler; 0 takes the preset's share of the bundle's own.",
+        "Steps of the sampler; 0 takes the preset's share of the bundle's own, or the student's.",
         low=0,
         high=200,
     ),
