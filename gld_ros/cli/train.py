@@ -29,6 +29,10 @@ nothing, with C standing for config/train/tiny:
 These two learn on small images; encoder.yaml and level1.yaml go on with full ones, see
 docs/training.md.
 
+A student that samples in two calls, from any bundle that can imagine views:
+
+  gld-ros train distill --config C/distill.yaml --bundle runs/level1/export --run runs/distill
+
 The same command goes on after a stop, a kill or --max-minutes. To fine-tune, give --bundle any
 bundle, the converted official one included. Several processes:
 
