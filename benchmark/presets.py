@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -102,10 +103,10 @@ def plans(scale: float, own_steps: int) -> list[Plan]:
 
 
 class HeldOutRooms:
-    """Held-out rooms encoded by the embedded bundle, and what a sampled latent is compared with."""
+    """Held-out rooms encoded by a bundle, and what a sampled latent is compared with."""
 
-    def __init__(self, scenes: int) -> None:
-        bundle = Bundle.open("tiny")
+    def __init__(self, scenes: int, bundle_name: str | Path = "tiny") -> None:
+        bundle = Bundle.open(bundle_name)
         self.model = EvaluatedModel(bundle, torch.device("cpu"), torch.float32)
         held_out = open_held_out(
             f"rooms:look_around:{scenes}",
@@ -136,6 +137,7 @@ class HeldOutRooms:
         with torch.no_grad():
             tokens = self.model.backbone.encode_levels(self.batch.images, [1])[1]
         true = tokens_to_latent(tokens, self.model.statistics[1], self.grid_hw[0])
+        self.true_latent = true
         self.true_features = self._features(true)
 
     def latent(self, plan: Plan) -> Tensor:

@@ -31,7 +31,7 @@ from gld_ros.diffusion.flow import time_grid, time_shift
 from gld_ros.diffusion.guidance import Branches, Guidance, guided_velocity
 from gld_ros.diffusion.presets import PresetName, preset_of
 from gld_ros.diffusion.solvers import SamplingStep, Solver, integrate
-from gld_ros.weights.bundle import BundleConfig
+from gld_ros.weights.bundle import BundleConfig, student_name
 from gld_ros.weights.statistics import LevelStatistics
 
 
@@ -55,11 +55,16 @@ class DecodedViews:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a denoiser is run: solver, number of steps, guidance."""
+    """How denoisers are run: solver, number of steps, guidance, and whether by their students."""
 
     solver: Solver
     num_steps: int
     guidance: Guidance
+    by_student: bool = False
+
+    def module_of(self, denoiser: str) -> str:
+        """Name of the bundle's module that runs in the place of `denoiser`."""
+        return student_name(denoiser) if self.by_student else denoiser
 
 
 def sampling_of(
@@ -68,12 +73,43 @@ def sampling_of(
     num_steps: int | None = None,
     guidance_scale: float | None = None,
 ) -> Sampling:
-    """What a preset means for a bundle; None takes the preset's steps and the bundle's scale."""
+    """What a preset means for a bundle; None takes the preset's steps and the bundle's scale.
+
+    Raises ValueError for "fastest" from a bundle without students, or with steps or guidance that
+    these do not have.
+    """
+    if preset == "fastest":
+        return _by_students(config, num_steps, guidance_scale)
     own_steps = config.num_euler_points - 1
     how = preset_of(preset, own_steps)
     steps = how.steps(own_steps) if num_steps is None else num_steps
     scale = config.guidance_scale if guidance_scale is None else guidance_scale
     return Sampling(how.solver, steps, Guidance(scale))
+
+
+def _by_students(
+    config: BundleConfig, num_steps: int | None, guidance_scale: float | None
+) -> Sampling:
+    missing = [n for n in config.denoiser_names if student_name(n) not in config.denoisers]
+    if missing:
+        raise ValueError(
+            f"preset is 'fastest', but bundle {config.name!r} has no student of "
+            f"{' and '.join(missing)}; make one with `gld-ros train distill`, or use preset "
+            "'published' or 'fast'"
+        )
+    calls = config.denoisers[config.student_names[0]].calls
+    assert calls is not None  # a bundle config checks that
+    if num_steps not in (None, calls):
+        raise ValueError(
+            f"num_steps is {num_steps}, but with preset 'fastest' the student of bundle "
+            f"{config.name!r} takes {calls}; leave the number of steps out"
+        )
+    if guidance_scale is not None and guidance_scale > 1:
+        raise ValueError(
+            f"guidance_scale is {guidance_scale:g}, but with preset 'fastest' guidance is built "
+            "into the student; leave it out"
+        )
+    return Sampling("euler", calls, Guidance(), by_student=True)
 
 
 @torch.no_grad()

@@ -285,9 +285,9 @@ class NovelViewPipeline:
     ) -> Iterator[Progress]:
         """Run one denoiser for all samples; puts the result of its level into `latents`."""
         config, num_steps = self.bundle.config, plan.sampling.num_steps
-        level = self._level_of(name)
+        level, module = self._level_of(name), plan.sampling.module_of(name)
         with seconds.of("sampling"):
-            denoiser = self._load(name)
+            denoiser = self._load(module)
         conditions = sampling_conditions(
             denoiser,
             encoded.latents[level],
@@ -311,7 +311,7 @@ class NovelViewPipeline:
                     conditions,
                     plan.noises[name][k : k + 1].to(self.device),
                     num_steps=num_steps,
-                    shift=config.denoisers[name].time_shift,
+                    shift=config.denoisers[module].time_shift,
                     guidance=plan.sampling.guidance,
                     branches=plan.branches,
                     solver=plan.sampling.solver,

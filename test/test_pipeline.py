@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from gld_ros.backbones.da3.config import Da3Config
@@ -217,6 +218,58 @@ def test_a_preset_decides_the_steps_unless_they_are_given(tmp_path, options, ste
     views = pipeline(_request(**options), progress=seen.append)
     assert [s.total_steps for s in seen if s.stage == "sampling"] == [steps] * steps
     views.validate()
+
+
+def _with_students(config, calls=2, time_shift=1.7):
+    students = {
+        f"{name}_student": replace(spec, time_shift=time_shift, calls=calls)
+        for name, spec in config.denoisers.items()
+    }
+    return replace(config, denoisers={**config.denoisers, **students})
+
+
+@pytest.mark.parametrize("cascade", [False, True])
+def test_fastest_runs_the_students_on_their_own_grid(tmp_path, cascade):
+    config = _with_students(_config(cascade=cascade))
+    taught = _bundle(tmp_path / "taught", config)
+    # The same networks in the place of the denoisers, on that grid.
+    modules = {name: taught.load_module(name) for name in config.module_names}
+    alone = replace(
+        config,
+        denoisers={
+            name: replace(config.denoisers[f"{name}_student"], calls=None)
+            for name in config.denoiser_names
+        },
+    )
+    statistics = load_file(taught.folder / "statistics.safetensors")
+    swapped = save_bundle(
+        tmp_path / "swapped",
+        alone,
+        {name: modules.get(f"{name}_student", modules[name]) for name in alone.module_names},
+        statistics,
+    )
+    fastest = NovelViewPipeline(taught, device="cpu")(_request(preset="fastest"))
+    plain = NovelViewPipeline(swapped, device="cpu")(_request(num_steps=2, guidance_scale=1.0))
+    _assert_same_views(fastest.targets, plain.targets, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_steps": 3}, "num_steps is 3, but with preset 'fastest' the student .* takes 2"),
+        ({"guidance_scale": 1.5}, "guidance is built into the student"),
+    ],
+)
+def test_a_student_takes_its_own_steps_and_no_guidance(tmp_path, options, message):
+    config = _with_students(_config(cascade=False))
+    pipeline = NovelViewPipeline(_bundle(tmp_path / "bundle", config), device="cpu")
+    with pytest.raises(ValueError, match=message):
+        pipeline(_request(preset="fastest", **options))
+
+
+def test_fastest_says_what_to_do_where_there_is_no_student(pipeline):
+    with pytest.raises(ValueError, match="no student of level1; make one with `gld-ros train dis"):
+        pipeline(_request(preset="fastest"))
 
 
 @pytest.mark.slow
@@ -471,7 +524,7 @@ def _bad_requests():
     yield "cameras at one place", _moved(good, unit=0.0), "same place"
     yield "tiny picture", _request(hw=(13, 42)), r"images\[0\] has size 13x42.*14x14"
     yield "tiny target", _request(target_hw=(28, 13)), r"target_hw\[0\] has size 28x13"
-    yield "unknown preset", replace(good, preset="faster"), "use one of published, fast"
+    yield "unknown preset", replace(good, preset="faster"), "use one of published, fast, fastest"
     yield "no steps", replace(good, num_steps=0), "num_steps is 0"
     yield "NaN guidance", replace(good, guidance_scale=np.nan), "guidance_scale"
     yield "noise of no level", replace(good, noise=_noise(4)), "noise must map each of level1"

@@ -10,6 +10,7 @@ STAGES = {
     "decoder": "features to RGB (and the depth head, for missing levels)",
     "level1": "multi-view diffusion of level-1 features",
     "cascade": "diffusion of level 0, conditioned on level 1",
+    "distill": "a student of one of these two that samples in 1 to 4 calls",
 }
 
 _DESCRIPTION = """\
@@ -27,6 +28,10 @@ scratch, where C stands for config/train/tiny:
 
 The jobs encoder and level1 train on small images here; encoder.yaml and level1.yaml continue at
 full size, see docs/training.md.
+
+A student that samples in two calls, from any bundle that can imagine views:
+
+  gld-ros train distill --config C/distill.yaml --bundle runs/level1/export --run runs/distill
 
 The same command resumes after a stop, a kill or --max-minutes. To fine-tune, give --bundle any
 bundle, including the converted published weights. Several processes:

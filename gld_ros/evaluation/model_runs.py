@@ -63,10 +63,14 @@ class EvaluatedModel:
         if config.rgb_decoder is not None:
             self.rgb_decoder = bundle.load_module("rgb_decoder", device, dtype)
         self.denoisers: dict[str, Any] = {}
+        self.students: dict[str, Any] = {}  # by their own names
         self.statistics: Mapping[int, LevelStatistics] = {}
         if self.can_imagine:
-            names = [n for n in (config.base_denoiser, "cascade") if n in config.denoisers]
+            names = config.denoiser_names
             self.denoisers = {name: bundle.load_module(name, device, dtype) for name in names}
+            self.students = {
+                name: bundle.load_module(name, device, dtype) for name in config.student_names
+            }
             self.statistics = {
                 level: bundle.statistics(level) for level in sorted(map(self._level_of, names))
             }
@@ -119,8 +123,9 @@ class EvaluatedModel:
             pose_scale=config.pose_scale,
         )
         latents: dict[int, Tensor] = {}
-        for name, denoiser in self.denoisers.items():
-            level = self._level_of(name)
+        for name in self.denoisers:
+            level, module = self._level_of(name), sampling.module_of(name)
+            denoiser = (self.denoisers | self.students)[module]
             conditions = sampling_conditions(
                 denoiser,
                 encoded.latents[level],
@@ -139,7 +144,7 @@ class EvaluatedModel:
                 conditions,
                 noise[name],
                 num_steps=sampling.num_steps,
-                shift=config.denoisers[name].time_shift,
+                shift=config.denoisers[module].time_shift,
                 guidance=sampling.guidance,
                 solver=sampling.solver,
             ):

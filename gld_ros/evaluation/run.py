@@ -185,13 +185,14 @@ def _imagine_all(
     if measured is not None and config.reads_measurements:
         name, shown = methods.GENERATED_SHOWN, measured.tensors()
         runs[name] = run(name, first, batch.T_world_cam, num_steps, shown)
-    if num_steps > 1:
+    one_step = num_steps > 1 and not sampling.by_student  # whose number of calls is its own
+    if one_step:
         runs[methods.ONE_STEP] = run(methods.ONE_STEP, first, batch.T_world_cam, 1)
     if len(batch.images) > 1:
         shuffled = with_other_motion(batch.T_world_cam, references)
         try:
             runs[methods.SHUFFLED] = run(methods.SHUFFLED, first, shuffled, num_steps)
-            if num_steps > 1:
+            if one_step:
                 name = methods.SHUFFLED_ONE_STEP
                 runs[name] = run(name, first, shuffled, 1)
         except ValueError as error:

@@ -81,8 +81,8 @@ def part_names(config: BundleConfig) -> tuple[str, ...]:
     """The parts that a bundle has, in the order of a run."""
     if not config.imagines:
         return "features", "geometry_head"
-    names = ("encoder", *config.denoiser_names, "propagation", "rgb_decoder", "geometry_head")
-    return *names, "features"
+    denoisers = (*config.denoiser_names, *config.student_names)
+    return "encoder", *denoisers, "propagation", "rgb_decoder", "geometry_head", "features"
 
 
 def check_size(config: BundleConfig, size: RunSize) -> None:
@@ -113,7 +113,7 @@ def build_part(bundle: Bundle, name: str, size: RunSize, device: torch.device) -
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device)
 
-    if name in config.denoiser_names:
+    if name in config.denoisers:
         return _denoiser_step(bundle, name, size, device, generator)
     patch = config.backbone.config.patch_size
     grid_hw = (size.image_hw[0] // patch, size.image_hw[1] // patch)

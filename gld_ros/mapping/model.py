@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gld_ros.diffusion.presets import PresetName
 from gld_ros.mapping.memory_preflight import (
     NotEnoughMemory,
     check_depth_memory,
@@ -52,6 +53,7 @@ def load_model(parameters: SessionParameters) -> LoadedModel:
     name = wanted.bundle
     try:
         from gld_ros.depth_pipeline import DepthPipeline
+        from gld_ros.novel_view_stages import sampling_of
         from gld_ros.pipeline import NovelViewPipeline
         from gld_ros.weights.bundle import Bundle
         from gld_ros.weights.verify import verify_bundle
@@ -83,6 +85,8 @@ def load_model(parameters: SessionParameters) -> LoadedModel:
             pipeline = DepthPipeline(bundle, device=wanted.device, dtype=wanted.precision)
             memory = check_depth_memory(pipeline, parameters)
         else:
+            wish = parameters.sampler
+            sampling_of(bundle.config, wish.preset, wish.num_steps, wish.guidance_scale)
             pipeline = NovelViewPipeline(
                 bundle,
                 device=wanted.device,
@@ -100,7 +104,9 @@ def load_model(parameters: SessionParameters) -> LoadedModel:
     self_test = "skipped"
     if wanted.self_test:
         try:
-            self_test = _try_once(pipeline, mode, bundle.config.resolutions_hw[0])
+            self_test = _try_once(
+                pipeline, mode, bundle.config.resolutions_hw[0], parameters.sampler.preset
+            )
         except ModelUnavailable:
             raise
         except (ValueError, RuntimeError) as error:
@@ -178,8 +184,11 @@ def torch_fault_of(error: BaseException) -> Fault:
     return named_fault(error)
 
 
-def _try_once(synthesizer: Any, mode: Mode, image_hw: tuple[int, int]) -> str:
-    """Make depth or one view of noise, in one step; ModelUnavailable unless all is finite."""
+def _try_once(synthesizer: Any, mode: Mode, image_hw: tuple[int, int], preset: PresetName) -> str:
+    """Make depth or one view of noise; ModelUnavailable unless all is finite.
+
+    In one step, or in those of the student where it is the one to run.
+    """
     height, width = image_hw
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8)]
@@ -195,7 +204,8 @@ def _try_once(synthesizer: Any, mode: Mode, image_hw: tuple[int, int]) -> str:
             K_px[None],
             poses[1:],
             [image_hw],
-            num_steps=1,
+            preset=preset,
+            num_steps=None if preset == "fastest" else 1,
             seed=0,
         )
     views = run_to_end(synthesizer.run(request))

@@ -23,6 +23,7 @@ from gld_ros.weights.bundle import (
     TensorSource,
     read_bundle_config,
     save_bundle,
+    student_name,
 )
 from gld_ros.weights.statistics import LevelStatistics
 
@@ -95,12 +96,17 @@ class WorkingBundle:
         modules: Mapping[str, TensorSource] | None = None,
         statistics: dict[str, Tensor] | None = None,
     ) -> Bundle:
-        """Write a bundle with the new parts and all other parts that exist, in float32."""
+        """Write a bundle with the new parts and all other parts that exist, in float32.
+
+        A student is left out when its denoiser is new: it would imitate another one.
+        """
         parts: dict[str, TensorSource] = {}
         tables: dict[str, Tensor] = {}
         if self.present is not None:
+            outdated = {student_name(name) for name in modules or ()}
             for name in self.present.config.module_names:
-                parts[name] = load_file(self.present.folder / f"{name}.safetensors")
+                if name not in outdated:
+                    parts[name] = load_file(self.present.folder / f"{name}.safetensors")
             if self.present.has("statistics"):
                 tables = load_file(self.present.folder / "statistics.safetensors")
         parts.update(modules or {})

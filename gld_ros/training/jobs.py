@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from gld_ros.diffusion.denoiser import Denoiser, that_reads_measurements
+from gld_ros.diffusion.flow import time_shift
 from gld_ros.training.bundle_parts import WorkingBundle
 from gld_ros.training.config import ConfigError, RunConfig, load_run_config, parse, with_recordings
 from gld_ros.training.data import ScenePool, open_held_out, open_scenes
@@ -18,6 +20,7 @@ from gld_ros.training.latent_codec import FeatureCodec
 from gld_ros.training.loop import Stage, train
 from gld_ros.training.run_lock import run_folder_lock
 from gld_ros.training.stages.decoder import DecoderOptions, DecoderStage
+from gld_ros.training.stages.distill import DistillOptions, DistillStage
 from gld_ros.training.stages.encoder import EncoderOptions, EncoderStage
 from gld_ros.training.stages.level1 import DiffusionModel, DiffusionOptions, DiffusionStage
 from gld_ros.training.stages.statistics import (
@@ -25,6 +28,7 @@ from gld_ros.training.stages.statistics import (
     feature_statistics,
     statistics_tensors,
 )
+from gld_ros.weights.bundle import DenoiserSpec, student_name
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +112,9 @@ def build_stage(
     if config.stage in ("level1", "cascade"):
         diffusion = parse(DiffusionOptions, config.options, where)
         return _diffusion(config, diffusion, bundle, source, held_out, device)
+    if config.stage == "distill":
+        distill = parse(DistillOptions, config.options, where)
+        return _distill(config, distill, bundle, source, held_out, device)
     raise ConfigError(f"unknown stage {config.stage!r}")
 
 
@@ -136,6 +143,42 @@ def _diffusion(
         denoiser = that_reads_measurements(denoiser)
     model = DiffusionModel(name, denoiser, plan.denoisers[name].time_shift, plan, bundle.write)
     return DiffusionStage(config, options, model, codec, side, source, held_out, device)
+
+
+def _distill(
+    config: RunConfig,
+    options: DistillOptions,
+    bundle: WorkingBundle,
+    source: ScenePool,
+    held_out: ScenePool | None,
+    device: torch.device,
+) -> DistillStage:
+    plan = bundle.plan
+    name = "cascade" if options.cascade else plan.base_denoiser
+    teacher = bundle.frozen(name, device)
+    assert isinstance(teacher, Denoiser)  # what bundles hold under these names
+    shift = options.time_shift or plan.denoisers[name].time_shift
+    if shift is None:  # fixed, unlike the teacher's: the student's calls are tied to its grid
+        patch = teacher.config.camera_patch
+        width, height = max(config.data.sizes_wh, key=lambda wh: wh[0] * wh[1])
+        shift = time_shift(
+            teacher.config.channels, height // patch, width // patch, config.data.views
+        )
+    student = student_name(name)
+    spec = DenoiserSpec(teacher.config, shift, options.calls)
+    plan = replace(plan, denoisers={**plan.denoisers, student: spec})
+    with_student = WorkingBundle(plan, bundle.present)
+    denoiser = with_student.trainable(student, device)
+    assert isinstance(denoiser, Denoiser)
+    if bundle.present is not None and not bundle.present.has(student):
+        denoiser.load_state_dict(teacher.state_dict())
+    model = DiffusionModel(student, denoiser, shift, plan, with_student.write)
+    codec = FeatureCodec(bundle, device, level=0 if options.cascade else plan.boundary_level)
+    side = FeatureCodec(bundle, device, level=plan.boundary_level) if options.cascade else None
+    scale = plan.guidance_scale if options.guidance_scale is None else options.guidance_scale
+    return DistillStage(
+        config, options, model, teacher, scale, codec, side, source, held_out, device
+    )
 
 
 def _check_image_sizes(config: RunConfig, bundle: WorkingBundle) -> None:

@@ -8,6 +8,7 @@ making one from published checkpoints `convert`, from training `gld_ros.training
     rgb_decoder.safetensors  features -> RGB
     level1.safetensors       denoiser of the boundary level (level0.safetensors where that is 0)
     cascade.safetensors      denoiser of level 0 given level 1, optional
+    level1_student.safetensors, ...  students of these denoisers, optional
     statistics.safetensors   level{n}.mean, level{n}.var (special{n}.* for special tokens)
 """
 
@@ -66,10 +67,22 @@ class DenoiserSpec:
     """One denoiser: its sizes and the time shift of its sampling grid.
 
     `time_shift` None means: from the latent size of each run (`gld_ros.diffusion.flow.time_shift`).
+    `calls` is that of a student, which takes exactly so many steps of that grid and no guidance;
+    None for a denoiser, which takes any number.
     """
 
     config: DenoiserConfig
     time_shift: float | None
+    calls: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.calls is not None and self.calls < 1:
+            raise BundleError(f"calls of a student must be at least 1, got {self.calls}")
+
+
+def student_name(denoiser: str) -> str:
+    """Name of a denoiser's student among the modules of a bundle."""
+    return f"{denoiser}_student"
 
 
 @dataclass(frozen=True)
@@ -87,9 +100,10 @@ class FileRecord:
 class BundleConfig:
     """Everything about a bundle except the values of its tensors.
 
-    `denoisers` holds "level1" (or "level0", by `boundary_level`) and optionally "cascade"; it is
-    empty and `rgb_decoder` None in a bundle that carries a backbone alone. `resolutions_hw` are
-    the image sizes (height, width) that the weights were trained for, best one first.
+    `denoisers` holds "level1" (or "level0", by `boundary_level`), optionally "cascade", and
+    optionally a student of each (`student_name`); it is empty and `rgb_decoder` None in a bundle
+    that carries a backbone alone. `resolutions_hw` are the image sizes (height, width) that the
+    weights were trained for, best one first.
     """
 
     name: str
@@ -115,17 +129,31 @@ class BundleConfig:
         if self.boundary_level not in (0, 1):
             raise BundleError(f"boundary_level must be 0 or 1, got {self.boundary_level}")
         allowed = {self.base_denoiser, "cascade"} if self.boundary_level == 1 else {"level0"}
-        wrong = sorted(set(self.denoisers) - allowed)
+        students = {student_name(name) for name in self.denoiser_names}
+        wrong = sorted(set(self.denoisers) - allowed - students)
         if wrong or (self.denoisers and self.base_denoiser not in self.denoisers):
             raise BundleError(
                 f"a bundle with boundary_level {self.boundary_level} has the denoisers "
-                f"{sorted(allowed)} (cascade optional), got {sorted(self.denoisers)}"
+                f"{sorted(allowed)} (cascade optional), and at most a student of each "
+                f"({student_name(self.base_denoiser)}), got {sorted(self.denoisers)}"
             )
+        self._check_calls()
         if self.num_views < 2 or self.num_euler_points < 2:
             raise BundleError(
                 "num_views and num_euler_points must be at least 2, got "
                 f"{self.num_views} and {self.num_euler_points}"
             )
+
+    def _check_calls(self) -> None:
+        calls = {name: spec.calls for name, spec in self.denoisers.items()}
+        of_students = {calls[name] for name in self.student_names}
+        if None in of_students or len(of_students) > 1:
+            raise BundleError(
+                f"students must all take one number of calls, got {calls}; train them with the "
+                "same options.calls"
+            )
+        if any(calls[name] is not None for name in self.denoiser_names):
+            raise BundleError(f"only students take a fixed number of calls, got {calls}")
 
     @property
     def imagines(self) -> bool:
@@ -148,10 +176,15 @@ class BundleConfig:
         return tuple(n for n in (self.base_denoiser, "cascade") if n in self.denoisers)
 
     @property
+    def student_names(self) -> tuple[str, ...]:
+        """The students, in the order they run."""
+        return tuple(n for n in map(student_name, self.denoiser_names) if n in self.denoisers)
+
+    @property
     def module_names(self) -> tuple[str, ...]:
         """The modules that this bundle must carry, in loading order."""
         decoder = () if self.rgb_decoder is None else ("rgb_decoder",)
-        return ("backbone", *self.denoiser_names, *decoder)
+        return ("backbone", *self.denoiser_names, *self.student_names, *decoder)
 
     def build_module(self, name: str) -> nn.Module:
         """A module of this config on the device in force; wrap in `without_storage` to load.

@@ -5,7 +5,7 @@ from gld_ros.diffusion.solvers import UPDATE_RULES
 
 
 def test_every_name_has_a_preset_with_a_known_solver():
-    assert tuple(PRESETS) == PRESET_NAMES
+    assert (*PRESETS, "fastest") == PRESET_NAMES  # which runs another network, not another solver
     assert {preset.solver for preset in PRESETS.values()} <= set(UPDATE_RULES)
 
 

@@ -5,6 +5,9 @@ import sys
 
 import pytest
 
+from gld_ros.mapping.model import ModelUnavailable, load_model
+from gld_ros.ros.parameters.files import load_snapshot
+
 PROGRAM = """
 import sys
 sys.modules[{package!r}] = None  # as if it were not installed
@@ -15,6 +18,12 @@ try:
 except ModelUnavailable as error:
     print(error)
 """
+
+
+def test_a_preset_that_the_bundle_cannot_run_is_refused_at_once():
+    snapshot = load_snapshot(overrides=["sampler.preset=fastest"])
+    with pytest.raises(ModelUnavailable, match="no student of level1; make one with"):
+        load_model(snapshot.session)
 
 
 @pytest.mark.parametrize("package", ["torch", "einops"])

@@ -35,6 +35,16 @@ def replace_tensors(bundle, file, edit):
     )
 
 
+def student_of(name, calls):
+    """An edit that gives a denoiser a student of so many calls, without weights."""
+
+    def edit(data):
+        spec = {**data["denoisers"]["level1"], "calls": calls}
+        data["denoisers"][f"{name}_student"] = spec
+
+    return edit
+
+
 def test_modules_config_and_statistics_come_back_equal(
     saved, micro_config, micro_modules, micro_statistics
 ):
@@ -137,6 +147,11 @@ def test_a_tensor_of_another_dtype_is_named(saved):
         (lambda d: d.update(ray_grid="round"), "ray_grid must be one of 'official', 'centred'"),
         (lambda d: d.update(boundary_level=0), "boundary_level 0"),
         (lambda d: d["denoisers"].update(level7=d["denoisers"]["level1"]), "level7"),
+        (student_of("level7", 2), "level7_student"),
+        (student_of("level1", 0), "calls of a student must be at least 1"),
+        (student_of("level1", None), "students must all take one number of calls"),
+        (lambda d: d["denoisers"]["level1"].update(calls=2), "only students take a fixed number"),
+        (student_of("level1", 2), r"does not list level1_student\.safetensors"),
         (lambda d: d.update(guidance_scale=float("nan")), "guidance_scale must be finite"),
         (lambda d: d["files"].pop("level1.safetensors"), "does not list level1.safetensors"),
         (
