@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from gld_ros.cli._size_argument import SIZE_FORM, size_hw
 
 if TYPE_CHECKING:
     from gld_ros.scenes.rendered import RenderedScenes
+    from gld_ros.scenes.store_sources import StoreSource
 
 _DESCRIPTION = """\
 Ray-traced, seeded, posed RGB-D views of procedural rooms, of rooms with real furniture, or of a
@@ -154,12 +154,6 @@ def _scenes(args: argparse.Namespace, ids: Sequence[int]) -> dict[str, Any]:
     )
 
 
-def _scenes_at(
-    args: argparse.Namespace, ids: Sequence[int], positions: Sequence[int]
-) -> dict[str, Any]:
-    return _scenes(args, [ids[i] for i in positions])
-
-
 def _preview(args: argparse.Namespace) -> int:
     from PIL import Image
 
@@ -177,33 +171,41 @@ def _store(args: argparse.Namespace) -> int:
     from gld_ros.scenes.store import write_store
 
     height, width = args.size
-    if args.recordings:
-        draw, source, count = _draws_from_recordings(args)
-    else:
-        ids = _chosen_ids(args)
-        count = len(ids)
-        named = ",".join(map(str, args.ids)) if args.ids else f"{ids[0]}+{count}"
-        source = f"{_source(args).source} {named} antialias {args.antialias}"
-        draw = partial(_scenes_at, args, ids)
     if args.processes is not None and args.processes < 1:
         raise ValueError(f"--processes is {args.processes}; at least 1 is needed")
-    side_by_side = args.device == "cpu" and not args.recordings
-    processes = (args.processes or os.cpu_count() or 1) if side_by_side else 1
-    write_store(args.out, source, count, args.views, (height, width), draw, processes=processes)
-    print(f"{args.out}: {count} scenes x {args.views} views, {width}x{height}, from {source}")
+    source, count = _store_source(args)
+    side_by_side = args.device == "cpu" and source.picklable
+    write_store(
+        args.out,
+        source.name,
+        count,
+        args.views,
+        (height, width),
+        source.draw,
+        processes=(args.processes or os.cpu_count() or 1) if side_by_side else 1,
+    )
+    print(f"{args.out}: {count} scenes x {args.views} views, {width}x{height}, from {source.name}")
     return 0
 
 
-def _draws_from_recordings(
-    args: argparse.Namespace,
-) -> tuple[Callable[[Sequence[int]], dict[str, Any]], str, int]:
-    """What fills a store from recordings: (positions -> batch), a name of the source, a count."""
-    import torch
-
+def _store_source(args: argparse.Namespace) -> "tuple[StoreSource, int]":
+    """What fills a store, and with how many scenes."""
     from gld_ros.scenes.datasets import open_recordings
-    from gld_ros.scenes.picking import RecordedScenes
-    from gld_ros.scenes.sample import batch_samples
+    from gld_ros.scenes.store_sources import recorded_source, rendered_source
 
+    height, width = args.size
+    if not args.recordings:
+        ids = _chosen_ids(args)
+        source = rendered_source(
+            _source(args),
+            ids,
+            args.views,
+            (height, width),
+            num_references=args.references,
+            antialias=args.antialias,
+            device=args.device,
+        )
+        return source, len(ids)
     kind, *paths = args.recordings
     if not paths:
         raise ValueError("--recordings needs a kind and at least one path")
@@ -211,19 +213,15 @@ def _draws_from_recordings(
     for recording in recordings:
         for reason, number in recording.dropped.items():
             print(f"{recording.scene_id}: {number} frames left out: {reason}", file=sys.stderr)
-    height, width = args.size
-    scenes = RecordedScenes(recordings, args.views, (height, width))
-
-    def draw(positions: Sequence[int]) -> dict[str, Any]:
-        batch = batch_samples([scenes.sample(args.first + i) for i in positions])
-        size = batch["images"].shape
-        # A store has every array: no depth is 0 (unknown), no measured visibility is NaN.
-        batch.setdefault("depth_m", torch.zeros(size[0], size[1], *size[3:]))
-        batch.setdefault("visible_fraction", torch.full(size[:2], torch.nan))
-        return batch
-
-    source = f"recordings {kind} {' '.join(Path(p).name for p in paths)} from seed {args.first}"
-    return draw, source, args.count
+    source = recorded_source(
+        kind,
+        [Path(p) for p in paths],
+        recordings,
+        args.views,
+        (height, width),
+        first_seed=args.first,
+    )
+    return source, args.count
 
 
 def _render(args: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,6 +46,11 @@ class RenderedScenes:
         if self.kind == "rooms":
             return self.place
         return "furnished" if self.kind == "furnished" else self._address.path.stem
+
+    @property
+    def path(self) -> Path | None:
+        """The file or folder that the scenes are made of; None for procedural rooms."""
+        return None if self.kind == "rooms" else Path(self._address.path)
 
     @property
     def source(self) -> str:

@@ -13,6 +13,9 @@ from gld_ros.scenes.store import StoreError
 from gld_ros.training.config import (
     ConfigError,
     DataConfig,
+    OptimizerConfig,
+    PartConfig,
+    RunConfig,
     load_run_config,
     parse,
     with_recordings,
@@ -243,7 +246,10 @@ def test_reference_views_come_first_and_follow_the_mode():
 
 
 def test_recordings_are_named_on_the_command_line():
-    site = load_run_config(ROOT / "config/train/tiny/level1_site.yaml")
+    bags = PartConfig("bags", ("site",), ("other day",), draws=20)
+    rooms_beside = PartConfig("rooms", ("rooms",), draws=20)
+    data = DataConfig("mix", ((112, 84),), parts=(bags, rooms_beside))
+    site = RunConfig("level1", 1, 1, data, OptimizerConfig(1e-4))
     config = with_recordings(site, ["a", "b"], ["c"])
     recorded, rooms = config.data.parts
     assert (recorded.paths, recorded.held_out_paths) == (("a", "b"), ("c",))
