@@ -17,9 +17,8 @@ THROTTLE_S = 5.0
 class FaultLog:
     """Log lines by cause; thread-safe. `lines` counts what was actually written, per cause."""
 
-    def __init__(self, emit: Emit, steady_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, emit: Emit) -> None:
         self._emit = emit
-        self._steady_s = steady_s
         self._lock = Lock()
         self._logged: set[str] = set()
         self._last_s: dict[str, float] = {}
@@ -37,7 +36,7 @@ class FaultLog:
 
     def throttled(self, cause: str, level: Level, text: str) -> None:
         """Write `text` at most every five seconds per cause, and count suppressed lines."""
-        now_s = self._steady_s()
+        now_s = time.monotonic()
         with self._lock:
             if now_s - self._last_s.get(cause, -THROTTLE_S) < THROTTLE_S:
                 self._silent[cause] += 1

@@ -206,8 +206,8 @@ def _wait(error: TransientError, tries: int, report: Report, waits_s: Sequence[f
     """Sleep before try `tries` + 2, or raise what stopped the last one."""
     if tries >= len(waits_s):
         raise FetchError(
-            f"{error}\nGiven up after {tries + 1} tries. Run the same command to continue where "
-            "it stopped."
+            f"{error}\nGiven up after {tries + 1} tries. Run the same command again to continue "
+            "where it stopped."
         ) from error
     wait_s = waits_s[tries] if error.wait_s is None else error.wait_s
     report(f"{str(error).splitlines()[0]}; trying again in {wait_s:g} s")

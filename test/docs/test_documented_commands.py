@@ -94,8 +94,8 @@ def test_every_page_is_in_the_site():
     assert [page for page in pages if f": {page}\n" not in site] == []
 
 
-def test_pictures_are_small_enough_to_be_cloned_by_everybody():
-    pictures = [p for p in (ROOT / "docs" / "pictures").iterdir() if p.suffix != ".md"]
+def test_images_are_small_enough_to_clone():
+    pictures = [p for p in (ROOT / "docs" / "images").iterdir() if p.suffix != ".md"]
     assert sum(p.stat().st_size for p in pictures) < 3_000_000
 
 
