@@ -212,7 +212,7 @@ class Measurements:
         sources = [o.surface for o in _nearest(result, [r for r in known if r is not result])]
         latest = self._latest_filled
         if latest is None or latest[:2] != (result.surface, sources):
-            filled = filled_surface(result.surface, result.raw.frame, sources)
+            filled = filled_surface(result.surface, result.raw, sources)
             self._latest_filled = latest = (result.surface, sources, filled)
         return latest[2]
 
