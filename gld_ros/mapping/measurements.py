@@ -212,7 +212,7 @@ class Measurements:
         sources = [o.surface for o in _nearest(result, [r for r in known if r is not result])]
         latest = self._latest_filled
         if latest is None or latest[:2] != (result.surface, sources):
-            filled = filled_surface(result.surface, result.raw.frame, sources)
+            filled = filled_surface(result.surface, result.raw, sources)
             self._latest_filled = latest = (result.surface, sources, filled)
         return latest[2]
 
@@ -377,19 +377,16 @@ class Measurements:
         ring: Sequence[PlacedFrame],
         known: Sequence[_Result],
     ) -> MeasuredDepth:
-        frames = [f for f in (p.frame() for p in ring if p.stamp_ns != keyframe.stamp_ns) if f]
-        frames = [f for f in frames if f.epoch == keyframe.epoch]
-        candidates = [posed_image(f) for f in frames]
-        stamps = {(c.camera, c.stamp_ns) for c in candidates}
-        candidates += [
-            r.raw.frame for r in known if (r.keyframe.camera, r.keyframe.stamp_ns) not in stamps
-        ]
+        near = [p for p in ring if p.stamp_ns != keyframe.stamp_ns and p.epoch == keyframe.epoch]
+        stamps = {(p.camera, p.stamp_ns) for p in near}
+        measured = [r.keyframe for r in known if _key(r.keyframe) not in stamps]
         typical = self._typical_depth_m
         if not math.isfinite(typical):
+            frames = [f for f in (p.frame() for p in near) if f]
             typical = first_depth_m(keyframe, [*frames, *(r.keyframe for r in known)])
         if not math.isfinite(typical):
             typical = _UNKNOWN_DEPTH_M
-        partners = choose_neighbours(reference, candidates, typical, PARTNERS)
+        partners = _partners(keyframe, near, measured, typical)
         if not partners:
             return nothing_measured(reference.image_hw, "stereo")
         parameters = MeasuringParameters(depth_range_m=(NEAREST * typical, FARTHEST * typical))
@@ -405,6 +402,23 @@ def _up_to_later_partners(ring: Iterable[PlacedFrame], keyframe: Keyframe) -> li
     ordered = sorted(ring, key=lambda placed: placed.stamp_ns)
     earlier = sum(placed.stamp_ns <= keyframe.stamp_ns for placed in ordered)
     return ordered[: earlier + LATER_PARTNERS]
+
+
+def _partners(
+    keyframe: Keyframe,
+    ring: Sequence[PlacedFrame],
+    measured: Sequence[Keyframe],
+    typical_depth_m: float,
+) -> list[PosedImage]:
+    """What a keyframe is measured with; only images that are chosen are decoded."""
+    candidates: list[PlacedFrame | Keyframe] = [*ring, *measured]
+    while True:
+        chosen = choose_neighbours(keyframe, candidates, typical_depth_m, PARTNERS)
+        frames = [c.frame() if isinstance(c, PlacedFrame) else c for c in chosen]
+        if all(frames):
+            return [posed_image(frame) for frame in frames if frame]
+        broken = [c for c, frame in zip(chosen, frames, strict=True) if frame is None]
+        candidates = [c for c in candidates if c not in broken]
 
 
 def _agreement(keyframe: Keyframe, ring: Sequence[PlacedFrame]) -> Agreement:

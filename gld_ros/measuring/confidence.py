@@ -46,6 +46,7 @@ VIEW_TERMS = (
     ("images that look through it", -0.5),
     ("images that see something before it", -0.3),
 )
+_ONE_AGREES = dict(VIEW_TERMS)["one image agrees"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +106,14 @@ def confirmed_confidence(
     weights = np.array([weight for _, weight in VIEW_TERMS])
     log_odds = weights @ view_evidence(confidence, agreeing, looking_through, hiding)
     return np.asarray(expit(log_odds), np.float32)
+
+
+def with_agreement(
+    confidence: NDArray[np.float32], agrees: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Probabilities (H, W) that measurements are right, where one more image agrees or not."""
+    odds = np.exp(np.where(agrees, np.float32(_ONE_AGREES), np.float32(0.0)))
+    return np.asarray(confidence * odds / (1 + confidence * (odds - 1)), np.float32)
 
 
 def view_evidence(

@@ -59,6 +59,13 @@ def consistent(reference: MeasuredImage, others: Sequence[MeasuredImage]) -> Mea
     return MeasuredDepth(depth_m, confidence, reference.measured.source)
 
 
+def same_surface(depth_m: FloatArray, other_m: FloatArray) -> NDArray[np.bool_]:
+    """Where two measurements of depth (H, W) are of one surface; nowhere where either is NaN."""
+    with np.errstate(invalid="ignore"):
+        same: NDArray[np.bool_] = np.abs(other_m - depth_m) <= RELATIVE_TOLERANCE * depth_m
+    return same
+
+
 def votes_of(reference: MeasuredImage, others: Sequence[MeasuredImage]) -> Votes:
     """What the others say of the reference's measured pixels."""
     depth_m = reference.measured.depth_m

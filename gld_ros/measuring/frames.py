@@ -5,8 +5,10 @@ Immutable, arrays included, so that they pass between threads without locks.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,6 +45,11 @@ class PosedImage:
     def image_hw(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.image.shape[0], self.image.shape[1]
+
+    @cached_property
+    def grey(self) -> NDArray[np.uint8]:
+        """Grey values (H, W); made once, since neighbours recur from keyframe to keyframe."""
+        return np.asarray(cv2.cvtColor(self.image, cv2.COLOR_RGB2GRAY))
 
 
 @dataclass(frozen=True, eq=False)

@@ -135,18 +135,22 @@ def _gauss_newton_step(
     size_px = np.linalg.norm(now.errors_px, axis=-1)
     weight = corners.found / np.maximum(size_px / _OUTLIER_PX, 1.0) / _CORNER_PX**2
     R, t = T[:, None, :3, :3], T[:, None, :3, 3]
-    by_place = inverse_depth[:, None, None] * R
-    by_turn = -R @ _cross_matrices(corners.rays)
-    by_pose = _in_pixels(
-        np.concatenate([by_place + np.zeros_like(by_turn), by_turn], -1), now, corners
-    )
-    by_depth = _in_pixels(t[..., None] + np.zeros_like(by_turn[..., :1]), now, corners)[..., 0]
+    by_point = np.empty((*weight.shape, 3, 6))
+    by_point[..., :3] = inverse_depth[:, None, None] * R
+    by_point[..., 3:] = -R @ _cross_matrices(corners.rays)
+    by_pose = _in_pixels(by_point, now, corners)
+    by_depth = _in_pixels(np.broadcast_to(t[..., None], (*weight.shape, 3, 1)), now, corners)[
+        ..., 0
+    ]
     weighted = by_pose * weight[..., None, None]
-    H_pose = np.einsum("npai,npaj->nij", weighted, by_pose)
-    H_both = np.einsum("npai,npa->nip", weighted, by_depth).reshape(6 * count, -1)
-    H_depth = np.einsum("npa,npa,np->p", by_depth, by_depth, weight) + _LEAST_INFORMATION
-    g_pose = np.einsum("npai,npa->ni", weighted, now.errors_px).ravel() + information @ moved
-    g_depth = np.einsum("npa,npa,np->p", by_depth, now.errors_px, weight)
+    # Rows are the two coordinates of every corner, so that products are those of matrices.
+    rows, weighted_rows = (d.reshape(count, -1, 6) for d in (by_pose, weighted))
+    H_pose = weighted_rows.transpose(0, 2, 1) @ rows
+    H_both = (weighted * by_depth[..., None]).sum(2).transpose(0, 2, 1).reshape(6 * count, -1)
+    H_depth = ((by_depth**2).sum(-1) * weight).sum(0) + _LEAST_INFORMATION
+    g_pose = (weighted_rows.transpose(0, 2, 1) @ now.errors_px.reshape(count, -1, 1)).ravel()
+    g_pose = g_pose + information @ moved
+    g_depth = ((by_depth * now.errors_px).sum(-1) * weight).sum(0)
     H = information - (H_both / H_depth) @ H_both.T
     for k, block in enumerate(H_pose):
         H[6 * k : 6 * k + 6, 6 * k : 6 * k + 6] += block
@@ -161,7 +165,7 @@ def _median_error_px(corners: SharedCorners, T: FloatArray, inverse_depth: Float
 
 
 def _errors(corners: SharedCorners, T: FloatArray, inverse_depth: FloatArray) -> _Errors:
-    points = np.einsum("nij,pj->npi", T[:, :3, :3], corners.rays)
+    points = corners.rays @ T[:, :3, :3].transpose(0, 2, 1)
     points = points + inverse_depth[:, None] * T[:, None, :3, 3]
     points[..., 2] = np.maximum(points[..., 2], _LEAST_Z)
     errors = points[..., :2] / points[..., 2:] - corners.other_rays[..., :2]
@@ -177,7 +181,7 @@ def _in_pixels(derivative: FloatArray, at: _Errors, corners: SharedCorners) -> F
 
 def _triangulated(corners: SharedCorners, T: FloatArray) -> FloatArray:
     """Inverse depths (P,) with the least algebraic error in all neighbours."""
-    turned = np.einsum("nij,pj->npi", T[:, :3, :3], corners.rays)
+    turned = corners.rays @ T[:, :3, :3].transpose(0, 2, 1)
     seen = corners.other_rays[..., :2]
     offset = T[:, None, :2, 3] - seen * T[:, None, 2:3, 3]
     distance = turned[..., :2] - seen * turned[..., 2:]

@@ -55,10 +55,9 @@ def shared_corners(
 ) -> SharedCorners:
     """Corners of the first image that are found in others, and from there back again."""
     image, *other_images = (
-        grey_image(frame, level_hw(frame.image_hw, TRACKED_HW, 1), "cpu")
-        for frame in (first, *others)
+        grey_image(frame, level_hw(frame.image_hw, TRACKED_HW, 1)) for frame in (first, *others)
     )
-    grey = image.grey.numpy().astype(np.uint8)
+    grey = image.grey.astype(np.uint8)
     corners = cv2.goodFeaturesToTrack(grey, max_corners, _QUALITY, _APART_PX)
     start = np.zeros((0, 2), np.float32) if corners is None else corners.reshape(-1, 2)
     rays = _rays(start, image.K_px)
@@ -73,7 +72,7 @@ def shared_corners(
         inside = (turned[:, 2] > 0) & (guess >= 0).all(1) & (guess < [width, height]).all(1)
         if not inside.any():
             continue
-        other_grey = other.grey.numpy().astype(np.uint8)
+        other_grey = other.grey.astype(np.uint8)
         there, is_there = _follow(grey, other_grey, start[inside], guess[inside])
         back, is_back = _follow(other_grey, grey, there, start[inside])
         apart_px = np.linalg.norm(back - start[inside], axis=1)
