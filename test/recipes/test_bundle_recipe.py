@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 
 from gld_ros.cli.main import main
 from gld_ros.evaluation import run as evaluation_run
