@@ -174,7 +174,6 @@ def _store(args: argparse.Namespace) -> int:
     if args.processes is not None and args.processes < 1:
         raise ValueError(f"--processes is {args.processes}; at least 1 is needed")
     source, count = _store_source(args)
-    side_by_side = args.device == "cpu" and source.picklable
     write_store(
         args.out,
         source.name,
@@ -182,7 +181,7 @@ def _store(args: argparse.Namespace) -> int:
         args.views,
         (height, width),
         source.draw,
-        processes=(args.processes or os.cpu_count() or 1) if side_by_side else 1,
+        processes=(args.processes or os.cpu_count() or 1) if source.side_by_side else 1,
     )
     print(f"{args.out}: {count} scenes x {args.views} views, {width}x{height}, from {source.name}")
     return 0

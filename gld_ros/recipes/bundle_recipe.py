@@ -32,6 +32,7 @@ from gld_ros.recipes.steps import (
     bundle_step,
     card_step,
     evaluation_step,
+    rendering_device,
     stage_step,
     statistics_step,
     store_step,
@@ -54,9 +55,9 @@ RESERVED_NAMES = ("stores", "evaluation", "bundle")  # folders of a chain
 
 @dataclass(frozen=True)
 class StoreRecipe:
-    """Scenes of `KIND:PLACE` (`gld_ros.scenes.rendered`); an empty text leaves the store out."""
+    """Scenes of `KIND:PLACE` (`gld_ros.scenes.rendered`); without them the store is left out."""
 
-    scenes: str
+    scenes: str | None
     count: int
     split: str = "train"
     first: int = 0
@@ -208,7 +209,7 @@ def bundle_chain(path: Path, overrides: Sequence[str], folder: Path, device: tor
 def _open_scenes(name: str, store: StoreRecipe) -> RenderedScenes:
     try:
         split_ids(store.split, store.count, store.first)
-        return open_rendered(store.scenes)
+        return open_rendered(store.scenes or "")
     except ValueError as error:
         raise ConfigError(f"stores.{name}: {error}") from error
 
@@ -222,13 +223,12 @@ def _store(
     device: torch.device,
 ) -> Step:
     width, height = recipe.image_wh
-    on_gpu = device.type == "cuda" and scenes.kind == "rooms"
     source = rendered_source(
         scenes,
         split_ids(store.split, store.count, store.first),
         recipe.views,
         (height, width),
-        device=str(device) if on_gpu else "cpu",
+        device=rendering_device(scenes, device),
     )
     return store_step(
         folder / "stores" / name,
@@ -236,7 +236,6 @@ def _store(
         store.count,
         recipe.views,
         (height, width),
-        side_by_side=not on_gpu,
         minutes_elsewhere=store.minutes,
     )
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 
-def content_of(path: Path) -> dict[str, int]:
-    """Names and bytes of a file or of all files of a folder: enough to notice another one."""
+def content_of(path: Path) -> str:
+    """A file, or all files of a folder, in a line: number, bytes, a digest of names and sizes.
+
+    Enough to notice that another one was put in its place.
+    """
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return {str(p.relative_to(path.parent)): p.stat().st_size for p in files}
+    sizes = {str(p.relative_to(path)): p.stat().st_size for p in files}
+    digest = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:12]
+    return f"{len(sizes)} file(s), {sum(sizes.values())} bytes, {digest}"
 
 
 def read_report(path: Path) -> dict[str, Any]:

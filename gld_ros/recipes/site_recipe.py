@@ -28,6 +28,7 @@ from gld_ros.recipes.steps import (
     bundle_step,
     card_step,
     evaluation_step,
+    rendering_device,
     stage_step,
     store_step,
 )
@@ -127,6 +128,9 @@ def site_chain(
         "stages": {name: asdict(config) for name, config in configs.items()},
         "evaluation": settings["evaluation"],
     }
+    if site.mesh:
+        path = RenderedScenes("meshes", site.mesh).path
+        identity["mesh_file"] = content_of(path) if path else ""
     name = f"site bundle from {bundle.config.name}"
     return Chain(name, identity, tuple(steps), notes=tuple(notes))
 
@@ -140,7 +144,6 @@ class _StorePlan:
     source: StoreSource
     views: int
     image_hw: tuple[int, int]
-    side_by_side: bool
 
     def step(self, folder: Path) -> Step:
         return store_step(
@@ -149,7 +152,6 @@ class _StorePlan:
             self.listed.count,
             self.views,
             self.image_hw,
-            side_by_side=self.side_by_side,
         )
 
 
@@ -190,8 +192,11 @@ def _stages(bundle: Bundle) -> tuple[list[str], list[str]]:
         raise ConfigError(
             f"bundle {config.name!r} holds a geometry backbone alone; there is nothing to fine-tune"
         )
-    if "cascade" in config.denoisers:
-        notes.append("the bundle's cascade is kept as it is: it is not fine-tuned")
+    notes += [
+        f"the bundle's denoiser {name!r} is kept as it is: it is not fine-tuned"
+        for name in config.denoisers
+        if name != config.base_denoiser
+    ]
     return stages, notes
 
 
@@ -217,21 +222,20 @@ def _sources(
         listed = DataSource(
             name, ", ".join(shown_name(p) for p in opened), counts[name], use, site.licence
         )
-        return _StorePlan(name, listed, source, views, image_hw, side_by_side=False)
+        return _StorePlan(name, listed, source, views, image_hw)
 
     def rendered(
         name: str, scenes: RenderedScenes, count: int, first_id: int, licence: str
     ) -> _StorePlan:
-        on_gpu = device.type == "cuda" and scenes.kind == "rooms"
         source = rendered_source(
             scenes,
             split_ids("train", count, first_id),
             views,
             image_hw,
-            device=str(device) if on_gpu else "cpu",
+            device=rendering_device(scenes, device),
         )
         listed = DataSource(name, f"{scenes.kind}:{scenes.place}", count, "training", licence)
-        return _StorePlan(name, listed, source, views, image_hw, side_by_side=not on_gpu)
+        return _StorePlan(name, listed, source, views, image_hw)
 
     plans = [recorded("site", learned, "training")]
     if site.mesh:

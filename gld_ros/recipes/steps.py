@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from gld_ros.recipes.chain import Step, StepWatch
+from gld_ros.scenes.rendered import RenderedScenes
 from gld_ros.scenes.store import DESCRIPTION_FILE, store_bytes, write_store
 from gld_ros.scenes.store_sources import StoreSource
 from gld_ros.training.bundle_parts import WorkingBundle
@@ -52,6 +53,11 @@ class EvaluationPlan:
         return words + (f" --max-scenes {self.max_scenes}" if self.max_scenes else "")
 
 
+def rendering_device(scenes: RenderedScenes, device: torch.device) -> str:
+    """Where scenes are rendered in a chain on `device`: rooms there, all others on the CPU."""
+    return str(device) if scenes.kind == "rooms" else "cpu"
+
+
 def store_step(
     folder: Path,
     source: StoreSource,
@@ -59,11 +65,10 @@ def store_step(
     views: int,
     image_hw: tuple[int, int],
     *,
-    side_by_side: bool,
     minutes_elsewhere: float | None = None,
 ) -> Step:
-    """Fill a store; stops after a chunk of scenes. Rendering `side_by_side` takes all cores."""
-    processes = (os.cpu_count() or 1) if side_by_side and source.picklable else 1
+    """Fill a store, with a process per core where its source allows; stops after some scenes."""
+    processes = (os.cpu_count() or 1) if source.side_by_side else 1
 
     def run(watch: StepWatch) -> bool:
         def after_chunk(complete: int) -> None:

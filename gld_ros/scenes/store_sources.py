@@ -21,11 +21,11 @@ from gld_ros.scenes.sample import batch_samples
 
 @dataclass(frozen=True)
 class StoreSource:
-    """`draw` maps positions in a store to a batch; a picklable one may run in many processes."""
+    """`draw` maps positions in a store to a batch; many processes may do so `side_by_side`."""
 
     name: str
     draw: Callable[[Sequence[int]], dict[str, Any]]
-    picklable: bool
+    side_by_side: bool
 
 
 def rendered_source(
@@ -44,7 +44,7 @@ def rendered_source(
     draw = partial(
         _render_positions, scenes, ids, views, image_hw, num_references, antialias, device
     )
-    return StoreSource(f"{scenes.source} {named} antialias {antialias}", draw, picklable=True)
+    return StoreSource(f"{scenes.source} {named} antialias {antialias}", draw, device == "cpu")
 
 
 def _render_positions(
@@ -91,4 +91,6 @@ def recorded_source(
         return batch
 
     names = " ".join(path.name for path in paths)
-    return StoreSource(f"recordings {kind} {names} from seed {first_seed}", draw, picklable=False)
+    return StoreSource(
+        f"recordings {kind} {names} from seed {first_seed}", draw, side_by_side=False
+    )

@@ -1,11 +1,13 @@
 """A recipe, a site and bundles so small that a whole chain takes seconds."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
+from gld_ros.evaluation.baselines import mean_depth_image
 from gld_ros.recipes.bundle_recipe import bundle_chain
 from gld_ros.recipes.chain import run_chain
 from gld_ros.scenes.folders import write_scene_folder
@@ -17,16 +19,27 @@ CPU = torch.device("cpu")
 MICRO = {**PLAN, "denoisers": {"level1": PLAN["denoisers"]["level1"]}}
 
 
-@pytest.fixture(autouse=True)
-def _small_and_quiet(monkeypatch):
-    """Chunks of two scenes, one process, no curves, a mean depth image of two rooms."""
-    monkeypatch.setattr("gld_ros.scenes.store.CHUNK", 2)
-    monkeypatch.setattr("gld_ros.recipes.steps.os.cpu_count", lambda: 1)
-    monkeypatch.setattr("gld_ros.training.curves.draw_curves", lambda rows, path: None)
+@contextmanager
+def small_and_quiet():
+    """Chunks of two scenes, one process, one thread, no curves, a mean depth of two rooms."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gld_ros.scenes.store.CHUNK", 2)
+        patch.setattr("gld_ros.recipes.steps.os.cpu_count", lambda: 1)
+        patch.setattr("gld_ros.training.curves.draw_curves", lambda rows, path: None)
+        patch.setattr(
+            "gld_ros.evaluation.run.mean_depth_image",
+            lambda domain, image_hw, views, rooms: mean_depth_image(domain, image_hw, views, 2),
+        )
+        yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _small_and_quiet():
+    with small_and_quiet():
+        yield
 
 
 def write_recipe(folder: Path) -> Path:
@@ -48,7 +61,7 @@ def write_recipe(folder: Path) -> Path:
         "views": 3,
         "stores": {
             "narrow": {**rooms, "count": 6, "minutes": 1.0},
-            "furnished": {"scenes": "", "count": 6},
+            "furnished": {"scenes": None, "count": 6},
             "watched": {**rooms, "split": "validation", "count": 2},
         },
         "stages": {

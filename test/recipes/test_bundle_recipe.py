@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 
 from gld_ros.cli.main import main
 from gld_ros.evaluation import run as evaluation_run
@@ -16,7 +15,7 @@ from gld_ros.training.environment import ALLOCATOR_ENVIRONMENT
 from gld_ros.weights.bundle import Bundle
 from gld_ros.weights.verify import verify_bundle
 
-from .conftest import make_bundle, write_recipe
+from .conftest import make_bundle, small_and_quiet, write_recipe
 
 
 class Killed(BaseException):
@@ -26,11 +25,7 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory, recipe):
     """The folder of an uninterrupted run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gld_ros.scenes.store.CHUNK", 2)
-        patch.setattr("gld_ros.recipes.steps.os.cpu_count", lambda: 1)
-        patch.setattr("gld_ros.training.curves.draw_curves", lambda rows, path: None)
-        torch.set_num_threads(1)
+    with small_and_quiet():
         folder = tmp_path_factory.mktemp("run") / "micro"
         assert make_bundle(recipe, folder)
     return folder
@@ -160,7 +155,7 @@ def test_times_of_another_machine_are_no_part_of_a_recipe(straight, recipe, monk
     [
         ("stores.narrow.scenes=rooms:nowhere", r"stores\.narrow: .*nowhere"),
         ("stores.furnished.scenes=furnished:no/folder", r"stores\.furnished: no/folder does not"),
-        ("stores.narrow.split=test run", r"unknown split 'test run'"),
+        ("stores.watched.split=others", r"stores\.watched: unknown split 'others'"),
         ("stores.narrow.scenes=", "nothing to learn from"),
         ("stages.level1.config=other.yaml", r"other\.yaml"),
         ("stages.level1.settings.data.sizes_wh=[[42, 42]]", "larger than the stored images"),
