@@ -26,4 +26,5 @@ def test_recording_is_sound_and_opens_with_a_layout_of_its_own(tmp_path):
         )
         assert done.returncode == 0, done.stderr
     assert "Blueprint" in done.stdout
-    assert "observed_points" in done.stdout
+    for entity in ("observed_points", "/world/target/image", "/truth", "/depth", "/provenance"):
+        assert entity in done.stdout
