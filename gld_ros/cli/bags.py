@@ -86,7 +86,7 @@ class OfflineWork:
         self._runner.load()
 
     def run(self, task: "BatchTask") -> dict[str, Any]:
-        """Write or replace a bag and return its summary. Raises WorkerUnusable if the device is lost."""
+        """Write or replace a bag; its summary. Raises WorkerUnusable if the device is lost."""
         from gld_ros.batch.work import WorkerUnusable
         from gld_ros.mapping.offline_summary import summary_document
         from gld_ros.mapping.synthesizer import DeviceFault
