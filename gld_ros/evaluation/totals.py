@@ -20,7 +20,7 @@ from gld_ros.evaluation.model_runs import EvaluatedModel
 from gld_ros.evaluation.pose_metrics import pair_figures
 from gld_ros.evaluation.provenance_errors import ProvenanceErrors
 from gld_ros.novel_view_stages import sampling_of
-from gld_ros.weights.bundle import CONFIG_FILE
+from gld_ros.weights.bundle import CONFIG_FILE, Bundle
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,7 @@ def report_of(
         "gld_ros": __version__,
         "bundle": {
             "name": config.name,
-            # The config holds the hashes of all files.
-            "sha256": hashlib.sha256((model.bundle.folder / CONFIG_FILE).read_bytes()).hexdigest(),
+            "sha256": bundle_hash(model.bundle),
             "random_weights": config.random_weights,
             "origin": config.origin,
             "licence": config.licence,
@@ -143,3 +142,8 @@ def _camera_report(totals: Totals) -> dict[str, Any]:
         values = [errors[name] for errors in totals.trajectories]
         figures[name] = known(float(np.mean(values))) if values else None
     return figures
+
+
+def bundle_hash(bundle: Bundle) -> str:
+    """SHA-256 of the bundle's config.json, which contains the hashes of all its files."""
+    return hashlib.sha256((bundle.folder / CONFIG_FILE).read_bytes()).hexdigest()
