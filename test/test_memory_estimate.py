@@ -95,5 +95,5 @@ def test_what_makes_no_views_is_refused(bundle):
     with pytest.raises(ValueError, match="multiples of 14"):
         estimate(bundle, image_hw=(56, 85))
     alone = replace(bundle.config, denoisers={}, rgb_decoder=None)
-    with pytest.raises(ValueError, match="backbone alone"):
+    with pytest.raises(ValueError, match="only a geometry backbone"):
         estimate_memory(alone, SHAPE, dtype=torch.float32, keep_weights=True)

@@ -553,7 +553,7 @@ def test_bundle_without_diffusion_is_refused(tmp_path):
     backbone_alone = save_bundle(
         tmp_path / "bundle", config, {"backbone": config.build_module("backbone")}, {}
     )
-    with pytest.raises(ValueError, match="backbone alone"):
+    with pytest.raises(ValueError, match="only a geometry backbone"):
         NovelViewPipeline(backbone_alone)
 
 

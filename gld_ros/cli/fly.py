@@ -125,12 +125,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"PROBLEM: {failure}")
     if not flight.views:
         return 1
-    told = write_flight(flight, args.out, args.fps, frames=args.frames)
+    lines = write_flight(flight, args.out, args.fps, frames=args.frames)
     figures = summary(flight)
     shares = ", ".join(f"{name} {share:.0%}" for name, share in figures["mean_shares"].items())
     print(f"{figures['views']} views from {figures['keyframes']} keyframes: {shares}")
     if figures["median_depth_m"] is None:
         print("nothing could be measured: the flight stays on the recorded path")
     print(", ".join(f"{stage} {seconds} s" for stage, seconds in figures["seconds"].items()))
-    print("\n".join(told))
+    print("\n".join(lines))
     return 1 if flight.failures else 0

@@ -14,7 +14,7 @@ ROS. Writes depth (.npy, and colour images with a scale), confidence, cameras (J
 
   gld-ros image kitchen.jpg
   gld-ros image photos/ --bundle da3-base --out out/kitchen
-  gld-ros image SCENE --cameras        a scene folder (cameras.json beside images/): known cameras
+  gld-ros image SCENE --cameras        a scene folder (cameras.json next to images/) with cameras
 
 Without known cameras depth has no unit: only ratios of depths are meaningful. The embedded bundle
 `tiny` was trained on procedural rooms only; for photos of real places fetch published weights:
@@ -37,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument(
         "--cameras",
         action="store_true",
-        help="PHOTO is a scene folder whose cameras are known (cameras.json beside images/)",
+        help="PHOTO is a scene folder whose cameras are known (cameras.json next to images/)",
     )
     parser.add_argument(
         "--every", type=int, default=1, metavar="N", help="take every N-th photo (default: 1, all)"

@@ -17,7 +17,8 @@ is expected next to each image topic, where camera drivers publish it. Ctrl-C en
   gld-ros node --camera /front/image_raw --depth /front/aligned_depth_to_color/image_raw
   gld-ros node --camera front=/front/image_raw rear=/rear/image_raw --frame map
   gld-ros node --camera /front/image_raw --mode depth
-  gld-ros node --camera /image --sim-time     (for a bag played by gld-ros play BAG --clock)
+  gld-ros play recording/ --clock                     (a recording, in one shell)
+  gld-ros node --camera /image --sim-time
 
 Views are on /gld/predicted/color/image, clouds on /gld/observed/points and /gld/predicted/points.
 In mode depth every image gets depth on /gld/observed/depth/image or, if metres are unknown,

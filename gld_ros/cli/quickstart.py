@@ -33,7 +33,7 @@ examples:
 
 _NETWORK_BYTES_PER_S = 100e6 / 8  # assumed for the minutes shown: 100 Mbit/s
 _CONVERT_BYTES_PER_S = 75e6  # docs/performance.md: 7.86 GB in 101 s on two busy cores
-_RUN_BYTES = 2e9  # beside the weights: activations of four views and the process itself
+_RUN_BYTES = 2e9  # in addition to the weights: activations of four views and the process itself
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def test_the_depth_of_images_is_timed_where_there_are_no_views(backbone_alone, c
     )
     assert report["peak_resident_bytes"] > report["estimated_peak_bytes"] > 10**4
     assert main([*arguments, "--mode", "views"]) == 1
-    assert "backbone alone" in capsys.readouterr().err
+    assert "only a geometry backbone" in capsys.readouterr().err
 
 
 def test_any_bundle_can_be_timed_in_mode_depth(micro_bundle, capsys):
