@@ -93,7 +93,8 @@ class PropeAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, tables: PropeTables) -> Tensor:
-        return self.proj(prope_attention(self.qkv(x), tables, self.heads))
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self.proj(prope_attention(q, k, v, tables, self.heads))
 
 
 class ModulatedBlock(nn.Module):

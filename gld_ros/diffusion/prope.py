@@ -13,11 +13,11 @@ the true inverse `M^-1 K^-1`, so that is what is computed here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from gld_ros.full_precision import full_precision
@@ -150,51 +150,29 @@ def transform(
     x (B, V, S + N, heads * d), matrix (B, V, d/2, d/2); returns the shape and dtype of x. Special
     tokens, the S in front of the patches of a view, have no place and are left as they are.
     """
-    by_head = x.unflatten(-1, (heads, -1))
-    return _transform(by_head, ((matrix, heads),), tables, rotate_back=rotate_back).flatten(3)
-
-
-def prope_attention(qkv: Tensor, tables: PropeTables, heads: int) -> Tensor:
-    """Softmax attention among all tokens of a scene.
-
-    qkv (B, V, S + N, 3 * heads * d) holds queries, keys and values side by side; returns
-    (B, V, S + N, heads * d).
-    """
-    by_head = qkv.unflatten(-1, (3 * heads, -1))
-    # At once: the rotation of all three is the same, the camera of keys and values too.
-    cameras = ((tables.query, heads), (tables.key_value, 2 * heads))
-    placed = _transform(by_head, cameras, tables)
-    q, k, v = placed.flatten(1, 2).transpose(1, 2).chunk(3, dim=1)  # (B, heads, V * (S + N), d)
-    mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-    mixed = mixed.unflatten(1, qkv.shape[1:3])
-    return _transform(mixed, ((tables.output, heads),), tables, rotate_back=True).flatten(3)
-
-
-def _transform(
-    by_head: Tensor,
-    cameras: Sequence[tuple[Tensor, int]],
-    tables: PropeTables,
-    *,
-    rotate_back: bool = False,
-) -> Tensor:
-    """`transform` of (B, V, S + N, heads, d), with a camera matrix for so many heads each."""
-    num_special = by_head.shape[2] - len(tables.cos)
+    num_special = x.shape[2] - len(tables.cos)
     if num_special:
-        special, patches = by_head.tensor_split((num_special,), dim=2)
-        patches = _transform(patches, cameras, tables, rotate_back=rotate_back)
+        special, patches = x.tensor_split((num_special,), dim=2)
+        patches = transform(patches, matrix, tables, heads, rotate_back=rotate_back)
         return torch.cat((special, patches), dim=2)
-    half = by_head.shape[-1] // 2  # of weights, not of tables: constant where it is compiled
+    half = x.shape[-1] // (2 * heads)  # of weights, not of tables: constant where it is compiled
+    by_head = x.unflatten(-1, (heads, 2 * half))
     vectors, turning = by_head[..., :half], by_head[..., half:]
-    cos, sin, swap = (table.to(by_head.dtype) for table in (tables.cos, tables.sin, tables.swap))
-    with full_precision(by_head.device):
+    cos, sin, swap = (table.to(x.dtype) for table in (tables.cos, tables.sin, tables.swap))
+    with full_precision(x.device):
         # float32 whatever the rest runs in: bfloat16 keeps three digits of a camera position.
-        projected = [
-            (part.float().flatten(2, 3) @ matrix).view(part.shape).to(by_head.dtype)
-            for part, (matrix, _) in zip(
-                vectors.split([heads for _, heads in cameras], dim=3), cameras, strict=True
-            )
-        ]
+        projected = (vectors.float().flatten(2, 3) @ matrix).view(vectors.shape).to(x.dtype)
         sign = -1 if rotate_back else 1
         turned = torch.addcmul(turning * cos, turning @ swap, sin, value=sign)
-    first = projected[0] if len(projected) == 1 else torch.cat(projected, dim=3)
-    return torch.cat((first, turned), dim=-1)
+    return torch.cat((projected, turned), dim=-1).flatten(3)
+
+
+def prope_attention(q: Tensor, k: Tensor, v: Tensor, tables: PropeTables, heads: int) -> Tensor:
+    """Softmax attention among all tokens of a scene; q, k, v, result (B, V, S + N, heads * d)."""
+    shape = v.shape
+    q, k, v = (
+        rearrange(transform(x, matrix, tables, heads), "b v n (h d) -> b h (v n) d", h=heads)
+        for x, matrix in ((q, tables.query), (k, tables.key_value), (v, tables.key_value))
+    )
+    mixed = rearrange(F.scaled_dot_product_attention(q, k, v), "b h m d -> b m (h d)")
+    return transform(mixed.view(shape), tables.output, tables, heads, rotate_back=True)
