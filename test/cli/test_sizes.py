@@ -9,6 +9,7 @@ from gld_ros.cli.main import build_parser, command_names
 COMMANDS = {
     "bench": ["bench"],
     "eval": ["eval", "--data", "rooms:narrow"],
+    "evals": ["evals", "rooms:narrow", "--out", "judged"],
     "export": ["export", "tiny", "out", "--format", "onnx"],
     "scenes bag": ["scenes", "bag", "tour"],
     "scenes preview": ["scenes", "preview"],
