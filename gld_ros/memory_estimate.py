@@ -41,7 +41,7 @@ from gld_ros.novel_view_stages import (
     level_tokens,
     sampling_conditions,
 )
-from gld_ros.weights.bundle import BundleConfig
+from gld_ros.weights.bundle_config import BundleConfig
 from gld_ros.weights.statistics import LevelStatistics
 from gld_ros.weights.tensor_file import float32_at_run
 from gld_ros.weights.without_storage import without_storage

@@ -31,7 +31,7 @@ from gld_ros.diffusion.flow import time_grid, time_shift
 from gld_ros.diffusion.guidance import Branches, Guidance, guided_velocity
 from gld_ros.diffusion.presets import PresetName, preset_of
 from gld_ros.diffusion.solvers import SamplingStep, Solver, integrate
-from gld_ros.weights.bundle import BundleConfig, student_name
+from gld_ros.weights.bundle_config import BundleConfig, student_name
 from gld_ros.weights.statistics import LevelStatistics
 
 

@@ -27,7 +27,7 @@ from gld_ros.geometry.crop_resize import (
 from gld_ros.measured_latents import RenderedMeasurements, render_measurements
 from gld_ros.novel_view_stages import Sampling, latent_shape, sampling_of
 from gld_ros.view_request import MAX_SEED, ViewRequest
-from gld_ros.weights.bundle import BundleConfig
+from gld_ros.weights.bundle_config import BundleConfig
 
 Sizes = tuple[tuple[int, int], ...]
 

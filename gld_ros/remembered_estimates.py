@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from gld_ros.memory_estimate import MemoryEstimate, RunShape, StageMemory, estimate_memory
-from gld_ros.weights.bundle import BundleConfig
+from gld_ros.weights.bundle_config import BundleConfig
 from gld_ros.weights.config_json import config_to_json
 from gld_ros.weights.storage import cache_home
 

@@ -15,7 +15,8 @@ from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.measuring.surfaces import Surface
 from gld_ros.pipeline import NovelViewPipeline, Progress, ViewRequest
 from gld_ros.pipeline_plan import RunLimits, plan_views
-from gld_ros.weights.bundle import BackboneSpec, BundleConfig, DenoiserSpec, save_bundle
+from gld_ros.weights.bundle import save_bundle
+from gld_ros.weights.bundle_config import BackboneSpec, BundleConfig, DenoiserSpec
 
 CHANNELS = 32
 MODEL_HW = (28, 42)

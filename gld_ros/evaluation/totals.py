@@ -20,7 +20,8 @@ from gld_ros.evaluation.model_runs import EvaluatedModel
 from gld_ros.evaluation.pose_metrics import pair_figures
 from gld_ros.evaluation.provenance_errors import ProvenanceErrors
 from gld_ros.novel_view_stages import sampling_of
-from gld_ros.weights.bundle import CONFIG_FILE, Bundle
+from gld_ros.weights.bundle import Bundle
+from gld_ros.weights.bundle_config import CONFIG_FILE
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ from gld_ros.novel_view_stages import (
     latent_shape,
     level_tokens,
 )
-from gld_ros.weights.bundle import Bundle, BundleConfig
+from gld_ros.weights.bundle import Bundle
+from gld_ros.weights.bundle_config import BundleConfig
 from gld_ros.weights.statistics import LevelStatistics
 
 LEVELS = tuple(f"level{level}" for level in range(NUM_LEVELS))

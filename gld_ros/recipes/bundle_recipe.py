@@ -47,7 +47,8 @@ from gld_ros.training.config import (
     load_run_config,
     parse,
 )
-from gld_ros.weights.bundle import Bundle, read_bundle_config
+from gld_ros.weights.bundle import Bundle
+from gld_ros.weights.bundle_config import read_bundle_config
 from gld_ros.weights.tensor_file import DTYPE_NAMES
 
 RESERVED_NAMES = ("stores", "evaluation", "bundle")  # folders of a chain

@@ -23,7 +23,8 @@ from gld_ros.training.data import open_held_out, open_scenes
 from gld_ros.training.jobs import build_stage, write_statistics
 from gld_ros.training.loop import train
 from gld_ros.training.stages.statistics import StatisticsOptions
-from gld_ros.weights.bundle import CONFIG_FILE, Bundle
+from gld_ros.weights.bundle import Bundle
+from gld_ros.weights.bundle_config import CONFIG_FILE
 from gld_ros.weights.rewrite import rewrite_bundle
 
 CARD_FILE = "model_card.md"

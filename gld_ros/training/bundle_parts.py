@@ -17,14 +17,8 @@ from torch import Tensor, nn
 
 from gld_ros.backbones.interface import GeometryBackbone
 from gld_ros.training.config import ConfigError
-from gld_ros.weights.bundle import (
-    Bundle,
-    BundleConfig,
-    TensorSource,
-    read_bundle_config,
-    save_bundle,
-    student_name,
-)
+from gld_ros.weights.bundle import Bundle, TensorSource, save_bundle
+from gld_ros.weights.bundle_config import BundleConfig, read_bundle_config, student_name
 from gld_ros.weights.statistics import LevelStatistics
 
 

@@ -28,7 +28,7 @@ from gld_ros.training.stages.statistics import (
     feature_statistics,
     statistics_tensors,
 )
-from gld_ros.weights.bundle import DenoiserSpec, student_name
+from gld_ros.weights.bundle_config import DenoiserSpec, student_name
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from gld_ros.weights.bundle import BundleConfig, check_dtypes, read_bundle_config, resolve_bundle
+from gld_ros.weights.bundle import check_dtypes, resolve_bundle
+from gld_ros.weights.bundle_config import BundleConfig, read_bundle_config
 from gld_ros.weights.errors import WeightsError
 from gld_ros.weights.tensor_file import (
     check_coverage,

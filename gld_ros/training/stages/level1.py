@@ -38,7 +38,7 @@ from gld_ros.training.randomness import (
     uniform_per_sample,
 )
 from gld_ros.training.view_order import draw_reference_count, draw_view_order, evenly_spaced
-from gld_ros.weights.bundle import BundleConfig
+from gld_ros.weights.bundle_config import BundleConfig
 
 MIN_LOSS_TIME = 0.3  # predicted clean latents are weighted by 1 / max(t, this)^2
 
