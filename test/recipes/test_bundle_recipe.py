@@ -8,14 +8,14 @@ from gld_ros.cli.main import main
 from gld_ros.evaluation import run as evaluation_run
 from gld_ros.pipeline import NovelViewPipeline
 from gld_ros.recipes import steps as steps_module
-from gld_ros.recipes.bundle_recipe import load_recipe
+from gld_ros.recipes.bundle_recipe import bundle_chain, load_recipe
 from gld_ros.recipes.chain import ChainError, StepWatch, read_records
 from gld_ros.training.config import ConfigError
 from gld_ros.training.environment import ALLOCATOR_ENVIRONMENT
 from gld_ros.weights.bundle import Bundle
 from gld_ros.weights.verify import verify_bundle
 
-from .conftest import make_bundle, small_and_quiet, write_recipe
+from .conftest import CPU, make_bundle, small_and_quiet, write_recipe
 
 
 class Killed(BaseException):
@@ -148,6 +148,16 @@ def test_a_changed_recipe_is_refused_by_field(straight, recipe):
 def test_times_of_another_machine_are_no_part_of_a_recipe(straight, recipe, monkeypatch):
     monkeypatch.setattr(steps_module, "train", None)
     assert make_bundle(recipe, straight, ["stages.encoder.minutes=77", "measured_on=a laptop"])
+
+
+def test_a_changed_step_no_longer_takes_the_time_it_took_elsewhere(tmp_path, recipe):
+    def minutes(*overrides):
+        chain = bundle_chain(recipe, overrides, tmp_path / "run", CPU)
+        return {step.name: step.minutes_elsewhere for step in chain.steps}
+
+    assert minutes()["encoder"] == 2.0
+    changed = minutes("stages.encoder.settings.steps=9", "stores.narrow.minutes=5.0")
+    assert (changed["encoder"], changed["stores/narrow"]) == (None, 5.0)
 
 
 @pytest.mark.parametrize(
