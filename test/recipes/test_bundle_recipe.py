@@ -1,6 +1,7 @@
 """`gld-ros train bundle`: from nothing to a bundle that opens, killed anywhere, never mixed."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -182,6 +183,16 @@ def test_a_recipe_that_cannot_be_made_is_refused_before_anything_is_begun(
     with pytest.raises(ValueError, match=message):
         make_bundle(recipe, tmp_path / "run", [override])
     assert not (tmp_path / "run").exists()
+
+
+def test_the_shipped_recipe_can_be_made(tmp_path):
+    shipped = Path(__file__).parents[2] / "config" / "train" / "tiny" / "recipe.yaml"
+    names = [step.name for step in bundle_chain(shipped, [], tmp_path / "run", CPU).steps]
+    assert names[:3] == ["stores/narrow", "stores/look_around", "stores/watched"]
+    assert [name for name in names if "/" not in name] == [
+        "encoder_small", "encoder", "statistics", "decoder", "level1_small", "level1",
+        "decoder_posed", "bundle", "card",
+    ]  # fmt: skip
 
 
 def test_a_recipe_without_stages_is_refused(tmp_path):
