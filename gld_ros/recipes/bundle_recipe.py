@@ -135,6 +135,7 @@ def load_recipe(path: Path, overrides: Sequence[str]) -> BundleRecipe:
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping")
     apply_overrides(values, overrides)
+    _forget_times(values, overrides)
     return parse(BundleRecipe, values, path.name)
 
 
@@ -205,6 +206,16 @@ def bundle_chain(path: Path, overrides: Sequence[str], folder: Path, device: tor
         recipe.measured_on,
         left_out,
     )
+
+
+def _forget_times(values: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Drop the minutes of what was changed: they are those of the recipe as it is written."""
+    for override in overrides:
+        section, _, rest = override.partition("=")[0].partition(".")
+        name, _, changed = rest.partition(".")
+        entry = values.get(section)
+        if changed and changed != "minutes" and isinstance(entry, dict):
+            entry[name].pop("minutes", None)
 
 
 def _open_scenes(name: str, store: StoreRecipe) -> RenderedScenes:

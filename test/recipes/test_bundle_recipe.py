@@ -1,6 +1,7 @@
 """`gld-ros train bundle`: from nothing to a bundle that opens, killed anywhere, never mixed."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,14 +9,14 @@ from gld_ros.cli.main import main
 from gld_ros.evaluation import run as evaluation_run
 from gld_ros.pipeline import NovelViewPipeline
 from gld_ros.recipes import steps as steps_module
-from gld_ros.recipes.bundle_recipe import load_recipe
+from gld_ros.recipes.bundle_recipe import bundle_chain, load_recipe
 from gld_ros.recipes.chain import ChainError, StepWatch, read_records
 from gld_ros.training.config import ConfigError
 from gld_ros.training.environment import ALLOCATOR_ENVIRONMENT
 from gld_ros.weights.bundle import Bundle
 from gld_ros.weights.verify import verify_bundle
 
-from .conftest import make_bundle, small_and_quiet, write_recipe
+from .conftest import CPU, make_bundle, small_and_quiet, write_recipe
 
 
 class Killed(BaseException):
@@ -150,6 +151,16 @@ def test_times_of_another_machine_are_no_part_of_a_recipe(straight, recipe, monk
     assert make_bundle(recipe, straight, ["stages.encoder.minutes=77", "measured_on=a laptop"])
 
 
+def test_a_changed_step_no_longer_takes_the_time_it_took_elsewhere(tmp_path, recipe):
+    def minutes(*overrides):
+        chain = bundle_chain(recipe, overrides, tmp_path / "run", CPU)
+        return {step.name: step.minutes_elsewhere for step in chain.steps}
+
+    assert minutes()["encoder"] == 2.0
+    changed = minutes("stages.encoder.settings.steps=9", "stores.narrow.minutes=5.0")
+    assert (changed["encoder"], changed["stores/narrow"]) == (None, 5.0)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -172,6 +183,16 @@ def test_a_recipe_that_cannot_be_made_is_refused_before_anything_is_begun(
     with pytest.raises(ValueError, match=message):
         make_bundle(recipe, tmp_path / "run", [override])
     assert not (tmp_path / "run").exists()
+
+
+def test_the_shipped_recipe_can_be_made(tmp_path):
+    shipped = Path(__file__).parents[2] / "config" / "train" / "tiny" / "recipe.yaml"
+    names = [step.name for step in bundle_chain(shipped, [], tmp_path / "run", CPU).steps]
+    assert names[:3] == ["stores/narrow", "stores/look_around", "stores/watched"]
+    assert [name for name in names if "/" not in name] == [
+        "encoder_small", "encoder", "statistics", "decoder", "level1_small", "level1",
+        "decoder_posed", "bundle", "card",
+    ]  # fmt: skip
 
 
 def test_a_recipe_without_stages_is_refused(tmp_path):

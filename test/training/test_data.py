@@ -289,6 +289,7 @@ def test_the_shipped_configurations_are_valid():
     from pathlib import Path
 
     paths = sorted((Path(__file__).parents[2] / "config" / "train").rglob("*.yaml"))
-    assert len(paths) >= 7
-    for path in paths:
+    stages = [path for path in paths if path.name != "recipe.yaml"]  # test/recipes reads those
+    assert len(stages) >= 7
+    for path in stages:
         load_run_config(path)
