@@ -1,5 +1,6 @@
 """A random micro-bundle, and small scenes whose answers are known."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,15 @@ def _save(folder, plan):
 def micro_bundle(tmp_path_factory):
     """A whole bundle with random weights."""
     return _save(tmp_path_factory.mktemp("bundles") / "micro", _plan("micro"))
+
+
+@pytest.fixture(scope="session")
+def taught_bundle(tmp_path_factory):
+    """A whole bundle with random weights, and a student of three calls."""
+    plan = _plan("taught")
+    student = replace(plan.denoisers["level1"], calls=3)
+    plan = replace(plan, denoisers={**plan.denoisers, "level1_student": student})
+    return _save(tmp_path_factory.mktemp("bundles") / "taught", plan)
 
 
 @pytest.fixture(scope="session")
