@@ -10,7 +10,7 @@ MINUTES ?= 3
 
 DISTRO ?=
 
-.PHONY: help build test test-distribution test-slow soak lint format demo bench docs clean
+.PHONY: help build build-demo test test-distribution test-slow soak lint format demo bench docs clean
 
 help:
 	@echo "make build            environment, ROS interfaces and env.sh"
@@ -27,6 +27,10 @@ help:
 
 build:
 	@tools/ros/bootstrap.sh
+
+# Less to fetch than for `build`; what that has installed stays.
+build-demo:
+	@tools/ros/bootstrap.sh demo
 
 lint: build
 	$(ENTER) ruff check . && ruff format --check . && mypy
@@ -46,7 +50,7 @@ test-slow: build
 soak: build
 	$(ENTER) mkdir -p out && ROS_DOMAIN_ID=$${ROS_DOMAIN_ID:-86} python tools/soak.py --minutes $(MINUTES) --json out/soak.json 2> out/soak.log
 
-demo: build
+demo: build-demo
 	$(ENTER) gld-ros demo $(if $(BAG),--bag "$(BAG)")
 
 bench: build

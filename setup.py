@@ -65,7 +65,8 @@ setup(
             "pycollada>=0.8,<1",  # Collada (.dae) for trimesh
         ],
         "cluster": [
-            "ray>=2.49,<3",  # workers of `gld-ros bags`; 2.49 brought `ray symmetric-run` for Slurm
+            "ray>=2.49,<3",  # workers of batches; 2.49 brought `ray symmetric-run` for Slurm
+            "pyarrow>=18,<27",  # their table as Parquet; 18 has wheels for Python 3.10 to 3.13
         ],
         "export": [
             "onnx>=1.18,<2",  # the files of `gld-ros export --format onnx`

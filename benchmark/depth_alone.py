@@ -1,6 +1,6 @@
 """Depth of images by a backbone of the published size: `gld-ros bench` on random weights.
 
-    python benchmark/depth_alone.py [--size W H] [--repeats N] [--device cpu]
+    python benchmark/depth_alone.py [--size WxH] [--repeats N] [--device cpu]
 
 Writes a bundle as `da3-base` is (Depth Anything 3 Base, float32, random weights) to a temporary
 folder and runs `gld-ros bench` on it. The depth means nothing: speed and memory do.
@@ -13,15 +13,17 @@ from pathlib import Path
 import torch
 
 from gld_ros.backbones.da3.config import DA3_BASE
+from gld_ros.cli._size_argument import SIZE_FORM, size_hw
 from gld_ros.cli.main import main as gld_ros
-from gld_ros.weights.bundle import BackboneSpec, BundleConfig, save_bundle
+from gld_ros.weights.bundle import save_bundle
+from gld_ros.weights.bundle_config import BackboneSpec, BundleConfig
 from gld_ros.weights.families import FAMILIES
 
 
 def main() -> int:
     """Write the bundle and time it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", nargs=2, type=int, default=(640, 480), metavar=("W", "H"))
+    parser.add_argument("--size", type=size_hw, default=(480, 640), metavar=SIZE_FORM)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
@@ -46,10 +48,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
         save_bundle(bundle, config, {"backbone": config.build_module("backbone")}, {})
-        width, height = map(str, args.size)
+        height, width = args.size
         return gld_ros(
             [
-                *("bench", "--bundle", str(bundle), "--size", width, height),
+                *("bench", "--bundle", str(bundle), "--size", f"{width}x{height}"),
                 *("--repeats", str(args.repeats), "--device", args.device),
             ]
         )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from gld_ros.cli._size_argument import SIZE_FORM, size_hw
 from gld_ros.diffusion.conditioning import (
     CAMERA_CHANNELS,
     DenoiserConditions,
@@ -72,13 +73,12 @@ def main() -> None:
     )
     parser.add_argument("--references", type=int, default=4)
     parser.add_argument("--targets", type=int, default=4)
-    parser.add_argument("--image-hw", type=int, nargs=2, default=(280, 504), metavar=("H", "W"))
+    parser.add_argument("--size", type=size_hw, default=(280, 504), metavar=SIZE_FORM)
     arguments = parser.parse_args()
-    height, width = arguments.image_hw
     print("| guided call | plain, TFLOP | fast path, TFLOP | sample of 49 calls, TFLOP |")
     print("| --- | --- | --- | --- |")
     for name, config in (("level 1", GLD_DA3_LEVEL1), ("cascade", GLD_DA3_CASCADE)):
-        plain, fast = guided_call(config, arguments.references, arguments.targets, (height, width))
+        plain, fast = guided_call(config, arguments.references, arguments.targets, arguments.size)
         print(f"| {name} | {plain / 1e12:.2f} | {fast / 1e12:.2f} | {CALLS * fast / 1e12:.0f} |")
 
 

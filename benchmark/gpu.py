@@ -24,7 +24,7 @@ import torch
 from gpu_parts.compilation import compiled, compiled_variants, cuda_graph
 from gpu_parts.full_size import kernels, samples, stages
 from gpu_parts.machine import SIZES, Figures, Machine, NotHere, ceilings
-from gpu_parts.numerics import measuring, numerics
+from gpu_parts.numerics import numerics
 from gpu_parts.table import markdown
 
 COMPILE_SECONDS = 60.0
@@ -50,7 +50,6 @@ def run_parts(machine: Machine, report: Figures, compile_s: float, out: Path | N
     parts: dict[str, Callable[[Machine], Any]] = {
         "ceilings": ceilings,
         "numerics": numerics,
-        "measuring": measuring,
         "stages": stages,
         "kernels": kernels,
         "samples": samples,

@@ -65,7 +65,7 @@ def timed(inputs: Path, out: Path, workers: int, count: int) -> float:
 def records(out: Path) -> dict[str, dict]:
     """The records of a manifest by name."""
     document = json.loads((out / "manifest.json").read_text())
-    return {record["name"]: record for record in document["bags"].values()}
+    return {record["name"]: record for record in document["items"].values()}
 
 
 def kill_a_worker(out: Path, process: subprocess.Popen[str]) -> str:

@@ -20,7 +20,8 @@ import torch
 from scipy.spatial.transform import Rotation, Slerp
 
 from gld_ros.geometry.crop_resize import resized_intrinsics
-from gld_ros.mapping.measurements import FARTHEST, NEAREST, PARTNERS
+from gld_ros.mapping.measurements import FARTHEST, NEAREST
+from gld_ros.mapping.stereo_partners import PARTNERS
 from gld_ros.measuring.confidence import SURE
 from gld_ros.measuring.consistency import MeasuredImage, consistent
 from gld_ros.measuring.depth_range import depth_range

@@ -26,7 +26,7 @@ from gld_ros.decoders.rgb import RgbDecoderConfig
 from gld_ros.diffusion.config import GLD_DA3_CASCADE, GLD_DA3_LEVEL1
 from gld_ros.memory_estimate import RunShape, estimate_memory
 from gld_ros.pipeline import NovelViewPipeline, ViewRequest
-from gld_ros.weights.bundle import BackboneSpec, BundleConfig, DenoiserSpec
+from gld_ros.weights.bundle_config import BackboneSpec, BundleConfig, DenoiserSpec
 
 MIB = 2**20
 # (height, width), references, targets, samples, guidance, decoded one by one

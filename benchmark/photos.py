@@ -1,9 +1,9 @@
-"""What a bundle's backbone makes of photographs: depth against the truth, with and without cameras.
+"""What a bundle's backbone makes of photos: depth against the truth, with and without cameras.
 
 Run: `python benchmark/photos.py SCENE_FOLDER ... [--bundle B]`, with scene folders (or folders of
-them) that have depth, such as `gld-ros scenes render` writes. Rows: every photograph by itself,
+them) that have depth, such as `gld-ros scenes render` writes. Rows: every photo by itself,
 all of a scene together, all with their known cameras. AbsRel is the mean of |depth - true| / true:
-scaled to the true median per photograph, and as it comes where the result is in the cameras' unit.
+scaled to the true median per photo, and as it comes where the result is in the cameras' unit.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
         known = reconstruct(images, network, K_px=K_px, T_world_cam=T_world_cam)
         rows.setdefault("with known cameras", []).extend(errors(known, truth))
         scenes, scaled = scenes + 1, scaled + (known.unit != UNSCALED)
-    print(f"{scenes} scenes, {len(rows['together'])} photographs; known cameras scale {scaled}")
+    print(f"{scenes} scenes, {len(rows['together'])} photos; known cameras scale {scaled}")
     print(f"{'':20s} {'order %':>8s} {'AbsRel, median-scaled':>22s} {'AbsRel as it comes':>19s}")
     for name, figures in rows.items():
         order, median, absolute = np.array(figures).T

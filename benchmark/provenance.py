@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gld_ros.cli._size_argument import SIZE_FORM, size_hw
 from gld_ros.mapping.clouds import cloud_from_depth
 from gld_ros.mapping.provenance import DepthView, Provenance, classify_view, seen_surface
 
@@ -48,11 +49,11 @@ def milliseconds(action: Callable[[], object], repeats: int) -> list[float]:
 def main() -> None:
     """Print one row per step."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, nargs=2, default=(378, 504), metavar=("H", "W"))
+    parser.add_argument("--size", type=size_hw, default=(378, 504), metavar=SIZE_FORM)
     parser.add_argument("--views", type=int, default=4, help="reference views")
     parser.add_argument("--repeats", type=int, default=20)
     arguments = parser.parse_args()
-    hw = (arguments.size[0], arguments.size[1])
+    hw = arguments.size
     K_px = np.array([[0.8 * hw[1], 0, hw[1] / 2], [0, 0.8 * hw[1], hw[0] / 2], [0, 0, 1]])
     places = [shifted(0.1 * (i + 1)) for i in range(arguments.views)]
     views = [DepthView(box_depth(T, K_px, hw), K_px, T) for T in places]

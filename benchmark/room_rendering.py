@@ -11,6 +11,7 @@ import time
 
 import torch
 
+from gld_ros.cli._size_argument import SIZE_FORM, size_hw
 from gld_ros.scenes.rooms import DOMAINS, render_rooms, split_ids
 from gld_ros.scenes.rooms.generate import accepted_rooms
 from gld_ros.training.environment import allocator_is_tuned
@@ -22,16 +23,16 @@ def main() -> None:
     parser.add_argument("--domains", nargs="+", default=list(DOMAINS), choices=list(DOMAINS))
     parser.add_argument("--scenes", type=int, default=16)
     parser.add_argument("--views", type=int, default=4)
-    parser.add_argument("--size", default="112x84", help="WxH (default: %(default)s)")
+    parser.add_argument("--size", type=size_hw, default=(84, 112), metavar=SIZE_FORM)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    width, height = (int(v) for v in args.size.split("x"))
+    height, width = args.size
     torch.set_num_threads(args.threads)
     print(
         f"{args.device}, {args.threads} threads, allocator tuned: {allocator_is_tuned()}, "
-        f"{args.scenes} scenes x {args.views} views of {args.size}; wall (processor) time"
+        f"{args.scenes} scenes x {args.views} views of {width}x{height}; wall (processor) time"
     )
     ids = split_ids("validation", args.scenes)
     for name in args.domains:

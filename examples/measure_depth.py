@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gld_ros.depth_colours import depth_picture
+from gld_ros.depth_colours import depth_with_scale
 from gld_ros.measuring.confidence import SURE
 from gld_ros.measuring.frames import PosedImage
 from gld_ros.measuring.measure import MeasuringParameters, measure_depth
@@ -25,5 +25,5 @@ true_m = scene["depth_m"][0, 2].numpy()
 error = np.abs(depth_m - true_m) / true_m
 print(f"{np.isfinite(depth_m).mean():.0%} measured, median error {np.nanmedian(error):.1%}")
 Path("out").mkdir(exist_ok=True)
-Image.fromarray(depth_picture(depth_m, "m")).save("out/measured_depth.png")
+Image.fromarray(depth_with_scale(depth_m, "m")).save("out/measured_depth.png")
 print("out/measured_depth.png")

@@ -1,4 +1,4 @@
-"""Photographs to 3D: depth, cameras and a coloured point cloud, from images alone.
+"""Photos to 3D: depth, cameras and a coloured point cloud, from images alone.
 
 python examples/photos_to_3d.py                    a rendered room
 python examples/photos_to_3d.py photos/ da3-base   your own, with fetched weights

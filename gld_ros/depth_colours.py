@@ -1,6 +1,6 @@
-"""Depth as a person can read it: colours, red near and blue far, and a picture with a scale.
+"""Depth in colours, red near and blue far, and as an image with a scale.
 
-Owns the colours of depth. Writing files and laying pictures out is left to the caller.
+Owns the colours of depth. Writing files and layout are left to the caller.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def depth_colours(depth: FloatArray, limits: tuple[float, float] | None = None) 
     return coloured
 
 
-def depth_picture(depth: FloatArray, unit: str) -> RgbImage:
-    """Depth (H, W) as an RGB picture with a scale beside it, labelled in `unit` ("m").
+def depth_with_scale(depth: FloatArray, unit: str) -> RgbImage:
+    """Depth (H, W) as an RGB image with a scale next to it, labelled in `unit` ("m").
 
     Small depth is enlarged by a whole factor, without smoothing.
     """

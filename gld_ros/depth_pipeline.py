@@ -24,7 +24,7 @@ from gld_ros.geometry.crop_resize import (
     resample_image,
     resized_intrinsics,
 )
-from gld_ros.memory_estimate import MemoryEstimate, RunShape
+from gld_ros.memory_estimate import MemoryEstimate, RunShape, memory_bound
 from gld_ros.novel_view_stages import unit_confidence, view_confidence
 from gld_ros.pipeline_device import (
     Dtype,
@@ -118,11 +118,21 @@ class DepthPipeline:
 
         None is a square image, which needs most. See `memory_estimate` for what is not counted.
         """
+        return remembered_estimate(
+            self.bundle.config,
+            self._shape(num_images, image_hw),
+            dtype=torch.float32,
+            keep_weights=True,
+        )
+
+    def memory_bound(self) -> int:
+        """Bytes that no image needs, found at once; `estimate` is near what it needs."""
+        return memory_bound(self.bundle.config, self._shape(1, None))
+
+    def _shape(self, num_images: int, image_hw: ImageHw | None) -> RunShape:
         side = self.longest_side_px
         model_hw = (side, side) if image_hw is None else self.model_hw(image_hw)
-        shape = RunShape(num_images, 0, model_hw)
-        config = self.bundle.config
-        return remembered_estimate(config, shape, dtype=torch.float32, keep_weights=True)
+        return RunShape(num_images, 0, model_hw)
 
     def release(self) -> None:
         """Drop the weights from memory; the next request reads them again."""

@@ -1,4 +1,4 @@
-"""One context: a region that computes in the types of its tensors, also under autocast."""
+"""A context in which operations keep the types of their tensors, also under autocast."""
 
 from contextlib import AbstractContextManager, nullcontext
 

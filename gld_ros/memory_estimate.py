@@ -1,4 +1,4 @@
-"""How much memory a run of a bundle will take, before any weight is read.
+"""How much memory a run of a bundle will need, estimated before any weight is read.
 
 Owns the estimate: the networks of a bundle's config are built without storage and the stages of a
 run (`novel_view_stages`) are traced on them while every tensor that lives is counted. So the
@@ -9,6 +9,9 @@ Counted: weights, and tensors alive at the worst moment of each stage. Not count
 its libraries, the context of a CUDA device, scratch memory of single operations, fragmentation,
 results of earlier runs. `WEIGHTS_SHARE` and `SCRATCH_SHARE` are added for the last three;
 docs/performance.md says how far measured peaks are from the sum.
+
+A trace takes seconds of a start. `memory_bound` takes none: a rule of thumb that is never too low,
+so that a run far from the limit needs no trace.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from gld_ros.novel_view_stages import (
     level_tokens,
     sampling_conditions,
 )
-from gld_ros.weights.bundle import BundleConfig
+from gld_ros.weights.bundle_config import BundleConfig
 from gld_ros.weights.statistics import LevelStatistics
 from gld_ros.weights.tensor_file import float32_at_run
 from gld_ros.weights.without_storage import without_storage
@@ -49,6 +52,12 @@ CAMERA_MAP_CHANNELS = 7
 # they are read. Of the activations: buffers of single operations, the allocator's gaps.
 WEIGHTS_SHARE = 0.25
 SCRATCH_SHARE = 0.75
+# Of `memory_bound`: numbers alive per token and unit of width, per pixel and feature of the depth
+# head, per pixel of a finished view; features of the head's last layers; tokens of a view beside
+# its patches. Far above what traces of both families find (test_memory_estimate).
+TOKEN_NUMBERS, HEAD_NUMBERS, RESULT_NUMBERS = 40, 6, 16
+HEAD_HIDDEN, SPECIAL_TOKENS = 32, 8
+FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -103,11 +112,11 @@ def estimate_memory(
     Without targets it is a run of the backbone alone (`DepthPipeline`). `keep_weights`: whether all
     weights stay in memory between stages, as in `NovelViewPipeline`. Takes a few seconds and no
     memory to speak of. Raises ValueError for targets from a bundle that makes no views and for a
-    size that is no multiple of the patch.
+    size that is not a multiple of the patch.
     """
     depth_only = shape.num_targets == 0
     if not (depth_only or config.imagines):
-        raise ValueError(f"bundle {config.name!r} holds a geometry backbone alone")
+        raise ValueError(f"bundle {config.name!r} has only a geometry backbone")
     patch = config.backbone.config.patch_size
     if min(shape.image_hw) < patch or any(side % patch for side in shape.image_hw):
         raise ValueError(f"image_hw is {shape.image_hw}; both must be multiples of {patch}")
@@ -129,6 +138,31 @@ def estimate_memory(
         held = everything if keep_weights else sum(weights[module] for module in own)
         stages[name] = StageMemory(held, peak)
     return MemoryEstimate(weights, stages)
+
+
+def memory_bound(config: BundleConfig, shape: RunShape) -> int:
+    """Bytes that a run surely does not exceed, in float32 and with all weights kept.
+
+    Where there is room for so much, `estimate_memory` need not be asked. Counts the same things.
+    """
+    backbone, rgb = config.backbone.config, config.rgb_decoder
+    pixels = shape.image_hw[0] * shape.image_hw[1]
+    views = shape.num_references + shape.num_targets
+    tokens = views * (pixels // backbone.patch_size**2 + SPECIAL_TOKENS)
+    numbers = TOKEN_NUMBERS * tokens * backbone.embed_dim
+    features = backbone.head_features + HEAD_HIDDEN
+    numbers += views * pixels * (HEAD_NUMBERS * features + RESULT_NUMBERS)
+    if shape.num_targets and rgb is not None:
+        denoisers = [spec.config for spec in config.denoisers.values()]
+        branches = 2 if shape.guided else 1
+        width = branches * max(max(one.hidden) for one in denoisers)
+        numbers += TOKEN_NUMBERS * tokens * (width + rgb.width)
+        channels = sum(one.channels for one in denoisers)
+        numbers += RESULT_NUMBERS * shape.samples * (views * pixels + tokens * channels)
+    modules = config.module_names if shape.num_targets else ("backbone",)
+    parameters = sum(config.files[f"{name}.safetensors"].num_values for name in modules)
+    weights = FLOAT32_BYTES * parameters
+    return StageMemory(weights, FLOAT32_BYTES * numbers).total
 
 
 def _to_running_precision(module: nn.Module, dtype: torch.dtype) -> int:

@@ -14,7 +14,7 @@ stages are float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,8 +30,8 @@ from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.diffusion.flow import time_grid, time_shift
 from gld_ros.diffusion.guidance import Branches, Guidance, guided_velocity
 from gld_ros.diffusion.presets import PresetName, preset_of
-from gld_ros.diffusion.solvers import Known, SamplingStep, Solver, integrate
-from gld_ros.weights.bundle import BundleConfig, student_name
+from gld_ros.diffusion.solvers import SamplingStep, Solver, integrate
+from gld_ros.weights.bundle_config import BundleConfig, student_name
 from gld_ros.weights.statistics import LevelStatistics
 
 
@@ -137,6 +137,18 @@ def encode_references(
     return EncodedReferences(latents, alone.special.float())
 
 
+def feature_encoder(
+    backbone: GeometryBackbone, statistics: LevelStatistics, level: int
+) -> Callable[[Tensor], Tensor]:
+    """What takes images (B, V, 3, H, W), seen together, to normalised latents of a level."""
+
+    def encode(images: Tensor) -> Tensor:
+        rows = images.shape[-2] // backbone.patch_size
+        return tokens_to_latent(backbone.encode_levels(images, [level])[level], statistics, rows)
+
+    return encode
+
+
 def sampling_conditions(
     denoiser: Denoiser,
     reference_latent: Tensor,
@@ -176,12 +188,11 @@ def sample(
     guidance: Guidance = Guidance(),  # noqa: B008 (immutable)
     branches: Branches = "together",
     solver: Solver = "euler",
-    known: Known | None = None,
 ) -> Iterator[SamplingStep]:
     """Denoise all views from a latent of `noise`, yielding after each of `num_steps` steps.
 
     The last yielded latent is the result, normalised, float32. `shift` None takes the one of this
-    latent's size; `known` holds parts of it to what is known. Stop iterating to cancel.
+    latent's size. Stop iterating to cancel.
     """
     if noise.shape != conditions.reference_latent.shape:
         raise ValueError(
@@ -203,7 +214,6 @@ def sample(
         noise.float(),
         grid,
         solver=solver,
-        known=known,
     )
 
 
@@ -306,7 +316,7 @@ def view_confidence(geometry: Geometry) -> Tensor:
 
     A raw confidence c >= 1 becomes 1 - 1/c, which rises monotonically and is the logistic function
     of what the network put out; depth and (where there are any) ray confidence are joined by their
-    geometric mean. It orders pixels of one model; it is no probability.
+    geometric mean. It orders pixels of one model; it is not a probability.
     """
     confidence = unit_confidence(geometry.depth_confidence)
     if geometry.ray_confidence is not None:

@@ -1,4 +1,4 @@
-"""A hidden folder to write into, beside the name that it will have; killed writers leave none."""
+"""A hidden folder to write into, renamed when complete; leftovers of killed writers are removed."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""The library's front door: images and cameras in, views from other cameras out.
+"""The library's entry point: images and cameras in, views from other cameras out.
 
 Owns device and precision, the order of the stages, and which weights are in memory when. A request
 becomes a run on the model's grid in `pipeline_plan`, and results become views in
@@ -12,6 +12,7 @@ becomes a run on the model's grid in `pipeline_plan`, and results become views i
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,15 @@ from gld_ros.backbones.interface import NUM_LEVELS
 from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.diffusion.guidance import Branches
 from gld_ros.geometry.rays import RecoveredCameras
-from gld_ros.memory_estimate import MemoryEstimate, RunShape
+from gld_ros.measured_latents import with_measurements
+from gld_ros.memory_estimate import MemoryEstimate, RunShape, memory_bound
 from gld_ros.novel_view_stages import (
     DecodedViews,
     EncodedReferences,
     decode,
     decoder_inputs,
     encode_references,
+    feature_encoder,
     level_tokens,
     sample,
     sampling_conditions,
@@ -89,7 +92,7 @@ class NovelViewPipeline:
         config = bundle.config
         if config.rgb_decoder is None or not config.imagines:
             raise ValueError(
-                f"bundle {config.name!r} holds a geometry backbone alone; novel views need one "
+                f"bundle {config.name!r} has only a geometry backbone; novel views need one "
                 "with diffusion and RGB decoder weights, and it gives depth (`depth_pipeline`)"
             )
         self.bundle = bundle
@@ -147,6 +150,11 @@ class NovelViewPipeline:
         )
         return self._synthesise(plan_views(request, self.bundle.config, limits, self.device))
 
+    @property
+    def reads_measurements(self) -> bool:
+        """Whether results depend on the `surfaces` of a request."""
+        return self.bundle.config.reads_measurements
+
     def limit_memory(self, *, chunk_decoder: bool, smallest_bucket: bool) -> None:
         """Trade time or resolution for memory, or stop doing so, from the next request on.
 
@@ -176,10 +184,39 @@ class NovelViewPipeline:
         `image_hw` is the model's size, None for the largest that a request can lead to;
         `guidance_scale` None is the bundle's. See `memory_estimate` for what is not counted.
         """
+        return remembered_estimate(
+            self.bundle.config,
+            self._shape(num_references, num_targets, samples, guidance_scale, image_hw),
+            dtype=self.dtype,
+            keep_weights=self.keep_weights,
+        )
+
+    def memory_bound(
+        self,
+        num_references: int,
+        num_targets: int,
+        *,
+        samples: int = 1,
+        guidance_scale: float | None = None,
+    ) -> int:
+        """Bytes that no such request needs, found at once; `estimate` is near what it needs."""
+        return memory_bound(
+            self.bundle.config,
+            self._shape(num_references, num_targets, samples, guidance_scale, None),
+        )
+
+    def _shape(
+        self,
+        num_references: int,
+        num_targets: int,
+        samples: int,
+        guidance_scale: float | None,
+        image_hw: tuple[int, int] | None,
+    ) -> RunShape:
         config = self.bundle.config
         guidance = config.guidance_scale if guidance_scale is None else guidance_scale
         sizes = self._sizes_hw()
-        shape = RunShape(
+        return RunShape(
             num_references,
             num_targets,
             max(sizes, key=lambda hw: hw[0] * hw[1]) if image_hw is None else image_hw,
@@ -188,7 +225,6 @@ class NovelViewPipeline:
             branches=self._branches(),
             decoded_together=self._decoded_together(),
         )
-        return remembered_estimate(config, shape, dtype=self.dtype, keep_weights=self.keep_weights)
 
     def _branches(self) -> Branches:
         return "in turn" if self._chunk_decoder else self.branches
@@ -218,7 +254,7 @@ class NovelViewPipeline:
 
         latents: list[dict[int, Tensor]] = [{} for _ in range(plan.request.samples)]
         for number, name in enumerate(self._denoisers):
-            for step in self._denoise(plan, name, encoded, latents, seconds):
+            for step in self._denoise(plan, name, backbone, encoded, latents, seconds):
                 total = len(self._denoisers) * step.total_steps
                 yield Progress("sampling", number * step.total_steps + step.step, total)
             self._release_stage()
@@ -242,6 +278,7 @@ class NovelViewPipeline:
         self,
         plan: ViewPlan,
         name: str,
+        backbone: Any,
         encoded: EncodedReferences,
         latents: list[dict[int, Tensor]],
         seconds: StageSeconds,
@@ -251,15 +288,23 @@ class NovelViewPipeline:
         level, module = self._level_of(name), plan.sampling.module_of(name)
         with seconds.of("sampling"):
             denoiser = self._load(module)
+        conditions = sampling_conditions(
+            denoiser,
+            encoded.latents[level],
+            plan.camera_map,
+            plan.viewmats,
+            torch.from_numpy(plan.model_K_px)[None].float().to(self.device),
+        )
+        if plan.measured is not None and denoiser.config.measured:
+            encode = feature_encoder(backbone, self._statistics[level], level)
+            with seconds.of("encoding"):
+                conditions = with_measurements(
+                    conditions, plan.measured, plan.images, encode, plan.length_scale
+                )
         for k, sample_latents in enumerate(latents):
-            conditions = sampling_conditions(
-                denoiser,
-                encoded.latents[level],
-                plan.camera_map,
-                plan.viewmats,
-                torch.from_numpy(plan.model_K_px)[None].float().to(self.device),
-                source=sample_latents[config.boundary_level] if name == "cascade" else None,
-            )
+            if name == "cascade":
+                source = sample_latents[config.boundary_level].to(conditions.reference_latent)
+                conditions = replace(conditions, source=source)
             with seconds.of("sampling"):
                 steps = sample(
                     denoiser,

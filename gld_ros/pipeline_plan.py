@@ -24,9 +24,10 @@ from gld_ros.geometry.crop_resize import (
     model_intrinsics_inside,
     resample_image,
 )
+from gld_ros.measured_latents import RenderedMeasurements, render_measurements
 from gld_ros.novel_view_stages import Sampling, latent_shape, sampling_of
 from gld_ros.view_request import MAX_SEED, ViewRequest
-from gld_ros.weights.bundle import BundleConfig
+from gld_ros.weights.bundle_config import BundleConfig
 
 Sizes = tuple[tuple[int, int], ...]
 
@@ -60,6 +61,8 @@ class ViewPlan:
     model_K_px: NDArray[np.float64]  # (V, 3, 3) on the model's grid
     camera_map: Tensor  # (1, V, 7, H, W)
     viewmats: Tensor  # (1, V, 4, 4)
+    length_scale: Tensor  # (1,) units of the scaled positions per unit of the poses
+    measured: RenderedMeasurements | None  # of the targets; None: nothing, or nothing reads it
     sampling: Sampling
     seed: int
     noises: Mapping[str, Tensor]  # denoiser -> (samples, *latent_shape)
@@ -97,7 +100,7 @@ def plan_views(
             for i in range(len(view_hw))
         ]
     )
-    camera_map, viewmats, _ = camera_conditions(
+    camera_map, viewmats, length_scale = camera_conditions(
         torch.from_numpy(T)[None],
         torch.from_numpy(model_K)[None],
         image_hw,
@@ -111,6 +114,10 @@ def plan_views(
             for i, image in enumerate(request.images)
         ]
     )
+    measured = None
+    if request.surfaces and config.reads_measurements:
+        cameras = model_K[references:], T[references:]
+        measured = render_measurements(request.surfaces, *cameras, image_hw)
     seed = secrets.randbelow(MAX_SEED) if request.seed is None else request.seed
     return ViewPlan(
         request=request,
@@ -123,6 +130,8 @@ def plan_views(
         model_K_px=model_K,
         camera_map=camera_map.float().to(device),
         viewmats=viewmats.to(device),
+        length_scale=length_scale.to(device),
+        measured=measured,
         sampling=sampling_of(config, request.preset, request.num_steps, request.guidance_scale),
         seed=seed,
         noises=_noises(request, config, seed, len(view_hw), grid_hw),

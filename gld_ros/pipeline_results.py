@@ -1,4 +1,4 @@
-"""From what the decoders made to the views that were asked for: pixel grids, cameras, spreads.
+"""From the decoders' output to the requested views: pixel grids, cameras, spreads.
 
 Owns the last step of `gld_ros.pipeline`; the resampling itself is `geometry.crop_resize`.
 """

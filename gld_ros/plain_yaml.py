@@ -1,4 +1,4 @@
-"""YAML from files that nobody vouches for: plain values only, refused in one way.
+"""YAML from untrusted files: plain values only, with one kind of error.
 
 No tags that build objects, no aliases (ROS' own parameter parser takes none either; they allow
 loops, and documents that grow without bound). 3e-4 is a number, as people expect; YAML 1.1 asks
@@ -15,7 +15,7 @@ MAX_BYTES = 4_000_000  # of a file that people write
 
 
 class YamlError(ValueError):
-    """A text that is no plain YAML document; the text says where and why."""
+    """A text that is not a plain YAML document; the text says where and why."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -41,7 +41,7 @@ def parse_yaml(text: str) -> Any:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, LookupError, TypeError, RecursionError) as error:
         # PyYAML lets errors of its constructors through, as for the date 2020-99-99.
-        raise YamlError(f"no valid YAML: {error}") from error
+        raise YamlError(f"not valid YAML: {error}") from error
 
 
 def read_yaml(path: Path) -> Any:
@@ -52,10 +52,10 @@ def read_yaml(path: Path) -> Any:
     except OSError as error:
         raise YamlError(f"cannot read {path}: {error.strerror}") from error
     if len(content) > MAX_BYTES:
-        raise YamlError(f"{path} is larger than {MAX_BYTES} bytes; nobody writes that by hand")
+        raise YamlError(f"{path} is larger than {MAX_BYTES} bytes; that is not written by hand")
     try:
         return parse_yaml(content.decode())
     except UnicodeDecodeError as error:
-        raise YamlError(f"{path} is no UTF-8 text: {error}") from error
+        raise YamlError(f"{path} is not UTF-8 text: {error}") from error
     except YamlError as error:
         raise YamlError(f"{path}: {error}") from error

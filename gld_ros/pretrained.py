@@ -1,9 +1,9 @@
-"""Geometry backbones with their weights: Depth Anything 3 and VGGT alone, one call away.
+"""Geometry backbones with their weights, in one call: Depth Anything 3 and VGGT on their own.
 
 The networks are in `gld_ros.backbones`, which knows no weight files; here is where the two meet.
 
     network = DepthAnything3.from_pretrained("da3-base")
-    prediction = network.infer([photograph])
+    prediction = network.infer([photo])
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Memory estimates that this machine has made before: tracing a bundle takes seconds of a start.
+"""Cache of memory estimates on this machine, since tracing a bundle takes seconds at start.
 
 A file per estimate under `weights.storage.cache_home`, the newest few. Its name sums up all that
 decides it, the code included, so what is found there is never out of date; what cannot be read or
-written is made anew.
+written is computed again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from gld_ros.memory_estimate import MemoryEstimate, RunShape, StageMemory, estimate_memory
-from gld_ros.weights.bundle import BundleConfig
+from gld_ros.weights.bundle_config import BundleConfig
 from gld_ros.weights.config_json import config_to_json
 from gld_ros.weights.storage import cache_home
 

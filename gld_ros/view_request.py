@@ -1,4 +1,4 @@
-"""What a caller asks of a view synthesizer, and what it gets: plain data, NumPy only.
+"""Requests to a view synthesizer and their results: plain data, NumPy only.
 
 Owns the dataclasses that `gld_ros.pipeline` and the robot logic in `gld_ros.mapping` share, their
 validation, and how a caller runs a request to its end. Needs neither torch nor ROS, so that robot
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gld_ros.diffusion.presets import PRESET_NAMES, PresetName
 from gld_ros.geometry.poses import is_rigid
+from gld_ros.measuring.surfaces import Surface
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -40,6 +41,9 @@ class ViewRequest:
     noise: Any = None  # explicit start noise in the synthesizer's own layout
     samples: int = 1  # independent samples per target; their spread goes to `View.spread`
     model_hw: tuple[int, int] | None = None  # size the model runs at; None: the best trained one
+    # What posed images have measured, its fixed frame being this world, in metres; read by models
+    # that continue measurements, and by no others.
+    surfaces: Sequence[Surface] = ()
 
     def validate(self) -> None:
         """Raise one ValueError that names the first fault, the value given and what is allowed."""
@@ -68,6 +72,8 @@ class ViewRequest:
             raise ValueError(f"samples is {self.samples}; at least 1 is needed")
         if self.model_hw is not None:
             _require_size(self.model_hw, "model_hw")
+        for i, surface in enumerate(self.surfaces):
+            _require_surface(surface, f"surfaces[{i}]")
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,7 @@ class View:
     def validate(self) -> None:
         """Raise one ValueError for the first array of wrong shape or type, or broken camera.
 
-        Values of images are not judged: NaN from a model is counted by whoever publishes it.
+        Values of images are not judged: NaN from a model is counted where it is published.
         """
         if self.rgb.ndim != 3 or self.rgb.shape[2] != 3:
             raise ValueError(f"rgb has shape {self.rgb.shape}; (H, W, 3) is needed")
@@ -225,6 +231,18 @@ def _require_intrinsics(K_px: FloatArray, name: str) -> None:
         raise ValueError(f"{name} has last row {np.asarray(K_px[2]).tolist()}; [0, 0, 1] is needed")
     if abs(K_px[1, 0]) > 1e-6:
         raise ValueError(f"{name} has {K_px[1, 0]} left of fy; rectified images have 0 there")
+
+
+def _require_surface(surface: Surface, name: str) -> None:
+    _require_image(surface.image, f"{name}.image")
+    _require_intrinsics(surface.K_px, f"{name}.K_px")
+    _require_pose(surface.T_fixed_cam, f"{name}.T_fixed_cam")
+    shape = surface.depth_m.shape
+    if len(shape) != 2 or surface.confidence.shape != shape:
+        raise ValueError(
+            f"{name} has depth_m of shape {shape} and confidence of {surface.confidence.shape}; "
+            "one (h, w) is needed"
+        )
 
 
 def run_to_end(

@@ -80,6 +80,12 @@ ARGUMENTS = (
     ("fixed_frame", "", "Frame poses are taken in; empty takes fixed_frame of the files."),
     ("bundle", "", "Weights: name or folder; empty takes model.bundle of the files."),
     (
+        "mode",
+        "",
+        "auto, views or depth: imagine views, or give every image its depth and no more; empty "
+        "takes mode of the files.",
+    ),
+    (
         "policy",
         "",
         "Where automatic views are: none, look_around, ...; empty takes policy.type of the files.",
@@ -94,9 +100,11 @@ PARAMETERS = {
     "fixed_frame": "fixed_frame",
     "image_transport": "image_transport",
     "bundle": "model.bundle",
+    "mode": "mode",
     "policy": "policy.type",
 }
 TRUTH = {"true": True, "false": False}
+CHOICES = {"mode": ("", "auto", "views", "depth")}
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -107,7 +115,7 @@ def generate_launch_description() -> LaunchDescription:
                     name,
                     default_value=default,
                     description=meaning,
-                    choices=tuple(TRUTH) if default in TRUTH else None,
+                    choices=tuple(TRUTH) if default in TRUTH else CHOICES.get(name),
                 )
                 for name, default, meaning in ARGUMENTS
             ),

@@ -41,11 +41,13 @@ ARGUMENTS = (
     ("depth", "", "Topic of depth images, likewise; set depth.source to do without."),
     ("fixed_frame", "", "Frame poses are taken in; empty finds it in the bag."),
     ("bundle", "", "Weights: name or folder; empty takes model.bundle of the files."),
+    ("mode", "", "auto, views or depth; empty takes mode of the files."),
     ("policy", "look_around", "Where automatic views are; none: goals only."),
     ("params_file", str(SHARE / "config" / "gld.yaml"), "Parameter file."),
     ("profile", str(SHARE / "config" / "profile_cpu.yaml"), "Parameter file laid over the first."),
     ("rviz", "true", "Show the result in RViz where it is installed."),
 )
+CHOICES = {"rviz": ("true", "false"), "mode": ("", "auto", "views", "depth")}
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -56,7 +58,7 @@ def generate_launch_description() -> LaunchDescription:
                     name,
                     default_value=default,
                     description=meaning,
-                    choices=("true", "false") if default in ("true", "false") else None,
+                    choices=CHOICES.get(name),
                 )
                 for name, default, meaning in ARGUMENTS
             ),
@@ -88,6 +90,7 @@ def session(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             "fixed_frame": argument["fixed_frame"] or found["fixed_frame"],
             "depth": argument["depth"] or bag_depth(known),
             "bundle": argument["bundle"],
+            "mode": argument["mode"],
             "policy": argument["policy"],
             "params_file": argument["params_file"],
             "profile": argument["profile"],

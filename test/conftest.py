@@ -144,7 +144,8 @@ def backbone_alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
     import torch
 
     from gld_ros.backbones.da3.config import Da3Config
-    from gld_ros.weights.bundle import BackboneSpec, save_bundle
+    from gld_ros.weights.bundle import save_bundle
+    from gld_ros.weights.bundle_config import BackboneSpec
 
     backbone = Da3Config(
         embed_dim=16, depth=5, num_heads=2, image_size=42, alt_start=1, qknorm_start=1,
@@ -173,7 +174,7 @@ def _micro_vggt(cascade: bool, camera_head: bool) -> Any:
     from gld_ros.backbones.vggt.config import VggtConfig
     from gld_ros.decoders.rgb import RgbDecoderConfig
     from gld_ros.diffusion.config import DenoiserConfig
-    from gld_ros.weights.bundle import BackboneSpec, BundleConfig, DenoiserSpec
+    from gld_ros.weights.bundle_config import BackboneSpec, BundleConfig, DenoiserSpec
 
     backbone = VggtConfig(
         embed_dim=16,

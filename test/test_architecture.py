@@ -30,7 +30,7 @@ LAYERS = (
     ),
     ("training", "mapping", "batch", "export"),
     ("evaluation", "photos", "ros"),
-    ("demo",),
+    ("demo", "recipes"),
     ("cli",),
 )
 # Modules of one layer that may use each other: the parts that one front door is split into.

@@ -1,6 +1,6 @@
 import numpy as np
 
-from gld_ros.depth_colours import UNKNOWN_RGB, depth_colours, depth_limits, depth_picture
+from gld_ros.depth_colours import UNKNOWN_RGB, depth_colours, depth_limits, depth_with_scale
 
 
 def ramp():
@@ -25,13 +25,13 @@ def test_one_far_outlier_leaves_the_colours_of_the_others_apart():
 
 
 def test_a_picture_of_small_depth_is_enlarged_and_carries_a_scale():
-    picture = depth_picture(ramp(), "m")
+    picture = depth_with_scale(ramp(), "m")
     assert picture.shape[1] > 448
     scale = picture[:, 448 + 40 :].reshape(-1, 3)
     assert (scale.sum(axis=1) < 200).sum() > 100  # ink of the labels
-    assert not np.array_equal(picture, depth_picture(ramp(), "ft"))
+    assert not np.array_equal(picture, depth_with_scale(ramp(), "ft"))
 
 
 def test_depth_that_is_all_one_value_or_unknown_can_be_drawn():
     for depth in (np.full((9, 12), 2.0), np.full((9, 12), np.nan), np.zeros((9, 12))):
-        assert depth_picture(depth, "m").ndim == 3
+        assert depth_with_scale(depth, "m").ndim == 3

@@ -9,7 +9,7 @@ from gld_ros.view_request import DepthRequest
 from gld_ros.weights.bundle import Bundle
 
 
-def photograph(hw=(60, 90), seed=0):
+def photo(hw=(60, 90), seed=0):
     return np.random.default_rng(seed).integers(0, 256, (*hw, 3), dtype=np.uint8)
 
 
@@ -17,7 +17,7 @@ def request(hw=(60, 90), count=1, **changes):
     height, width = hw
     K_px = np.array([[width, 0, width / 2.2], [0, width, height / 1.8], [0, 0, 1.0]])
     options = {
-        "images": [photograph(hw, i) for i in range(count)],
+        "images": [photo(hw, i) for i in range(count)],
         "K_px": np.stack([K_px] * count),
     }
     return DepthRequest(**(options | changes))
@@ -38,7 +38,7 @@ def test_every_pixel_of_an_image_of_any_size_has_depth(pipeline, hw):
     assert np.isfinite(view.depth).all()
     assert (view.depth > 0).all()
     assert ((view.confidence > 0) & (view.confidence <= 1)).all()
-    np.testing.assert_array_equal(np.round(view.rgb * 255).astype(np.uint8), photograph(hw))
+    np.testing.assert_array_equal(np.round(view.rgb * 255).astype(np.uint8), photo(hw))
 
 
 def test_an_image_is_looked_at_whole_at_the_size_of_training(pipeline):
@@ -85,13 +85,13 @@ def test_memory_is_estimated_for_the_backbone_alone(pipeline):
     ("changes", "words"),
     [
         ({"images": []}, "images is empty"),
-        ({"images": [photograph((10, 40))]}, "one patch, 14x14"),
-        ({"images": [photograph().astype(np.float32)]}, "uint8 is needed"),
+        ({"images": [photo((10, 40))]}, "one patch, 14x14"),
+        ({"images": [photo().astype(np.float32)]}, "uint8 is needed"),
         ({"K_px": np.eye(3)}, "one per image"),
         ({"K_px": np.zeros((1, 3, 3))}, "focal lengths"),
         ({"model_hw": (42, 50)}, "multiples of 14"),
         (
-            {"images": [photograph(), photograph((60, 80))], "K_px": np.stack([np.eye(3)] * 2)},
+            {"images": [photo(), photo((60, 80))], "K_px": np.stack([np.eye(3)] * 2)},
             "one",
         ),
     ],

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gld_ros.memory_estimate import RunShape, estimate_memory
+from gld_ros.memory_estimate import RunShape, estimate_memory, memory_bound
+from gld_ros.weights.bundle import Bundle
 
 SHAPE = RunShape(2, 2, (56, 84), guided=True)
 
@@ -69,9 +70,30 @@ def test_what_saves_memory_takes_less(bundle, plain, stage, changes):
     assert found.activations < 0.9 * plain.stages[stage].activations
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        RunShape(1, 0, (84, 112)),
+        RunShape(1, 1, (84, 112)),
+        RunShape(4, 4, (168, 224), guided=True),
+        RunShape(4, 4, (84, 112), samples=3),
+    ],
+)
+def test_the_bound_is_far_above_the_estimate_and_still_small(shape):
+    config = Bundle.open("tiny").config
+    estimated = estimate_memory(config, shape, dtype=torch.float32, keep_weights=True).peak_bytes
+    assert 1.2 * estimated < memory_bound(config, shape) < 1.5 * 2**30
+
+
+@pytest.mark.parametrize("changes", [{}, {"samples": 3}, {"num_targets": 0, "guided": False}])
+def test_the_bound_holds_for_special_tokens_and_a_cascade(bundle, changes):
+    shape = replace(SHAPE, **changes)
+    assert memory_bound(bundle.config, shape) > 1.2 * estimate(bundle, **changes).peak_bytes
+
+
 def test_what_makes_no_views_is_refused(bundle):
     with pytest.raises(ValueError, match="multiples of 14"):
         estimate(bundle, image_hw=(56, 85))
     alone = replace(bundle.config, denoisers={}, rgb_decoder=None)
-    with pytest.raises(ValueError, match="backbone alone"):
+    with pytest.raises(ValueError, match="only a geometry backbone"):
         estimate_memory(alone, SHAPE, dtype=torch.float32, keep_weights=True)

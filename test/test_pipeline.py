@@ -12,9 +12,11 @@ from torch import nn
 from gld_ros.backbones.da3.config import Da3Config
 from gld_ros.decoders.rgb import RgbDecoderConfig
 from gld_ros.diffusion.config import DenoiserConfig
+from gld_ros.measuring.surfaces import Surface
 from gld_ros.pipeline import NovelViewPipeline, Progress, ViewRequest
 from gld_ros.pipeline_plan import RunLimits, plan_views
-from gld_ros.weights.bundle import BackboneSpec, BundleConfig, DenoiserSpec, save_bundle
+from gld_ros.weights.bundle import save_bundle
+from gld_ros.weights.bundle_config import BackboneSpec, BundleConfig, DenoiserSpec
 
 CHANNELS = 32
 MODEL_HW = (28, 42)
@@ -141,6 +143,48 @@ def _assert_same_views(found, expected, atol=0.0):
         np.testing.assert_allclose(a.rgb, b.rgb, atol=atol, rtol=0)
         np.testing.assert_allclose(a.depth, b.depth, atol=atol, rtol=atol)
         np.testing.assert_allclose(a.confidence, b.confidence, atol=atol, rtol=0)
+
+
+def _surface(request):
+    """What the first reference has measured: a wall two metres away, but for its left third."""
+    depth_m = np.full(MODEL_HW, 2.0, np.float32)
+    depth_m[:, : MODEL_HW[1] // 3] = np.nan
+    T, confidence = request.T_world_cam_ref[0], np.ones(MODEL_HW, np.float32)
+    return Surface(request.images[0], request.K_px_ref[0], T, depth_m, confidence)
+
+
+def test_a_model_that_reads_measurements_is_shown_the_targets_surfaces(bundle, tmp_path):
+    plain = NovelViewPipeline(bundle, device="cpu")
+    request = _request(samples=2)
+    shown = replace(request, surfaces=[_surface(request)])
+    assert not plain.reads_measurements
+    _assert_same_views(plain(shown).targets, plain(request).targets)
+
+    config = _config(cascade=True)
+    level1 = config.denoisers["level1"]
+    measured = replace(level1, config=replace(level1.config, measured=True))
+    config = replace(config, denoisers={**config.denoisers, "level1": measured})
+    reading = NovelViewPipeline(_bundle(tmp_path / "bundle", config), device="cpu")
+    assert reading.reads_measurements
+    without, views = reading(request), reading(shown)
+    assert np.abs(views.targets[0].rgb - without.targets[0].rgb).max() > 1e-4
+    # What no target sees is as nothing measured.
+    behind = _surface(request)
+    behind = replace(behind, T_fixed_cam=_pose(0.0, z=-9.0, yaw=np.pi))
+    unseen = reading(replace(request, surfaces=[behind]))
+    _assert_same_views(unseen.targets, without.targets)
+
+
+def test_surfaces_that_cannot_be_are_explained(pipeline):
+    request = _request()
+    surface = _surface(request)
+    for change, message in (
+        ({"image": surface.image[..., 0]}, r"surfaces\[0\].image has shape"),
+        ({"T_fixed_cam": 2 * np.eye(4)}, r"surfaces\[0\].T_fixed_cam is not a rigid"),
+        ({"confidence": np.ones(3)}, r"surfaces\[0\] has depth_m of shape \(28, 42\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pipeline(replace(request, surfaces=[replace(surface, **change)]))
 
 
 def test_progress_covers_every_step_in_order(pipeline):
@@ -510,7 +554,7 @@ def test_bundle_without_diffusion_is_refused(tmp_path):
     backbone_alone = save_bundle(
         tmp_path / "bundle", config, {"backbone": config.build_module("backbone")}, {}
     )
-    with pytest.raises(ValueError, match="backbone alone"):
+    with pytest.raises(ValueError, match="only a geometry backbone"):
         NovelViewPipeline(backbone_alone)
 
 

@@ -20,7 +20,7 @@ from gld_ros.training.config import ConfigError, RunConfig
 from gld_ros.training.data import ScenePool
 from gld_ros.training.stages.level1 import DiffusionModel, DiffusionOptions, DiffusionStage
 from gld_ros.weights.atomic_folder import new_folder
-from gld_ros.weights.bundle import BundleConfig
+from gld_ros.weights.bundle_config import BundleConfig
 from gld_ros.weights.config_json import config_to_json
 from gld_ros.weights.tensor_file import PlannedTensor, write_tensor_file
 

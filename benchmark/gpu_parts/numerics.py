@@ -1,21 +1,17 @@
 """Is the device right: parts of the embedded bundle and measured depth, against the CPU."""
 
 import copy
-import statistics
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from denoiser_fast_path import random_conditions, to_device
 from torch import Tensor
 
 from gld_ros.backbones.interface import NUM_LEVELS
 from gld_ros.diffusion.fast_path import precompute, step, time_constants
-from gld_ros.measuring.frames import PosedImage
-from gld_ros.measuring.measure import MeasuringParameters, measure_depth
 from gld_ros.novel_view_stages import decode_rgb, decoder_inputs
 from gld_ros.weights.bundle import Bundle
 from gpu_parts.machine import (
@@ -98,34 +94,3 @@ def embedded_parts(
     yield "guided denoiser step", denoiser_step
     yield "RGB decoder", rgb
     yield "geometry head", geometry_head
-
-
-def measuring(machine: Machine) -> Figures:
-    """Measured depth of a textured plane: the device against the CPU, and the truth."""
-    depth_m, shift_px, hw = 2.0, 8, (120, 160)
-    texture = np.random.default_rng(0).integers(0, 255, (hw[0], hw[1] + 2 * shift_px, 3))
-    K_px = np.array([[hw[1], 0, hw[1] / 2], [0, hw[1], hw[0] / 2], [0, 0, 1]], np.float64)
-    views = []
-    for i in range(3):
-        T_fixed_cam = np.eye(4)
-        T_fixed_cam[0, 3] = i * shift_px * depth_m / hw[1]
-        image = np.ascontiguousarray(texture[:, i * shift_px : i * shift_px + hw[1]], np.uint8)
-        views.append(PosedImage(image, K_px, T_fixed_cam, i, "camera"))
-    views = [views[1], views[0], views[2]]
-    parameters = MeasuringParameters()
-    on_cpu = measure_depth(views[0], views[1:], parameters)
-    there = replace(parameters, device=str(machine.device))
-    on_device = measure_depth(views[0], views[1:], there)
-    both = np.isfinite(on_cpu.depth_m) & np.isfinite(on_device.depth_m)
-    one = np.isfinite(on_cpu.depth_m) != np.isfinite(on_device.depth_m)
-    difference = np.abs(on_device.depth_m[both] / on_cpu.depth_m[both] - 1)
-    return {
-        "coverage_cpu": on_cpu.coverage,
-        "coverage_device": on_device.coverage,
-        "measured_by_one_alone": float(one.mean()),
-        "largest_relative_difference": float(difference.max()),
-        "median_error_to_truth": float(np.median(np.abs(on_device.depth_m[both] / depth_m - 1))),
-        "ms": statistics.median(
-            machine.milliseconds(lambda: measure_depth(views[0], views[1:], there))
-        ),
-    }

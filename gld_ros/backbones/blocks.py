@@ -94,7 +94,7 @@ def pad_gated_widths(module: nn.Module, multiple: int) -> None:
     """Widen every SwiGlu inside, in place, to a multiple of hidden channels; what is added is zero.
 
     Outputs stay the same but for rounding: silu(0) * 0 = 0. A GPU takes slower kernels for sides
-    that are no multiple of eight (the head of GLD has 5461). For inference: the module no longer
+    that are not a multiple of eight (the head of GLD has 5461). For inference: the module no longer
     fits its checkpoint.
     """
     for layer in module.modules():

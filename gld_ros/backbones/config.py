@@ -1,4 +1,4 @@
-"""Sizes that every geometry backbone has, and their check; each family adds its own."""
+"""Sizes common to all geometry backbones, and their checks; each family adds its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ImageNet normalisation, and the check of what a geometry backbone takes as input images."""
+"""ImageNet normalisation, and the check of a geometry backbone's input images."""
 
 from __future__ import annotations
 

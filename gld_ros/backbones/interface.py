@@ -1,4 +1,4 @@
-"""What the rest of the library asks of a geometry backbone, whichever family it belongs to.
+"""The interface of geometry backbones to the rest of the library.
 
 Owns the protocol and the two data types that cross it. Each family's own extras (camera encoder,
 preprocessing, checkpoint names) stay in its folder.

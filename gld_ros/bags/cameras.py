@@ -103,7 +103,7 @@ def bag_cameras(reader: BagReader) -> list[BagCamera]:
         )
     if not cameras:
         raise BagError(
-            f"bag {reader.path} has no colour images with a camera_info beside them; "
+            f"bag {reader.path} has no colour images with a camera_info next to them; "
             f"it has: {', '.join(reader.topics) or 'nothing'}"
         )
     return [cameras[name] for name in sorted(cameras)]

@@ -1,6 +1,6 @@
-"""Where the texts of our .msg files are: in a checkout, an ament install space, or a pip install.
+"""Finds gld_ros's .msg files: in a checkout, an ament install space, or a pip install.
 
-Leaves parsing them to whoever needs types without rosidl, such as bags.
+Parsing is left to those who need types without rosidl, such as bags.
 """
 
 from pathlib import Path

@@ -25,7 +25,7 @@ CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 TF_TYPE = "tf2_msgs/msg/TFMessage"
 
 BAG_SUFFIXES = (".mcap", ".db3")
-PICTURE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _BAGS_ARE = (
     "a bag is what `ros2 bag record` writes, a folder with metadata.yaml, or one .mcap or .db3 file"
 )
@@ -170,7 +170,7 @@ class BagReader:
             return self._typestore.deserialize_cdr(cdr, type_name)
         except Exception as error:
             raise BagError(
-                f"bag {self.path}: {where} is no valid {type_name}: {_cause(error)}"
+                f"bag {self.path}: {where} is not a valid {type_name}: {_cause(error)}"
             ) from error
 
     def transforms(self) -> tuple[TransformBuffer, list[InvalidTransform]]:
@@ -190,21 +190,23 @@ class BagReader:
 
 
 def _require_regular_files(path: Path) -> None:
-    """Raise BagError for what is no bag, before anything waits for a FIFO to be written."""
+    """Raise BagError if this is not a bag, before anything blocks on a FIFO."""
     if not path.exists():
         raise BagError(f"bag {path} does not exist")
     if path.is_dir():
         if not (path / "metadata.yaml").is_file():
-            raise BagError(f"{path} is no ROS 2 bag: {_without_metadata(path)}")
+            raise BagError(f"{path} is not a ROS 2 bag: {_without_metadata(path)}")
         odd = [p.name for p in path.iterdir() if not p.is_file() and not p.is_dir()]
         if odd:
-            raise BagError(f"bag {path} holds what is no regular file: {', '.join(sorted(odd))}")
+            raise BagError(
+                f"bag {path} has something that is not a regular file: {', '.join(sorted(odd))}"
+            )
     elif not path.is_file():
-        raise BagError(f"{path} is no ROS 2 bag: neither a folder nor a regular file")
+        raise BagError(f"{path} is not a ROS 2 bag: neither a folder nor a regular file")
     elif path.stat().st_size == 0:
-        raise BagError(f"{path} is no ROS 2 bag: the file is empty")
+        raise BagError(f"{path} is not a ROS 2 bag: the file is empty")
     elif path.suffix not in BAG_SUFFIXES:
-        raise BagError(f"{path} is no ROS 2 bag: {_BAGS_ARE}{_for_pictures([path])}")
+        raise BagError(f"{path} is not a ROS 2 bag: {_BAGS_ARE}{_for_images([path])}")
 
 
 def _without_metadata(folder: Path) -> str:
@@ -215,14 +217,14 @@ def _without_metadata(folder: Path) -> str:
         return f"the folder has no metadata.yaml; give its file instead: {folder / storage[0]}"
     if (folder / "images").is_dir():
         inside += (folder / "images").iterdir()
-    return f"{_BAGS_ARE}; the folder has no metadata.yaml{_for_pictures(inside)}"
+    return f"{_BAGS_ARE}; the folder has no metadata.yaml{_for_images(inside)}"
 
 
-def _for_pictures(paths: Collection[Path]) -> str:
-    """Where to go with pictures, if these are some; else nothing."""
-    if not any(path.suffix.lower() in PICTURE_SUFFIXES for path in paths):
+def _for_images(paths: Collection[Path]) -> str:
+    """What to use for images, if these are some; else nothing."""
+    if not any(path.suffix.lower() in IMAGE_SUFFIXES for path in paths):
         return ""
-    return ". For pictures without a bag: gld-ros image PICTURE_OR_FOLDER"
+    return ". For images without a bag: gld-ros image IMAGE_OR_FOLDER"
 
 
 def _cause(error: BaseException) -> str:

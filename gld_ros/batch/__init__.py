@@ -1,4 +1,5 @@
-"""Many bags: which there are, which are done, who runs them, and a table of what came of it.
+"""Batches: which items there are, which are done, who runs them, and a table of what came of it.
 
-What is made of one bag is the caller's (`work.BagWork`).
+An item is a bag to run or a scene to evaluate. What is made of one is the caller's
+(`work.BatchWork`), how it is told is its `kind.BatchKind`.
 """

@@ -1,6 +1,6 @@
-"""The file that remembers a batch: which bags, with which options, and what came of each.
+"""The file that remembers a batch: which items, with which options, and what came of each.
 
-`manifest.json` is replaced as a whole after every bag, so that a killed run leaves a true one. One
+`manifest.json` is replaced as a whole after every item, so that a killed run leaves a true one. One
 process at a time may hold it.
 """
 
@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from gld_ros.batch.work import BagOutcome
+from gld_ros.batch.work import BatchOutcome
 
 MANIFEST_FILE = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 _LOCK_FILE = "manifest.lock"
-# What SQLite keeps beside a bag that somebody reads.
+# What SQLite keeps next to a bag that is being read.
 _SIDE_FILES = (".db3-wal", ".db3-shm", ".db3-journal")
 
 Status = Literal["waiting", "done", "failed"]
@@ -25,8 +25,8 @@ InputFile = tuple[str, int, int]  # name, bytes, time of change in ns
 
 
 @dataclass
-class BagRecord:
-    """One bag of a batch; `input` is what its files were when it was run."""
+class BatchRecord:
+    """One item of a batch; `input` is what its files were when it was run."""
 
     name: str
     input: list[InputFile] = field(default_factory=list)
@@ -37,7 +37,7 @@ class BagRecord:
     attempts: int = 0
     worker: str = ""
 
-    def take(self, outcome: BagOutcome) -> None:
+    def take(self, outcome: BatchOutcome) -> None:
         """Take over what came of a run."""
         self.status = "failed" if outcome.reason else "done"
         self.reason, self.summary = outcome.reason, outcome.summary
@@ -47,10 +47,10 @@ class BagRecord:
 
 @dataclass
 class Manifest:
-    """A batch: the options that all its bags were run with, and the bags by absolute path."""
+    """A batch: the options that all its items were run with, and the items by source."""
 
     options: dict[str, Any]
-    bags: dict[str, BagRecord] = field(default_factory=dict)
+    items: dict[str, BatchRecord] = field(default_factory=dict)
 
 
 @contextmanager
@@ -76,12 +76,12 @@ def read_manifest(out: Path) -> Manifest | None:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT:
             raise ValueError(f"its format is {document['format']}, this version reads {FORMAT}")
-        bags = {bag: BagRecord(**record) for bag, record in document["bags"].items()}
-        for record in bags.values():
+        items = {source: BatchRecord(**record) for source, record in document["items"].items()}
+        for record in items.values():
             record.input = [(str(name), int(size), int(ns)) for name, size, ns in record.input]
-        return Manifest(dict(document["options"]), bags)
+        return Manifest(dict(document["options"]), items)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no manifest of a batch: {error}") from error
+        raise ValueError(f"{path} is not a manifest of a batch: {error}") from error
 
 
 def write_manifest(out: Path, manifest: Manifest) -> None:
@@ -89,21 +89,25 @@ def write_manifest(out: Path, manifest: Manifest) -> None:
     document = {
         "format": FORMAT,
         "options": manifest.options,
-        "bags": {bag: asdict(record) for bag, record in manifest.bags.items()},
+        "items": {source: asdict(record) for source, record in manifest.items.items()},
     }
     partial = out / f".{MANIFEST_FILE}.partial"
     partial.write_text(json.dumps(document, indent=1), encoding="utf-8")
     partial.replace(out / MANIFEST_FILE)
 
 
-def input_files(bag: Path) -> list[InputFile]:
-    """What tells whether a bag is still the same; empty if it does not exist."""
-    if not bag.exists():
+def input_files(path: Path | None) -> list[InputFile]:
+    """What tells whether an item is still the same; empty if it is no path, or does not exist.
+
+    A folder inside a folder counts as one: the bytes of all its files and the newest change.
+    """
+    if path is None or not path.exists():
         return []
-    files = sorted(path for path in bag.iterdir()) if bag.is_dir() else [bag]
     found = []
-    for path in files:
-        if path.is_file() and not path.name.endswith(_SIDE_FILES):
-            stat = path.stat()
-            found.append((path.name, stat.st_size, stat.st_mtime_ns))
+    for entry in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if entry.name.endswith(_SIDE_FILES):
+            continue
+        stats = [p.stat() for p in ([entry] if entry.is_file() else entry.rglob("*"))]
+        size, changed_ns = sum(s.st_size for s in stats), [s.st_mtime_ns for s in stats]
+        found.append((entry.name, size, max(changed_ns, default=0)))
     return found

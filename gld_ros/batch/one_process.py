@@ -1,4 +1,4 @@
-"""Bags one after the other in this process, without a cluster."""
+"""Items of a batch one after the other in this process, without a cluster."""
 
 import logging
 import os
@@ -6,20 +6,20 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 
-from gld_ros.batch.work import BagOutcome, BagTask, BagWork, WorkerUnusable
+from gld_ros.batch.work import BatchOutcome, BatchTask, BatchWork, WorkerUnusable
 
 log = logging.getLogger(__name__)
 
 
-def run_here(tasks: Sequence[BagTask], work: BagWork) -> Iterator[BagOutcome]:
-    """Run the bags in order. Raises what `work.load` raises, and WorkerUnusable."""
+def run_here(tasks: Sequence[BatchTask], work: BatchWork) -> Iterator[BatchOutcome]:
+    """Run the items in order. Raises what `work.load` raises, and WorkerUnusable."""
     work.load()
     for task in tasks:
         yield run_task(task, work)
 
 
-def run_task(task: BagTask, work: BagWork) -> BagOutcome:
-    """Run one bag; its failure is its outcome. Raises WorkerUnusable."""
+def run_task(task: BatchTask, work: BatchWork) -> BatchOutcome:
+    """Run one item; its failure is its outcome. Raises WorkerUnusable."""
     worker = f"{socket.gethostname()}:{os.getpid()}"
     started = time.monotonic()
     reason, summary = "", {}
@@ -29,7 +29,7 @@ def run_task(task: BagTask, work: BagWork) -> BagOutcome:
         raise
     except (ValueError, OSError, RuntimeError) as error:  # said to the user in their own words
         reason = str(error) or type(error).__name__
-    except Exception as error:  # one bag must not end the others
-        log.debug("bag %s", task.bag, exc_info=True)
+    except Exception as error:  # one item must not end the others
+        log.debug("%s", task.source, exc_info=True)
         reason = f"{type(error).__name__}: {error}"
-    return BagOutcome(task, reason, summary, time.monotonic() - started, worker=worker)
+    return BatchOutcome(task, reason, summary, time.monotonic() - started, worker=worker)

@@ -1,12 +1,12 @@
-"""The summary of a batch as one HTML page that needs no other file: a row and a picture per bag."""
+"""The summary of a batch as one HTML page without other files: a row and a picture per item."""
 
 import base64
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-from gld_ros.batch.manifest import BagRecord
-from gld_ros.batch.table import COUNTS, problem_with, withheld
+from gld_ros.batch.kind import BatchKind, problem_with
+from gld_ros.batch.manifest import BatchRecord
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1250px;
@@ -29,53 +29,54 @@ img { max-width: 460px; width: 100%; border-radius: 4px; }
 
 
 def write_page(
-    path: Path,
-    bags: Mapping[str, BagRecord],
-    thumbnails: Path,
-    *,
-    require_metric: bool = False,
+    path: Path, kind: BatchKind, items: Mapping[str, BatchRecord], thumbnails: Path
 ) -> None:
-    """Write the page; bags with a problem come first. `thumbnails` holds NAME.jpg of each bag."""
-    problems = {
-        bag: problem_with(record, require_metric=require_metric) for bag, record in bags.items()
-    }
-    ordered = sorted(bags.items(), key=lambda item: not problems[item[0]])
+    """Write the page; items with a problem come first. `thumbnails` holds NAME.jpg of each."""
+    problems = {source: problem_with(kind, record) for source, record in items.items()}
+    ordered = sorted(items.items(), key=lambda item: not problems[item[0]])
     good = sum(not problem for problem in problems.values())
-    totals = {name: sum(r.summary.get(name, 0) for r in bags.values()) for name in COUNTS}
+    done = [record.summary for record in items.values() if record.status == "done"]
     articles = [
-        _article(bag, record, problems[bag], thumbnails / f"{record.name}.jpg")
-        for bag, record in ordered
+        _article(kind, source, record, problems[source], thumbnails / f"{record.name}.jpg")
+        for source, record in ordered
     ]
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{good} of {len(bags)} bags</title>\n<style>{_STYLE}</style></head><body>\n"
-        f"<h1>{good} of {len(bags)} bags without a problem</h1>\n"
-        f'<p class="total">{totals["images"]} images, {totals["jobs"]} jobs '
-        f"({totals['metric_jobs']} metric), {totals['views']} views. In the pictures: one row per "
-        "kind of image, time from left to right.</p>\n"
+        f"<title>{good} of {len(items)} {kind.noun}s</title>\n"
+        f"<style>{_STYLE}</style></head><body>\n"
+        f"<h1>{good} of {len(items)} {kind.noun}s without a problem</h1>\n"
+        f'<p class="total">{escape(kind.totals(done))}</p>\n'
         f"{''.join(articles)}</body></html>\n"
     )
     path.write_text(page, encoding="utf-8")
 
 
-def _article(bag: str, record: BagRecord, problem: str, thumbnail: Path) -> str:
-    counts = "".join(
-        f"<span><b>{record.summary[name]}</b> {name.replace('_', ' ')}</span>"
-        for name in COUNTS
-        if name in record.summary
+def _article(
+    kind: BatchKind, source: str, record: BatchRecord, problem: str, thumbnail: Path
+) -> str:
+    values = [(c, record.summary[c.name]) for c in kind.columns if c.name in record.summary]
+    figures = "".join(
+        f'<span title="{escape(column.meaning)}"><b>{_shown(value)}</b> '
+        f"{column.name.replace('_', ' ')}</span>"
+        for column, value in values
+        if value is not None
     )
-    counts += f"<span><b>{record.seconds:.1f}</b> s</span>"
+    figures += f"<span><b>{record.seconds:.1f}</b> s</span>"
     if record.attempts > 1:
-        counts += f"<span><b>{record.attempts}</b> attempts</span>"
+        figures += f"<span><b>{record.attempts}</b> attempts</span>"
     why = f'<div class="why">{escape(problem)}</div>' if problem else ""
-    lines = "".join(f"<li>{escape(line)}</li>" for line in withheld(record.summary))
+    lines = "".join(f"<li>{escape(line)}</li>" for line in kind.notes(record.summary))
     picture = ""
     if thumbnail.is_file():
         data = base64.b64encode(thumbnail.read_bytes()).decode("ascii")
         picture = f'<img alt="images of {escape(record.name)}" src="data:image/jpeg;base64,{data}">'
     return (
         f"<article{' class=problem' if problem else ''}><div><h2>{escape(record.name)}</h2>"
-        f'<div class="path">{escape(bag)}</div>{why}<div class="counts">{counts}</div>'
+        f'<div class="path">{escape(source)}</div>{why}<div class="counts">{figures}</div>'
         f"{f'<ul>{lines}</ul>' if lines else ''}</div><div>{picture}</div></article>\n"
     )
+
+
+def _shown(value: float) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

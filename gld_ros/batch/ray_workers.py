@@ -1,8 +1,8 @@
-"""Bags spread over processes by Ray: on this machine, or on a cluster that is running.
+"""Items of a batch spread over processes by Ray: on this machine, or on a cluster that is running.
 
-A worker is an actor that loads the model once. A worker that dies is replaced, and its bag is run
+A worker is an actor that loads the model once. A worker that dies is replaced, and its item is run
 again by whichever worker is free. Whoever is not ready, because it loads or because the cluster has
-no room for it, holds up nobody.
+no room for it, does not delay the others.
 """
 
 import os
@@ -19,12 +19,12 @@ from typing import Any
 
 from gld_ros import __version__
 from gld_ros.batch.one_process import run_task
-from gld_ros.batch.work import BagOutcome, BagTask, BagWork, WorkerUnusable
+from gld_ros.batch.work import BatchOutcome, BatchTask, BatchWork, WorkerUnusable
 
 _FAILED_STARTS = 3  # in a row, after which workers are not replaced any more
 _PATIENCE_S = 60.0  # before it is said that there is no room on the cluster
 _CONNECT_S = 10.0
-_OBJECT_STORE_BYTES = 100 * 2**20  # tasks and summaries; bags go through files
+_OBJECT_STORE_BYTES = 100 * 2**20  # tasks and summaries; data go through files
 
 
 @dataclass(frozen=True)
@@ -35,30 +35,30 @@ class RayOptions:
     threads: int = 1  # of each worker
     gpus: float | None = None  # of each worker, fractions share one; None: 1 where there are any
     address: str | None = None  # of a running cluster; None: this machine alone
-    retries: int = 2  # of a bag whose worker died
+    retries: int = 2  # of an item whose worker died
 
 
 class _Worker:
     """Lives in a process of its own."""
 
-    def __init__(self, work: BagWork) -> None:
+    def __init__(self, work: BatchWork) -> None:
         self._work = work
 
     def load(self) -> str:
         self._work.load()
         return __version__
 
-    def run(self, task: BagTask) -> BagOutcome:
+    def run(self, task: BatchTask) -> BatchOutcome:
         return run_task(task, self._work)
 
 
 def run_on_ray(
-    tasks: Sequence[BagTask],
-    work: BagWork,
+    tasks: Sequence[BatchTask],
+    work: BatchWork,
     options: RayOptions,
     say: Callable[[str], None] = lambda text: None,
-) -> Iterator[BagOutcome]:
-    """Run the bags on workers and yield outcomes as they come; `say` is told what goes wrong.
+) -> Iterator[BatchOutcome]:
+    """Run the items on workers and yield outcomes as they come; `say` is told what goes wrong.
 
     Raises ImportError without Ray, ConnectionError when there is no cluster at the address, and
     RuntimeError when no worker can be started.
@@ -164,12 +164,12 @@ def _connect(options: RayOptions) -> None:
 
 
 class _Pool:
-    """Workers, the bags that wait, and what each worker is doing: loading, or one bag."""
+    """Workers, the items that wait, and what each worker is doing: loading, or one item."""
 
     def __init__(
         self,
-        tasks: Sequence[BagTask],
-        work: BagWork,
+        tasks: Sequence[BatchTask],
+        work: BatchWork,
         options: RayOptions,
         share: _Share,
         say: Callable[[str], None],
@@ -179,7 +179,7 @@ class _Pool:
         self._options, self._share, self._say = options, share, say
         self._waiting = deque(tasks)
         self._attempts: Counter[str] = Counter()
-        self._busy: dict[Any, tuple[Any, BagTask | None]] = {}  # by reference; None: it loads
+        self._busy: dict[Any, tuple[Any, BatchTask | None]] = {}  # by reference; None: it loads
         self._idle: list[Any] = []
         self._failed_starts = 0
         self._last_fault = ""
@@ -190,8 +190,8 @@ class _Pool:
         for _ in range(min(share.workers, len(tasks))):
             self._start_worker()
 
-    def outcomes(self) -> Iterator[BagOutcome]:
-        """Yield outcomes until no bag waits and none is being run."""
+    def outcomes(self) -> Iterator[BatchOutcome]:
+        """Yield outcomes until no item waits and none is being run."""
         import ray
 
         said_nothing_since = time.monotonic()
@@ -226,7 +226,7 @@ class _Pool:
         actor = self._actor.remote(self._work)
         self._busy[actor.load.remote()] = actor, None
 
-    def _ended(self, reference: Any, actor: Any, task: BagTask | None) -> BagOutcome | None:
+    def _ended(self, reference: Any, actor: Any, task: BatchTask | None) -> BatchOutcome | None:
         """Take what a worker answered; None if it only became ready, or has to be replaced."""
         import ray
 
@@ -266,8 +266,8 @@ class _Pool:
         if self._failed_starts < _FAILED_STARTS:
             self._start_worker()
 
-    def _lost(self, task: BagTask, fault: str) -> BagOutcome | None:
-        """Replace a worker; its bag waits again in front, unless that was its last attempt."""
+    def _lost(self, task: BatchTask, fault: str) -> BatchOutcome | None:
+        """Replace a worker; its item waits again in front, unless that was its last attempt."""
         attempts = self._attempts[task.name]
         again = attempts <= self._options.retries
         if again:
@@ -278,7 +278,7 @@ class _Pool:
         if again:
             return None
         reason = f"its worker died {attempts} times, at last: {fault}"
-        return BagOutcome(task, reason, attempts=attempts)
+        return BatchOutcome(task, reason, attempts=attempts)
 
 
 def _first_line(error: BaseException) -> str:

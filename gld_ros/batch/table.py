@@ -1,72 +1,88 @@
-"""The summary of a batch as rows: what is wrong with each bag, and a CSV file."""
+"""The summary of a batch as rows: a CSV file, and the same with types as a Parquet file."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gld_ros.batch.manifest import BagRecord
+from gld_ros.batch.kind import BatchKind, Column, problem_with
+from gld_ros.batch.manifest import BatchRecord
 
-# Counts of a bag's summary (`mapping.offline_summary.summary_document`) that are columns.
-COUNTS = (
-    "images",
-    "keyframes",
-    "jobs",
-    "metric_jobs",
-    "withheld_jobs",
-    "failed_jobs",
-    "views",
+# (name, meaning) of the texts before the figures of a kind, and of what stands behind them.
+TEXTS = (
+    ("name", "name of the output"),
+    ("source", "absolute path of the input, or the address of rendered scenes"),
+    ("status", "done, failed or waiting"),
+    ("problem", "what is wrong, empty if nothing"),
 )
-_REASONS = {
-    "not_metric": "not metric",
-    "measured_alone": "measured depth alone",
-    "failures": "job failed",
-    "rejected_targets": "target left out",
-    "without_job": "no job",
-}
+NOTES = ("notes", "what was withheld or left out, with counts and reasons")
+RUN = (
+    Column("seconds", float, "seconds that the last attempt took"),
+    Column("attempts", int, "how often it was begun"),
+)
+WORKER = ("worker", "host and process of the last attempt")
 
 
-def problem_with(record: BagRecord, *, require_metric: bool = False) -> str:
-    """Why a bag does not count as done well; empty if it does."""
-    if record.status == "waiting":
-        return "not run yet"
-    if record.status == "failed":
-        return record.reason
-    summary = record.summary
-    if not summary.get("views"):
-        return _with_reason("no view could be made", summary, "failures", "without_job")
-    if require_metric and not summary.get("metric_jobs"):
-        return _with_reason(f"0 of {summary.get('jobs')} jobs metric", summary, "not_metric")
-    return ""
-
-
-def withheld(summary: Mapping[str, Any]) -> list[str]:
-    """What was withheld or left out in a bag, counted, with reasons."""
-    lines = [
-        f"{entry['count']}x {words}: {entry['reason']}"
-        for name, words in _REASONS.items()
-        for entry in summary.get(name, ())
-    ]
-    dropped = summary.get("dropped_images", {})
-    return lines + [f"{count} images dropped: {cause}" for cause, count in dropped.items()]
-
-
-def write_csv(path: Path, bags: Mapping[str, BagRecord], *, require_metric: bool = False) -> None:
-    """Write a row for every bag."""
+def write_csv(path: Path, kind: BatchKind, items: Mapping[str, BatchRecord]) -> None:
+    """Write a row for every item; notes are joined by semicolons, no figure is an empty cell."""
+    names = [name for name, _, _ in table_columns(kind)]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        before, after = ("name", "bag", "status", "problem"), ("withheld", "seconds")
-        writer.writerow([*before, *COUNTS, *after, "attempts", "worker"])
-        for bag, record in bags.items():
-            writer.writerow(
-                [record.name, bag, record.status]
-                + [problem_with(record, require_metric=require_metric)]
-                + [record.summary.get(name, "") for name in COUNTS]
-                + ["; ".join(withheld(record.summary))]
-                + [record.seconds, record.attempts, record.worker]
-            )
+        writer.writerow(names)
+        for row in _rows(kind, items):
+            row[NOTES[0]] = "; ".join(row[NOTES[0]])
+            writer.writerow(["" if row[name] is None else row[name] for name in names])
 
 
-def _with_reason(what: str, summary: Mapping[str, Any], *names: str) -> str:
-    entries = [entry for name in names for entry in summary.get(name, ())]
-    return f"{what}: {entries[0]['reason']}" if entries else what
+def write_parquet(path: Path, kind: BatchKind, items: Mapping[str, BatchRecord]) -> None:
+    """Write the rows of the CSV file with types; each column's metadata says what it means.
+
+    Raises ImportError without pyarrow.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    types = {
+        "string": pyarrow.string(),
+        "int64": pyarrow.int64(),
+        "double": pyarrow.float64(),
+        "list<string>": pyarrow.list_(pyarrow.string()),
+    }
+    schema = pyarrow.schema(
+        [
+            pyarrow.field(name, types[type_name], metadata={"description": meaning})
+            for name, type_name, meaning in table_columns(kind)
+        ]
+    )
+    partial = path.with_name(f".{path.name}.partial")
+    table = pyarrow.Table.from_pylist(list(_rows(kind, items)), schema=schema)
+    pyarrow.parquet.write_table(table, partial)
+    partial.replace(path)
+
+
+def table_columns(kind: BatchKind) -> list[tuple[str, str, str]]:
+    """Name, Parquet type and meaning of every column, in order."""
+    figures = {int: "int64", float: "double"}
+    return [
+        *((name, "string", meaning) for name, meaning in TEXTS),
+        *((column.name, figures[column.type], column.meaning) for column in kind.columns),
+        (NOTES[0], "list<string>", NOTES[1]),
+        *((column.name, figures[column.type], column.meaning) for column in RUN),
+        (WORKER[0], "string", WORKER[1]),
+    ]
+
+
+def _rows(kind: BatchKind, items: Mapping[str, BatchRecord]) -> Iterator[dict[str, Any]]:
+    for source, record in items.items():
+        row: dict[str, Any] = {
+            "name": record.name,
+            "source": source,
+            "status": record.status,
+            "problem": problem_with(kind, record),
+        }
+        for column in kind.columns:
+            value = record.summary.get(column.name)
+            row[column.name] = None if value is None else column.type(value)
+        row["notes"] = kind.notes(record.summary)
+        row |= {"seconds": record.seconds, "attempts": record.attempts, "worker": record.worker}
+        yield row

@@ -1,4 +1,4 @@
-"""What passes between the one who hands out bags and the workers that run them."""
+"""What passes between the one who hands out a batch and the workers that run it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,24 +6,24 @@ from typing import Any, Protocol
 
 
 class WorkerUnusable(RuntimeError):
-    """The worker's process cannot go on, its device is lost for instance; another one may."""
+    """The worker's process cannot continue, for instance because its device is lost."""
 
 
 @dataclass(frozen=True)
-class BagTask:
-    """One bag to run; the paths are absolute, and the same on every machine that takes part."""
+class BatchTask:
+    """One item to run; its paths are absolute, and the same on every machine that takes part."""
 
-    bag: Path
+    source: str  # what it is made of: the path of a bag or scene, or an address of rendered scenes
     name: str
-    output: Path  # bag to write
+    output: Path  # bag or file to write
     thumbnail: Path  # JPEG to write
 
 
 @dataclass(frozen=True)
-class BagOutcome:
-    """What came of a bag; `reason` is empty when it was run to its end."""
+class BatchOutcome:
+    """What came of an item; `reason` is empty when it was run to its end."""
 
-    task: BagTask
+    task: BatchTask
     reason: str = ""
     summary: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
@@ -31,15 +31,15 @@ class BagOutcome:
     worker: str = ""  # host and process
 
 
-class BagWork(Protocol):
+class BatchWork(Protocol):
     """What every worker does; it is pickled, so what is heavy is made in `load`."""
 
     def load(self) -> None:
-        """Make ready what serves all bags: the model. Called before the first `run`."""
+        """Make ready what serves all items: the model. Called before the first `run`."""
 
-    def run(self, task: BagTask) -> dict[str, Any]:
-        """Write the output and the thumbnail of one bag and return its summary.
+    def run(self, task: BatchTask) -> dict[str, Any]:
+        """Write the output and the thumbnail of one item and return its summary, plain JSON.
 
-        Raises WorkerUnusable if this process can run no other bag either; whatever else is raised
-        concerns this bag alone.
+        Raises WorkerUnusable if this process can run no other item either; whatever else is raised
+        concerns this item alone.
         """

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gld_ros.cli._batch_run import add_threads_argument
 from gld_ros.cli._mode_argument import add_mode_argument
 from gld_ros.cli._parameter_arguments import add_parameter_arguments
 
@@ -45,13 +46,7 @@ def add_bag_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="a job at every N-th keyframe (default: 1; policy.rate does not count offline)",
     )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        metavar="N",
-        help="processor threads of the networks (default: torch's choice); on a CPU another "
-        "number gives other last digits",
-    )
+    add_threads_argument(parser)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`--mode`: views or depth alone, for commands that run a bundle."""
+"""`--mode`: views or only depth, for commands that run a bundle."""
 
 import argparse
 
@@ -8,6 +8,6 @@ def add_mode_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode",
         choices=("auto", "views", "depth"),
-        help="imagine views, or give every image its depth and no more; auto: views, unless the "
-        "bundle holds a geometry backbone alone (default: the parameter mode, which is auto)",
+        help="imagine views, or only give every image its depth; auto: views, unless the bundle "
+        "has only a geometry backbone (default: the parameter mode, which is auto)",
     )

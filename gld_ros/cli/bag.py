@@ -1,4 +1,4 @@
-"""`gld-ros bag`: a whole bag through the node's session, and what it would have published."""
+"""`gld-ros bag`: runs a whole bag through the node's session and writes what it would publish."""
 
 import argparse
 from collections.abc import Callable
@@ -17,11 +17,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     """Declare the arguments of `gld-ros bag`."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "bag",
-        help="views or depth for a recorded bag, offline: drops nothing, repeats exactly",
+        help="make views or depth for a bag, offline: nothing is dropped, results repeat exactly",
         description="Read images, CameraInfo and TF from a bag, run every job, and write a new bag "
         "with the node's topics. The same bag, parameters and --threads give the same bytes. What "
-        "is withheld or left out is counted, with its reasons. Exit status 1 when no view could "
-        "be made. `gld-ros bags` does it for many.",
+        "is withheld or left out is counted, with its reasons. Exit status 1 if no view could be "
+        "made. `gld-ros bags` does the same for many bags.",
     )
     parser.add_argument("input", type=Path, help="bag to read: folder, .mcap or .db3")
     parser.add_argument("output", type=Path, help="bag to write; must not exist")
@@ -29,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument(
         "--require-metric",
         action="store_true",
-        help="exit 1 when no job has metric scale: no depth and no cloud was let out",
+        help="exit 1 if no job has metric scale, so that no depth and no cloud was written",
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument(
@@ -39,7 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the bag; exit status 1 when too little came of it, or --compare found a difference."""
+    """Run the bag; exit status 1 if nothing useful was made, or --compare found a difference."""
     import json
     import logging
     import sys
@@ -56,9 +56,7 @@ def run(args: argparse.Namespace) -> int:
         summary = runner.run(args.input, args.output, lambda total, s: _shown(bar, total, s))
     random_weights = runner.load().random_weights
     if random_weights:
-        print(
-            "WARNING: this bundle has RANDOM weights; what it makes means nothing", file=sys.stderr
-        )
+        print("WARNING: this bundle has RANDOM weights; its output is meaningless", file=sys.stderr)
     problems = []
     if not (summary.views or summary.depth_images):
         problems.append("no view and no depth could be made")

@@ -1,4 +1,4 @@
-"""`gld-ros bag-info`: the cameras of a bag and the frame that their poses can be taken in."""
+"""`gld-ros bag-info`: the cameras of a bag and the fixed frame for their poses."""
 
 import argparse
 from pathlib import Path

@@ -10,15 +10,16 @@ from typing import Any
 
 from gld_ros.cli._mode_argument import add_mode_argument
 from gld_ros.cli._sampling_arguments import add_preset_argument
+from gld_ros.cli._size_argument import SIZE_FORM, size_hw
 
 _DESCRIPTION = """\
 Runs a bundle on synthetic images and prints one JSON object: median, fastest and slowest seconds
-of every stage over the repeats, sizes, and peak memory. One run before the measured ones reads the
-weights and is reported apart. Times mean something on an idle machine only.
+of every stage over the repeats, sizes, and peak memory. A first run, which reads the weights, is
+reported separately. Times are meaningful only on an idle machine.
 
   gld-ros bench
-  gld-ros bench --mode depth --size 640 480
-  gld-ros bench --bundle my-bundle --size 504 280 --references 2 --targets 2 --device cuda
+  gld-ros bench --mode depth --size 640x480
+  gld-ros bench --bundle my-bundle --size 504x280 --references 2 --targets 2 --device cuda
 """
 
 
@@ -32,7 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument("--bundle", default="tiny", help="folder or name (default: tiny)")
     parser.add_argument(
-        "--size", nargs=2, type=int, metavar=("W", "H"), help="image size (default: the bundle's)"
+        "--size", type=size_hw, metavar=SIZE_FORM, help="image size (default: the bundle's)"
     )
     parser.add_argument("--references", type=int, default=2, help="default: 2")
     parser.add_argument("--targets", type=int, default=2, help="default: 2")
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle)
     config = bundle.config
     depth = args.mode == "depth" or (args.mode != "views" and not config.imagines)
-    hw = (args.size[1], args.size[0]) if args.size else config.resolutions_hw[0]
+    hw = args.size or config.resolutions_hw[0]
     references, targets = (1, 0) if depth else (args.references, args.targets)
     request: Any = example_request(hw, references, max(1, targets), args.steps)
     pipeline: Any

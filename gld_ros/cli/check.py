@@ -1,4 +1,4 @@
-"""`gld-ros check`: a live graph or a bag looked at, a table, and the first thing to fix."""
+"""`gld-ros check`: checks a live graph or a bag and prints a table and the first thing to fix."""
 
 import argparse
 import json
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Looks at a running graph for five seconds: image and CameraInfo topics, their types, QoS at both
 ends, rates, the age of stamps, whether CameraInfo is valid, whether TF can place the images in the
-fixed frame, and whether the node is active. With BAG: looks at a recorded bag instead.
+fixed frame, and whether the node is active. With BAG, checks a recorded bag instead.
 
 Both compare images with TF: corners that images share must lie where the poses of the cameras allow
 it. If not, extrinsics, time stamps or rectification are wrong; shifts of the stamps by up to 100 ms
-are tried, and the one that explains the images is reported. That takes texture and a camera that
-moves and turns while it is looked at; without, TF is not judged.
+are tried, and the one that explains the images is reported. This needs texture, and a camera that
+moves and turns during the check; otherwise there is no verdict on TF.
 
-Changes nothing. Exit status 0: nothing keeps the node from working.
+Nothing is changed. Exit status 0: nothing prevents the node from working.
 
   gld-ros check
   gld-ros check --node /robot1/gld
-  gld-ros check --camera /front --fixed-frame odom       (the node need not run)
+  gld-ros check --camera /front --fixed-frame odom       (without a running node)
   gld-ros check my_bag                                   (needs no ROS)
 """
 
@@ -35,28 +35,30 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     """Declare the arguments of `gld-ros check`."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "check",
-        help="look at a live graph or a bag and name the first thing to fix",
+        help="check a live graph or a bag and name the first thing to fix",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "bag", type=Path, nargs="?", metavar="BAG", help="bag to look at instead of the graph"
+        "bag", type=Path, nargs="?", metavar="BAG", help="bag to check instead of the graph"
     )
     parser.add_argument("--node", default="/gld", help="full name of gld_node (default: /gld)")
     parser.add_argument(
         "--camera",
         action="append",
         default=[],
-        help="camera to look at, <camera>/image; repeatable (default: those of the node)",
+        help="camera to check, <camera>/image; repeatable (default: those of the node)",
     )
     parser.add_argument("--fixed-frame", default="", help="default: that of the node, else odom")
-    parser.add_argument("--seconds", type=float, default=5.0, help="how long to look (default: 5)")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="how long to watch the graph (default: 5)"
+    )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look, print; 1 if there is anything that keeps the node from working."""
+    """Check and print; 1 if anything prevents the node from working."""
     if not args.seconds > 0:
         raise ValueError(f"--seconds is {args.seconds}; it must be above 0")
     if not args.node.startswith("/"):
@@ -229,5 +231,5 @@ def _ends(ends: list[dict[str, str]]) -> str:
         )
         + (f" +{len(ends) - 3}" if len(ends) > 3 else "")
         if ends
-        else "nobody"
+        else "none"
     )

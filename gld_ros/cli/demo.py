@@ -1,4 +1,4 @@
-"""`gld-ros demo`: the whole chain in separate processes, with pictures to look at afterwards."""
+"""`gld-ros demo`: node, player and goals in separate processes, and images of the results."""
 
 import argparse
 from pathlib import Path
@@ -8,12 +8,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     """Declare the arguments of `gld-ros demo`."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "demo",
-        help="play a bag to the node, ask for views at withheld frames, leave pictures",
+        help="play a bag to the node, request views at withheld frames, write images",
         description="Start gld_node and a player as processes, play a bag in real time (default: a "
-        "tour through a held-out procedural room, rendered on first use), and send action goals at "
-        "the poses of frames that the node is not shown. Any bag with images, CameraInfo and TF "
+        "tour of a held-out procedural room, rendered on first use), and send action goals at the "
+        "poses of frames that are withheld from the node. Any bag with images, CameraInfo and TF "
         "works. Exit status 0 only if every goal was answered and every product arrived, and, on "
-        "that tour with the embedded bundle, views and depth are as good as they should be.",
+        "that tour with the embedded bundle, views and depth are of the expected quality.",
     )
     parser.add_argument("--bag", type=Path, help="bag to play instead of the procedural room")
     parser.add_argument(

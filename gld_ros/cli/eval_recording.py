@@ -1,16 +1,22 @@
 """`gld-ros eval-recording`: what a robot would have published at withheld frames of a recording."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
-from gld_ros.cli._parameter_arguments import add_parameter_arguments
+from gld_ros.cli._recording_run import (
+    RecordingEvaluator,
+    RecordingOptions,
+    add_recording_options,
+    write_figures,
+)
 
 _DESCRIPTION = """\
-Withholds frames of a recording, hides everything within half a second of them, shows all other
-frames to the node's session, and asks for the views at the withheld cameras. Compares what would
-be published (the composite of measured and imagined pixels) with the withheld images, beside the
-measured surfaces with OpenCV's inpainting (no network), the model alone, copying the nearest shown
-frame, and the mean colour. Where the recording has depth, published depth is compared as it is.
+Withholds frames of a recording and everything within half a second of them, gives all other frames
+to the node's session, and requests views at the withheld cameras. Compares what would be published
+(the composite of measured and imagined pixels) with the withheld images, next to the measured
+surfaces with OpenCV's inpainting (no network), the model alone, a copy of the nearest given frame,
+and the mean colour. If the recording has depth, published depth is compared without rescaling.
 
 RECORDING is a scene folder, a folder of them, or a ROS 2 bag with images, CameraInfo and TF.
 """
@@ -34,9 +40,7 @@ def add_parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("recording", type=Path, metavar="RECORDING")
-    parser.add_argument("--bundle", default="tiny", help="folder or name (default: %(default)s)")
-    parser.add_argument("--goals", type=int, default=4, help="frames withheld (default: 4)")
-    add_parameter_arguments(parser)
+    add_recording_options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
     parser.add_argument("--images", type=Path, metavar="FILE.png", help="write an image grid")
     return parser
@@ -44,48 +48,41 @@ def add_parser(
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate every recording; 1 if a goal of one was rejected."""
-    import json
-    from dataclasses import replace
-
     from tqdm import tqdm
 
-    from gld_ros.evaluation.held_out import recording_kind
     from gld_ros.evaluation.recording_figures import (
         figures_table,
         recording_figures,
         write_recording_grid,
     )
-    from gld_ros.evaluation.recordings import run_recording
-    from gld_ros.mapping.model import load_model
-    from gld_ros.ros.parameters.files import load_snapshot
-    from gld_ros.scenes.datasets import open_recordings
 
-    if args.goals < 1:
-        raise ValueError(f"--goals is {args.goals}; at least 1 is needed")
     for path in (args.json, args.images):
         if path is not None and not path.absolute().parent.is_dir():
             raise ValueError(f"{path}: the folder to write it into does not exist")
-    recordings = open_recordings(recording_kind(args.recording), args.recording)
-    overrides = [f"model.bundle={args.bundle}", *args.overrides]
-    parameters = load_snapshot(args.params, overrides).session
-    model = load_model(replace(parameters, mode="views"))
-    if model.random_weights:
+    evaluator = RecordingEvaluator(RecordingOptions.of(args))
+    if evaluator.load().random_weights:
         print("WARNING: this bundle has RANDOM weights; what it imagines means nothing")
     reports, runs = [], []
-    for recording in recordings:
-        with tqdm(desc=recording.scene_id, disable=None) as bar:
+    with tqdm(disable=None) as bar:
 
-            def show(stage: str, done: int, total: int, bar: "tqdm[None]" = bar) -> None:
+        def watch(name: str) -> Callable[[str, int, int], None]:
+            bar.set_description(name)
+
+            def show(stage: str, done: int, total: int) -> None:
                 if total != bar.total:
                     bar.reset(total)
                 bar.set_postfix_str(stage, refresh=False)
                 bar.update(done - bar.n)
 
-            runs.append(run_recording(recording, model, parameters, args.goals, show))
-        reports.append(recording_figures(runs[-1]))
-        print(figures_table(reports[-1]), flush=True)
+            return show
+
+        for run_of_one in evaluator.runs(args.recording, watch):
+            runs.append(run_of_one)
+            reports.append(recording_figures(run_of_one))
+            bar.clear()
+            print(figures_table(reports[-1]), flush=True)
     if args.json is not None:
-        args.json.write_text(json.dumps(reports, indent=1) + "\n")
+        write_figures(args.json, reports)
         print(f"figures  {args.json}")
     if args.images is not None:
         write_recording_grid(runs, args.images)

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gld_ros.cli._size_argument import SIZE_FORM, size_hw
+
 if TYPE_CHECKING:
     from gld_ros.export.run import ExportedPart
 
@@ -14,8 +16,8 @@ Writes the networks of a bundle, in float32 and at one size, to files that run w
   onnx      ONNX files; needs pip install 'gld_ros[export]'
   tensorrt  ONNX files, and engines that trtexec makes of them on this machine's GPU
 
-Every file is loaded again and compared with the network that it came from; a table says how far
-apart they are, and export.json which inputs and outputs each file has.
+Every file is loaded again and compared with the original network; a table shows the differences,
+and export.json lists the inputs and outputs of each file.
 
   gld-ros export tiny out/onnx --format onnx
   gld-ros export tiny out/aoti --format aoti --parts features geometry_head --views 1 0
@@ -35,10 +37,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--format", required=True, choices=("aoti", "onnx", "tensorrt"))
     parser.add_argument(
         "--size",
-        nargs=2,
-        type=int,
-        metavar=("H", "W"),
-        help="image height and width in pixels (default: the bundle's first)",
+        type=size_hw,
+        metavar=SIZE_FORM,
+        help="image size in pixels, such as 112x84 (default: the bundle's first)",
     )
     parser.add_argument(
         "--views",
@@ -74,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
     height, width = args.size or config.resolutions_hw[0]
     size = RunSize((height, width), *args.views)
     print(
-        f"bundle {config.name}, {height} x {width} pixels (height x width), {size.references} "
-        f"references + {size.targets} targets, float32, {args.format}"
+        f"bundle {config.name}, {width}x{height} pixels, {size.references} references + "
+        f"{size.targets} targets, float32, {args.format}"
     )
     print(
         f"{'part':<14} {'MB':>7} {'max error':>10} {'relative':>9} {'export s':>9} {'load s':>7} "

@@ -1,4 +1,4 @@
-"""`gld-ros fly`: a fly-through of a bag as GIF and MP4, what is imagined tinted."""
+"""`gld-ros fly`: a fly-through of a bag as GIF and MP4, with imagined pixels tinted."""
 
 import argparse
 from pathlib import Path
@@ -6,18 +6,18 @@ from pathlib import Path
 from gld_ros.cli._parameter_arguments import add_parameter_arguments
 
 _DESCRIPTION = """\
-Shows a bag to the node's session, offline, and makes a film of the place: a camera flies along a
-smooth path through the recorded poses and leaves it a little, so that regions show which no camera
-has seen. What was measured has its real colours, the model fills the rest, as in the node's target
-views. Left the view; right the same with imagined pixels tinted:
+Runs a bag through the node's session, offline, and makes a video of the place: a camera flies along
+a smooth path through the recorded poses and leaves it a little, so that regions come into view that
+no camera has seen. Measured surfaces have their real colours and the model fills the rest, as in
+the node's target views. On the left is the view, on the right the same with imagined pixels tinted:
 
   untinted  measured: a real pixel on a measured surface
-  green     corroborated: imagined, and on a surface that some real image shows
-  orange    hallucinated: imagined where no real image looks
-  red       contradicted: imagined, and some real image looked through it
-  grey      no depth: only a colour was imagined
+  green     corroborated: imagined, on a surface that some real image shows
+  orange    hallucinated: imagined where no camera has looked
+  red       contradicted: imagined, but a camera saw through it
+  grey      no depth: only the colour was imagined
 
-BAG is a ROS 2 bag with images, CameraInfo and TF. Without one a tour through a procedural room is
+BAG is a ROS 2 bag with images, CameraInfo and TF. Without BAG, a tour of a procedural room is
 rendered, once, into OUT/tour; its depth is not used, as in `gld-ros demo`.
 """
 
@@ -28,7 +28,7 @@ examples:
   gld-ros fly my_bag --views 120 --off-path 0.3    (longer, and further off the path)
   gld-ros fly my_bag --set depth.source=stereo     (do not use the bag's depth images)
 
-OUT holds fly.gif, fly.mp4, summary.json (time, path, share of each label by view) and, with
+OUT holds fly.gif, fly.mp4, summary.json (time, path, share of each label per view) and, with
 --frames, every frame as PNG. Exit status 0 only if every view was made.
 """
 
@@ -39,7 +39,7 @@ def add_parser(
     """Declare the arguments of `gld-ros fly`."""
     parser = subparsers.add_parser(
         "fly",
-        help="make a film of a bag's place, measured and imagined pixels told apart",
+        help="make a fly-through video of a bag, with imagined pixels tinted",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -47,7 +47,9 @@ def add_parser(
     parser.add_argument("bag", type=Path, nargs="?", metavar="BAG")
     parser.add_argument("--out", type=Path, default=Path("out/fly"), help="default: %(default)s")
     parser.add_argument("--bundle", default="tiny", help="weights: name or folder (default: tiny)")
-    parser.add_argument("--views", type=int, default=60, help="of the flight (default: 60)")
+    parser.add_argument(
+        "--views", type=int, default=60, help="views of the fly-through (default: 60)"
+    )
     parser.add_argument(
         "--off-path",
         type=float,
@@ -56,9 +58,11 @@ def add_parser(
         help="how far to leave the recorded path, as a share of the median measured depth, 0 to 1 "
         "(default: 0.15)",
     )
-    parser.add_argument("--fps", type=float, default=12.0, help="views a second (default: 12)")
+    parser.add_argument("--fps", type=float, default=12.0, help="views per second (default: 12)")
     parser.add_argument(
-        "--camera", default="", help="whose path to follow (default: the one with most keyframes)"
+        "--camera",
+        default="",
+        help="camera whose path is followed (default: the one with the most keyframes)",
     )
     parser.add_argument("--frames", action="store_true", help="also write every frame as PNG")
     add_parameter_arguments(parser)
@@ -66,7 +70,7 @@ def add_parser(
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the film; 1 if a view is missing."""
+    """Make the video; 1 if a view is missing."""
     from dataclasses import replace
 
     if not 2 <= args.views <= 1000:
@@ -107,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
             print("WARNING: this bundle has RANDOM weights; what it imagines means nothing")
         options = FlightOptions(args.views, args.off_path, args.fps, args.camera)
         with tqdm(desc="bag", disable=None) as bar:
-            stages = [""]  # shown so far; a bar that nobody sees remembers none
+            stages = [""]  # shown so far; a hidden bar keeps none
 
             def show(stage: str, done: int, total: int) -> None:
                 if (stage, total) != (stages[-1], bar.total):
@@ -121,12 +125,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"PROBLEM: {failure}")
     if not flight.views:
         return 1
-    told = write_flight(flight, args.out, args.fps, frames=args.frames)
+    lines = write_flight(flight, args.out, args.fps, frames=args.frames)
     figures = summary(flight)
     shares = ", ".join(f"{name} {share:.0%}" for name, share in figures["mean_shares"].items())
     print(f"{figures['views']} views from {figures['keyframes']} keyframes: {shares}")
     if figures["median_depth_m"] is None:
         print("nothing could be measured: the flight stays on the recorded path")
     print(", ".join(f"{stage} {seconds} s" for stage, seconds in figures["seconds"].items()))
-    print("\n".join(told))
+    print("\n".join(lines))
     return 1 if flight.failures else 0

@@ -1,4 +1,4 @@
-"""`gld-ros image`: depth, cameras and points of photographs, written to a folder."""
+"""`gld-ros image`: depth, cameras and points of photos, written to a folder."""
 
 import argparse
 from pathlib import Path
@@ -8,16 +8,16 @@ if TYPE_CHECKING:
     from gld_ros.photos.result import PhotoReconstruction
 
 _DESCRIPTION = """\
-Reconstructs one photograph, or several of one place, with a geometry backbone alone: no poses, no
-ROS. Writes depth (.npy, and pictures in colours with a scale), confidence, cameras (JSON), and
-points (PLY and GLB) into --out, and says what it did.
+Reconstructs one photo, or several photos of one place, with a geometry backbone only: no poses, no
+ROS. Writes depth (.npy, and colour images with a scale), confidence, cameras (JSON), and points
+(PLY and GLB) into --out, and prints a summary.
 
   gld-ros image kitchen.jpg
   gld-ros image photos/ --bundle da3-base --out out/kitchen
-  gld-ros image SCENE --cameras        a scene folder (cameras.json beside images/): known cameras
+  gld-ros image SCENE --cameras        a scene folder (cameras.json next to images/) with cameras
 
-Without known cameras depth has no unit: only ratios of depths mean something. The embedded bundle
-`tiny` knows procedural rooms alone; for photographs of real places fetch published weights first:
+Without known cameras depth has no unit: only ratios of depths are meaningful. The embedded bundle
+`tiny` was trained on procedural rooms only; for photos of real places fetch published weights:
 gld-ros weights fetch da3-base
 """
 
@@ -26,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     """Declare the arguments of `gld-ros image`."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "image",
-        help="depth, cameras and points of photographs, without poses and ROS",
+        help="reconstruct depth, cameras and points from photos, without poses and ROS",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -37,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument(
         "--cameras",
         action="store_true",
-        help="PHOTO is a scene folder whose cameras are known (cameras.json beside images/)",
+        help="PHOTO is a scene folder whose cameras are known (cameras.json next to images/)",
     )
     parser.add_argument(
         "--every", type=int, default=1, metavar="N", help="take every N-th photo (default: 1, all)"
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         print("WARNING: this bundle has RANDOM weights; its depth means nothing")
     if bundle.folder in EMBEDDED_BUNDLES.values():
         print(
-            "note: this bundle knows procedural rooms alone; on photographs of real places its "
+            "note: this bundle was trained on procedural rooms only; for photos of real places its "
             "depth is a rough guess (gld-ros weights fetch da3-base)"
         )
     for note in [*result.notes, *missing]:
@@ -105,13 +105,13 @@ def _photos(count: int) -> str:
 
 
 def _files(args: argparse.Namespace) -> list[Path]:
-    from gld_ros.photos.sources import picture_files
+    from gld_ros.photos.sources import image_files
     from gld_ros.scenes.folders import is_scene_folder
 
     files: list[Path] = []
     for path in args.photos:
         folder = path / "images" if is_scene_folder(path) else path
-        files += picture_files(folder) if folder.is_dir() else [path]
+        files += image_files(folder) if folder.is_dir() else [path]
     return files[:: args.every]
 
 

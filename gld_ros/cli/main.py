@@ -25,9 +25,10 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 _DESCRIPTION = """\
-Imagine the views that no camera has taken: weights, checks, training, evaluation and bags.
+Measure depth from posed images and imagine views that no camera has taken: on a robot, on bags and
+on photos, with commands for weights, training and evaluation.
 
-Each command explains itself: gld-ros COMMAND --help
+Details of a command: gld-ros COMMAND --help
 """
 
 
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone; there is nobody to tell
+        sys.stderr.close()  # the reader of the output has gone
         return EXIT_ERROR
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if args.traceback:

@@ -10,21 +10,22 @@ from gld_ros.cli._parameter_arguments import add_parameter_arguments
 from gld_ros.cli._sampling_arguments import add_preset_argument
 
 _DESCRIPTION = """\
-Run the node, configured and active at once, on the image topics of a camera or several. CameraInfo
-is looked for beside each image topic, as camera drivers publish it. Ctrl-C ends it.
+Run the node, already configured and active, on the image topics of one or more cameras. CameraInfo
+is expected next to each image topic, where camera drivers publish it. Ctrl-C ends it.
 
   gld-ros node --camera /front/image_raw
   gld-ros node --camera /front/image_raw --depth /front/aligned_depth_to_color/image_raw
   gld-ros node --camera front=/front/image_raw rear=/rear/image_raw --frame map
   gld-ros node --camera /front/image_raw --mode depth
-  gld-ros play recording/ --clock     and beside it     gld-ros node --camera /image --sim-time
+  gld-ros play recording/ --clock                     (a recording, in one shell)
+  gld-ros node --camera /image --sim-time
 
 Views are on /gld/predicted/color/image, clouds on /gld/observed/points and /gld/predicted/points.
-In mode depth every image gets depth on /gld/observed/depth/image, without metres on
-/gld/observed/relative_depth/image.
-`gld-ros check` says what is missing when nothing comes; `gld-ros params` lists all parameters. In a
-ROS distribution, `ros2 launch gld_ros gld.launch.py` does the same and starts the node again when
-it dies.
+In mode depth every image gets depth on /gld/observed/depth/image or, if metres are unknown,
+relative depth on /gld/observed/relative_depth/image.
+`gld-ros check` says what is missing if nothing is published; `gld-ros params` lists all parameters.
+In a ROS distribution, `ros2 launch gld_ros gld.launch.py` does the same and restarts the node if it
+dies.
 """
 COMPRESSED = "/compressed"
 
@@ -49,7 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         nargs="+",
         default=[],
         metavar="[NAME=]TOPIC",
-        help="depth images that are aligned with a camera's, and measure its depth",
+        help="depth images registered to a camera's images, which measure its depth",
     )
     parser.add_argument("--bundle", default="tiny", help="weights: name or folder (default: tiny)")
     parser.add_argument(

@@ -7,10 +7,10 @@ import threading
 from typing import Any
 
 _DESCRIPTION = """\
-Play a ROS 2 bag (MCAP or SQLite) on the graph, as `ros2 bag play` does where it exists.
+Play a ROS 2 bag (MCAP or SQLite) on the graph, on machines without `ros2 bag play`.
 
-Images keep their bytes, /tf_static stays available to late joiners, and with --clock other nodes
-run on bag time (use_sim_time:=true). Playing begins when somebody listens. Space pauses and
+Image bytes are unchanged, /tf_static stays available to late joiners, and with --clock other nodes
+run on bag time (use_sim_time:=true). Playback starts when there is a subscriber. Space pauses and
 resumes in a terminal; so does the service /gld_player/pause (std_srvs/SetBool).
 
   gld-ros play recording/ --clock
@@ -29,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument("bag", metavar="BAG", help="folder of the bag, or one .mcap or .db3 file")
     parser.add_argument("--rate", type=float, default=1.0, help="speed, 1 is real time")
-    parser.add_argument("--loop", action="store_true", help="begin again at the end")
+    parser.add_argument("--loop", action="store_true", help="start again at the end")
     parser.add_argument(
         "--clock",
         type=float,
@@ -37,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         const=100.0,
         default=0.0,
         metavar="HZ",
-        help="publish /clock (100 times a second, or HZ)",
+        help="publish /clock (100 times per second, or HZ)",
     )
     parser.add_argument("--start-paused", action="store_true", help="wait for space or the service")
     parser.add_argument(
@@ -64,7 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
-    """Play; the exit status is 0 at the end of the bag, 1 if a --wait-for topic had no listener."""
+    """Play; exit status 0 at the end of the bag, 1 if a --wait-for topic had no subscriber."""
     from gld_ros.bags.reader import BagReader
     from gld_ros.ros.player import PlayOptions
 
@@ -100,7 +100,7 @@ def _play(bag: Any, options: Any) -> int:
     init_rclpy("gld_player")
     node = rclpy.create_node("gld_player")
     player = Player(node, bag, options)
-    # Playback that somebody ends has not failed, as with any node of a launch file.
+    # Playback that is stopped by the user has not failed, as with any node of a launch file.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: player.stop())
 
@@ -147,7 +147,7 @@ def _play_with_progress(player: Any, bag: Any, options: Any) -> int:
             waited = ", ".join(options.wait_for)
             print(f"no subscriber for {waited} within {options.wait_s:g} s", file=sys.stderr)
             return 1
-        print(f"nobody subscribed within {options.wait_s:g} s; playing anyway", file=sys.stderr)
+        print(f"no subscriber within {options.wait_s:g} s; playing anyway", file=sys.stderr)
 
     length_s = (bag.end_ns - bag.start_ns) / 1e9
     with tqdm(

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Checks disk, memory and GPU and says what will happen; then fetches published weights, converts them
-to bfloat16, checks the bundle on this machine, runs the bag and opens an image of the result. Every
-step that is done already is skipped, so the same command goes on after a stop. The steps are also
-commands of their own: weights fetch, weights verify, bench, bag.
+to bfloat16, checks the bundle on this machine, runs the bag and opens an image of the result.
+Finished steps are skipped, so the same command continues after a stop. The steps are also separate
+commands: weights fetch, weights verify, bench, bag.
 
-The level statistics of gld-da3 and gld-vggt are on no hub: give a clone of
+The level statistics of gld-da3 and gld-vggt are not on the hub: give a clone of
 https://github.com/cvlab-kaist/GLD with --statistics, or compute them from your own images with
 --statistics-from (`gld-ros weights fetch --help`).
 """
@@ -33,7 +33,7 @@ examples:
 
 _NETWORK_BYTES_PER_S = 100e6 / 8  # assumed for the minutes shown: 100 Mbit/s
 _CONVERT_BYTES_PER_S = 75e6  # docs/performance.md: 7.86 GB in 101 s on two busy cores
-_RUN_BYTES = 2e9  # beside the weights: activations of four views and the process itself
+_RUN_BYTES = 2e9  # in addition to the weights: activations of four views and the process itself
 
 
 @dataclass(frozen=True)

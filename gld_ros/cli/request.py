@@ -1,4 +1,4 @@
-"""`gld-ros request`: ask a running node for views, watch it work, keep images and points."""
+"""`gld-ros request`: requests views from a running node, shows progress, saves the results."""
 
 import argparse
 import json
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 _DESCRIPTION = """\
-Sends a goal to a running gld_node and shows its progress. Where to look from is given by poses in
-any TF frame (x forward, as robots have it, or --optical), or as a step and a turn from where the
-camera is now. Writes images, depth (metres, .npy and a picture in colours with a scale), the
-result as JSON, and a PLY of the predicted points into --out. Exit status 0 if the views came.
+Sends a goal to a running gld_node and shows its progress. Target views are given as poses in any TF
+frame (x forward as for robots, or --optical), or as an offset and a turn from the current pose of
+the camera. Writes images, depth (metres, as .npy and as a colour image with a scale), the result as
+JSON, and a PLY of the predicted points into --out. Exit status 0 if the views were made.
 
   gld-ros request --forward 0.5                                   half a metre ahead
   gld-ros request --left 0.3 --yaw -20 --out look                 from the left, turned right
@@ -23,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     """Declare the arguments of `gld-ros request`."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "request",
-        help="ask a running node for views; save images and points",
+        help="request views from a running node; save images and points",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -47,7 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--node", default="/gld", help="full name of gld_node (default: /gld)")
     parser.add_argument("--steps", type=int, default=0, help="sampling steps (0: parameter)")
     parser.add_argument("--guidance", type=float, default=0.0, help="guidance (0: parameter)")
-    parser.add_argument("--seed", type=int, help="for a result that repeats")
+    parser.add_argument("--seed", type=int, help="for a repeatable result")
     parser.add_argument(
         "--max-wait", type=float, default=10.0, help="seconds to wait for keyframes, TF, worker"
     )
@@ -57,11 +57,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask, wait, write; 1 if the node answered with an error."""
+    """Send, wait, write; 1 if the node answered with an error."""
     relative = any(value is not None for value in (args.forward, args.left, args.yaw))
     if relative == bool(args.pose):
         raise ValueError(
-            "say where to look from: either --pose (once or more), or --forward/--left/--yaw"
+            "give the target views: either --pose (once or more), or --forward/--left/--yaw"
         )
     if args.seed is not None and not 0 <= args.seed < 2**32:
         raise ValueError(f"--seed is {args.seed}; 0 to {2**32 - 1} is allowed")
@@ -118,7 +118,7 @@ def _report(answer: Any, out: Path) -> int:
     import cv2
     import numpy as np
 
-    from gld_ros.depth_colours import depth_picture
+    from gld_ros.depth_colours import depth_with_scale
     from gld_ros.mapping.ply import write_ply
     from gld_ros.messages.depth_images import depth_m_from_message
     from gld_ros.messages.images import rgb_from_image
@@ -138,7 +138,7 @@ def _report(answer: Any, out: Path) -> int:
         depth_m = depth_m_from_message(message)
         written += [f"depth_{index}.npy", f"depth_{index}.png"]
         np.save(out / written[-2], depth_m)
-        cv2.imwrite(str(out / written[-1]), depth_picture(depth_m, "m")[..., ::-1])
+        cv2.imwrite(str(out / written[-1]), depth_with_scale(depth_m, "m")[..., ::-1])
     if answer.cloud is not None:
         points = read_cloud(answer.cloud)
         write_ply(points, out / "predicted.ply")

@@ -1,33 +1,35 @@
-"""`gld-ros scenes`: look at rooms and mesh worlds, render them to folders, stores and bags."""
+"""`gld-ros scenes`: preview rooms and mesh worlds, render them to folders, stores and bags."""
 
 import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gld_ros.cli._size_argument import SIZE_FORM, size_hw
+
 if TYPE_CHECKING:
     from gld_ros.scenes.rendered import RenderedScenes
+    from gld_ros.scenes.store_sources import StoreSource
 
 _DESCRIPTION = """\
-Posed RGB-D views, ray-traced and seeded: a scene id always gives the same scene. Of procedural
-rooms, of rooms with real furniture, or of a textured mesh of your own site.
+Ray-traced, seeded, posed RGB-D views of procedural rooms, of rooms with real furniture, or of a
+textured mesh of your own site. A scene id always gives the same scene.
 
   gld-ros scenes preview --domain narrow --out sheet.png           see what a domain looks like
   gld-ros scenes store runs/rooms --domain narrow --count 16000    scenes for `gld-ros train`
   gld-ros scenes store runs/site --recordings bags site.mcap --count 4000
   gld-ros scenes render rooms/ --domain wide --count 10            folders of images and cameras
-  gld-ros scenes render site.glb views/ --count 20                 the same of a mesh world
+  gld-ros scenes render site.glb views/ --count 20                 the same for a mesh world
   gld-ros scenes bag tour/                                         a drive through one room
 
 Domains: narrow (few plain objects, short paths), medium, wide (clutter, textures, shadows),
-look_around and look_around_wide (targets that hide a quarter or more from every reference),
+look_around and look_around_wide (a quarter or more of every target is hidden from all references),
 furnished:FOLDER (rooms with the pieces of a folder with a furniture.csv) and meshes:WORLD.glb (any
 textured .glb, .gltf, .obj, .dae or .ply; pip install 'gld_ros[meshes]'). The last two take
 ?paths=look_around, meshes also ?up=y and ?scale=METRES_PER_UNIT, joined by &.
-Ids of the splits train, validation, test and demo never meet.
+The splits train, validation, test and demo have no ids in common.
 """
 
 
@@ -53,14 +55,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     store.add_argument(
         "--processes",
         type=int,
-        help="that render rooms side by side (default: one per core; 1 on cuda)",
+        help="processes that render rooms in parallel (default: one per core; 1 on cuda)",
     )
     store.add_argument(
         "--recordings",
         nargs="+",
         metavar=("KIND", "PATH"),
         help="draw samples from recordings instead of rooms: folders, bags, re10k, dl3dv, "
-        "hypersim or tartanair, then where they are",
+        "hypersim or tartanair, then their paths",
     )
 
     render = actions.add_parser("render", help="write scene folders: images, depth, cameras")
@@ -68,13 +70,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     render.add_argument("out", type=Path, help="folder to write the scene folders into")
     _add_scene_arguments(render, split="test", count=4, views=8, size="320x240")
 
-    bag = actions.add_parser("bag", help="write a ROS 2 bag of a tour through one room")
+    bag = actions.add_parser("bag", help="write a ROS 2 bag of a tour of one room")
     bag.add_argument("out", type=Path, help="bag folder to write; must not exist")
     bag.add_argument("--domain", default="narrow", help="see above (default: %(default)s)")
     bag.add_argument("--id", type=int, help="scene id (default: a held-out demo room)")
     bag.add_argument("--seconds", type=float, default=20.0, help="default: %(default)s")
     bag.add_argument("--rate", type=float, default=10.0, help="images per second")
-    bag.add_argument("--size", type=_size, default=(320, 240), metavar="WxH")
+    bag.add_argument("--size", type=size_hw, default=(240, 320), metavar=SIZE_FORM)
     bag.add_argument("--no-depth", action="store_true", help="leave the depth topics out")
     return parser
 
@@ -84,26 +86,18 @@ def _add_scene_arguments(
 ) -> None:
     parser.add_argument("--domain", default="narrow", help="see above (default: %(default)s)")
     parser.add_argument("--split", default=split, help="train, validation, test or demo")
-    parser.add_argument("--first", type=int, default=0, help="number of the first scene in it")
+    parser.add_argument(
+        "--first", type=int, default=0, help="number of the first scene of the split"
+    )
     parser.add_argument("--count", type=int, default=count, help="scenes (default: %(default)s)")
     parser.add_argument(
         "--ids", type=_ids, help="these scene ids instead: 2000000003,2000000007 or 0-99"
     )
     parser.add_argument("--views", type=int, default=views, help="views per scene")
-    parser.add_argument("--references", type=int, help="of them references (look_around domains)")
-    parser.add_argument("--size", type=_size, default=_size(size), metavar="WxH")
+    parser.add_argument("--references", type=int, help="how many of the views are references")
+    parser.add_argument("--size", type=size_hw, default=size_hw(size), metavar=SIZE_FORM)
     parser.add_argument("--antialias", type=int, default=2, help="rays per pixel side at edges")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        width, height = (int(part) for part in text.lower().split("x"))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write WxH, as 320x240") from error
-    if min(width, height) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: width and height need at least 1 pixel")
-    return width, height
 
 
 def _ids(text: str) -> list[int]:
@@ -114,7 +108,7 @@ def _ids(text: str) -> list[int]:
             ids += range(int(first), int(last) + 1) if dash else [int(first)]
         except ValueError as error:
             raise argparse.ArgumentTypeError(
-                f"{part!r} is no id or range; write as 5,7 or 0-99"
+                f"{part!r} is not an id or a range; write e.g. 5,7 or 0-99"
             ) from error
     return ids
 
@@ -149,7 +143,7 @@ def _source(args: argparse.Namespace) -> "RenderedScenes":
 
 
 def _scenes(args: argparse.Namespace, ids: Sequence[int]) -> dict[str, Any]:
-    width, height = args.size
+    height, width = args.size
     return _source(args).render(
         ids,
         args.views,
@@ -158,12 +152,6 @@ def _scenes(args: argparse.Namespace, ids: Sequence[int]) -> dict[str, Any]:
         antialias=args.antialias,
         device=args.device,
     )
-
-
-def _scenes_at(
-    args: argparse.Namespace, ids: Sequence[int], positions: Sequence[int]
-) -> dict[str, Any]:
-    return _scenes(args, [ids[i] for i in positions])
 
 
 def _preview(args: argparse.Namespace) -> int:
@@ -182,34 +170,41 @@ def _preview(args: argparse.Namespace) -> int:
 def _store(args: argparse.Namespace) -> int:
     from gld_ros.scenes.store import write_store
 
-    width, height = args.size
-    if args.recordings:
-        draw, source, count = _draws_from_recordings(args)
-    else:
-        ids = _chosen_ids(args)
-        count = len(ids)
-        named = ",".join(map(str, args.ids)) if args.ids else f"{ids[0]}+{count}"
-        source = f"{_source(args).source} {named} antialias {args.antialias}"
-        draw = partial(_scenes_at, args, ids)
+    height, width = args.size
     if args.processes is not None and args.processes < 1:
         raise ValueError(f"--processes is {args.processes}; at least 1 is needed")
-    side_by_side = args.device == "cpu" and not args.recordings
-    processes = (args.processes or os.cpu_count() or 1) if side_by_side else 1
-    write_store(args.out, source, count, args.views, (height, width), draw, processes=processes)
-    print(f"{args.out}: {count} scenes x {args.views} views, {width}x{height}, from {source}")
+    source, count = _store_source(args)
+    write_store(
+        args.out,
+        source.name,
+        count,
+        args.views,
+        (height, width),
+        source.draw,
+        processes=(args.processes or os.cpu_count() or 1) if source.side_by_side else 1,
+    )
+    print(f"{args.out}: {count} scenes x {args.views} views, {width}x{height}, from {source.name}")
     return 0
 
 
-def _draws_from_recordings(
-    args: argparse.Namespace,
-) -> tuple[Callable[[Sequence[int]], dict[str, Any]], str, int]:
-    """What fills a store from recordings: (positions -> batch), a name of the source, a count."""
-    import torch
-
+def _store_source(args: argparse.Namespace) -> "tuple[StoreSource, int]":
+    """What fills a store, and with how many scenes."""
     from gld_ros.scenes.datasets import open_recordings
-    from gld_ros.scenes.picking import RecordedScenes
-    from gld_ros.scenes.sample import batch_samples
+    from gld_ros.scenes.store_sources import recorded_source, rendered_source
 
+    height, width = args.size
+    if not args.recordings:
+        ids = _chosen_ids(args)
+        source = rendered_source(
+            _source(args),
+            ids,
+            args.views,
+            (height, width),
+            num_references=args.references,
+            antialias=args.antialias,
+            device=args.device,
+        )
+        return source, len(ids)
     kind, *paths = args.recordings
     if not paths:
         raise ValueError("--recordings needs a kind and at least one path")
@@ -217,19 +212,15 @@ def _draws_from_recordings(
     for recording in recordings:
         for reason, number in recording.dropped.items():
             print(f"{recording.scene_id}: {number} frames left out: {reason}", file=sys.stderr)
-    width, height = args.size
-    scenes = RecordedScenes(recordings, args.views, (height, width))
-
-    def draw(positions: Sequence[int]) -> dict[str, Any]:
-        batch = batch_samples([scenes.sample(args.first + i) for i in positions])
-        size = batch["images"].shape
-        # A store has every array: no depth is 0 (unknown), no measured visibility is NaN.
-        batch.setdefault("depth_m", torch.zeros(size[0], size[1], *size[3:]))
-        batch.setdefault("visible_fraction", torch.full(size[:2], torch.nan))
-        return batch
-
-    source = f"recordings {kind} {' '.join(Path(p).name for p in paths)} from seed {args.first}"
-    return draw, source, args.count
+    source = recorded_source(
+        kind,
+        [Path(p) for p in paths],
+        recordings,
+        args.views,
+        (height, width),
+        first_seed=args.first,
+    )
+    return source, args.count
 
 
 def _render(args: argparse.Namespace) -> int:
@@ -257,7 +248,7 @@ def _bag(args: argparse.Namespace) -> int:
     from gld_ros.scenes.tour_bag import first_room_with_tour, write_tour_bag
 
     scene_id = args.id if args.id is not None else first_room_with_tour(args.domain)
-    width, height = args.size
+    height, width = args.size
     frames = write_tour_bag(
         args.out,
         args.domain,

@@ -1,4 +1,4 @@
-"""`gld-ros selftest`: does this machine compute what it should, to how many digits."""
+"""`gld-ros selftest`: compares what this machine computes with stored reference numbers."""
 
 import argparse
 import json
@@ -8,9 +8,9 @@ _DESCRIPTION = """\
 Runs stored reference cases through the library on the chosen device and precision and compares
 every quantity. Run it after installing on a new machine or driver.
 
-Without FOLDER the small sets inside the package are used, one of each backbone family. Any folder
-of either layout works, whatever its sizes. Exit status: 0 if everything agrees, 1 if anything does
-not, if a file is unknown, or if a stored quantity was not checked.
+Without FOLDER the small sets in the package are used, one for each backbone family. Any folder of
+either layout works, whatever its sizes. Exit status: 0 if everything agrees; 1 if anything differs,
+a file is unknown, or a stored quantity was not checked.
 """
 
 _EXAMPLES = """\
@@ -33,7 +33,10 @@ def add_parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "folder", nargs="?", metavar="FOLDER", help="fixtures to run (default: those inside)"
+        "folder",
+        nargs="?",
+        metavar="FOLDER",
+        help="folder of fixtures (default: those in the package)",
     )
     parser.add_argument(
         "--device", default="cpu", help="where networks run: cpu, cuda, cuda:1 (default: cpu)"

@@ -1,6 +1,7 @@
-"""`gld-ros train`: one command per training job, resumable, on rooms or recorded scenes."""
+"""`gld-ros train`: a whole bundle, one for a site, or one stage; all resumable."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -14,49 +15,118 @@ STAGES = {
 }
 
 _DESCRIPTION = """\
-Train one part of GLD. Jobs build on each other through bundles: each writes RUN/export, a bundle
-with its own part and all earlier ones, which the next job takes as --bundle. The small model from
-nothing, with C standing for config/train/tiny:
+Train a whole bundle in one command, fine-tune one on your own site, or train one part of GLD.
 
-  gld-ros scenes store runs/data/narrow --domain narrow --count 16000
-  gld-ros train encoder --config C/encoder_small.yaml --model C/model --run runs/encoder
-  gld-ros train statistics --config C/statistics.yaml --bundle runs/encoder/export --run runs/stats
-  gld-ros train decoder --config C/decoder.yaml --model C/model --bundle runs/stats/export \\
-                        --run runs/decoder
-  gld-ros train level1 --config C/level1_small.yaml --model C/model --bundle runs/decoder/export \\
-                       --run runs/level1
+  gld-ros train bundle --recipe config/train/tiny/recipe.yaml
+  gld-ros train site --bag monday.mcap tuesday.mcap --held-out friday.mcap --run runs/site
 
-These two learn on small images; encoder.yaml and level1.yaml go on with full ones, see
-docs/training.md.
+These run everything that is needed in sequence: stores, stages, evaluation, model card. The others
+are single stages; they build on each other through bundles: each writes RUN/export, a bundle with
+its own part and all earlier parts, which the next one takes as --bundle (docs/training.md).
 
 A student that samples in two calls, from any bundle that can imagine views:
 
   gld-ros train distill --config C/distill.yaml --bundle runs/level1/export --run runs/distill
 
-The same command goes on after a stop, a kill or --max-minutes. To fine-tune, give --bundle any
-bundle, the converted official one included. Several processes:
+The same command resumes after a stop, a kill or --max-minutes.
+"""
 
-  torchrun --nproc-per-node 8 -m gld_ros.cli.main train level1 ...
+_BUNDLE = """\
+A bundle from nothing, as a recipe says: scenes are rendered into stores, the stages are trained,
+the bundle is written (RUN/bundle), judged on held-out scenes, and gets a model card. Finished steps
+are skipped when the command is given again, an interrupted one goes on. --max-minutes 9 runs it in
+pieces of 9 minutes.
+
+Look before: --plan prints the steps, the bytes of the stores and the time, and does nothing.
+A recipe may leave places to fill in: --set stores.furnished.scenes=furnished:FOLDER
+"""
+
+_SITE = """\
+Fine-tune a bundle on recordings of your own site (bags or scene folders), mixed with rooms so that
+it keeps what it knows; judged before and after on a held-out recording, with the same seeds.
+The result is RUN/bundle, with a model card. Drive once more on another day for --held-out.
+
+--set changes numbers of scenes and settings of the stages: --set stores.site=500
+--set level1.steps=300 --set decoder.optimizer.learning_rate=1e-4
 """
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Declare the arguments of `gld-ros train`."""
+    """Declare `gld-ros train` and its jobs."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "train",
-        help=f"train one part of GLD ({', '.join(STAGES)})",
+        help="train a bundle, fine-tune one on your site, or train one part",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_arguments(parser, STAGES)
+    jobs = parser.add_subparsers(dest="stage", metavar="JOB", required=True)
+    _add_bundle(jobs)
+    _add_site(jobs)
+    for name, what in STAGES.items():
+        add_stage_arguments(jobs.add_parser(name, help=what, description=f"Train: {what}."))
     return parser
 
 
+def _add_bundle(jobs: argparse._SubParsersAction) -> None:
+    parser = jobs.add_parser(
+        "bundle",
+        help="a whole bundle from nothing, by a recipe",
+        description=_BUNDLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--recipe", type=Path, required=True, help="YAML file of the recipe")
+    parser.add_argument(
+        "--run", type=Path, dest="run_folder", help="folder of the chain (default: runs/NAME)"
+    )
+    _add_chain_arguments(parser, "a value of the recipe, e.g. --set stores.narrow.count=16000")
+
+
+def _add_site(jobs: argparse._SubParsersAction) -> None:
+    parser = jobs.add_parser(
+        "site",
+        help="fine-tune a bundle on recordings of your own site",
+        description=_SITE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--bag",
+        nargs="+",
+        type=Path,
+        required=True,
+        dest="bags",
+        metavar="BAG",
+        help="bags or scene folders to learn from",
+    )
+    parser.add_argument(
+        "--held-out", type=Path, required=True, metavar="BAG", help="never learned from, to judge"
+    )
+    parser.add_argument("--mesh", default="", metavar="WORLD", help="mesh of the site, to render")
+    parser.add_argument("--bundle", default="tiny", help="to start from (default: %(default)s)")
+    parser.add_argument(
+        "--run", type=Path, required=True, dest="run_folder", help="folder of the chain"
+    )
+    parser.add_argument(
+        "--licence", default="", help="of the recordings and the mesh, for the model card"
+    )
+    _add_chain_arguments(parser, "a number of scenes or a setting of a stage, see above")
+
+
+def _add_chain_arguments(parser: argparse.ArgumentParser, settable: str) -> None:
+    parser.add_argument("--plan", action="store_true", help="print what would be done, and stop")
+    _add_set_argument(parser, settable)
+    _add_limits(parser)
+
+
 def add_arguments(parser: argparse.ArgumentParser, stages: dict[str, str]) -> None:
-    """Declare stage, configuration, run folder and the rest; `stages` maps names to their help."""
+    """Declare a stage and its arguments; `stages` maps names to their help."""
     parser.add_argument(
         "stage", choices=list(stages), help="; ".join(f"{k}: {v}" for k, v in stages.items())
     )
+    add_stage_arguments(parser)
+
+
+def add_stage_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare configuration, run folder and the rest of what a stage takes."""
     parser.add_argument("--config", type=Path, required=True, help="YAML file of the job")
     parser.add_argument(
         "--run", type=Path, required=True, dest="run_folder", help="folder of checkpoints and logs"
@@ -79,16 +149,27 @@ def add_arguments(parser: argparse.ArgumentParser, stages: dict[str, str]) -> No
         metavar="PATH",
         help="recordings to validate on, never learned from",
     )
+    _add_set_argument(parser, "a value of the config, e.g. --set optimizer.learning_rate=3e-4")
+    _add_limits(parser)
+
+
+def _add_set_argument(parser: argparse.ArgumentParser, settable: str) -> None:
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
         dest="overrides",
-        help="override a value of the config, e.g. --set optimizer.learning_rate=3e-4",
+        help=f"change {settable}",
     )
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--max-minutes", type=float, default=float("inf"), help="stop, saved, after this time"
+        "--max-minutes",
+        type=float,
+        default=float("inf"),
+        help="save a checkpoint and stop after this time",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
@@ -98,6 +179,36 @@ def run(args: argparse.Namespace) -> int:
     from gld_ros.training.environment import restart_with_tuned_allocator
 
     restart_with_tuned_allocator(["-m", "gld_ros.cli.main", *sys.argv[1:]])
+    if args.stage in ("bundle", "site"):
+        return _run_chain(args)
     from gld_ros.training.jobs import run_job
 
     return run_job(args)
+
+
+def _run_chain(args: argparse.Namespace) -> int:
+    import logging
+
+    from gld_ros.recipes.bundle_recipe import bundle_chain, load_recipe
+    from gld_ros.recipes.chain import plan_lines, run_chain
+    from gld_ros.recipes.site_recipe import Site, site_chain
+    from gld_ros.training.jobs import choose_device
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"train {args.stage} runs in one process; leave torchrun out")
+    device = choose_device(args.device)
+    if args.stage == "bundle":
+        name = load_recipe(args.recipe, args.overrides).name
+        folder = args.run_folder or Path("runs") / name
+        chain = bundle_chain(args.recipe, args.overrides, folder, device)
+    else:
+        folder = args.run_folder
+        site = Site(tuple(args.bags), args.held_out, args.mesh, args.licence)
+        chain = site_chain(site, args.bundle, args.overrides, folder, device)
+    if args.plan:
+        print("\n".join(plan_lines(chain, folder)))
+        return 0
+    if run_chain(chain, folder, device, args.max_minutes):
+        print(f"bundle {folder / 'bundle'}\ncard   {folder / 'bundle' / 'model_card.md'}")
+    return 0

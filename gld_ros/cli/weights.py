@@ -1,4 +1,4 @@
-"""`gld-ros weights list | fetch | verify | convert`: bundles here, and those that can be had."""
+"""`gld-ros weights list | fetch | verify | convert`: bundles here and bundles to fetch."""
 
 import argparse
 import shutil
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 A bundle is a folder with config.json and safetensors files. "tiny" is inside the package; others
-are fetched or converted, and never without being asked for.
+are fetched or converted, and only on request.
 """
 
 _CONVERT = """\
@@ -26,8 +26,8 @@ With VGGT (not for commercial use):
   pretrained_models/vggt/mae_decoder.pt                       checkpoints/vggt_level1.pt,
   facebook/VGGT-1B/model.safetensors                          (or --encoder)   vggt_cascade.pt
   model_stats/vggt/normalization_stats_level{0,1}.pt, special_stats_level{0,1}.pt
-ROOT may also be one model.safetensors of DA3 or VGGT: the bundle then holds the backbone alone.
-Every tensor must find its place and every parameter its tensor, or nothing is written.
+ROOT may also be one model.safetensors of DA3 or VGGT; the bundle then has only the backbone.
+Nothing is written unless every tensor is used and every parameter has a tensor.
 """
 
 _FETCH = """\
@@ -36,12 +36,13 @@ hash of every file, continues interrupted downloads, and converts the result int
 `NovelViewPipeline.from_pretrained(NAME)` finds. Then the downloaded files are removed, unless
 --keep-downloads is given.
 
-The level statistics of gld-da3 and gld-vggt (2 files of 21 kB, 4 of 27 kB) are on no hub. Give
+The level statistics of gld-da3 and gld-vggt (2 files of 21 kB, 4 of 27 kB) are not on the hub.
+Give
   --statistics PATH        a clone of https://github.com/cvlab-kaist/GLD, or its folder model_stats
   --statistics-from DATA   a bag or scene folder of your own: they are computed from its images, as
                            `gld-ros train statistics` does. The published denoisers were trained
                            with the published statistics, so views will be worse with others.
-Everything that can be checked is checked before the first byte is fetched.
+Everything that can be checked is checked before anything is downloaded.
 """
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -80,7 +81,7 @@ def add_parser(
     convert.add_argument(
         "--kind",
         choices=("gld-da3", "gld-vggt", "da3", "vggt"),
-        help="what ROOT holds (default: found out; needed where there are files of both)",
+        help="what ROOT contains (default: detected; needed if there are files of both)",
     )
     convert.add_argument(
         "--encoder", type=Path, help="model.safetensors of depth-anything/DA3-BASE or VGGT-1B"
@@ -90,7 +91,7 @@ def add_parser(
         metavar="PART=N",
         action="append",
         default=[],
-        help="attention heads, which no tensor tells: camera=N, rgb_decoder=N, level1=N,M, "
+        help="attention heads, which tensors do not show: camera=N, rgb_decoder=N, level1=N,M, "
         "cascade=N,M (encoder, head); needed for models of unpublished sizes only",
     )
     add_conversion_options(convert)
@@ -155,7 +156,7 @@ def add_conversion_options(parser: argparse.ArgumentParser) -> None:
         "--statistics",
         type=Path,
         metavar="PATH",
-        help="level statistics, if elsewhere: a clone of the GLD code repository, its folder "
+        help="level statistics, if not in ROOT: a clone of the GLD code repository, its folder "
         "model_stats, or a bundle that has them (as `gld-ros train statistics` writes)",
     )
     parser.add_argument(

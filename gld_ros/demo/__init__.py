@@ -1,1 +1,1 @@
-"""The demonstration: node and player as processes, goals, pictures; a fly-through of a bag."""
+"""The demonstration: node and player as processes, goals, images; a fly-through of a bag."""

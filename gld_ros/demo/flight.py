@@ -1,4 +1,4 @@
-"""A fly-through: a bag through the session, then views along a smooth path, as a film.
+"""A fly-through: a bag through the session, then views along a smooth path, as a video.
 
 The views are goals like any other: measured surfaces where there are any, the model elsewhere.
 """
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gld_ros.bags.cameras import bag_cameras
 from gld_ros.bags.reader import BagReader
 from gld_ros.demo.flight_path import flight_path
-from gld_ros.demo.moving_pictures import film_frame, shares, write_gif, write_mp4
+from gld_ros.demo.video import shares, video_frame, write_gif, write_mp4
 from gld_ros.geometry.poses import distance_m
 from gld_ros.mapping.frames import FloatArray, Keyframe, TargetCamera, shrink_to_fit
 from gld_ros.mapping.job_planner import JobOptions, JobRejection
@@ -175,16 +175,16 @@ def _flown(view: PredictedView) -> FlownView:
 def write_flight(flight: Flight, folder: Path, rate_hz: float, *, frames: bool) -> list[str]:
     """Write fly.gif, fly.mp4, summary.json and, if wanted, every frame; returns what to tell."""
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = [film_frame(view.color, view.provenance) for view in flight.views]
-    write_gif(pictures, folder / "fly.gif", rate_hz)
-    note = write_mp4(pictures, folder / "fly.mp4", rate_hz)
+    images = [video_frame(view.color, view.provenance) for view in flight.views]
+    write_gif(images, folder / "fly.gif", rate_hz)
+    note = write_mp4(images, folder / "fly.mp4", rate_hz)
     if frames:
         (folder / "frames").mkdir(exist_ok=True)
-        for i, picture in enumerate(pictures):
-            cv2.imwrite(str(folder / "frames" / f"{i:03d}.png"), picture[..., ::-1])
+        for i, image in enumerate(images):
+            cv2.imwrite(str(folder / "frames" / f"{i:03d}.png"), image[..., ::-1])
     (folder / "summary.json").write_text(json.dumps(summary(flight), indent=1) + "\n")
-    films = [folder / "fly.gif"] + ([] if note else [folder / "fly.mp4"])
-    return [f"look at {' and '.join(map(str, films))}", *([note] if note else [])]
+    videos = [folder / "fly.gif"] + ([] if note else [folder / "fly.mp4"])
+    return [f"look at {' and '.join(map(str, videos))}", *([note] if note else [])]
 
 
 def summary(flight: Flight) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The way of a fly-through: a smooth path through recorded camera poses that also leaves it.
+"""The path of a fly-through: smooth, through recorded camera poses, and partly away from them.
 
 On the recorded path nearly everything was measured. To show what was not, the camera swings around
 the point that it looks at, sideways, up and back, twice on its way.
@@ -32,7 +32,7 @@ def flight_path(
     left, as a share of it. Raises ValueError for fewer than 2 views or for cameras in one place.
     """
     if num_views < 2:
-        raise ValueError(f"{num_views} views are no flight; at least 2 are needed")
+        raise ValueError(f"{num_views} views are not a flight; at least 2 are needed")
     if not depth_m > 0 or off_path < 0:
         raise ValueError(f"depth {depth_m} must be above 0, and off_path {off_path} not below")
     way = _way(T_fixed_cam, depth_m)

@@ -1,4 +1,4 @@
-"""The demonstration's own node: drives the lifecycle, sends goals, keeps what arrives."""
+"""The demonstration's own node: drives the lifecycle, sends goals, collects products."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DISCOVERY_S = 1.0
 
 
 class DemoFailed(RuntimeError):
-    """The demonstration cannot go on; the text says what did not happen."""
+    """The demonstration cannot continue; the text says what did not happen."""
 
 
 @dataclass
@@ -109,7 +109,7 @@ class DemoGraph:
                 raise DemoFailed(f"gld_node refused to {name}; its log says why")
 
     def hold_bag(self, hold: bool) -> bool:
-        """Let the player's time stand still or go on; False if the player is not there."""
+        """Pause or resume the player; False if the player is not there."""
         if not self._pause.service_is_ready():
             return False
         self._pause.call_async(SetBool.Request(data=hold))
@@ -117,7 +117,7 @@ class DemoGraph:
 
     def imagine(
         self,
-        picture: PosedImage,
+        frame: PosedImage,
         frame_id: str,
         max_wait_s: float,
         on_feedback: Callable[[Any], None],
@@ -126,11 +126,11 @@ class DemoGraph:
         goal = SynthesizeViews.Goal()
         goal.pose_convention = SynthesizeViews.Goal.CONVENTION_OPTICAL
         goal.targets.header.frame_id = frame_id
-        goal.targets.poses = [pose_message(picture.T_fixed_cam, rclpy_type)]
-        hw = (picture.image.shape[0], picture.image.shape[1])
+        goal.targets.poses = [pose_message(frame.T_fixed_cam, rclpy_type)]
+        hw = (frame.image.shape[0], frame.image.shape[1])
         header = make_header(0, "", rclpy_type)
-        goal.camera_info = camera_info_message(picture.K_px, hw, header, rclpy_type)
-        goal.anchor_time.sec, goal.anchor_time.nanosec = divmod(picture.stamp_ns, NS_PER_S)
+        goal.camera_info = camera_info_message(frame.K_px, hw, header, rclpy_type)
+        goal.anchor_time.sec, goal.anchor_time.nanosec = divmod(frame.stamp_ns, NS_PER_S)
         goal.max_wait.sec = round(max_wait_s)
         goal.use_seed, goal.seed = True, 1
         goal.publish = goal.return_images = True

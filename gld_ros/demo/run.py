@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from gld_ros.bags.reader import BagReader
 from gld_ros.demo.graph import DemoFailed, DemoGraph
-from gld_ros.demo.pictures import GridRow, write_grid, write_recording
+from gld_ros.demo.result_images import GridRow, write_grid, write_recording
 from gld_ros.demo.tour import room_tour
 from gld_ros.evaluation.withheld import SplitBag, depth_error, nearest_shown, psnr_db, split_bag
 from gld_ros.geometry.poses import distance_m
@@ -159,7 +159,7 @@ def play_at_measuring_pace(player: subprocess.Popen[bytes], graph: DemoGraph) ->
     """Wait for the player and for the last keyframe to be measured.
 
     A robot's time cannot wait and a bag's can: it stands still while keyframes wait to be measured,
-    so that a slow machine shows what a fast one does. Raises DemoFailed when nothing goes on.
+    so that slow and fast machines give the same results. Raises DemoFailed if there is no progress.
     """
     held, last, since_s = False, None, time.monotonic()
     while player.poll() is None or _behind(graph) > 0:
@@ -202,13 +202,13 @@ def _end(process: subprocess.Popen[bytes]) -> int:
 def _goals(split: SplitBag, graph: DemoGraph) -> tuple[list[GridRow], list[dict[str, Any]]]:
     """Ask for a view at the camera of every withheld frame."""
     rows, figures = [], []
-    for picture in tqdm(split.withheld, desc="goals", unit="goal", disable=None):
+    for withheld in tqdm(split.withheld, desc="goals", unit="goal", disable=None):
         started_s = time.monotonic()
         before = graph.arrived.counts["predicted/provenance/image"]
-        result = graph.imagine(picture, split.fixed_frame, GOAL_WAIT_S, lambda feedback: None)
+        result = graph.imagine(withheld, split.fixed_frame, GOAL_WAIT_S, lambda feedback: None)
         seconds = time.monotonic() - started_s
         figure: dict[str, Any] = {
-            "stamp_ns": picture.stamp_ns,
+            "stamp_ns": withheld.stamp_ns,
             "error_code": int(result.error_code),
             "error_msg": result.error_msg,
             "seconds": round(seconds, 2),
@@ -216,11 +216,11 @@ def _goals(split: SplitBag, graph: DemoGraph) -> tuple[list[GridRow], list[dict[
         figures.append(figure)
         if not result.images:
             continue
-        height, width = picture.image.shape[:2]
+        height, width = withheld.image.shape[:2]
         imagined = np.frombuffer(result.images[0].data, np.uint8).reshape(height, width, 3)
-        nearest = nearest_shown(split, picture)
-        figure["psnr_db"] = round(psnr_db(imagined, picture.image), 2)
-        figure["copy_nearest_psnr_db"] = round(psnr_db(nearest.image, picture.image), 2)
+        nearest = nearest_shown(split, withheld)
+        figure["psnr_db"] = round(psnr_db(imagined, withheld.image), 2)
+        figure["copy_nearest_psnr_db"] = round(psnr_db(nearest.image, withheld.image), 2)
         view = result.views.views[0]
         figure["provenance"] = {
             "corroborated": round(view.corroborated_fraction, 3),
@@ -246,11 +246,11 @@ def _goals(split: SplitBag, graph: DemoGraph) -> tuple[list[GridRow], list[dict[
         conditioning = {s.sec * 10**9 + s.nanosec for s in view.conditioning_stamps}
         references = [p.image for p in split.shown if p.stamp_ns in conditioning]
         depth_m = depth_m_from_message(result.depths[0]) if result.depths else None
-        if depth_m is not None and picture.depth_m is not None:
-            figure["depth"] = depth_error(depth_m, picture.depth_m)
+        if depth_m is not None and withheld.depth_m is not None:
+            figure["depth"] = depth_error(depth_m, withheld.depth_m)
         rows.append(
             GridRow(
-                picture,
+                withheld,
                 tuple(references or [nearest.image]),
                 nearest.image,
                 imagined,
@@ -278,7 +278,7 @@ def _report(
     node_code: int,
     seconds: float,
 ) -> int:
-    """Write pictures, clouds, recording and summary; returns the exit status."""
+    """Write images, clouds, recording and summary; returns the exit status."""
     arrived = graph.arrived
     metric = any(f.get("scale", {}).get("metric") for f in figures)
     problems = [
@@ -286,7 +286,7 @@ def _report(
         for i, f in enumerate(figures)
         if f["error_code"] not in (0, SCALE_UNRESOLVED)
     ]
-    problems += [f"goal {i}: no picture" for i, f in enumerate(figures) if "psnr_db" not in f]
+    problems += [f"goal {i}: no image" for i, f in enumerate(figures) if "psnr_db" not in f]
     needed = ["predicted/color/image", "predicted/color/camera_info", "views"]
     if metric:
         needed += [

@@ -1,4 +1,4 @@
-"""The place that is shown when no bag is given: a tour through a room that no training has seen."""
+"""The default scene without a bag: a tour of a room that was not used for training."""
 
 from pathlib import Path
 

@@ -42,9 +42,9 @@ class DenoiserConditions:
     source: latent a cascade starts from, shaped as reference_latent, or None. Its special tokens
         have no influence.
     measured_latent (B, V, C, h, w), measured_map (B, V, 2, H, W): features of the targets' rendered
-        measurements times their coverage, and coverage and inverse depth of every pixel; zero for
-        references and where nothing is measured. None, both, without measurements. See
-        `measured_latents`.
+        measurements times their coverage, and coverage and inverse depth (in the unit of the camera
+        positions) of every pixel; zero for references and where nothing is measured. None, both,
+        without measurements. See `measured_latents`.
     """
 
     reference_latent: Tensor
@@ -102,6 +102,9 @@ def unconditional(
     scenes: Tensor | None = None,
 ) -> DenoiserConditions:
     """The conditions without cameras, as used for guidance; latents and the mask channel stay.
+
+    So do measurements: guidance then exaggerates what the cameras tell, and not the colours that
+    were measured, which are right as they are.
 
     World-to-camera becomes identity. intrinsics "identity" also replaces K by a 3x3 identity in
     pixel units (level 1 and all training), "kept" leaves it (published cascade). camera_map "kept"

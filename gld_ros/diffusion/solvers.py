@@ -1,6 +1,6 @@
 """Integration of the flow from noise to data along a time grid: the loop, and its update rules.
 
-Owns solvers and the per-step hook for known latents; knows nothing of networks. All rules make one
+Owns solvers; knows nothing of networks. All rules make one
 evaluation per step and differ in what they keep of earlier ones; the first step of each is Euler's.
 Times fall from 1 (noise); velocity = noise - clean, as in `flow`.
 """
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gld_ros.diffusion.flow import VelocityFn, add_noise
+from gld_ros.diffusion.flow import VelocityFn
 
 Solver = Literal["euler", "ab2", "ab3", "dpm2m"]
 MAX_HISTORY = 3  # evaluations that a rule may look at
@@ -38,18 +38,6 @@ UpdateRule = Callable[[Sequence[Evaluation], float, bool], Tensor]
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known of the result: clean latents, and how far each number is held to them.
-
-    latent: as the sampled one. weight: broadcasts against it, 1 holds a number to what is known, 0
-    leaves it to the flow.
-    """
-
-    latent: Tensor
-    weight: Tensor
-
-
-@dataclass(frozen=True)
 class SamplingStep:
     """State after step number index (1..total): the latent at time t."""
 
@@ -65,12 +53,10 @@ def integrate(
     grid: Tensor | Sequence[float],
     *,
     solver: Solver = "euler",
-    known: Known | None = None,
 ) -> Iterator[SamplingStep]:
     """Integrate from noise along the grid, yielding after every step; stop iterating to cancel.
 
-    velocity_fn(latent, t) returns the velocity at time t; grid (T,) decreases from 1. With `known`,
-    every step ends with the known latents noised to its time by the start noise, by their weight.
+    velocity_fn(latent, t) returns the velocity at time t; grid (T,) decreases from 1.
     Raises ValueError before the first step for a grid that does not fall or an unknown solver.
     """
     times = [float(t) for t in grid]
@@ -85,9 +71,6 @@ def integrate(
         with torch.no_grad():
             history.append(Evaluation(t, latent, velocity_fn(latent, t)))
             latent = update(history, t_next, index == total)
-            if known is not None:
-                at_t = add_noise(known.latent, noise, torch.tensor(t_next))
-                latent = torch.lerp(latent, at_t, known.weight.to(latent))
         yield SamplingStep(index, total, t_next, latent)
 
 

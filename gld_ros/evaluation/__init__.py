@@ -1,5 +1,5 @@
-"""How good imagined views are: withheld frames are the truth, with baseline methods beside.
+"""How good imagined views are: withheld frames are the truth, next to baseline methods.
 
-run.py is the front door; scenes are held_out.py, the model's part model_runs.py, the measures
-*_metrics.py, what the model is compared with baselines.py, output report.py and image_grid.py.
+run.py is the entry point; held_out.py opens scenes, model_runs.py runs the model, *_metrics.py are
+the metrics, baselines.py what the model is compared with, report.py and image_grid.py the output.
 """

@@ -29,7 +29,7 @@ class WarpedViews:
     """References seen from the target cameras: rgb (B, T, 3, H, W), depth_m (B, T, H, W).
 
     `covered` (B, T, H, W) says where a reference pixel landed; elsewhere the nearest covered pixel
-    stands in, and depth is 0 where nothing landed at all.
+    is used, and depth is 0 where nothing landed at all.
     """
 
     rgb: Tensor
@@ -41,7 +41,7 @@ def nearest_reference(T_world_cam: Tensor, num_references: int, depth: Tensor) -
     """Index (B, T) of the reference whose camera is nearest to each target's.
 
     Nearness is centre distance plus angle (radians) times `depth` (B,), the scene's typical depth:
-    roughly what a pixel moves by.
+    roughly how far pixels move.
     """
     references, targets = T_world_cam[:, :num_references], T_world_cam[:, num_references:]
     T_target_ref = invert_rigid(targets[:, :, None]) @ references[:, None]
@@ -113,7 +113,7 @@ def mean_depth_image(
 ) -> Tensor:
     """Mean depth in metres (H, W) over all views of training rooms of a domain.
 
-    What a model would score in depth order that has learnt only where depth usually is.
+    The depth order that a model could reach by learning only typical depths.
     """
     if domain not in DOMAINS:
         raise ValueError(f"unknown domain {domain!r}; use one of {', '.join(DOMAINS)}")
@@ -159,7 +159,7 @@ def _splat(
     place, weight, source = torch.cat(places), torch.cat(weights), torch.cat(sources)
     count = height * width
     nearest = torch.full((count,), torch.inf)
-    # A pixel that is touched at its rim only must not hide what lies squarely on it.
+    # A pixel that is touched only at its edge must not hide what covers it fully.
     solid = weight >= SOLID_COVERAGE
     nearest.scatter_reduce_(0, place[solid], z[source[solid]], "amin")
     touched = torch.full((count,), torch.inf).scatter_reduce_(0, place, z[source], "amin")

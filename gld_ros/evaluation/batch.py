@@ -1,4 +1,4 @@
-"""Scenes of one evaluation batch on the device, with what their references see of the targets."""
+"""Scenes of one evaluation batch on the device, and which target pixels their references see."""
 
 from __future__ import annotations
 

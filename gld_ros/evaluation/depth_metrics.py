@@ -1,7 +1,8 @@
-"""How right a depth image is: relative error, RMSE, delta1, and the order of pixels in depth.
+"""How accurate a depth image is: relative error, RMSE, delta1, and the order of pixels in depth.
 
 Depths are z-depths (N, H, W); truth 0 is unknown, and so is a prediction that is not finite and
-positive. Figures are per image and NaN where nothing can be compared: never 0 for lack of truth.
+positive. Figures are per image and NaN where nothing can be compared; missing truth never
+gives 0.
 """
 
 from __future__ import annotations
@@ -46,10 +47,10 @@ def depth_errors(predicted: Tensor, true: Tensor, mask: Tensor | None = None) ->
 
 
 def ordinal_accuracy(predicted: Tensor, true: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Share (N,) of random pixel pairs whose order in depth is right.
+    """Share (N,) of random pixel pairs whose order in depth is correct.
 
     Only pairs count whose true depths differ by more than a factor of 1.1, both inside the mask.
-    A prediction that puts both at one depth is wrong.
+    Equal predicted depths count as wrong.
     """
     known = comparable(predicted, true, mask).flatten(1).cpu()
     p, t = (depth.flatten(1).float().cpu() for depth in (predicted, true))

@@ -1,6 +1,6 @@
 """Where the truth comes from: scene folders, bags, other layouts, stores and procedural rooms.
 
-Owns the choice of the frames that a model is shown (references, first in every sample) and of those
+Owns the choice of the frames given to a model (references, first in every sample) and of those
 withheld from it (targets), and the batches of equal size that a model runs on.
 """
 
@@ -34,13 +34,13 @@ DEFAULT_ROOMS = 64
 # Frames between the views of a sample where the recording is long enough and nothing was asked.
 DEFAULT_EVERY = 5
 ROOMS_PER_RENDER = 8
-# Rooms whose mean depth serves as control where the data are no procedural rooms.
+# Rooms whose mean depth is the control if the data are not procedural rooms.
 DEFAULT_PRIOR = "narrow"
 
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """Views of every sample: how many are shown, how many withheld, and how they lie on the path.
+    """Views of every sample: how many are given, how many withheld, and where they are on the path.
 
     references "spread" over the whole path (targets between them), or "first" on it (targets
     beyond); `every` frames of a recording lie between neighbouring views (None: as fits).
@@ -48,7 +48,7 @@ class ViewPlan:
 
     num_references: int = 2
     num_targets: int = 2
-    references: ReferenceChoice | None = None  # None: as the data is meant
+    references: ReferenceChoice | None = None  # None: the data's own choice
     every: int | None = None
     max_scenes: int | None = None
 
@@ -140,7 +140,7 @@ def _rendered(data: str, plan: ViewPlan, image_hw: tuple[int, int]) -> HeldOutSc
     if number.isdigit() and ":" in address:
         count = int(number)
     elif data.startswith("rooms:") and data.count(":") > 1:
-        raise ValueError(f"{number!r} in {data} is no number of rooms; write rooms:DOMAIN:COUNT")
+        raise ValueError(f"{number!r} in {data} is not a number of rooms; write rooms:DOMAIN:COUNT")
     else:
         address, count = data, DEFAULT_ROOMS
     scenes = open_rendered(address)
@@ -210,7 +210,7 @@ def _one_scene(scenes: dict[str, Any], index: int, order: list[int]) -> dict[str
 
 
 def recording_kind(path: Path) -> str:
-    """Return "folders" or "bags"; neither is opened as folders, whose error explains."""
+    """Return "folders" or "bags"; for anything else "folders", whose error explains what to do."""
     if path.is_file() or (path / "metadata.yaml").is_file():
         return "bags"
     has_bag = any(path.glob("*.mcap")) or any(path.glob("*.db3"))
@@ -261,8 +261,8 @@ def _recordings(
 def _windows(num_frames: int, plan: ViewPlan) -> list[list[int]]:
     """Frame indices of every sample of a recording, in path order.
 
-    Samples follow each other without sharing frames; more are spread evenly over the recording if
-    `max_scenes` asks for more than fit so.
+    Samples do not share frames; if `max_scenes` asks for more than fit, they are spread evenly over
+    the recording.
     """
     gaps = plan.num_views - 1
     every = plan.every or max(1, min(DEFAULT_EVERY, (num_frames - 1) // max(gaps, 1)))

@@ -1,7 +1,7 @@
-"""One image to look at: a row per withheld view with truth, prediction, errors and baselines.
+"""One image with a row per withheld view: truth, prediction, errors and baselines.
 
 Hidden pixels are tinted red in their column; depth has the colours of `depth_colours`, in the range
-of its row's truth; errors are doubled so that small ones show.
+of its row's truth; errors are doubled so that small ones are visible.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _LEGEND = (
 )
 _COLOUR_TITLES = {
     methods.GENERATED: "generated",
+    methods.GENERATED_SHOWN: "shown measured",
     methods.ONE_STEP: "one step",
     methods.SHUFFLED: "shuffled poses",
     methods.COPY: "copy nearest",
@@ -70,7 +71,7 @@ def _cells(example: Example) -> list[tuple[str, RgbImage]]:
     truth = _array(example.colours["truth"])
     cells = [(f"reference {i + 1}", _bytes(_array(r))) for i, r in enumerate(example.references)]
     cells.append(("truth (withheld)", _bytes(truth)))
-    for name in (methods.GENERATED, methods.ONE_STEP):
+    for name in (methods.GENERATED, methods.GENERATED_SHOWN, methods.ONE_STEP):
         if name in example.colours:
             cells.append(_coloured(example, name))
     error = np.abs(_array(example.colours[methods.GENERATED]) - truth).mean(-1)

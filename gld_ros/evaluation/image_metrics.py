@@ -1,4 +1,4 @@
-"""How near a image is to the true one: PSNR, SSIM, and a perceptual distance.
+"""How similar an image is to the true one: PSNR, SSIM, and a perceptual distance.
 
 Images are (N, 3, H, W) in [0, 1]; predictions are clipped to it. Every figure is per image, and
 NaN where it is not defined (too few pixels in a mask).
@@ -18,7 +18,7 @@ from gld_ros.training.losses import gradient_difference, structural_dissimilarit
 from gld_ros.training.perceptual import open_perceptual
 
 MIN_SQUARED_ERROR = 1e-10  # equal images have 100 dB, a number that can be averaged
-MIN_MASK_PIXELS = 16  # a figure of fewer pixels says nothing
+MIN_MASK_PIXELS = 16  # a figure of fewer pixels is meaningless
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 SUBSTITUTE_NAME = "1-SSIM + gradient (substitute)"
 
@@ -73,7 +73,7 @@ def ssim(predicted: Tensor, true: Tensor) -> Tensor:
 
 
 def perceptual_distance(device: torch.device) -> PerceptualDistance:
-    """LPIPS (VGG) where its package and weights are installed, else the substitute by its name."""
+    """LPIPS (VGG) if its package and weights are installed, else the substitute, under its name."""
     try:
         lpips = open_perceptual("lpips", device)
     except ConfigError as error:

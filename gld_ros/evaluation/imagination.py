@@ -1,8 +1,8 @@
-"""What the model makes of pixels that no reference sees, and how sure of it it is.
+"""How good the model is at pixels that no reference sees, and how certain it is of them.
 
-Owns the figures on hidden pixels alone, beside warp-and-fill, mean colour and mean depth, and the
-spread between seeds inside visible and hidden pixels: an honest uncertainty is large only in the
-second.
+Owns the figures for hidden pixels alone, next to warp-and-fill, mean colour and mean depth, and the
+spread between seeds in visible and hidden pixels: a well-calibrated spread is large only in hidden
+pixels.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class SeedSpread:
     ) -> None:
         """Add a batch: per seed rgb (B, V, 3, H, W) and depth (B, V, H, W); masks (B, T, H, W).
 
-        Every sample has a unit of length of its own; the median depth of its references, which
-        show the same, removes it. Raises ValueError for fewer than two seeds.
+        Every sample has its own unit of length; dividing by the median depth of its references,
+        which show the same, removes it. Raises ValueError for fewer than two seeds.
         """
         if len(rgb) < 2:
             raise ValueError(f"the spread between seeds needs two or more, got {len(rgb)}")

@@ -16,12 +16,14 @@ from torch import Tensor
 from gld_ros.backbones.interface import NUM_LEVELS, Geometry, LevelTokens
 from gld_ros.diffusion.conditioning import camera_conditions
 from gld_ros.diffusion.flow import draw_noise
+from gld_ros.measured_latents import RenderedMeasurements, with_measurements
 from gld_ros.novel_view_stages import (
     EncodedReferences,
     Sampling,
     decode_rgb,
     decoder_inputs,
     encode_references,
+    feature_encoder,
     latent_shape,
     level_tokens,
     sample,
@@ -49,7 +51,7 @@ class EvaluatedModel:
     """A bundle's modules, all in memory, on one device.
 
     dtype is that of denoisers and RGB decoder; the backbone runs in float32. A bundle without
-    diffusion has `can_imagine` False and serves for true features alone.
+    diffusion has `can_imagine` False and can only be used for true features.
     """
 
     def __init__(self, bundle: Bundle, device: torch.device, dtype: torch.dtype) -> None:
@@ -102,13 +104,17 @@ class EvaluatedModel:
         num_references: int,
         sampling: Sampling,
         after_step: Callable[[], None] = lambda: None,
+        measured: RenderedMeasurements | None = None,
+        reference_images: Tensor | None = None,
     ) -> ImaginedViews:
         """Sample and decode all views of a batch; the cameras may be other than the true ones.
 
+        With measurements of the targets, which denoisers that read none ignore, the reference
+        images are needed again.
         Raises ValueError for cameras the model cannot work with (all at one place).
         """
         config = self.bundle.config
-        camera_map, viewmats, _ = camera_conditions(
+        camera_map, viewmats, length_scale = camera_conditions(
             T_world_cam,
             K_px,
             image_hw,
@@ -128,6 +134,11 @@ class EvaluatedModel:
                 K_px,
                 source=latents[config.boundary_level] if name == "cascade" else None,
             )
+            if measured is not None and reference_images is not None and denoiser.config.measured:
+                encode = feature_encoder(self.backbone, self.statistics[level], level)
+                conditions = with_measurements(
+                    conditions, measured, reference_images, encode, length_scale
+                )
             for step in sample(
                 denoiser,
                 conditions,
@@ -165,8 +176,8 @@ class EvaluatedModel:
     ) -> Any:
         """Depth (B, V, H, W) from true features that know the cameras, all levels kept.
 
-        None for a backbone that takes no cameras. True depth serves to give the poses the unit that
-        they had in training (mean distance of the scene's points), nothing else.
+        None for a backbone that takes no cameras. True depth is used only to scale the poses to
+        their unit in training (mean distance of the scene's points).
         """
         image_hw = (images.shape[-2], images.shape[-1])
         tokens = true_camera_tokens(self.backbone, depth_m, K_px, T_world_cam, image_hw)
@@ -201,7 +212,7 @@ class EvaluatedModel:
     def _recovered(
         self, geometry: Geometry, last_level: LevelTokens, image_hw: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Poses and intrinsics, scene by scene: one unusable scene costs no other."""
+        """Poses and intrinsics, scene by scene, so that an unusable one does not affect others."""
         batch, views = geometry.depth.shape[:2]
         poses = torch.full((batch, views, 4, 4), torch.nan, dtype=torch.float64)
         intrinsics = torch.full((batch, views, 3, 3), torch.nan, dtype=torch.float64)

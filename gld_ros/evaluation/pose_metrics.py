@@ -1,4 +1,4 @@
-"""How right recovered cameras are: pairwise angles (RRA, RTA, mAA, AUC), ATE and RPE by `evo`.
+"""How accurate recovered cameras are: pairwise angles (RRA, RTA, mAA, AUC), ATE and RPE by `evo`.
 
 Poses are camera-to-world (V, 4, 4) NumPy of one scene: the recovered ones in model units, the true
 ones in the unit of the data. Pairwise figures need no alignment; ATE and RPE follow a Sim(3) one.
@@ -20,7 +20,7 @@ from gld_ros.mapping.scale import ScaleParameters, coincidence, measure_from_bas
 
 FloatArray = NDArray[np.floating[Any]]
 
-# A baseline shorter than this part of the scene's longest has no reliable direction.
+# A camera baseline shorter than this part of the scene's longest has no reliable direction.
 MIN_BASELINE_SHARE = 0.01
 MIN_BASELINE = 1e-6  # in data without metres
 RRA_RTA_DEG = 15
@@ -31,10 +31,10 @@ AUC_DEG = (3, 30)
 def scale_from_baselines(
     T_world_cam: FloatArray, T_model_cam: FloatArray, median_depth: float, *, metric: bool
 ) -> float:
-    """World units per model unit as the robot's node measures it; NaN where it would refuse.
+    """World units per model unit as the node measures it; NaN where the node would reject it.
 
-    It refuses rotations that disagree, ratios that scatter, cameras in one place compared with
-    `median_depth` (model units), and, in metric data, baselines too short to measure by (the node's
+    It rejects rotations that disagree, ratios that scatter, cameras that coincide compared with
+    `median_depth` (model units), and, in metric data, baselines that are too short (the node's
     defaults).
     """
     if coincidence(list(T_model_cam), median_depth):
@@ -103,7 +103,7 @@ def trajectory_errors(T_world_cam: FloatArray, T_model_cam: FloatArray) -> dict[
     """ATE, RPE of translation (unit of the data) and of rotation (degrees): RMSE by `evo`.
 
     After Sim(3) Umeyama alignment on all views of the scene; RPE over all pairs of views. None
-    where the centres do not fix an alignment: fewer than three, or all on one line.
+    where the centres do not determine an alignment: fewer than three, or all on one line.
     """
     true, model = (PosePath3D(poses_se3=list(_rigid(T))) for T in (T_world_cam, T_model_cam))
     try:
@@ -137,7 +137,7 @@ def _angle_deg(a: FloatArray, b: FloatArray) -> float:
 
 
 def _rigid(T: FloatArray) -> FloatArray:
-    """Poses with rotations orthogonal to float64 precision, which evo insists on."""
+    """Poses with rotations orthogonal to float64 precision, which evo requires."""
     T = np.array(T, dtype=np.float64)
     U, _, Vh = np.linalg.svd(T[:, :3, :3])
     T[:, :3, :3] = U @ Vh

@@ -1,7 +1,7 @@
-"""Errors of imagined pixels by provenance, to see whether "corroborated" deserves more trust.
+"""Errors of imagined pixels by provenance: whether "corroborated" really deserves more trust.
 
 Classifies imagined views against the model's own depth of the references, as the robot's node does,
-and sums errors per class. What the classes mean is `gld_ros.mapping.provenance`.
+and sums errors per class. The classes are defined in `gld_ros.mapping.provenance`.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def recording_figures(run: RecordingRun) -> dict[str, Any]:
 def figures_table(figures: dict[str, Any]) -> str:
     """The figures for reading in a terminal."""
     lines = [
-        f"{figures['recording']}: {figures['frames_shown']} frames shown, "
+        f"{figures['recording']}: {figures['frames_shown']} frames given, "
         f"{figures['keyframes']} keyframes, {figures['withheld']} withheld, "
         f"{figures['metric_goals']} with metric depth, {figures['measured_share'] or 0:.1%} of "
         f"their pixels measured, {figures['hidden_share'] or 0:.1%} hidden",

@@ -1,8 +1,9 @@
 """What would be published at withheld frames of a recording: a session run over the others.
 
-The protocol of the demonstration without a graph: the withheld frames and everything within half a
-second of them are hidden, all other frames go through a session, and the withheld cameras are then
-asked for as goals. Owns the run and the images to compare; figures stand in `recording_figures`.
+The protocol of the demonstration without a graph: frames are withheld together with everything
+within half a second of them, all other frames go through a session, and views at the withheld
+cameras are then requested as goals. Owns the run and the images to compare; figures are in
+`recording_figures`.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ from gld_ros.scenes.visibility import DepthViews, visible_from
 
 _CAMERA, _FIXED_FRAME, _CAMERA_FRAME = "camera", "map", "camera_optical_frame"
 _TYPES = get_typestore(Stores.ROS2_KILTED).types.__getitem__
-# Depth of shown frames is looked up at this size, and is one surface with a withheld frame's within
-# this share of it.
+# Depth of the given frames is looked up at this size; within this share of a withheld frame's depth
+# it is the same surface.
 _SEEN_HW, _SAME_SURFACE = (120, 160), 0.05
 _WANTED = frozenset(
     {
@@ -104,11 +105,11 @@ def run_recording(
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
     largest_hw: tuple[int, int] = COMPARED_HW,
 ) -> RecordingRun:
-    """Show a recording to a session and ask for the views at its withheld cameras.
+    """Run a recording through a session and request views at its withheld cameras.
 
-    Views are at most `largest_hw` pixels. Depth of the recording is shown only if `depth_source` is
-    "camera" or "auto"; it serves as the truth in any case. Raises ValueError for fewer than 4
-    frames.
+    Views are at most `largest_hw` pixels. The session gets the recording's depth only if
+    `depth_source` is "camera" or "auto"; it is the truth in any case. Raises ValueError for fewer
+    than 4 frames.
     """
     if len(recording) < 4:
         raise ValueError(f"{recording.scene_id} has {len(recording)} frames; 4 are needed")
@@ -243,7 +244,7 @@ def _seen_and_hidden(
     T_world_cam: FloatArray,
     image_hw: tuple[int, int],
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which pixels (H, W) of a withheld view any shown frame sees, and which none does."""
+    """Which pixels (H, W) of a withheld view any given frame sees, and which none does."""
     if shown is None or true_depth_m is None:
         unknown = np.zeros(image_hw, bool)
         return unknown, unknown

@@ -16,7 +16,7 @@ Column = tuple[str, str, float, int]
 _SCALINGS = (
     ("median", "scaled per view to the true median"),
     ("cameras", "scaled by camera distances, where the node accepts that scale"),
-    ("unscaled", "as it comes (the model's unit of length)"),
+    ("unscaled", "unscaled (in the model's unit of length)"),
 )
 
 
@@ -39,7 +39,9 @@ def _head(report: dict[str, Any]) -> str:
     bundle, data, settings = report["bundle"], report["data"], report["settings"]
     lines = []
     if bundle["random_weights"]:
-        lines.append("*** RANDOM WEIGHTS: this bundle is untrained; its figures mean nothing ***")
+        lines.append(
+            "*** RANDOM WEIGHTS: this bundle is untrained; its figures are meaningless ***"
+        )
     lines += [
         f"bundle   {bundle['name']} ({bundle['sha256'][:12]}), {bundle['origin']}",
         f"data     {data['name']}: {data['scenes']} scenes, {data['targets']} withheld views, "
@@ -59,7 +61,7 @@ def _head(report: dict[str, Any]) -> str:
     if data["scenes_without_shuffled_control"]:
         lines.append(
             f"note     {data['scenes_without_shuffled_control']} scene(s) without the shuffled "
-            "poses: that control needs the motion of a second scene"
+            "poses: that control needs the camera motion of a second scene"
         )
     lines += [f"note     {note}" for note in report["notes"]]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """One evaluation from start to end: scenes in, every figure out.
 
-Owns which runs of the model a batch gets and which baselines stand beside them. Metrics, baselines
-and output are in the files beside.
+Owns which runs of the model a batch gets and which baselines they are compared with. Metrics,
+baselines and output are in the other files of this folder.
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ from gld_ros.evaluation.examples import Example, examples_of
 from gld_ros.evaluation.figures import Figures
 from gld_ros.evaluation.held_out import HeldOutScenes, batches
 from gld_ros.evaluation.image_metrics import PerceptualDistance, perceptual_distance
+from gld_ros.evaluation.measured_views import MeasuredTargets, inpainted, joined, measured_targets
 from gld_ros.evaluation.model_runs import EvaluatedModel, ImaginedViews
 from gld_ros.evaluation.pose_metrics import pair_angles_deg, trajectory_errors
 from gld_ros.evaluation.scoring import Scorer
 from gld_ros.evaluation.totals import EvaluationSettings, Totals, report_of
+from gld_ros.measured_latents import RenderedMeasurements
 from gld_ros.novel_view_stages import sampling_of
 from gld_ros.training.stages.level1 import with_other_motion
 
 
 @dataclass
 class Evaluation:
-    """Everything that came out; `report` is plain JSON."""
+    """Everything that was computed; `report` is plain JSON."""
 
     report: dict[str, Any]
     examples: list[Example]
@@ -113,9 +115,14 @@ def _evaluate_batch(
         totals.known_pixels += int((batch.true_depth_m > 0).sum())
         totals.hidden_pixels += int(batch.hidden.sum())
     scorer = Scorer(batch, perceptual, totals.figures)
+    measured = measured_targets(batch) if settings.measurements else None
     imagined = (
-        _imagine_all(model, batch, settings, totals, scorer, bar) if model.can_imagine else {}
+        _imagine_all(model, batch, settings, totals, scorer, bar, measured)
+        if model.can_imagine
+        else {}
     )
+    if measured is not None:
+        _score_measured(scorer, batch, measured, imagined)
     labels = None
     if methods.GENERATED in imagined:
         labels = _score_cameras(imagined[methods.GENERATED], batch, totals)
@@ -134,6 +141,7 @@ def _imagine_all(
     totals: Totals,
     scorer: Scorer,
     bar: Any,
+    measured: MeasuredTargets | None,
 ) -> dict[str, ImaginedViews]:
     """Every run of the model on a batch, judged; returns those of the first seed."""
     config, references = model.bundle.config, batch.num_references
@@ -142,7 +150,13 @@ def _imagine_all(
     encoded = model.encode(batch.images[:, :references])
     views = batch.images.shape[1]
 
-    def run(name: str, seed: int, T_world_cam: Tensor, steps: int) -> ImaginedViews:
+    def run(
+        name: str,
+        seed: int,
+        T_world_cam: Tensor,
+        steps: int,
+        shown: RenderedMeasurements | None = None,
+    ) -> ImaginedViews:
         done = 0
 
         def after_step() -> None:
@@ -160,12 +174,17 @@ def _imagine_all(
             num_references=references,
             sampling=replace(sampling, num_steps=steps),
             after_step=after_step,
+            measured=shown,
+            reference_images=batch.images[:, :references],
         )
 
     first = settings.first_seed
     seeds = range(first, first + settings.seeds)
     samples = [run(methods.GENERATED, seed, batch.T_world_cam, num_steps) for seed in seeds]
     runs = {methods.GENERATED: samples[0]}
+    if measured is not None and config.reads_measurements:
+        name, shown = methods.GENERATED_SHOWN, measured.tensors()
+        runs[name] = run(name, first, batch.T_world_cam, num_steps, shown)
     one_step = num_steps > 1 and not sampling.by_student  # whose number of calls is its own
     if one_step:
         runs[methods.ONE_STEP] = run(methods.ONE_STEP, first, batch.T_world_cam, 1)
@@ -199,6 +218,22 @@ def _imagine_all(
                 references,
             )
     return runs
+
+
+def _score_measured(
+    scorer: Scorer, batch: Batch, measured: MeasuredTargets, imagined: dict[str, ImaginedViews]
+) -> None:
+    """Judge measured pixels with the rest filled, by the model or without any."""
+    made = {methods.INPAINTED: inpainted(measured)}
+    for name, generated in (
+        (methods.JOINED, methods.GENERATED),
+        (methods.JOINED_SHOWN, methods.GENERATED_SHOWN),
+    ):
+        if generated in imagined:
+            made[name] = joined(measured, imagined[generated], batch)
+    for name, (rgb, depth) in made.items():
+        scorer.colour(name, rgb.to(batch.images))
+        scorer.depth(name, depth.to(batch.images))
 
 
 def _score_cameras(views: ImaginedViews, batch: Batch, totals: Totals) -> list[Any]:

@@ -20,7 +20,8 @@ from gld_ros.evaluation.model_runs import EvaluatedModel
 from gld_ros.evaluation.pose_metrics import pair_figures
 from gld_ros.evaluation.provenance_errors import ProvenanceErrors
 from gld_ros.novel_view_stages import sampling_of
-from gld_ros.weights.bundle import CONFIG_FILE, Bundle
+from gld_ros.weights.bundle import Bundle
+from gld_ros.weights.bundle_config import CONFIG_FILE
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class EvaluationSettings:
     first_seed: int = 0
     batch_size: int = 8
     real_features: bool = False
+    measurements: bool = False  # targets also from what the references have measured
     images: int = 0  # targets kept for the image grid
     prior_rooms: int = 32  # training rooms behind the mean depth image
 
@@ -144,5 +146,5 @@ def _camera_report(totals: Totals) -> dict[str, Any]:
 
 
 def bundle_hash(bundle: Bundle) -> str:
-    """SHA-256 of the bundle's config.json, which holds the hashes of all its files."""
+    """SHA-256 of the bundle's config.json, which contains the hashes of all its files."""
     return hashlib.sha256((bundle.folder / CONFIG_FILE).read_bytes()).hexdigest()

@@ -147,7 +147,7 @@ def _with_depth(
 
 
 def _copy_without(reader: BagReader, target: Path, camera: BagCamera, hidden_ns: set[int]) -> None:
-    """Copy images, depth, camera infos and TF, but not the hidden images, nor depth beside them."""
+    """Copy images, depth, camera infos and TF, without the hidden images and their depth."""
     topics = [t for t in reader.topics.values() if _is_played(t.type)]
     with BagWriter(target) as writer:
         for topic in topics:

@@ -1,4 +1,4 @@
-"""Images of withheld views to look at: rows of labelled cells; depth and provenance in colours."""
+"""One image of withheld views: rows of labelled cells; depth and provenance in colours."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Networks that leave Python: the parts of a bundle as AOTInductor, ONNX and TensorRT files."""
+"""Networks without Python: the parts of a bundle as AOTInductor, ONNX and TensorRT files."""

@@ -1,7 +1,7 @@
 """The parts of a bundle as modules of tensors alone: named inputs, named outputs, one fixed size.
 
 Owns which parts there are, what goes in and out of each, and example inputs. What they compute is
-`novel_view_stages` and the networks; nothing is computed anew here. What lies between the parts
+`novel_view_stages` and the networks; the computation is unchanged. What lies between the parts
 stays with the caller: the loop over steps, guidance, cameras (`diffusion.conditioning`).
 
 One scene, R reference and T target views, V = R + T, references first; C latent channels on h x w
@@ -40,7 +40,8 @@ from gld_ros.novel_view_stages import (
     latent_shape,
     level_tokens,
 )
-from gld_ros.weights.bundle import Bundle, BundleConfig
+from gld_ros.weights.bundle import Bundle
+from gld_ros.weights.bundle_config import BundleConfig
 from gld_ros.weights.statistics import LevelStatistics
 
 LEVELS = tuple(f"level{level}" for level in range(NUM_LEVELS))

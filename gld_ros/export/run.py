@@ -1,4 +1,4 @@
-"""An export from a bundle to a folder: trace, write, load again, compare with eager, measure.
+"""An export from a bundle to a folder: trace, write, reload, compare with eager mode, measure.
 
 Owns the order, the checks and `export.json`. The parts are `parts`, the formats a file each.
 """

@@ -1,4 +1,4 @@
-"""Images of any size on the grid of the model and back, with intrinsics that stay exact.
+"""Images of any size to the model's grid and back, with exact intrinsics.
 
 Owns two mappings. `gld_crop_resize` is the official one (whole-pixel crops), for data prepared as
 the published model saw it. The pipeline uses the other functions: windows with fractional edges, so
@@ -10,6 +10,7 @@ Images are numpy arrays (H, W, ...); K_px is (3, 3) with pixel centres at intege
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,7 +167,8 @@ def resample_image(
         plane = Image.fromarray(np.ascontiguousarray(source[..., channel]))
         resized = plane.resize((len(columns), len(rows)), Image.Resampling.BICUBIC, box=box)
         part[..., channel] = np.asarray(resized)
-    np.clip(part, source.min(), source.max(), out=part)
+    whole = np.float32(255 if image.dtype == np.uint8 else 1)
+    np.clip(part, image.min() / whole, image.max() / whole, out=part)
     return out
 
 
@@ -179,17 +181,16 @@ def resample_depth(
     the four neighbours are one surface; elsewhere the nearest value is taken, so that no depth
     appears between an object and what is behind it.
     """
+    out = np.full(to_hw, np.nan, dtype=np.float32)
     taps = _bilinear_taps(depth.shape, K_from_px, K_to_px, to_hw)
     if taps is None:
-        return np.full(to_hw, np.nan, dtype=np.float32)
-    rows, columns, neighbours, weights = taps
-    corners = np.stack([depth[r][:, c] for r, c in neighbours]).astype(np.float64)
-    nearest = np.take_along_axis(corners, weights.argmax(0)[None], 0)[0]
+        return out
+    y, x = taps
     with np.errstate(invalid="ignore", divide="ignore"):
-        smooth = 1 / (weights / corners).sum(0)
-        one_surface = (corners.min(0) > 0) & (corners.max(0) <= SAME_SURFACE_RATIO * corners.min(0))
-    out = np.full(to_hw, np.nan, dtype=np.float32)
-    out[np.ix_(rows, columns)] = np.where(one_surface, smooth, nearest)
+        smooth = 1 / _bilinear(1 / depth.astype(np.float64), y, x)
+        one_surface = _one_surface(depth, y, x)
+    nearest = depth[y.nearest].take(x.nearest, axis=1)
+    out[y.covered, x.covered] = np.where(one_surface, smooth, nearest)
     return out
 
 
@@ -200,9 +201,8 @@ def resample_confidence(
     out = np.zeros(to_hw, dtype=np.float32)
     taps = _bilinear_taps(confidence.shape, K_from_px, K_to_px, to_hw)
     if taps is not None:
-        rows, columns, neighbours, weights = taps
-        corners = np.stack([confidence[r][:, c] for r, c in neighbours])
-        out[np.ix_(rows, columns)] = (weights * corners).sum(0)
+        y, x = taps
+        out[y.covered, x.covered] = _bilinear(confidence, y, x)
     return out
 
 
@@ -280,37 +280,69 @@ def _box(
     return max(low, 0.0), min(high, float(size_from))
 
 
+@dataclass(frozen=True)
+class _Taps:
+    """What the pixels of one new axis take from the old one.
+
+    covered: the new pixels that have any. low, high: their neighbours on the old axis; part: the
+    weight of the higher one.
+    """
+
+    covered: slice
+    low: NDArray[np.int_]
+    high: NDArray[np.int_]
+    part: NDArray[np.float64]
+
+    @property
+    def nearest(self) -> NDArray[np.int_]:
+        """The neighbour that weighs more, the lower one of equals."""
+        return np.where(self.part > 0.5, self.high, self.low)
+
+
 def _bilinear_taps(
     from_hw: tuple[int, ...], K_from_px: FloatArray, K_to_px: FloatArray, to_hw: ImageHw
-) -> (
-    tuple[
-        NDArray[np.int_],
-        NDArray[np.int_],
-        list[tuple[NDArray[np.int_], NDArray[np.int_]]],
-        NDArray[np.float64],
-    ]
-    | None
-):
-    """Covered rows and columns, index vectors of the 4 neighbours, weights (4, rows, columns)."""
+) -> tuple[_Taps, _Taps] | None:
+    """Taps of rows and of columns; None where nothing is covered."""
     (scale_x, shift_x), (scale_y, shift_y) = _axis_maps(K_from_px, K_to_px)
     columns = _covered(scale_x, shift_x, from_hw[1], to_hw[1])
     rows = _covered(scale_y, shift_y, from_hw[0], to_hw[0])
     if len(rows) == 0 or len(columns) == 0:
         return None
-    left, right, part_x = _neighbours(scale_x * columns + shift_x, from_hw[1])
-    top, bottom, part_y = _neighbours(scale_y * rows + shift_y, from_hw[0])
-    weights = np.stack(
-        [y[:, None] * x[None] for y in (1 - part_y, part_y) for x in (1 - part_x, part_x)]
+    return (
+        _taps(rows, scale_y * rows + shift_y, from_hw[0]),
+        _taps(columns, scale_x * columns + shift_x, from_hw[1]),
     )
-    return rows, columns, [(r, c) for r in (top, bottom) for c in (left, right)], weights
 
 
-def _neighbours(
-    position: FloatArray, size: int
-) -> tuple[NDArray[np.int_], NDArray[np.int_], NDArray[np.float64]]:
-    """Lower and upper neighbour of positions on an axis, and the weight of the upper one."""
+def _taps(pixels: NDArray[np.int_], position: FloatArray, size: int) -> _Taps:
+    """Taps of consecutive new pixels, which lie at these positions of the old axis."""
     position = np.clip(position, 0, size - 1)
     nearest = np.round(position)
     position = np.where(np.abs(position - nearest) < 1e-6, nearest, position)
     low = np.floor(position).astype(int)
-    return low, np.minimum(low + 1, size - 1), position - low
+    covered = slice(int(pixels[0]), int(pixels[-1]) + 1)
+    return _Taps(covered, low, np.minimum(low + 1, size - 1), position - low)
+
+
+def _bilinear(values: FloatArray, y: _Taps, x: _Taps) -> NDArray[np.float32]:
+    """Values (H, W) at the taps, float32: along y first, where rows are short when it grows."""
+    part_y, part_x = y.part[:, None], x.part.astype(np.float32)
+    rows = (values[y.low] * (1 - part_y) + values[y.high] * part_y).astype(np.float32)
+    mixed: NDArray[np.float32] = rows.take(x.low, axis=1)
+    mixed *= 1 - part_x
+    higher = rows.take(x.high, axis=1)
+    higher *= part_x
+    mixed += higher
+    return mixed
+
+
+def _one_surface(depth: FloatArray, y: _Taps, x: _Taps) -> NDArray[np.bool_]:
+    """Whether all four neighbours at the taps are one surface."""
+    upper, lower = depth[y.low], depth[y.high]
+    least, most = np.minimum(upper, lower), np.maximum(upper, lower)
+    # Of neighbouring columns of the old axis: fewer than those of a new one that grows.
+    right = np.minimum(np.arange(depth.shape[1]) + 1, depth.shape[1] - 1)
+    least = np.minimum(least, least[:, right]).astype(np.float64)
+    most = np.maximum(most, most[:, right])
+    same: NDArray[np.bool_] = (least > 0) & (most <= SAME_SURFACE_RATIO * least)
+    return same.take(x.low, axis=1)

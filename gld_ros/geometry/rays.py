@@ -12,6 +12,8 @@ from torch import Tensor
 from gld_ros.geometry.intrinsics import pixel_grid
 from gld_ros.geometry.rigid import nearest_rotation, rigid_transform
 
+FIT_STRIDE = 4  # as in the published routine
+
 RayGrid = Literal["official", "centred"]
 
 # The ray of a pixel passes (column + x, row + y). The published weights were trained with the
@@ -64,13 +66,13 @@ class RecoveredCameras:
 
 
 def cameras_from_rays(
-    ray: Tensor, ray_confidence: Tensor, image_hw: tuple[int, int], *, stride: int = 4
+    ray: Tensor, ray_confidence: Tensor, image_hw: tuple[int, int]
 ) -> RecoveredCameras:
     """Cameras from predicted rays by a confidence-weighted linear fit, all in float64.
 
     ray (B, V, h', w', 6): direction (unnormalised) and origin; ray_confidence (B, V, h', w');
     `image_hw` the image size that K is for. Per view a 3x3 map from grid position to direction is
-    fitted on every `stride`-th row and column; view 0's inverse is K, and the rotations are the
+    fitted on every FIT_STRIDE-th row and column; view 0's inverse is K, and the rotations are the
     polar factors relative to view 0 (which gets the identity). The centre is the weighted mean
     origin of the whole map. Raises ValueError when the rays do not determine a camera.
     """
@@ -79,9 +81,9 @@ def cameras_from_rays(
     ray, weight = ray.double(), ray_confidence.double()
 
     positions = pixel_grid((rows, columns), dtype=torch.float64, device=ray.device)
-    positions = positions[::stride, ::stride].flatten(0, 1)  # (n, 3)
-    directions = ray[:, :, ::stride, ::stride, :3].flatten(2, 3)  # (B, V, n, 3)
-    w = weight[:, :, ::stride, ::stride].flatten(2, 3).unsqueeze(-1)
+    positions = positions[::FIT_STRIDE, ::FIT_STRIDE].flatten(0, 1)  # (n, 3)
+    directions = ray[:, :, ::FIT_STRIDE, ::FIT_STRIDE, :3].flatten(2, 3)  # (B, V, n, 3)
+    w = weight[:, :, ::FIT_STRIDE, ::FIT_STRIDE].flatten(2, 3).unsqueeze(-1)
     if not bool(torch.isfinite(directions).all() and torch.isfinite(w).all()):
         raise ValueError("rays or their confidences are not finite; no camera can be recovered")
     # Only the orthogonal factor of the design matrix is needed: better conditioned than normal

@@ -107,7 +107,7 @@ def is_rigid(T: Tensor) -> Tensor:
 
 
 def require_rigid(T: Tensor, name: str = "pose") -> None:
-    """Raise ValueError that names the first matrix of `T` (..., 4, 4) that is no rigid motion."""
+    """Raise ValueError naming the first matrix of `T` (..., 4, 4) that is not a rigid motion."""
     if T.ndim < 2 or T.shape[-2:] != (4, 4):
         raise ValueError(f"{name} must have shape (..., 4, 4), got {tuple(T.shape)}")
     rigid = is_rigid(T).flatten().tolist()

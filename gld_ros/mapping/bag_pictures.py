@@ -1,4 +1,4 @@
-"""The images of a bag in one picture: a row per topic, its messages spread over the columns."""
+"""The images of a bag as one contact sheet: a row per topic, its messages over the columns."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -22,7 +22,7 @@ def contact_sheet(
 ) -> NDArray[np.uint8]:
     """RGB image with a row per image topic of a bag, of those in `topics`.
 
-    Depth and provenance are in colours. Raises ValueError for a bag without such images.
+    Depth and provenance are shown in colours. Raises ValueError for a bag without such images.
     """
     rows = []
     with BagReader(bag) as reader:

@@ -47,7 +47,7 @@ class CameraState:
         return sum(self.dropped.values())
 
     def note_arrival(self, now_steady_ns: int) -> None:
-        """Count an image, and learn the rate at which they come."""
+        """Count an image, and update the rate at which images arrive."""
         self.received += 1
         if self.last_arrival_steady_ns:
             interval_s = (now_steady_ns - self.last_arrival_steady_ns) * 1e-9
@@ -63,19 +63,15 @@ class CameraState:
         for old_ns in sorted(self.infos_by_stamp)[:-INFOS_KEPT]:
             del self.infos_by_stamp[old_ns]
 
-    def info_for(self, stamp_ns: int, *, exact: bool) -> CameraInfoValues | None:
-        """Return the intrinsics of an image: those of its own stamp, or the latest."""
-        return self.infos_by_stamp.get(stamp_ns) if exact else self.info
-
     def nearest_depth(self, stamp_ns: int) -> SensorDepth | None:
-        """Return the depth image that belongs to an image, if one came."""
+        """Return the depth image that belongs to an image, if one has arrived."""
         near = min(self.depths, key=lambda entry: abs(entry[0] - stamp_ns), default=None)
         if near is None or abs(near[0] - stamp_ns) > MAX_DEPTH_OFFSET_NS:
             return None
         return near[1]
 
     def forget(self) -> None:
-        """Forget what belongs to the past: a new epoch."""
+        """Discard everything of the past epoch."""
         self.held_images.clear()
         self.infos_by_stamp.clear()
         self.depths.clear()

@@ -1,6 +1,6 @@
-"""Points of depth images: their making, thinning, moving and joining.
+"""Points of depth images: making, thinning, transforming and concatenating them.
 
-Points are CLOUD_DTYPE, the layout in which they leave (`gld_ros.messages.clouds`).
+Points are CLOUD_DTYPE, the layout of published clouds (`gld_ros.messages.clouds`).
 """
 
 from collections.abc import Sequence
@@ -83,7 +83,7 @@ def cloud_from_depth(
         label |= np.uint32(view << 8)
         confident = confidence[band].ravel()[picked]
         channels = [*xyz, colour.view("<f4"), confident, label.view("<f4")]
-        # One pass interleaves the six words of each point; it copies bits, whatever they stand for.
+        # One pass interleaves the six words of each point; it copies bits, whatever they mean.
         cv2.mixChannels(
             [np.ascontiguousarray(c, dtype="<f4").reshape(1, count) for c in channels],
             [words[:, filled : filled + count]],
@@ -132,7 +132,7 @@ def _points_at(cloud: NDArray[Any], chosen: NDArray[Any]) -> NDArray[Any]:
 
 
 def moved_points(cloud: NDArray[Any], T_frame_cloud: FloatArray) -> NDArray[Any]:
-    """The finite points (N,) of a cloud, moved by a rigid transform (4, 4)."""
+    """The finite points (N,) of a cloud, transformed by a rigid motion (4, 4)."""
     moved = _points_at(cloud, np.isfinite(cloud["z"].ravel()))
     T = T_frame_cloud.astype(np.float32)
     xyz = T[:3, :3] @ np.stack([moved[axis] for axis in "xyz"]) + T[:3, 3:]

@@ -1,7 +1,7 @@
 """Measured and modelled parts of one view: real images completed, target views composed.
 
-Owns which pixel takes its depth and colour from where. The fitting, rendering and blending stand in
-`gld_ros.measuring`; limits of what is published in `products`.
+Owns where each pixel takes its depth and colour from. Fitting, rendering and blending are in
+`gld_ros.measuring`, the limits of what is published in `products`.
 """
 
 import math
@@ -28,7 +28,7 @@ class ComposedView:
     """A view in metres; arrays are (H, W)."""
 
     color: NDArray[np.uint8]  # (H, W, 3) RGB
-    depth_m: NDArray[np.float32]  # NaN where unknown, or where the error to expect is too large
+    depth_m: NDArray[np.float32]  # NaN where unknown, or where the expected error is too large
     confidence: NDArray[np.float32]  # [0, 1]
     measured: NDArray[np.bool_]
 
@@ -54,7 +54,7 @@ def completed_view(
     aligned = _aligned(view, measured_m, np.where(measured, weight, 0.0), scale)
     confidence = np.where(measured, weight, np.nan_to_num(view.confidence, nan=0.0))
     depth_m = np.where(measured, measured_m, _within(aligned, max_error))
-    return ComposedView(_rgb8(view), depth_m, confidence.astype(np.float32), measured)
+    return ComposedView(color_image(view.rgb), depth_m, confidence.astype(np.float32), measured)
 
 
 def composed_view(
@@ -66,7 +66,7 @@ def composed_view(
     kept = replace(aligned, depth_m=_within(aligned, max_error))
     joined = join_view(rendered, view.rgb, kept)
     confidence = np.where(joined.measured, rendered.weight, np.nan_to_num(view.confidence, nan=0.0))
-    # Pixels that are less than sure keep the colour that cameras saw, and no depth.
+    # Pixels below SURE keep the colour that cameras saw, but have no depth.
     unsure = joined.measured & (rendered.weight < SURE)
     depth_m = np.where(unsure, np.float32(np.nan), joined.depth_m)
     return ComposedView(joined.color, depth_m, confidence.astype(np.float32), joined.measured)
@@ -88,6 +88,7 @@ def _within(aligned: AlignedDepth, max_error: float) -> NDArray[np.float32]:
     return np.where(aligned.relative_error <= max_error, aligned.depth_m, np.float32(np.nan))
 
 
-def _rgb8(view: View) -> NDArray[np.uint8]:
-    scaled = np.nan_to_num(view.rgb, nan=0.0) * np.float32(255.0) + np.float32(0.5)
+def color_image(rgb: FloatArray) -> NDArray[np.uint8]:
+    """Colours (H, W, 3) in [0, 1] as uint8; NaN is black."""
+    scaled = np.nan_to_num(rgb, nan=0.0) * np.float32(255.0) + np.float32(0.5)
     return np.clip(scaled, 0.0, 255.0).astype(np.uint8)

@@ -1,8 +1,8 @@
-"""What a job gives up when the device runs out of memory, step by step, and when it climbs back.
+"""What a job gives up when the device runs out of memory, level by level, and when it recovers.
 
-Owns the ladder: down per failed allocation, one level up after 20 clean jobs or, where automatic
-jobs are paused and none could be clean, after a quiet minute. Applying a level is `worker`'s,
-rejecting automatic jobs at the last one is the node's.
+Owns the ladder: one level down per failed allocation, one level up after 20 jobs without failure
+or, while automatic jobs are paused, after a minute without failure. `worker` applies a level, the
+node rejects automatic jobs at the last one.
 """
 
 from collections.abc import Callable
@@ -63,8 +63,9 @@ class DegradeLadder:
     ) -> bool:
         """Go down to the next level that helps the job that failed; False if there is none left.
 
-        A level that would change nothing for that job is passed over, since running the same thing
-        again fails again. If no level helps, the next one is taken: others may free memory.
+        A level that would change nothing for that job is skipped, since running the same thing
+        again would fail again. If no level helps, the next one is taken: other processes may free
+        memory.
         """
         self.out_of_memory_count += 1
         self._clean_jobs, self._failed_s = 0, now_s
@@ -81,7 +82,7 @@ class DegradeLadder:
             self._clean_jobs = 0
 
     def job_was_clean(self) -> bool:
-        """Count a job without allocation failure; True when that climbs one level back."""
+        """Count a job without allocation failure; True if that goes one level up again."""
         if self._level == 0:
             return False
         self._clean_jobs += 1
@@ -92,5 +93,5 @@ class DegradeLadder:
         return True
 
     def reset(self) -> None:
-        """Back to the top: the model or its device was set up anew."""
+        """Back to the top: the model or its device was set up again."""
         self._level = self._clean_jobs = 0

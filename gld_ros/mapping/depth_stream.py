@@ -1,7 +1,7 @@
-"""The images whose depth is to be made next: the newest of each camera, every other one counted.
+"""The images whose depth is made next: the newest of each camera; all others are counted.
 
-Owns what waits in mode depth and in which order; pixels are decoded when an image's turn comes. Its
-job is `job_planner`'s, what is measured of it `measurements`'s.
+Owns what waits in mode depth and in which order; pixels are decoded when an image's turn comes.
+`job_planner` makes its job, `measurements` measures it.
 """
 
 from collections import Counter, deque
@@ -17,7 +17,7 @@ class DepthStream:
     """Images of all cameras on their way to depth; thread-safe.
 
     Cameras take turns. `skipped` counts, by camera, images that a newer one replaced, `thinned`
-    those that came sooner than the rate asks for.
+    those that came sooner than the rate allows.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class DepthStream:
                     self.thinned[camera] += 1
                     return
                 # On the grid of the rate, so that a rate that does not divide the camera's is met
-                # on average; anew after a pause.
+                # on average; restarted after a pause.
                 behind = stamp_ns - due_ns >= interval_ns
                 self._due_ns[camera] = (stamp_ns if behind else due_ns) + interval_ns
             queue = self._waiting.setdefault(camera, deque())
@@ -53,7 +53,7 @@ class DepthStream:
     def take(self) -> CameraFrame | None:
         """Remove and return the image whose turn it is, decoded; None if none waits.
 
-        What cannot be decoded is passed over; it is counted where that is found out.
+        What cannot be decoded is skipped; the decoder counts it.
         """
         while True:
             with self._lock:
@@ -68,7 +68,7 @@ class DepthStream:
                 return frame
 
     def flush(self) -> None:
-        """Forget what waits: a new epoch, or nobody wants depth."""
+        """Discard what waits: a new epoch, or nothing subscribes to depth."""
         with self._lock:
             self._waiting.clear()
             self._due_ns.clear()

@@ -1,7 +1,7 @@
-"""Stretches of continuous time: when a bag loops or a simulator resets, everything starts anew.
+"""Stretches of continuous time: when a bag loops or a simulator resets, everything starts over.
 
-Owns the decision what is a time jump, for clocks and for image stamps, and the epoch counter that
-lets late results of an earlier stretch be recognised. What is flushed on a jump is the caller's.
+Owns the decision what is a time jump, for clocks and for image stamps, and the epoch counter by
+which late results of an earlier epoch are recognised. The caller discards its state on a jump.
 All times are integer nanoseconds passed in; nothing here reads a clock.
 """
 
@@ -61,8 +61,8 @@ class EpochMonitor:
     def clock_reading(self, ros_ns: int, steady_ns: int) -> TimeJump | None:
         """Compare a reading of both clocks with the previous one.
 
-        A jump is going back by more than the tolerance, or ahead by more than the gap while steady
-        time hardly passed: a camera or a paused bag may be silent for minutes without any jump.
+        A jump is going back by more than the tolerance, or ahead by more than the gap while little
+        steady time passed: a camera or a paused bag may be silent for minutes without any jump.
         """
         previous, self._last_clock = self._last_clock, (ros_ns, steady_ns)
         if previous is None:
@@ -89,11 +89,11 @@ class EpochMonitor:
     def image_stamp(self, camera: str, stamp_ns: int) -> StampVerdict:
         """Judge the stamp of an image that just arrived.
 
-        A stamp that is zero or not newer than the camera's last one makes the image unusable. One
-        late image is only late: it may be of a second publisher. When all cameras that were heard
-        in this epoch fell behind by more than the tolerance and stay behind, with stamps that grow
-        by the tolerance at least, time itself went back: the image that completes this is the first
-        usable one of a new epoch.
+        A stamp that is zero or not newer than the camera's last one makes the image unusable. A
+        single late image is just late: it may be from a second publisher. If all cameras of this
+        epoch fall back by more than the tolerance and stay back, with stamps that grow by at least
+        the tolerance, time itself went back: the image that completes this is the first usable one
+        of a new epoch.
         """
         if stamp_ns <= 0:
             return StampVerdict(False, StampFault.ZERO)
@@ -129,6 +129,6 @@ class EpochMonitor:
 def is_future_stamp(stamp_ns: int, now_ns: int) -> bool:
     """Whether a stamp is more than a second ahead: clocks are not synchronised, or sim time is off.
 
-    Such an image is dropped: behind it all good ones would seem to be late.
+    Such an image is dropped, since all good images after it would seem to be late.
     """
     return stamp_ns - now_ns > FUTURE_STAMP_NS

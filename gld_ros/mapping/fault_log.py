@@ -15,11 +15,10 @@ THROTTLE_S = 5.0
 
 
 class FaultLog:
-    """Log lines by cause; thread-safe. `lines` counts what was really written, per cause."""
+    """Log lines by cause; thread-safe. `lines` counts what was actually written, per cause."""
 
-    def __init__(self, emit: Emit, steady_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, emit: Emit) -> None:
         self._emit = emit
-        self._steady_s = steady_s
         self._lock = Lock()
         self._logged: set[str] = set()
         self._last_s: dict[str, float] = {}
@@ -36,8 +35,8 @@ class FaultLog:
         self._emit(level, text)
 
     def throttled(self, cause: str, level: Level, text: str) -> None:
-        """Write `text` at most every five seconds per cause, with how often it was held back."""
-        now_s = self._steady_s()
+        """Write `text` at most every five seconds per cause, and count suppressed lines."""
+        now_s = time.monotonic()
         with self._lock:
             if now_s - self._last_s.get(cause, -THROTTLE_S) < THROTTLE_S:
                 self._silent[cause] += 1
@@ -50,7 +49,7 @@ class FaultLog:
         )
 
     def new_epoch(self) -> None:
-        """Allow every cause to be named again."""
+        """Allow every cause to be logged again."""
         with self._lock:
             self._logged.clear()
             self._last_s.clear()

@@ -1,7 +1,7 @@
-"""Pixels of a placed image: decoded, checked against its intrinsics, rectified, made smaller.
+"""Pixels of a placed image: decoded, checked against its intrinsics, rectified, shrunk.
 
-Owns what decoding learns of a camera (encoding, size, pinhole camera) and counts each failure by
-cause. Which images are decoded is decided in `intake`.
+Owns what decoding reveals about a camera (encoding, size, pinhole camera) and counts each failure
+by cause. Which images are decoded is decided in `intake`.
 """
 
 from threading import Lock
@@ -43,7 +43,7 @@ class FrameDecoder:
         self, store: KeyframeStore, faults: FaultLog, image_bridge: ImageBridge | None
     ) -> None:
         self._store, self._faults, self._image_bridge = store, faults, image_bridge
-        self._decoding = Lock()  # guards what decoding learns of a camera
+        self._decoding = Lock()  # guards what decoding reveals about a camera
 
     def frame(
         self,
@@ -142,7 +142,7 @@ class FrameDecoder:
         state.pinhole, state.pinhole_of = pinhole, key
         state.rejection, state.rejected_of = "", None
         level: Level = "warning" if any("is scaled" in note for note in pinhole.notes) else "info"
-        # One cause for all: a calibration that flickers must not fill memory and log.
+        # One cause for all: a calibration that keeps changing must not fill memory and log.
         self._faults.throttled(
             f"{state.name}: calibration",
             level,

@@ -1,8 +1,8 @@
 """What one camera saw at one moment: a rectified image with its intrinsics and pose.
 
-Owns the records `CameraFrame` (just arrived), `Keyframe` (worth keeping) and `TargetCamera` (asked
-for), and the size at which pixels are kept. They are immutable, arrays included, so that they pass
-between threads without locks.
+Owns the records `CameraFrame` (just arrived), `Keyframe` (worth keeping) and `TargetCamera`
+(requested), and the size at which pixels are kept. They are immutable, arrays included, so
+that they pass between threads without locks.
 """
 
 from dataclasses import dataclass, fields
@@ -16,7 +16,7 @@ from gld_ros.geometry.crop_resize import resized_intrinsics
 
 FloatArray = NDArray[np.floating[Any]]
 
-# The pose of an image that TF could not place: whatever is computed with it is NaN, too.
+# The pose of an image that TF could not place: whatever is computed with it is NaN too.
 NO_POSE: FloatArray = np.full((4, 4), np.nan)
 
 

@@ -1,6 +1,6 @@
-"""The one guard that every target passes: too far from what was really seen is rejected.
+"""The check of every target: one too far from what cameras have seen is rejected.
 
-Owns the limits and the reasons. Refused targets are reported, never moved closer.
+Owns the limits and the reasons. Rejected targets are reported, never moved closer.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class GuardParameters:
 
 @dataclass(frozen=True)
 class GuardVerdict:
-    """Whether a target is accepted; the numbers are there either way."""
+    """Whether a target is accepted; the numbers are set in any case."""
 
     accepted: bool
     fault: GuardFault | None
@@ -50,7 +50,7 @@ def check_target(
 ) -> GuardVerdict:
     """Judge one target against the reference views of its job.
 
-    One single reference view must be near enough in both translation and rotation, and all
+    A single reference view must be near enough in both translation and rotation, and all
     together must cover enough of the target's pixels at the median depth.
     """
     if not references:

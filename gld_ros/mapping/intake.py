@@ -1,8 +1,8 @@
 """From camera messages to keyframes: checks, waiting for TF, the gate.
 
 Owns every decision about one incoming image, and counts each by cause; its pixels are decoded by
-`frame_decoder`. Messages are duck-typed, times and the transforms are passed in: a robot and a bag
-take the same path.
+`frame_decoder`. Messages are duck-typed, and times and transforms are passed in, so a robot and
+a bag use the same code.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ from gld_ros.messages.images import (
 from gld_ros.messages.stamps import stamp_to_ns
 from gld_ros.messages.transforms import TfBuffer
 
-MAX_HELD_FOR_EXACT_INFO = 10  # images of one camera whose own CameraInfo is not there yet
+MAX_HELD_FOR_EXACT_INFO = 10  # images of one camera whose own CameraInfo has not arrived yet
 
 
 class Intake:
@@ -76,7 +76,7 @@ class Intake:
         now_ros_ns: int,
         now_steady_ns: int,
     ) -> None:
-        """Take in intrinsics; images that were held for want of them now wait for their pose."""
+        """Take in intrinsics; images that were waiting for them now wait for their pose."""
         state = self.cameras[camera]
         values = camera_info_values(message)
         with self._lock:
@@ -88,11 +88,11 @@ class Intake:
                 self._faults.throttled(
                     f"{camera}: intrinsics changed",
                     "warning",
-                    f"camera {camera}: intrinsics changed; its {flushed} keyframes are forgotten",
+                    f"camera {camera}: intrinsics changed; its {flushed} keyframes are discarded",
                 )
                 state.noticed["intrinsics changed"] += 1
             stamp_ns = stamp_to_ns(message.header.stamp)
-            # Kept under its stamp, one from the future would outlive all that images ask for.
+            # One with a stamp in the future would outlive all that images ask for.
             state.note_info(0 if is_future_stamp(stamp_ns, now_ros_ns) else stamp_ns, values)
             held = list(state.held_images)
             state.held_images.clear()
@@ -157,7 +157,7 @@ class Intake:
         for placed in outcome.placed:
             with self._lock:
                 if self._epochs.epoch != epoch:
-                    break  # time jumped meanwhile: these poses are of what was forgotten
+                    break  # time jumped meanwhile: these poses belong to the old epoch
                 keyframe = self._keyframe(
                     placed.waiting, placed.T_fixed_cam, placed.wait_s, parameters
                 )
@@ -177,7 +177,7 @@ class Intake:
             return self._forgotten_after(self._epochs.clock_callback(delta_ns, source_changed))
 
     def forget(self) -> None:
-        """Forget images, keyframes and moving transforms: the user asked for it."""
+        """Discard images, keyframes and non-static transforms, at the user's request."""
         with self._lock:
             self._transforms.clear()
             self._forget()
@@ -210,7 +210,7 @@ class Intake:
     ) -> tuple[bool, TimeJump | None]:
         """Return whether an image may be used, and the time jump that its stamp reveals."""
         if stamp_ns > 0 and is_future_stamp(stamp_ns, now_ros_ns):
-            # Before it touches any order, or all later good images would seem to be late.
+            # Before it affects the order, or all later good images would seem to be late.
             state.dropped["stamp_future"] += 1
             self._faults.throttled(
                 f"{state.name}: stamp future",
@@ -261,14 +261,14 @@ class Intake:
             )
             return
         exact = parameters.cameras.exact_pairing
-        info = state.info_for(stamp_ns, exact=exact)
+        info = state.infos_by_stamp.get(stamp_ns) if exact else state.info
         if info is None:
             state.held_images.append(message)
             if len(state.held_images) > (MAX_HELD_FOR_EXACT_INFO if exact else 1):
                 state.held_images.popleft()
                 state.dropped["no_info"] += 1
             return
-        # Whoever looks at every image needs its pose; else the rate limit saves asking for it.
+        # Mode depth needs the pose of every image; otherwise the rate limit saves the lookup.
         if self._on_placed is None and self._gate.too_soon(camera, stamp_ns, parameters.gate):
             return
         overflow = self._pending.add(
@@ -334,7 +334,7 @@ class Intake:
         unknown = reason is TfFailure.UNKNOWN_FRAME
         there = f"; TF has: {', '.join(self._transforms.frames()) or 'none'}" if unknown else ""
         lost = self._pending.poses_needed or reason is TfFailure.OVERFLOW
-        what_then = "the image is dropped" if lost else "the image goes on without a pose"
+        what_then = "the image is dropped" if lost else "the image is used without a pose"
         self._faults.throttled(
             f"tf {reason.value}",
             "error" if reason is TfFailure.NOT_RIGID else "warning",

@@ -1,6 +1,6 @@
-"""From keyframes and wishes to a job: automatic policies, goals, and the reasons why there is none.
+"""From keyframes and requests to a job: automatic policies, goals, and reasons for having none.
 
-What comes over topics is passed in as arrays, in the fixed frame.
+Data from topics is passed in as arrays, in the fixed frame.
 """
 
 import itertools
@@ -59,13 +59,13 @@ class OccupancyGrid:
 
 @dataclass(frozen=True, eq=False)
 class PolicyInput:
-    """What policies need beyond keyframes; None where it has not come or cannot be placed."""
+    """What policies need beyond keyframes; None if it has not arrived or cannot be placed."""
 
     T_fixed_base: FloatArray | None = None
     topic_targets: Sequence[FloatArray] | None = None  # T_fixed_target, optical axes
     path_fixed_m: FloatArray | None = None  # (N, 3)
     grid: OccupancyGrid | None = None
-    missing: str = ""  # why something is None, in words
+    missing: str = ""  # why something is None, as a sentence
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ class JobOptions:
 
 @dataclass(eq=False)
 class JobPlanner:
-    """Numbers jobs and plans them; the same keyframes and wishes always give the same job."""
+    """Numbers jobs and plans them; the same keyframes and requests always give the same job."""
 
     gate: KeyframeGate
     store: KeyframeStore
@@ -98,7 +98,7 @@ class JobPlanner:
     def automatic(
         self, parameters: SessionParameters, epoch: int, now_ns: int, given: PolicyInput
     ) -> PlannedJob | JobRejection:
-        """Return the job that the present policy wants, or why it wants none."""
+        """Return the job of the current policy, or why there is none."""
         usable = usable_keyframes(
             self.store.snapshot(), self.gate, now_ns, parameters.keyframes.max_age_s
         )

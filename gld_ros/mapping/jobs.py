@@ -1,7 +1,7 @@
 """One job from request to result: its data, its error codes, its cancellation and its progress.
 
-Owns the immutable records that pass between the session and the worker, the rules which job runs
-next (`JobQueue`), and the estimate of the time that is left. `worker` runs them.
+Owns the immutable records that pass between the session and the worker, the rules for which job
+runs next (`JobQueue`), and the estimate of the remaining time. `worker` runs them.
 """
 
 import math
@@ -51,7 +51,7 @@ class Outcome(Enum):
 
 
 class CancelReason(Enum):
-    """Why a job was cancelled; the first reason given counts."""
+    """Why a job was cancelled; only the first reason counts."""
 
     USER = "cancelled by its client"
     SUPERSEDED = "superseded by a newer automatic job"
@@ -99,7 +99,7 @@ class CancelToken:
 
 @dataclass(frozen=True)
 class JobParameters:
-    """What postprocessing needs to know, as it was when the job was made."""
+    """What postprocessing needs, as it was when the job was made."""
 
     products: ProductParameters = field(default_factory=ProductParameters)
     scale: ScaleParameters = field(default_factory=ScaleParameters)
@@ -135,7 +135,7 @@ class JobRequest:
 
     @property
     def effective_seed(self) -> int:
-        """The seed that is used: the one asked for, or the job id, so that a bag replays alike."""
+        """The seed of the run: the requested one, or the job id, so that bags repeat exactly."""
         return self.job_id if self.seed is None else self.seed
 
     @property
@@ -210,7 +210,7 @@ class JobResult:
 
     @property
     def products(self) -> tuple[Products, ...]:
-        """What the runs let out, in the order of runs."""
+        """What the runs published, in the order of runs."""
         return tuple(run.products for run in self.runs if run.products is not None)
 
 
@@ -307,7 +307,7 @@ def outdated(running: JobRequest, now_ns: int, mean_job_s: float) -> bool:
 
     It should if its anchor is older than twice the mean job time; otherwise letting it finish gives
     a product sooner. Before the first finished job nothing is outdated, and depth never is: a job
-    of one image has hardly a step to end at, and images that come late would all be given up.
+    of one image has hardly any step to stop at, and late images would all be discarded.
     """
     if running.kind is JobKind.GOAL or running.is_depth or mean_job_s <= 0:
         return False

@@ -20,7 +20,7 @@ from gld_ros.mapping.frames import Keyframe
 FloatArray = NDArray[np.floating[Any]]
 
 NS_PER_S = 1_000_000_000
-# A pose that moved faster than this between two images was corrected, not driven.
+# A pose that moved faster than this between two images was corrected; the robot did not drive.
 MAX_SPEED_M_S = 20.0
 MAX_TURN_RATE_RAD_S = 20.0
 # TF jitter over a few milliseconds looks fast; a jump is also this large.
@@ -30,7 +30,7 @@ JUMPS_REMEMBERED = 64  # cameras lag behind each other by far less
 # Below both, TF noise and a standing robot cannot be told apart.
 STILL_SPEED_M_S = 0.01
 STILL_TURN_RATE_RAD_S = 0.01
-# A pose older than this does not tell whether the robot still stands.
+# A pose older than this does not show whether the robot is still standing.
 STILL_KNOWN_FOR_NS = 5 * NS_PER_S
 
 
@@ -89,8 +89,8 @@ class KeyframeGate:
     """Decides image by image, per camera; thread-safe.
 
     Use per image: `too_soon` before decoding, `judge` once TF placed it, `too_blurred` after
-    decoding, then `accept`. Every placed image must be judged, since poses between keyframes tell
-    motion from standing still and driving from jumping.
+    decoding, then `accept`. Every placed image must be judged, since poses between keyframes
+    distinguish motion from standing still and driving from jumping.
     """
 
     def __init__(self) -> None:
@@ -134,7 +134,7 @@ class KeyframeGate:
             if moving:
                 track.still_since_ns = stamp_ns
             if jump:
-                # What was accepted before the jump does not tell distances after it.
+                # Poses accepted before the jump give no distances after it.
                 track.keyframe_stamp_ns = track.keyframe_T_fixed_cam = None
             elif turned_rad > parameters.max_angular_velocity_rad_s * seconds:
                 return self._reject(Rejection.SPIN, stamp_ns)
@@ -157,7 +157,7 @@ class KeyframeGate:
             track.keyframe_stamp_ns, track.keyframe_T_fixed_cam = stamp_ns, T_fixed_cam
 
     def still_since_ns(self, camera: str, now_ns: int) -> int | None:
-        """Since when a camera has been standing still; None while it moves or is not heard of."""
+        """Since when a camera has been standing still; None while it moves or sends nothing."""
         with self._lock:
             track = self._tracks.get(camera)
             if track is None or now_ns - track.last_stamp_ns > STILL_KNOWN_FOR_NS:
@@ -273,14 +273,14 @@ class KeyframeStore:
         self._capacity = _checked_capacity(capacity)
 
     def add(self, keyframe: Keyframe) -> None:
-        """Keep a keyframe; beyond the capacity the oldest goes."""
+        """Keep a keyframe; beyond the capacity the oldest is dropped."""
         with self._lock:
             self._keyframes.append(keyframe)
             self._keyframes.sort(key=lambda k: (k.stamp_ns, k.camera))
             self._evict()
 
     def resize(self, capacity: int) -> None:
-        """Change the capacity; surplus oldest keyframes go."""
+        """Change the capacity; surplus oldest keyframes are dropped."""
         with self._lock:
             self._capacity = _checked_capacity(capacity)
             self._evict()
@@ -318,7 +318,7 @@ def usable_keyframes(
 ) -> tuple[Keyframe, ...]:
     """Those young enough for an automatic job, oldest first.
 
-    While a camera stands still its keyframes do not age: the scene is what it was when it stopped.
+    While a camera stands still its keyframes do not age, since it still sees the same scene.
     """
     usable = []
     for keyframe in keyframes:

@@ -1,9 +1,9 @@
 """From a synthesis result to arrays that may be published: metric, masked, labelled, or withheld.
 
 Owns the meaning of published depth (REP-117) and confidence in [0, 1], and the rule that depth and
-clouds exist only with a trusted scale. What is measured and what is the model's is put together in
-`composition`, points are made in `clouds`, their classes in `provenance`, metres per unit in
-`scale`; which products there are is in `products`.
+clouds exist only with a trusted scale. `composition` combines measured depth with the model's,
+`clouds` makes points, `provenance` their classes, `scale` finds metres per unit, and `products`
+lists which products there are.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gld_ros.mapping.clouds import cloud_from_depth, joined_points, moved_points, voxel_filtered
-from gld_ros.mapping.composition import ComposedView, completed_view, composed_view
+from gld_ros.mapping.composition import ComposedView, color_image, completed_view, composed_view
 from gld_ros.mapping.frames import Keyframe, TargetCamera
 from gld_ros.mapping.products import (
     ALL_PRODUCTS,
@@ -85,7 +85,7 @@ def make_products(
     `keyframes` are the references of `views` in order, newest first; `targets` and `slots` its
     targets. The model's depth is left out where its expected relative error is above `max_error`.
     Without a metric scale, depth, confidence and clouds are None and provenance is UNKNOWN
-    everywhere; if the user does not want them withheld, the best guess is used. Without targets
+    everywhere; if they are not to be withheld, the best guess is used. Without targets
     (mode depth) relative depth is made of the image, whatever the scale.
     Raises UnusableOutput when the model left more than 5 % of a view without valid numbers.
     """
@@ -120,7 +120,7 @@ def make_products(
     ]
     reference_depths = [_confident_depth(view, parameters.min_confidence) for view in completed]
     seen: list[SeenSurface] = []
-    if wanted & _NEEDS_PROVENANCE or _has_spread(views):
+    if wanted & _NEEDS_PROVENANCE or any(view.spread is not None for view in views.targets):
         seen = [
             seen_surface(DepthView(depth_m, view.K_px, k.T_fixed_cam), parameters.rel_tolerance)
             for depth_m, view, k in zip(reference_depths, views.references, keyframes, strict=True)
@@ -149,7 +149,7 @@ def make_products(
 def broken_fraction(view: View) -> float:
     """Share of pixels where a model's output is not a number, or its depth not positive.
 
-    Pixels outside what the model covered (confidence 0) are blank by design and do not count.
+    Pixels outside what the model covered (confidence 0) are left blank on purpose and do not count.
     """
     covered = ~(view.confidence == 0)
     with np.errstate(invalid="ignore"):
@@ -173,16 +173,6 @@ def rep117_depth(
         depth[depth > parameters.depth_max_m] = np.inf
         depth[depth < parameters.depth_min_m] = -np.inf
     return depth
-
-
-def color_image(rgb: FloatArray) -> NDArray[np.uint8]:
-    """Colours (H, W, 3) in [0, 1] as uint8; NaN is black."""
-    scaled = np.nan_to_num(rgb, nan=0.0) * np.float32(255.0) + np.float32(0.5)
-    return np.clip(scaled, 0.0, 255.0).astype(np.uint8)
-
-
-def _has_spread(views: NovelViews) -> bool:
-    return any(view.spread is not None for view in views.targets)
 
 
 def _confident_depth(view: ComposedView, min_confidence: float) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""One frame as measuring sees it: its size, and depth of a camera and of stereo put together."""
+"""One frame as measuring sees it: its size, and depth of a depth camera combined with stereo."""
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def camera_depth(frame: CameraFrame, image: PosedImage) -> MeasuredDepth | None:
 
 
 def camera_over_stereo(camera: MeasuredDepth | None, stereo: MeasuredDepth) -> MeasuredDepth:
-    """What a depth camera measured, and stereo where that is silent."""
+    """What a depth camera measured, and stereo where it gives nothing."""
     if camera is None:
         return stereo
     seen = np.isfinite(camera.depth_m)
@@ -37,7 +37,7 @@ def camera_over_stereo(camera: MeasuredDepth | None, stereo: MeasuredDepth) -> M
 
 
 def measured_surface(frame: CameraFrame, measured: MeasuredDepth) -> Surface:
-    """A frame's image, in full, with what is measured of it."""
+    """A frame's full image, with its measured depth."""
     return Surface(
         frame.image, frame.K_px, frame.T_fixed_cam, measured.depth_m, measured.confidence
     )

@@ -2,8 +2,8 @@
 
 Owns the ring of recent images that serve as stereo partners, the queue of keyframes that wait to be
 measured, its thread, and the results. Keyframes wait for the images that follow them, since
-partners on both sides see more of what a keyframe shows; a job that needs results waits for none.
-How depth is measured stands in `gld_ros.measuring`; what is made of it in `postprocess`.
+partners on both sides see more of what a keyframe shows; a job that needs results does not wait
+for them. How depth is measured is in `gld_ros.measuring`; what is made of it in `postprocess`.
 """
 
 import atexit
@@ -11,13 +11,14 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from threading import Condition, Thread
 
 import numpy as np
 
 from gld_ros.geometry.poses import distance_m, turn_rad
+from gld_ros.mapping.depth_camera_check import BothMeasured, DepthCameraCheck
 from gld_ros.mapping.frames import CameraFrame, Keyframe, TargetCamera
+from gld_ros.mapping.keyframe_measurement import KeyframeMeasurement, confirmed, nearest_measured
 from gld_ros.mapping.measured_frame import (
     camera_depth,
     camera_over_stereo,
@@ -27,41 +28,30 @@ from gld_ros.mapping.measured_frame import (
 from gld_ros.mapping.parameters import DepthSource
 from gld_ros.mapping.placed_frame import PlacedFrame
 from gld_ros.mapping.pose_check import PoseCheck
+from gld_ros.mapping.stereo_partners import (
+    LATER_PARTNERS,
+    stereo_partners,
+    up_to_later_partners,
+)
 from gld_ros.mapping.triangulation import first_depth_m
 from gld_ros.measuring.agreement import Agreement, image_pose_agreement
 from gld_ros.measuring.carried import carried_depth, filled_surface
-from gld_ros.measuring.consistency import MeasuredImage, consistent
+from gld_ros.measuring.consistency import MeasuredImage
+from gld_ros.measuring.depth_camera_agreement import (
+    DepthCameraAgreement,
+    depth_camera_agreement,
+)
 from gld_ros.measuring.frames import MeasuredDepth, PosedImage, nothing_measured
 from gld_ros.measuring.measure import MeasuringParameters, measure_depth
-from gld_ros.measuring.neighbours import choose_neighbours
-from gld_ros.measuring.surfaces import MeasuredScene, Surface, sure_depth
+from gld_ros.measuring.surfaces import MeasuredScene, Surface
 
 RING = 24  # recent images per camera
 WAITING = 4  # keyframes that could be measured; when there are more, the oldest is not
-PARTNERS = 5  # images that one keyframe is measured with
-LATER_PARTNERS = 3  # images of the ring that follow a keyframe before it is measured for good
-CONFIRMERS = 8  # measured keyframes that one is compared with
 SCENE_KEYFRAMES = 24  # nearest to a target, of which the view is rendered
 # Depths that are searched, as multiples of the scene's typical depth.
 NEAREST, FARTHEST = 0.1, 6.0
 _RING_STEP = 0.01  # of the typical depth, or this many radians, between images of the ring
-_UNKNOWN_DEPTH_M = 2.0  # before anything tells: a room
-
-
-@dataclass(frozen=True, eq=False)
-class _Result:
-    """One keyframe's measurement: as made, and with what others confirm of it."""
-
-    keyframe: Keyframe
-    raw: MeasuredImage
-    camera_depth: MeasuredDepth | None
-    surface: Surface
-    confirmers: int
-
-    @cached_property
-    def coverage(self) -> float:
-        """Share of the keyframe's pixels whose measured depth may be published."""
-        return float(np.isfinite(sure_depth(self.surface)).mean())
+_UNKNOWN_DEPTH_M = 2.0  # typical depth before any measurement: a room
 
 
 @dataclass(frozen=True)
@@ -70,10 +60,12 @@ class MeasuringFacts:
 
     measured: int  # keyframes
     behind: int  # keyframes that could be measured now, or are being measured
-    skipped: int  # keyframes that were never measured, for want of time
+    skipped: int  # keyframes that were never measured, for lack of time
     coverage: float  # mean share of measured keyframes' pixels that have depth; NaN without any
     # By camera, where images turned out not to fit TF when little could be measured.
     disagreements: Mapping[str, Agreement] = field(default_factory=dict)
+    # By camera, where its depth camera turned out to measure something else than stereo.
+    depth_cameras: Mapping[str, DepthCameraAgreement] = field(default_factory=dict)
 
 
 class Measurements:
@@ -87,18 +79,19 @@ class Measurements:
 
     def __init__(self, source: DepthSource = "auto") -> None:
         self.source: DepthSource = source
-        self.skipped = 0  # keyframes that were never measured, for want of time
+        self.skipped = 0  # keyframes that were never measured, for lack of time
         self._changed = Condition()
         self._rings: dict[str, deque[PlacedFrame]] = {}
         self._waiting: deque[Keyframe] = deque()
         self._early: dict[tuple[str, int], Keyframe] = {}  # measured before later images came
         self._in_a_hurry = 0  # jobs that wait for results
         self._busy = 0
-        self._results: dict[tuple[str, int], _Result] = {}
+        self._results: dict[tuple[str, int], KeyframeMeasurement] = {}
         self._typical_depth_m = math.nan
         # Of the keyframe that was asked for last: its surface, the others', and what they make.
         self._latest_filled: tuple[Surface, list[Surface], Surface] | None = None
         self._pose_check = PoseCheck()
+        self._depth_camera_check = DepthCameraCheck()
         self._thread: Thread | None = None
         self._generation = 0  # counts resets; results of an older one are dropped
         self.counts: Counter[str] = Counter()  # keyframes by where their depth came from
@@ -113,7 +106,7 @@ class Measurements:
                 self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """End the thread; what waits is forgotten."""
+        """End the thread; what waits is discarded."""
         with self._changed:
             thread, self._thread = self._thread, None
             self._waiting.clear()
@@ -125,7 +118,7 @@ class Measurements:
                 atexit.register(thread.join)
 
     def reset(self) -> None:
-        """Forget everything: a new epoch, or the user asked for it."""
+        """Discard everything: a new epoch, or the user requested it."""
         with self._changed:
             self._generation += 1
             self._rings.clear()
@@ -135,6 +128,7 @@ class Measurements:
             self._typical_depth_m = math.nan
             self._latest_filled = None
             self._pose_check = PoseCheck()
+            self._depth_camera_check = DepthCameraCheck()
 
     # -- input ------------------------------------------------------------------------------------
 
@@ -191,7 +185,7 @@ class Measurements:
         ]
         by_key = {_key(r.keyframe): r for r in mixable}
 
-        def far(result: _Result) -> tuple[float, int]:
+        def far(result: KeyframeMeasurement) -> tuple[float, int]:
             T = result.keyframe.T_fixed_cam
             apart = min(
                 distance_m(T, t.T_fixed_cam) / typical + turn_rad(T, t.T_fixed_cam) for t in targets
@@ -205,21 +199,23 @@ class Measurements:
             surfaces[0] = self._filled(references[0], mixable)
         return MeasuredScene(tuple(surfaces), tuple(r.surface for r in near))
 
-    def _filled(self, result: _Result, known: Sequence[_Result]) -> Surface:
+    def _filled(self, result: KeyframeMeasurement, known: Sequence[KeyframeMeasurement]) -> Surface:
         """A keyframe's surface with what others measured of it; kept until any of them changes."""
         if result.camera_depth is not None:
             return result.surface
-        sources = [o.surface for o in _nearest(result, [r for r in known if r is not result])]
+        sources = [
+            o.surface for o in nearest_measured(result, [r for r in known if r is not result])
+        ]
         latest = self._latest_filled
         if latest is None or latest[:2] != (result.surface, sources):
-            filled = filled_surface(result.surface, result.raw.frame, sources)
+            filled = filled_surface(result.surface, result.raw, sources)
             self._latest_filled = latest = (result.surface, sources, filled)
         return latest[2]
 
     def of_image(self, frame: Keyframe) -> MeasuredScene:
-        """What is measured of an image by now: by a depth camera, else by earlier keyframes.
+        """What has been measured of an image so far: by a depth camera, else by earlier keyframes.
 
-        It waits for nothing and keeps nothing. Without a pose only a depth camera measures.
+        It does not wait and keeps nothing. Without a pose only a depth camera measures.
         """
         image = posed_image(frame)
         found = nothing_measured(image.image_hw, "stereo")
@@ -249,7 +245,7 @@ class Measurements:
             pass
 
     def coverage(self, keyframe: Keyframe) -> float:
-        """Share of a keyframe's pixels that are measured; NaN before it was looked at."""
+        """Share of a keyframe's pixels that are measured; NaN before it was processed."""
         with self._changed:
             result = self._results.get(_key(keyframe))
         return math.nan if result is None else result.coverage
@@ -261,8 +257,9 @@ class Measurements:
             ready = self._ready([*self._waiting, *self._early.values()])
             behind, skipped = ready + self._busy, self.skipped
             disagreements = self._pose_check.disagreements()
+            depth_cameras = self._depth_camera_check.disagreements()
         coverage = float(np.mean(shares)) if shares else math.nan
-        return MeasuringFacts(len(shares), behind, skipped, coverage, disagreements)
+        return MeasuringFacts(len(shares), behind, skipped, coverage, disagreements, depth_cameras)
 
     # -- measuring --------------------------------------------------------------------------------
 
@@ -310,40 +307,55 @@ class Measurements:
             if not self._has_later_partners(keyframe):
                 self._early[_key(keyframe)] = keyframe
             generation, self._busy = self._generation, self._busy + 1
-            ring = _up_to_later_partners(self._rings.get(keyframe.camera, ()), keyframe)
+            ring = up_to_later_partners(self._rings.get(keyframe.camera, ()), keyframe)
             known = [
                 r
                 for r in self._results.values()
                 if _mixable(r.keyframe, keyframe) and _key(r.keyframe) != _key(keyframe)
             ]
-        results: list[_Result] = []
+        results: list[KeyframeMeasurement] = []
         compare = False
+        both: list[BothMeasured] = []
         try:
             results = self._measured(keyframe, ring, known)
         finally:
-            with self._changed:  # at once: whoever waits for the end finds the results
+            with self._changed:  # at once: a caller that waits for the end finds the results
                 self._busy -= 1
                 if generation == self._generation:
                     self._keep(results)
                     # Keyframes that were measured early had too few partners.
                     compare = _key(keyframe) not in self._early and self._doubts_poses(results)
+                    both = self._measured_by_both(results)
                 self._changed.notify_all()
         if compare:
             agreement = _agreement(keyframe, ring)
             with self._changed:
                 if generation == self._generation:
                     self._pose_check.found(keyframe.camera, agreement)
+        if both:
+            depth_camera = depth_camera_agreement(both)
+            with self._changed:
+                if generation == self._generation:
+                    self._depth_camera_check.found(keyframe.camera, depth_camera)
         return True
 
-    def _doubts_poses(self, results: Sequence[_Result]) -> bool:
-        """Whether stereo has given reason for a while to compare images with TF."""
+    def _measured_by_both(self, results: Sequence[KeyframeMeasurement]) -> list[BothMeasured]:
+        """Keyframes on which a depth camera is due for comparison with stereo."""
+        if not results or self.source != "auto" or results[0].camera_depth is None:
+            return []
+        return self._depth_camera_check.due(
+            results[0].keyframe.camera, (results[0].camera_depth, results[0].raw.measured)
+        )
+
+    def _doubts_poses(self, results: Sequence[KeyframeMeasurement]) -> bool:
+        """Whether recent stereo results give reason to compare images with TF."""
         if not results or self.source == "camera" or results[0].camera_depth is not None:
             return False
         new = results[0]
         error_px = new.raw.measured.pose_error_px
         return self._pose_check.due(new.keyframe.camera, new.coverage, error_px)
 
-    def _keep(self, results: Sequence[_Result]) -> None:
+    def _keep(self, results: Sequence[KeyframeMeasurement]) -> None:
         for result in results:
             self._results[_key(result.keyframe)] = result
         if results:
@@ -352,8 +364,8 @@ class Measurements:
                 self._typical_depth_m = float(np.nanmedian(depth_m))
 
     def _measured(
-        self, keyframe: Keyframe, ring: Sequence[PlacedFrame], known: Sequence[_Result]
-    ) -> list[_Result]:
+        self, keyframe: Keyframe, ring: Sequence[PlacedFrame], known: Sequence[KeyframeMeasurement]
+    ) -> list[KeyframeMeasurement]:
         """The result of a keyframe, and those of earlier ones that it confirms."""
         reference = posed_image(keyframe)
         from_camera = camera_depth(keyframe, reference) if self.source != "stereo" else None
@@ -361,13 +373,13 @@ class Measurements:
         if self.source != "camera":
             raw = self._stereo(keyframe, reference, ring, known)
         self.counts["camera" if from_camera is not None else "stereo"] += 1
-        new = _Result(
+        new = KeyframeMeasurement(
             keyframe, MeasuredImage(reference, raw), from_camera, measured_surface(keyframe, raw), 0
         )
-        results = [_confirmed(new, known)]
+        results = [confirmed(new, known)]
         # Earlier neighbours that had too few others to be compared with.
-        again = [r for r in _nearest(new, known) if r.confirmers < 3][:2]
-        results += [_confirmed(r, [new, *(o for o in known if o is not r)]) for r in again]
+        again = [r for r in nearest_measured(new, known) if r.confirmers < 3][:2]
+        results += [confirmed(r, [new, *(o for o in known if o is not r)]) for r in again]
         return results
 
     def _stereo(
@@ -375,21 +387,18 @@ class Measurements:
         keyframe: Keyframe,
         reference: PosedImage,
         ring: Sequence[PlacedFrame],
-        known: Sequence[_Result],
+        known: Sequence[KeyframeMeasurement],
     ) -> MeasuredDepth:
-        frames = [f for f in (p.frame() for p in ring if p.stamp_ns != keyframe.stamp_ns) if f]
-        frames = [f for f in frames if f.epoch == keyframe.epoch]
-        candidates = [posed_image(f) for f in frames]
-        stamps = {(c.camera, c.stamp_ns) for c in candidates}
-        candidates += [
-            r.raw.frame for r in known if (r.keyframe.camera, r.keyframe.stamp_ns) not in stamps
-        ]
+        near = [p for p in ring if p.stamp_ns != keyframe.stamp_ns and p.epoch == keyframe.epoch]
+        stamps = {(p.camera, p.stamp_ns) for p in near}
+        measured = [r.keyframe for r in known if _key(r.keyframe) not in stamps]
         typical = self._typical_depth_m
         if not math.isfinite(typical):
+            frames = [f for f in (p.frame() for p in near) if f]
             typical = first_depth_m(keyframe, [*frames, *(r.keyframe for r in known)])
         if not math.isfinite(typical):
             typical = _UNKNOWN_DEPTH_M
-        partners = choose_neighbours(reference, candidates, typical, PARTNERS)
+        partners = stereo_partners(keyframe, near, measured, typical)
         if not partners:
             return nothing_measured(reference.image_hw, "stereo")
         parameters = MeasuringParameters(depth_range_m=(NEAREST * typical, FARTHEST * typical))
@@ -398,13 +407,6 @@ class Measurements:
     def _depth_or_default(self) -> float:
         typical = self._typical_depth_m
         return typical if math.isfinite(typical) else _UNKNOWN_DEPTH_M
-
-
-def _up_to_later_partners(ring: Iterable[PlacedFrame], keyframe: Keyframe) -> list[PlacedFrame]:
-    """The ring without what came later still: a slow machine measures what a fast one does."""
-    ordered = sorted(ring, key=lambda placed: placed.stamp_ns)
-    earlier = sum(placed.stamp_ns <= keyframe.stamp_ns for placed in ordered)
-    return ordered[: earlier + LATER_PARTNERS]
 
 
 def _agreement(keyframe: Keyframe, ring: Sequence[PlacedFrame]) -> Agreement:
@@ -419,25 +421,3 @@ def _key(frame: CameraFrame) -> tuple[str, int]:
 
 def _mixable(a: Keyframe, b: Keyframe) -> bool:
     return a.segment == b.segment and a.epoch == b.epoch
-
-
-def _nearest(result: _Result, others: Sequence[_Result]) -> list[_Result]:
-    """Others whose cameras look at the same, nearest first."""
-    T = result.keyframe.T_fixed_cam
-    near = [o for o in others if turn_rad(T, o.keyframe.T_fixed_cam) < math.radians(60)]
-    return sorted(near, key=lambda o: (distance_m(T, o.keyframe.T_fixed_cam), o.keyframe.stamp_ns))[
-        :CONFIRMERS
-    ]
-
-
-def _confirmed(result: _Result, others: Sequence[_Result]) -> _Result:
-    """A result with those of its stereo measurements that others share; a depth camera's stay."""
-    confirmers = _nearest(result, others)
-    stereo = consistent(result.raw, [o.raw for o in confirmers])
-    return _Result(
-        result.keyframe,
-        result.raw,
-        result.camera_depth,
-        measured_surface(result.keyframe, camera_over_stereo(result.camera_depth, stereo)),
-        len(confirmers),
-    )

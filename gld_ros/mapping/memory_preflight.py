@@ -2,7 +2,7 @@
 
 Owns the budget (`gpu.memory_budget`, or a share of what is free), the comparison with the estimate
 of `gld_ros.memory_estimate`, and the advice when it does not fit. A run that runs out of memory
-nevertheless is the degrade ladder's (`gld_ros.mapping.degrade`). Imports torch only when called.
+nevertheless is handled by `gld_ros.mapping.degrade`. Imports torch only when called.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class MemoryBudget:
 
 @dataclass(frozen=True)
 class _Demand:
-    """What of the parameters decides the memory of a job."""
+    """The parameters that determine the memory of a job."""
 
     references: int
     targets: int
@@ -50,13 +50,24 @@ class _Demand:
 
 
 def check_memory(pipeline: NovelViewPipeline, parameters: SessionParameters) -> str:
-    """Estimate against budget in words, such as "0.31 of 5.2 GiB"; raises NotEnoughMemory."""
+    """Need against budget in words, such as "0.31 of 5.2 GiB"; raises NotEnoughMemory.
+
+    Only where a bound does not fit is the need estimated, which takes seconds.
+    """
     budget = memory_budget(pipeline.device, parameters.model.memory_budget_gib)
     demand = _Demand(
         parameters.sampler.reference_views,
         parameters.sampler.max_targets,
         parameters.sampler.samples,
     )
+    bound = pipeline.memory_bound(
+        demand.references,
+        demand.targets,
+        samples=demand.samples,
+        guidance_scale=parameters.sampler.guidance_scale,
+    )
+    if bound <= budget.budget_bytes:
+        return _less_than(bound, budget)
     estimate = _estimate(pipeline, parameters, demand)
     if estimate.peak_bytes <= budget.budget_bytes:
         return f"{estimate.peak_bytes / GIB:.2f} of {budget.budget_bytes / GIB:.2f} GiB"
@@ -75,6 +86,9 @@ def check_memory(pipeline: NovelViewPipeline, parameters: SessionParameters) -> 
 def check_depth_memory(pipeline: DepthPipeline, parameters: SessionParameters) -> str:
     """Like `check_memory` for the depth of one image at a time."""
     budget = memory_budget(pipeline.device, parameters.model.memory_budget_gib)
+    bound = pipeline.memory_bound()
+    if bound <= budget.budget_bytes:
+        return _less_than(bound, budget)
     needed = pipeline.estimate().peak_bytes
     if needed <= budget.budget_bytes:
         return f"{needed / GIB:.2f} of {budget.budget_bytes / GIB:.2f} GiB"
@@ -83,6 +97,10 @@ def check_depth_memory(pipeline: DepthPipeline, parameters: SessionParameters) -
         f"depth of an image, but may take {budget.budget_bytes / GIB:.2f} GiB ({budget.origin}); "
         "free memory, raise gpu.memory_budget, or use a smaller model.bundle or another device"
     )
+
+
+def _less_than(bound_bytes: int, budget: MemoryBudget) -> str:
+    return f"less than {bound_bytes / GIB:.2f} of {budget.budget_bytes / GIB:.2f} GiB"
 
 
 def memory_budget(device: torch.device, parameter_gib: float) -> MemoryBudget:
@@ -128,7 +146,7 @@ def _free_bytes(device: torch.device) -> tuple[int, bool]:
 
 
 def available_host_bytes() -> int:
-    """Memory that new allocations can get without swapping, within the container's limit if any."""
+    """Memory available for new allocations without swapping, within a container's limit."""
     lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
     available = int(lines["MemAvailable"].split()[0]) * 1024
     try:
@@ -171,7 +189,7 @@ def _advice(
 
 
 def _smaller(demand: _Demand) -> Iterator[_Demand]:
-    """Less and less, giving up first what costs quality least."""
+    """Smaller and smaller jobs, giving up first what affects quality least."""
     references = min(2, demand.references)
     steps = (
         _Demand(demand.references, demand.targets, 1),

@@ -25,7 +25,7 @@ from gld_ros.view_request import DepthRequest, ViewRequest, run_to_end
 
 
 class ModelUnavailable(RuntimeError):
-    """The model that the parameters ask for cannot be loaded; the text says why in one line."""
+    """The requested model cannot be loaded; the text says why in one line."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ def load_model(parameters: SessionParameters) -> LoadedModel:
         ) from error
     try:
         bundle = Bundle.open(name)
-        broken = [check for check in verify_bundle(bundle.folder) if check.problem]
+        # The self-test loads every module, and so compares names and shapes of all tensors.
+        checks = verify_bundle(bundle.folder, layouts=not wanted.self_test)
+        broken = [check for check in checks if check.problem]
         if broken:
             raise ModelUnavailable(
                 "; ".join(f"{bundle.folder / c.file}: {c.problem}" for c in broken)
@@ -107,7 +109,7 @@ def load_model(parameters: SessionParameters) -> LoadedModel:
             )
         except ModelUnavailable:
             raise
-        except RuntimeError as error:
+        except (ValueError, RuntimeError) as error:
             raise _why_unavailable(name, error) from error
     description = {
         "mode": mode,
@@ -139,7 +141,7 @@ def mode_of(parameters: SessionParameters, imagines: bool) -> Mode:
     """
     if parameters.mode == "views" and not imagines:
         raise ModelUnavailable(
-            f"model.bundle {parameters.model.bundle!r} holds a geometry backbone alone and "
+            f"model.bundle {parameters.model.bundle!r} has only a geometry backbone and "
             "imagines no views, but mode is 'views'; use mode depth or auto, or a bundle with "
             "diffusion and RGB decoder weights"
         )
@@ -148,7 +150,7 @@ def mode_of(parameters: SessionParameters, imagines: bool) -> Mode:
     if parameters.scale.mode == "tf_baseline":
         raise ModelUnavailable(
             "scale.mode is 'tf_baseline', which compares several views of one run, but mode depth "
-            "looks at one image at a time; use scale.mode auto, measured or fixed"
+            "processes one image at a time; use scale.mode auto, measured or fixed"
         )
     return "depth"
 
@@ -159,7 +161,7 @@ def _why_unavailable(name: str, error: Exception) -> RuntimeError:
         return DeviceFault(f"model.bundle {name!r}: {error}")
     if fault is Fault.OUT_OF_MEMORY:
         return ModelUnavailable(
-            f"model.bundle {name!r}: out of memory while it was tried ({error}); free memory, or "
+            f"model.bundle {name!r}: out of memory in the self-test ({error}); free memory, or "
             "use model.precision bf16, a smaller bundle or another device"
         )
     return ModelUnavailable(f"model.bundle {name!r}: {error}")
@@ -189,18 +191,18 @@ def _try_once(synthesizer: Any, mode: Mode, image_hw: tuple[int, int], preset: P
     """
     height, width = image_hw
     rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(2)]
+    images = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8)]
     K_px = np.array([[width, 0.0, width / 2], [0.0, width, height / 2], [0.0, 0.0, 1.0]])
-    poses = np.tile(np.eye(4), (3, 1, 1))
-    poses[:, 0, 3] = (0.0, 0.3, 0.15)
-    request: ViewRequest | DepthRequest = DepthRequest(images[:1], K_px[None])
+    poses = np.tile(np.eye(4), (2, 1, 1))
+    poses[1, 0, 3] = 0.3
+    request: ViewRequest | DepthRequest = DepthRequest(images, K_px[None])
     if mode == "views":
         request = ViewRequest(
             images,
-            np.stack([K_px, K_px]),
-            poses[:2],
             K_px[None],
-            poses[2:],
+            poses[:1],
+            K_px[None],
+            poses[1:],
             [image_hw],
             preset=preset,
             num_steps=None if preset == "fastest" else 1,

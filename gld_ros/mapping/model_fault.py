@@ -14,7 +14,7 @@ class Fault(Enum):
 
 
 def fault_of(error: BaseException) -> Fault:
-    """Kind of an exception that names itself; backends with other exceptions bring their own."""
+    """Kind of the synthesizer's own exceptions; other backends supply their own function."""
     if isinstance(error, OutOfMemory | MemoryError):
         return Fault.OUT_OF_MEMORY
     if isinstance(error, DeviceFault):

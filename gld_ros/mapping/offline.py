@@ -1,9 +1,8 @@
-"""A whole bag through a session, without a graph: nothing is left to timing.
+"""A whole bag through a session, without a graph and independent of timing.
 
-TF is loaded ahead of the images, every job runs to its end before the next image is looked at, and
-wall-clock times stay out of the output, so the same bag gives the same bytes. No time that passes
-decides about jobs either: every keyframe, or every n-th, is due for one (`policy.rate` is the
-node's).
+TF is loaded before the images, every job runs to its end before the next image is processed, and
+the output has no wall-clock times, so the same bag gives the same bytes. Jobs do not depend on
+elapsed time either: every keyframe, or every n-th, starts one (`policy.rate` is for the node).
 """
 
 import logging
@@ -49,7 +48,7 @@ LEVELS: dict[Level, int] = {
     "error": logging.ERROR,
     "fatal": logging.CRITICAL,
 }
-# Who wants an image of a bag compressed can do so afterwards.
+# Images of a bag can be compressed afterwards.
 LEFT_OUT = frozenset({"predicted/color/image/compressed"})
 
 
@@ -66,7 +65,7 @@ def written_products(mode: Mode = "views", *, merged: bool = False) -> frozenset
 class OfflineRun:
     """A session that is driven by an open bag; its jobs make the products that are `wanted`.
 
-    Every `every`-th keyframe is due for a job. A policy that follows a topic takes `policy_topic`
+    Every `every`-th keyframe starts a job. A policy that follows a topic takes `policy_topic`
     of the bag, or the one there is of its type; raises ValueError where there is none.
     """
 
@@ -81,7 +80,7 @@ class OfflineRun:
         policy_topic: str | None = None,
     ) -> None:
         if every < 1:
-            raise ValueError(f"a job at every {every}-th keyframe is asked for; 1 is the least")
+            raise ValueError(f"every is {every}; it must be at least 1")
         self._reader = reader
         self._cameras = bag_cameras(reader)
         self._topics = {c.image_topic: c.name for c in self._cameras} | {
@@ -100,7 +99,7 @@ class OfflineRun:
         self.session = SynthesisSession(
             model,
             {c.name: CameraState(c.name, c.image_topic, c.compressed) for c in self._cameras},
-            # All TF is known, so what cannot be placed at once never will be.
+            # All TF is known, so what cannot be placed now never will be.
             replace(parameters, tf=replace(parameters.tf, timeout_s=0.0)),
             transforms,
             FaultLog(lambda level, text: log.log(LEVELS[level], text)),
@@ -185,7 +184,7 @@ class OfflineRun:
             yield result
 
     def _policy_input(self) -> PolicyInput:
-        """What a policy that follows a topic knows by now; "now" is the stamp of the keyframe."""
+        """What a policy that follows a topic knows so far; "now" is the stamp of the keyframe."""
         if self._policy_message is None:
             return PolicyInput(
                 missing=f"no message on {self._policy_topic} yet" if self._policy_topic else ""

@@ -6,16 +6,16 @@ from gld_ros.mapping.targets import POLICIES, Policy
 
 
 def bag_policy_topic(reader: BagReader, policy: Policy, wanted: str | None = None) -> str | None:
-    """The topic that a policy follows in a bag: the wanted one, or the only one of its type.
+    """The topic that a policy follows in a bag: the requested one, or the only one of its type.
 
-    Of several that one is taken whose last name is the node's (`path`). None for policies that
-    follow no topic. Raises ValueError that names the topics and policies that would do.
+    Of several, the one whose last name is the node's (`path`) is used. None for policies that
+    follow no topic. Raises ValueError that names the topics and policies that are possible.
     """
     topic = POLICY_TOPICS.get(policy)
     if topic is None:
         if wanted is not None:
             raise ValueError(
-                f"policy {policy} follows no topic, but {wanted} was given; those that do are "
+                f"policy {policy} follows no topic, but {wanted} was given; those with a topic: "
                 f"{', '.join(POLICY_TOPICS)}"
             )
         return None

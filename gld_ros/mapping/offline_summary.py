@@ -11,7 +11,7 @@ from gld_ros.mapping.reasons import counted_reasons, times
 
 @dataclass
 class OfflineSummary:
-    """Counts of a run over a bag; the counters hold sentences, each with how often it was true."""
+    """Counts of a run over a bag; the counters count sentences."""
 
     images: int = 0
     keyframes: int = 0
@@ -22,7 +22,7 @@ class OfflineSummary:
     withheld_jobs: int = 0  # whose depth and clouds were withheld
     failed_jobs: int = 0
     surplus_targets: int = 0  # beyond `sampler.max_targets`
-    thinned: int = 0  # images that came sooner than the rate of depth asks for
+    thinned: int = 0  # images that came sooner than depth.rate allows
     dropped: dict[str, int] = field(default_factory=dict)  # images, by cause
     unplaced: dict[str, int] = field(default_factory=dict)  # images without a pose, by cause
     not_metric: Counter[str] = field(default_factory=Counter)
@@ -53,7 +53,7 @@ class OfflineSummary:
 
 
 def summary_lines(summary: OfflineSummary) -> list[str]:
-    """The summary for a person: first what there is, then all that was left out, and why."""
+    """The summary as text: first what was made, then all that was left out, and why."""
     s = summary
     made = f"{s.jobs} jobs ({s.metric_jobs} with metric scale), {s.views} views"
     if s.depth_images:
@@ -73,13 +73,13 @@ def summary_lines(summary: OfflineSummary) -> list[str]:
     )
     add(f"{s.failed_jobs} jobs failed", s.failures)
     add(
-        f"{s.rejected_targets.total()} targets left out by the guard, beside those without a job",
+        f"{s.rejected_targets.total()} targets rejected by the guard, besides those without a job",
         s.rejected_targets,
     )
     if s.surplus_targets:
         lines.append(f"  {s.surplus_targets} targets left out beyond sampler.max_targets")
     if s.thinned:
-        lines.append(f"  {s.thinned} images passed over: depth.rate")
+        lines.append(f"  {s.thinned} images skipped: depth.rate")
     lines.extend(f"  dropped {count}: {cause}" for cause, count in sorted(s.dropped.items()))
     lines.extend(
         f"  {count} images without a pose: {cause}" for cause, count in sorted(s.unplaced.items())
@@ -89,7 +89,7 @@ def summary_lines(summary: OfflineSummary) -> list[str]:
 
 
 def summary_document(summary: OfflineSummary) -> dict[str, Any]:
-    """The summary for a program: the counts by name, and lists of counted reasons."""
+    """The summary as JSON: the counts by name, and lists of counted reasons."""
 
     def reasons(texts: Counter[str]) -> list[dict[str, Any]]:
         return [{"count": r.count, "reason": r.text} for r in counted_reasons(texts)]

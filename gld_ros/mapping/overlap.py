@@ -1,7 +1,7 @@
 """How much of one camera's image other cameras can see, at one assumed depth.
 
-Owns the frustum overlap that `selection` maximises and `guard` limits; it knows no surfaces, so
-occlusion is `provenance`'s business.
+Owns the frustum overlap that `selection` maximises and `guard` limits; it knows no surfaces;
+occlusion is handled by `provenance`.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
-"""What can be set in a session, in groups: immutable records that are made anew on every change.
+"""What can be set in a session, in groups: immutable records, replaced on every change.
 
 Names, defaults and ranges of the ROS parameters are the table's (`gld_ros.ros.parameters`); a job
-carries the groups it was planned with, so a change never reaches a running job. Groups that one
-module alone uses stand in that module: `GateParameters`, `GuardParameters`, `ScaleParameters`,
+carries the groups it was planned with, so a change never affects a running job. Groups used by
+one module only are in that module: `GateParameters`, `GuardParameters`, `ScaleParameters`,
 `ProductParameters`.
 """
 
@@ -128,7 +128,7 @@ class TimeParameters:
 class SessionParameters:
     """All groups at one moment."""
 
-    # "auto": views, or depth with a bundle that holds a geometry backbone alone.
+    # "auto": views, or depth with a bundle that has only a geometry backbone.
     mode: Literal["auto", "views", "depth"]
 
     cameras: CameraParameters
@@ -149,7 +149,7 @@ class SessionParameters:
 
 
 def whole_recording(parameters: SessionParameters) -> SessionParameters:
-    """Parameters for goals about a recording as a whole: all is kept, no target is too far away.
+    """Parameters for goals on a whole recording: everything is kept, no target is too far away.
 
     There are no automatic jobs; a recording's camera may turn faster than a robot's.
     """

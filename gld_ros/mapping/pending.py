@@ -29,12 +29,12 @@ class TfFailure(Enum):
     PAST = "past"  # the stamp is older than the buffer
     DISCONNECTED = "disconnected"  # both frames exist, in separate trees
     UNKNOWN_FRAME = "unknown"
-    NOT_RIGID = "not_rigid"  # NaN, or a rotation that is none
+    NOT_RIGID = "not_rigid"  # NaN, or not a rotation
     OVERFLOW = "overflow"  # too many newer images of this camera were waiting
 
     @property
     def is_absence(self) -> bool:
-        """Whether TF has nothing to wait for: it does not know how the frames belong together."""
+        """Whether waiting is pointless: TF does not know how the frames are connected."""
         return self in (TfFailure.DISCONNECTED, TfFailure.UNKNOWN_FRAME)
 
     @classmethod
@@ -82,7 +82,7 @@ class PlacedImage(Generic[Payload]):
 
 @dataclass(frozen=True)
 class DroppedImage(Generic[Payload]):
-    """An image that was dropped, or goes on without a pose, and why."""
+    """An image that was dropped, or is used without a pose, and why."""
 
     waiting: WaitingImage[Payload]
     reason: TfFailure
@@ -99,7 +99,7 @@ class RetryOutcome(Generic[Payload]):
 class PendingImages(Generic[Payload]):
     """The waiting list of all cameras; thread-safe.
 
-    With `poses_needed` False, images without a pose are of use: they wait only while TF may still
+    With `poses_needed` False, images without a pose are used: they wait only while TF may still
     place them, and are counted as unplaced, not as dropped.
     """
 
@@ -190,7 +190,7 @@ class PendingImages(Generic[Payload]):
 
     @property
     def unplaced(self) -> dict[TfFailure, int]:
-        """How many images went on without a pose so far, per reason (zeros included)."""
+        """How many images were used without a pose so far, per reason (zeros included)."""
         with self._lock:
             return {reason: self._unplaced[reason] for reason in TfFailure}
 

@@ -1,6 +1,6 @@
 """An image on its way to a keyframe: arrived with its intrinsics, then placed by TF.
 
-In mode depth, images that TF cannot place go on without a pose.
+In mode depth, images that TF cannot place are used without a pose.
 """
 
 from collections.abc import Callable

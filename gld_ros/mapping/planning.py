@@ -1,6 +1,6 @@
-"""From wanted targets and stored keyframes to one sane job: choose views, guard targets, report.
+"""From requested targets and stored keyframes to one job: choose views, guard targets, report.
 
-Owns the order in which `selection` and `guard` are applied. Making a request of the plan is `jobs`.
+Owns the order in which `selection` and `guard` are applied. `jobs` makes a request of the plan.
 """
 
 from collections.abc import Sequence
@@ -47,8 +47,8 @@ def plan_views(
 ) -> ViewPlan:
     """Choose reference views for the wanted targets and guard every target.
 
-    Views chosen for a target that is then rejected may serve the others badly, so the choice is
-    repeated for those that remain, until the guard accepts them all.
+    Views chosen for a target that is then rejected may be poor for the others, so the choice is
+    repeated for the remaining targets until the guard accepts all of them.
     """
     if not median_depth_m > 0:
         raise ValueError(f"median_depth_m is {median_depth_m}; > 0 is needed")

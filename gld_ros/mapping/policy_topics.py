@@ -1,6 +1,6 @@
 """What automatic policies take from topics: target poses, a path, a map; in the fixed frame.
 
-Messages may be rclpy's or a bag's. Which message is the latest is the driver's to know.
+Messages may be from rclpy or from a bag. The driver knows which message is the latest.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,12 +36,12 @@ POLICY_TOPICS: Mapping[Policy, PolicyTopic] = {
 
 
 def policy_input(message: Any, parameters: SessionParameters, lookup_fixed: Lookup) -> PolicyInput:
-    """What the present policy needs of the latest message on its topic.
+    """What the current policy needs of the latest message on its topic.
 
     Raises TransformUnavailable where it cannot be placed, ValueError for a bad message.
     """
     policy = parameters.policy.type
-    # A map is true until the next one comes, so it is placed where its frame is now.
+    # A map is valid until the next one arrives, so it is placed where its frame is now.
     stamp_ns = 0 if policy == "frontier" else stamp_to_ns(message.header.stamp)
     T_fixed_frame = lookup_fixed(message.header.frame_id, stamp_ns)
     if policy == "topic":

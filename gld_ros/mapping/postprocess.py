@@ -1,7 +1,7 @@
 """What follows every run of the synthesizer: measure and filter the scale, make products.
 
 Owns what is remembered between jobs besides keyframes: the running scale and the scene's median
-depth. The measures themselves are `scale`'s, the arrays `products`'.
+depth. `scale` measures, `make_products` makes the arrays.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class Postprocessor:
     """Turns runs into products; thread-safe, and usable as a worker's `postprocess`.
 
     `wanted` returns what has subscribers at the moment; a job may want more for itself. `measured`
-    returns what the images have measured around a run.
+    returns what was measured around a run.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Postprocessor:
         measurement = measure_scale(run, measured, parameters.scale)
         with self._lock:
             self._use(parameters.scale)
-            # A job of an earlier epoch is on its way to be discarded and must teach nothing.
+            # A job of an earlier epoch will be discarded and must not affect the scale.
             current = request.epoch == self._epoch
             if current:
                 state = self._scale.update(measurement, request.anchor.stamp_ns)
@@ -87,12 +87,12 @@ class Postprocessor:
 
     @property
     def median_depth_m(self) -> float:
-        """Median depth that the latest metric job saw; what plans are made with."""
+        """Median depth of the latest metric job, used for planning."""
         with self._lock:
             return self._median_depth_m
 
     def reset(self, epoch: int) -> None:
-        """Forget scale and depth: a new epoch, or the user asked for it (the same epoch)."""
+        """Discard scale and depth: a new epoch, or the user requested it (the same epoch)."""
         with self._lock:
             self._epoch = epoch
             self._scale.reset()
@@ -107,7 +107,7 @@ class Postprocessor:
 def measure_scale(
     run: SynthesisRun, measured: MeasuredScene, parameters: ScaleParameters
 ) -> ScaleMeasurement:
-    """What one run says about the scale, by the means that the mode names."""
+    """What one run says about the scale, by the method of the mode."""
     references, keyframes = run.views.references, run.keyframes
     if parameters.mode == "tf_baseline" and run.slots:
         return measure_from_views(references, keyframes, parameters)

@@ -1,7 +1,7 @@
 """Messages of one finished job: images, depth, clouds, camera infos and the records of its views.
 
 Owns which product goes on which topic, and every header. Builds rclpy messages for the node and the
-bag library's for the offline run, from the same lines: `types` maps a full name such as
+bag library's for the offline run, with the same code: `types` maps a full name such as
 "sensor_msgs/msg/Image" to the class to fill.
 """
 
@@ -59,14 +59,14 @@ VIEWS_TOPICS = frozenset(TOPICS) - {topic for topic in TOPICS if "relative_depth
 
 
 def offered_topics(mode: Mode, *, merged: bool) -> frozenset[str]:
-    """Return the topics that a mode has something for; `merged`: whether to offer that cloud."""
+    """Return the topics of a mode; `merged`: whether to offer that cloud."""
     if mode == "depth":
         return DEPTH_TOPICS
     return VIEWS_TOPICS if merged else VIEWS_TOPICS - {"merged/points"}
 
 
 def products_for(topics: Iterable[str]) -> frozenset[Product]:
-    """Return the products to make for these topics; this alone decides what is wanted."""
+    """Return the products to make for these topics."""
     products = {TOPICS[topic][1] for topic in topics}
     return frozenset(product for product in products if product is not None)
 

@@ -1,4 +1,4 @@
-"""What may be asked for and published: kinds of products, their limits, the arrays of one result.
+"""What may be requested and published: kinds of products, their limits, the arrays of one result.
 
 Making them belongs to `make_products`, topics and messages to `product_messages`.
 """
@@ -18,7 +18,7 @@ FloatArray = NDArray[np.floating[Any]]
 
 
 class Product(Enum):
-    """What can be asked for; work is done only for what is wanted."""
+    """What can be requested; only requested products are made."""
 
     PREDICTED_COLOR = "predicted/color"
     PREDICTED_DEPTH = "predicted/depth"
@@ -111,7 +111,7 @@ class ObservedView:
 
 @dataclass(frozen=True, eq=False)
 class Products:
-    """Everything that one synthesis result lets out."""
+    """Everything that is published of one synthesis result."""
 
     predicted: tuple[PredictedView, ...]
     observed: ObservedView | None

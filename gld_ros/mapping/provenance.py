@@ -1,9 +1,9 @@
-"""How far real views vouch for an imagined one: by reprojection into them, with occlusion.
+"""Which pixels of an imagined view real views confirm: by reprojection, with occlusion.
 
 Owns the provenance enum, the classification of every pixel of an imagined view, real colours for
 what real cameras saw, and what the spread of several samples does to confidence. What is published
 of each class is decided in `make_products`. `classify_point` is the readable definition for one
-point; `classify_view` is the fast path for whole images, and tests hold the two together.
+point; `classify_view` is the fast path for whole images, and tests compare the two.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class Provenance(IntEnum):
     MEASURED = 1  # a real image's pixel with measured depth
     CORROBORATED = 2  # imagined, and lies on a surface that some real view shows
     HALLUCINATED = 3  # imagined, outside every real view, or behind what they show
-    CONTRADICTED = 4  # imagined, and a real view looked through this point
+    CONTRADICTED = 4  # imagined, but a real view saw through this point
     COMPLETED = 5  # a real image's pixel whose depth is the model's, aligned to measurements
 
 
@@ -54,7 +54,7 @@ class DepthView:
 
 @dataclass(frozen=True, eq=False)
 class ProvenanceMap:
-    """Class of every pixel of an imagined view, and the real view that vouches for it."""
+    """Class of every pixel of an imagined view, and the real view that confirms it."""
 
     labels: LabelArray  # (H, W) of `Provenance`
     witness: NDArray[np.uint8]  # (H, W) index of the first corroborating view, or NO_VIEW
@@ -239,7 +239,7 @@ def _classify_band(
     labels[:] = np.where(valid, np.uint8(Provenance.HALLUCINATED), np.uint8(Provenance.UNKNOWN))
     undecided = np.flatnonzero(valid)
     for index, surface in enumerate(surfaces):
-        # A pixel that one view corroborates needs no other opinion.
+        # A pixel that one view corroborates need not be checked with the others.
         agreed, through = _view_votes(
             pixels[:, undecided], depth_m[undecided], K_px, T_fixed_cam, surface
         )
@@ -267,7 +267,7 @@ def _project(
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Where another camera sees pixels (3, N) with depth (N,): u, v, z, float32 (N,) each.
 
-    Behind the other camera z <= 0 and u, v mean nothing.
+    Behind the other camera z <= 0 and u, v are meaningless.
     """
     T_other_cam = invert_rigid(T_fixed_other) @ T_fixed_cam
     ray_to_pixel = K_px_other @ T_other_cam[:3, :3] @ np.linalg.inv(K_px)
@@ -286,7 +286,7 @@ def _view_votes(
     T_fixed_cam: FloatArray,
     surface: SeenSurface,
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Per pixel (N,): whether a real view agrees, and whether it looked through."""
+    """Per pixel (N,): whether a real view agrees, and whether it saw through."""
     u, v, z = _project(pixels, depth_m, K_px, T_fixed_cam, surface.K_px, surface.T_fixed_cam)
     height, width = surface.image_hw
     agrees = np.zeros(z.shape, bool)
@@ -320,7 +320,7 @@ def _view_votes(
         nearest = (b[edge] >= 0.5) * 2 + (a[edge] >= 0.5)
         votes = np.take_along_axis(ratios, nearest[:, None], axis=1)[:, 0] > 0
         agreed[edge] = ((ratios >= low) & (ratios <= high)).any(axis=1) & votes
-        # Unknown neighbours have ratio 0 and so never object.
+        # Unknown neighbours have ratio 0 and so never contradict.
         through[edge] = (ratios < low).all(axis=1) & votes
     agrees[at] = agreed
     seen_through[at] = through
@@ -337,8 +337,8 @@ def lowered_by_spread(
 ) -> FloatArray:
     """Confidence (H, W), lowered where a merely imagined depth differs from sample to sample.
 
-    `spread` is the standard deviation of log-depth over the samples. Where no real view vouches
-    for a pixel its confidence is multiplied by 1 / (1 + (spread / rel_tolerance)^2): samples that
+    `spread` is the standard deviation of log-depth over the samples. Where no real view confirms a
+    pixel, its confidence is multiplied by 1 / (1 + (spread / rel_tolerance)^2): samples that
     scatter as much as corroboration tolerates halve it. Unknown spread gives 0.
     """
     with np.errstate(invalid="ignore"):
@@ -349,7 +349,7 @@ def lowered_by_spread(
 
 
 def judged(first: ProvenanceMap, second: ProvenanceMap) -> ProvenanceMap:
-    """Two classifications of one view as one: what the first knows nothing of, the second decides.
+    """Two classifications of one view combined: where the first knows nothing, the second decides.
 
     `first` is by measured surfaces, `second` by completed ones.
     """

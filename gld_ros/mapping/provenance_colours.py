@@ -1,4 +1,4 @@
-"""Labels of provenance as a person can read them: one colour each."""
+"""Labels of provenance as colours."""
 
 import numpy as np
 from numpy.typing import NDArray

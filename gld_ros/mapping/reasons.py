@@ -1,4 +1,4 @@
-"""Reasons of many jobs in few lines: the same sentence with other numbers is the same reason."""
+"""Reasons of many jobs in few lines: sentences that differ only in numbers are one reason."""
 
 import re
 from collections import Counter
@@ -27,9 +27,9 @@ def times(count: int) -> str:
 
 
 def counted_reasons(texts: Mapping[str, int]) -> list[CountedReason]:
-    """The reasons of counted sentences, the most frequent first; numbers tell none apart.
+    """The reasons of counted sentences, the most frequent first; numbers are ignored.
 
-    Of the sentences of one reason the most frequent is shown, of equals the first.
+    Of the sentences of one reason the most frequent is shown, or the first of equals.
     """
     groups: dict[str, Counter[str]] = {}
     for text, count in texts.items():

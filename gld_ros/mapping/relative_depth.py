@@ -1,6 +1,6 @@
 """Depth of a real image without a unit, for cameras without a metric scale.
 
-Owns the normalisation by which such depth cannot be taken for metres.
+Owns the normalisation that prevents such depth from being taken for metres.
 """
 
 import numpy as np

@@ -1,11 +1,11 @@
 """Metres per model unit: by measured surfaces or by TF, filtered, or withheld.
 
-Owns the estimator and its states. A network's depth has a unit of its own; poses from TF are
+Owns the estimator and its states. A network's depth has an arbitrary unit; poses from TF are
 metric, so the distances between recovered camera centres give the unit. Ratios of distances are
 used instead of a similarity fit, because they need no orientation, work from two views on and stay
-defined for collinear motion. Where the references have measured depth, that gives the unit better,
-of models without cameras as well. What is withheld while scale is unresolved is decided in
-`products`.
+defined for collinear motion. Where the references have measured depth, that gives the unit more
+accurately, and also for models without cameras. `make_products` decides what is withheld while the
+scale is unresolved.
 """
 
 import math
@@ -32,9 +32,9 @@ NS_PER_S = 1_000_000_000
 MAX_ROTATION_ERROR_RAD = 0.05  # recovered relative rotations must agree with TF this well
 SINGLE_PAIR_BASELINE_FACTOR = 3.0  # one pair is trusted alone from this many minimal baselines on
 REJECT_SIGMA = 3.0
-RESTART_AFTER = 5  # consecutive rejections: the world changed, not the measurement
+RESTART_AFTER = 5  # consecutive rejections after which the running scale is considered wrong
 MIN_MEASURED_SHARE = 0.02  # of one image that is measured alone
-MAX_MEASURED_DISPERSION = 0.5  # beyond, the model's depth has nothing to do with the scene
+MAX_MEASURED_DISPERSION = 0.5  # beyond, the model's depth does not fit the scene
 
 _MAD_TO_SIGMA = 1.48  # of a normal distribution
 _MIN_LOG_SIGMA = 0.02  # even ratios that agree perfectly share the model's own error
@@ -42,7 +42,7 @@ _SINGLE_PAIR_LOG_SIGMA = 0.1  # dispersion is undefined; take the default limit 
 # The model's unit follows the scene: its logarithm may wander this much per square root second.
 _DRIFT_LOG_SIGMA_PER_SQRT_S = 0.05
 _MIN_MODEL_DISTANCE = 1e-9
-# A model that puts all cameras in one place gives ratios that agree and mean nothing.
+# A model that puts all cameras in one place gives ratios that agree but are meaningless.
 MIN_SPREAD_OF_DEPTH = 0.003
 
 
@@ -75,7 +75,7 @@ class ScaleParameters:
 
 @dataclass(frozen=True)
 class ScaleState:
-    """A scale and why it may be believed."""
+    """A scale, and how reliable it is."""
 
     source: ScaleSource
     metric: bool  # true only if depth times `scale` may be read as metres
@@ -120,7 +120,7 @@ def measure_from_baselines(
     if not len(T_fixed_cam) == len(T_model_cam) == len(ray_confidence):
         raise ValueError(
             f"{len(T_fixed_cam)} TF poses, {len(T_model_cam)} recovered poses and "
-            f"{len(ray_confidence)} confidences do not belong together"
+            f"{len(ray_confidence)} confidences differ in number"
         )
     ratios, weights = [], []
     max_baseline_m = max_error_rad = 0.0
@@ -131,7 +131,7 @@ def measure_from_baselines(
         R_model = T_model_cam[i][:3, :3].T @ T_model_cam[j][:3, :3]
         max_error_rad = max(max_error_rad, rotation_angle_rad(R_fixed.T @ R_model))
         model_distance = distance_m(T_model_cam[i], T_model_cam[j])
-        # Without the slack, rounding would decide about a baseline equal to the limit.
+        # Without this margin, rounding would decide whether a baseline equal to the limit counts.
         if baseline_m >= parameters.min_baseline_m * (1 - 1e-9) and (
             model_distance > _MIN_MODEL_DISTANCE
         ):
@@ -237,8 +237,8 @@ def measure_from_surfaces(
 ) -> ScaleMeasurement:
     """Compare a run's depth with what was measured at the same pixels of the same views.
 
-    Arrays (H, W) of one view each. The scatter is no fault here: where measurements are near, the
-    scale field corrects it, elsewhere it is the error to expect (`gld_ros.measuring.scale_field`).
+    Arrays (H, W) of one view each. The scatter is not a fault here: near measurements the
+    scale field corrects it, elsewhere it is the expected error (`gld_ros.measuring.scale_field`).
     """
     common = common_scale(model_depth, measured_m)
     fault = common.fault
@@ -277,7 +277,7 @@ def resample_sensor_depth(
 ) -> FloatArray:
     """Sensor depth at the pixels of a view with the same optical frame: nearest pixel, else NaN.
 
-    Nearest, because a mean across a depth edge is the depth of nothing.
+    Nearest, because a mean across a depth edge is no surface's depth.
     """
     height, width = view_hw
     v, u = np.mgrid[0:height, 0:width].astype(np.float64)
@@ -351,7 +351,7 @@ class MetricScale:
                 stamp_ns,
             )
         if m.source is ScaleSource.MEASURED:
-            # Thousands of pixels of this very run need no memory of other runs.
+            # Thousands of pixels of this run need no filter over other runs.
             self._restart(math.log(m.scale), sigma, stamp_ns)
             fault = ""
         else:
@@ -404,7 +404,7 @@ class MetricScale:
         self._rejections = 0
 
     def _held(self, otherwise: ScaleState, why: str, now_ns: int) -> ScaleState:
-        """The last valid value if young enough, else `otherwise` without any claim to metres."""
+        """The last valid value if recent enough, else `otherwise`, which is not metric."""
         last = self._last_valid
         if last is None:
             return replace(otherwise, source=ScaleSource.NONE, metric=False, reason=why)

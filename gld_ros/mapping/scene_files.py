@@ -35,7 +35,7 @@ def save_scene(path: str, keyframes: Sequence[Keyframe], *, include_images: bool
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
     except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
-        raise SceneNotSaved(f"cannot write beside {folder}: {error}") from error
+        raise SceneNotSaved(f"cannot write next to {folder}: {error}") from error
     try:
         _write(partial, keyframes, include_images)
         partial.chmod(0o755)

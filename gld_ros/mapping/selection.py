@@ -1,6 +1,6 @@
-"""The reference views of a job: keyframes that see its targets, from places apart, and recent.
+"""The reference views of a job: recent keyframes that see its targets from different places.
 
-Owns the choice alone; whether they are enough for a target is `guard`'s decision.
+Owns only the choice; `guard` decides whether they are enough for a target.
 The same keyframes and targets always give the same choice.
 """
 
@@ -72,7 +72,7 @@ def select_references(
     if anchor_time_ns > 0:
         first = nearest
     else:
-        # A camera that stopped before the fixed frame jumped must not drag the job back there.
+        # A camera that stopped before the fixed frame jumped must not pull the job back there.
         latest = max(newest.values(), key=lambda k: (k.epoch, k.segment))
         current = [k for k in newest.values() if _mixable(k, latest)]
         first = min(current, key=lambda k: (-overlap[id(k)], -k.stamp_ns, k.camera))

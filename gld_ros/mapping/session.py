@@ -1,8 +1,8 @@
-"""The application without ROS: images, transforms and wishes in, finished jobs out.
+"""The application without ROS: images, transforms and requests in, finished jobs out.
 
 A node and an offline run drive the same `SynthesisSession`, so a robot and a bag cannot differ.
-They own topics, timers and clocks; everything that is decided about images, jobs, epochs and scale
-is decided here or in the modules that this one puts together.
+They own topics, timers and clocks; all decisions about images, jobs, epochs and scale are made here
+or in the modules that this one combines.
 """
 
 import time
@@ -46,12 +46,12 @@ from gld_ros.mapping.postprocess import Postprocessor
 from gld_ros.mapping.products import Product
 from gld_ros.mapping.scale import ScaleState
 from gld_ros.mapping.worker import SynthesisWorker
-from gld_ros.measuring.surfaces import MeasuredScene
+from gld_ros.measuring.surfaces import MeasuredScene, Surface
 from gld_ros.messages.images import ImageBridge
 from gld_ros.messages.transforms import TfBuffer
 
 MEASURING_WAIT_S = 1.0  # of a job, for keyframes that are being measured
-NOTHING_WANTED = "nobody subscribes to a product"
+NOTHING_WANTED = "no product has a subscriber"
 NO_VIEWS = (
     "the node runs in mode depth, which imagines no views; set mode to views, with a bundle that "
     "has diffusion and RGB decoder weights"
@@ -63,7 +63,7 @@ class SynthesisSession:
 
     `wanted` returns the products somebody subscribes to now. `publish` is given every finished job
     that is to be published and returns the seconds that took; `on_progress` and `on_job_ended` then
-    serve whoever asked. All three are called on the worker's thread. Public parts are there to be
+    inform the requester. All three are called on the worker's thread. Public attributes may be
     read.
     """
 
@@ -122,6 +122,7 @@ class SynthesisSession:
             postprocess=self._postprocessor,
             on_result=self._job_ended,
             on_progress=on_progress,
+            surfaces=self._surfaces,
             ros_now_ns=now_ns,
             epoch=lambda: self.epoch,
             fault_of=model.fault_of,
@@ -133,13 +134,13 @@ class SynthesisSession:
     # -- life -------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Let jobs run on a thread of their own. Raises RuntimeError if a former one hangs."""
+        """Let jobs run on their own thread. Raises RuntimeError if an earlier thread hangs."""
         self.worker.start()
         self.measurements.start()
         self.active = True
 
     def stop(self, timeout_s: float) -> bool:
-        """Cancel what runs and end the thread; False if it did not end. Keyframes stay."""
+        """Cancel what runs and end the thread; False if it did not end. Keyframes are kept."""
         self.active = False
         self.depth_stream.flush()
         self.measurements.stop(timeout_s)
@@ -152,7 +153,7 @@ class SynthesisSession:
         self.store.resize(parameters.keyframes.capacity)
 
     def reset(self) -> None:
-        """Forget keyframes, scale, queue and moving transforms: the user asked for it."""
+        """Discard keyframes, scale, queue and non-static transforms, at the user's request."""
         self.worker.cancel_all(CancelReason.USER)
         self._intake.forget()
         self._forget_products()
@@ -217,7 +218,7 @@ class SynthesisSession:
     ) -> PlannedJob | None:
         """Return the automatic job that is due; `waiting_for` says why there is none.
 
-        None as well when the newest keyframe has had its job: there is nothing new to work from.
+        None also if the newest keyframe has had its job already.
         """
         outcome = self._automatic_job(policy_input)
         self.waiting_for = outcome.reason if isinstance(outcome, JobRejection) else ""
@@ -279,7 +280,7 @@ class SynthesisSession:
 
     @property
     def epoch(self) -> int:
-        """Number of the present stretch of continuous time."""
+        """Number of the current epoch."""
         return self._epochs.epoch
 
     @property
@@ -305,7 +306,7 @@ class SynthesisSession:
         return self._transforms.lookup(fixed, frame_id, stamp_ns or None)
 
     def missing_fixed_frame(self) -> str:
-        """Say which frames there are instead of the fixed one; empty while it may still come."""
+        """Say which frames exist instead of the fixed one; empty while it may still appear."""
         fixed, there = self.parameters.frames.fixed, self._transforms.frames()
         if not there or fixed.lstrip("/") in there:
             return ""
@@ -314,7 +315,7 @@ class SynthesisSession:
     # -- what follows -----------------------------------------------------------------------------
 
     def _after(self, jump: TimeJump | None) -> None:
-        """Begin a new epoch, whose images and transforms the intake has forgotten already."""
+        """Begin a new epoch; the intake has discarded images and transforms already."""
         if jump is None:
             return
         self._faults.new_epoch()
@@ -335,8 +336,8 @@ class SynthesisSession:
     def _submit_depth(self) -> None:
         """Give the worker the next image if it has nothing to do; it asks again when it has not.
 
-        An image waits undecoded, and is offered before the worker is looked at: so none is
-        forgotten when the worker comes to its end meanwhile.
+        An image waits undecoded, and is queued before the worker's state is checked, so none is
+        lost if the worker finishes in between.
         """
         if self.mode != "depth" or self.worker.is_busy or self.worker.limits.automatic_paused:
             return
@@ -347,9 +348,22 @@ class SynthesisSession:
     def _measured(self, request: JobRequest, run: SynthesisRun) -> MeasuredScene:
         if request.is_depth:
             return self.measurements.of_image(request.anchor)
+        return self._measured_around(request, run.slots, run.keyframes)
+
+    def _surfaces(
+        self, request: JobRequest, slots: Sequence[int], keyframes: Sequence[Keyframe]
+    ) -> Sequence[Surface]:
+        """What the model is shown before it runs: nothing where its view alone is wanted."""
+        if not request.parameters.products.composite:
+            return ()
+        return self._measured_around(request, slots, keyframes).surfaces
+
+    def _measured_around(
+        self, request: JobRequest, slots: Sequence[int], keyframes: Sequence[Keyframe]
+    ) -> MeasuredScene:
         self.measurements.await_results(MEASURING_WAIT_S)
-        targets = [request.targets[slot] for slot in run.slots]
-        return self.measurements.scene(run.keyframes, targets)
+        targets = [request.targets[slot] for slot in slots]
+        return self.measurements.scene(keyframes, targets)
 
     def _forget_products(self) -> None:
         self.measurements.reset()
@@ -380,7 +394,7 @@ class SynthesisSession:
             self._submit_depth()
 
     def _report(self, result: JobResult) -> None:
-        """Log what an operator has to know of a job."""
+        """Log what an operator should know about a job."""
         if result.outcome is Outcome.FAILED:
             self._faults.throttled(
                 f"job failed {result.error_code.name}",

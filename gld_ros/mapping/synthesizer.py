@@ -1,8 +1,8 @@
-"""What imagines views, seen from the robot: anything that runs a request step by step.
+"""The interface to models: anything that runs a request for views or depth step by step.
 
 Owns the protocol that `gld_ros.pipeline.NovelViewPipeline` fits, the errors a worker understands,
 and `OracleSynthesizer`, which returns the true colours and depth of a scene that it can render. The
-oracle proves geometry, scale and stamps without any learning; it never stands in for a model.
+oracle tests geometry, scale and stamps without any learning; it is never used as a model.
 """
 
 import time
@@ -32,7 +32,7 @@ class DeviceFault(RuntimeError):
 
 
 class ViewSynthesizer(Protocol):
-    """Imagines views; a generator, so that a caller can watch and abandon it between steps."""
+    """Imagines views; a generator, so that a caller can follow and stop it between steps."""
 
     def run(self, request: ViewRequest) -> Generator[Progress, None, NovelViews]:
         """Yield after every step; return the result.
@@ -71,11 +71,19 @@ class MemoryLimited(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsMeasurements(Protocol):
+    """A synthesizer that may continue what was measured (`ViewRequest.surfaces`)."""
+
+    @property
+    def reads_measurements(self) -> bool: ...
+
+
 class OracleSynthesizer:
     """Returns what a renderer sees, in an arbitrary frame and unit of its own.
 
-    The model frame is the world turned, moved and divided by `metres_per_unit`, so whoever reads
-    the result must recover scale and use relative poses, as with a real model.
+    The model frame is the world rotated, translated and divided by `metres_per_unit`, so a caller
+    must recover scale and use relative poses, as with a real model.
     """
 
     def __init__(

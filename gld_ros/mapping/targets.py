@@ -1,7 +1,7 @@
 """Where to put target views: policies that turn robot state into target camera poses.
 
-Owns one function per policy, from plain arrays to `T_fixed_cam` (optical axes, metres). Whether a
-target is sane is `guard`'s decision; when policies run is the node's.
+Owns one function per policy, from plain arrays to `T_fixed_cam` (optical axes, metres). `guard`
+decides whether a target is acceptable; the node decides when policies run.
 """
 
 from collections.abc import Sequence
@@ -91,7 +91,7 @@ def path_ahead(
 ) -> list[FloatArray]:
     """Cameras every `spacing_m` along a path (N, 3), starting at the point nearest to the base.
 
-    Each looks along the path's tangent with the real camera's downward tilt, level sideways, at the
+    Each looks along the path's tangent with the real camera's downward tilt, without roll, at the
     real camera's height above the path. A path that ends sooner gives fewer targets. Raises
     InvalidTarget for a path that is not finite.
     """

@@ -1,7 +1,7 @@
 """Metric depth of corners that posed images share, from images and TF only.
 
-Owns the matching of two images and the geometry between them. No model takes part, so what is
-measured here can judge one; `scale` does.
+Owns the matching of two images and the geometry between them. No model is involved, so the result
+can be used to check one, as `scale` does.
 """
 
 import math
@@ -23,7 +23,7 @@ IndexArray = NDArray[np.integer[Any]]
 # Larger images give more corners than are needed, at the square of the cost.
 MATCHED_HW = (480, 640)
 MAX_CORNERS = 1000
-MIN_CONTRAST = 0.01  # of a corner; robots look at plain walls
+MIN_CONTRAST = 0.01  # of a corner; robots often look at plain walls
 MAX_DISTANCE = 250.0  # of descriptors, whose length is about 512
 MAX_DISTANCE_RATIO = 0.8  # of the best to the second-best match (Lowe 2004, section 7.1)
 MAX_EPIPOLAR_ERROR_PX = 0.7
@@ -63,8 +63,8 @@ def triangulate(first: Corners, second: Corners) -> FloatArray:
 
     A pair is allowed within MAX_EPIPOLAR_ERROR_PX of the plane that the cameras span with it, in
     front of both, and with at least MIN_PARALLAX_PX of parallax. Of those each must be the other's
-    best, clearly better than the second best. Choosing among allowed pairs only keeps repeated
-    texture, tiles for instance, from spoiling its own matches.
+    best, clearly better than the second best. Choosing only among allowed pairs prevents repeated
+    texture, such as tiles, from hindering its own matches.
     """
     squared = (
         np.square(first.descriptors).sum(1)[:, None]

@@ -1,8 +1,8 @@
 """The one thread that runs jobs: sole owner of the synthesizer, cancellable between steps.
 
 Owns the thread's life (`start` and `stop` are symmetric), the order of jobs, the application of
-memory limits, and the promise that every submitted job is answered exactly once. It knows no ROS:
-time of the ROS clock and the current epoch come in as functions, results leave through a callback.
+memory limits, and the promise that every submitted job is answered exactly once. It does not use
+ROS: ROS time and the current epoch are given as functions, results are delivered by a callback.
 """
 
 import logging
@@ -14,6 +14,7 @@ from threading import Condition, Thread
 from typing import Any
 
 from gld_ros.mapping.degrade import DegradeLadder, MemoryLimits
+from gld_ros.mapping.frames import Keyframe
 from gld_ros.mapping.job_clock import JobClock
 from gld_ros.mapping.jobs import (
     CancelReason,
@@ -32,19 +33,22 @@ from gld_ros.mapping.jobs import (
 )
 from gld_ros.mapping.model_fault import Fault, fault_of
 from gld_ros.mapping.products import Products, UnusableOutput
-from gld_ros.mapping.synthesizer import MemoryLimited, Synthesizer
-from gld_ros.view_request import NovelViews
+from gld_ros.mapping.synthesizer import MemoryLimited, ReadsMeasurements, Synthesizer
+from gld_ros.measuring.surfaces import Surface
+from gld_ros.view_request import NovelViews, ViewRequest
 
 logger = logging.getLogger(__name__)
 
 # Makes publishable products of a run, on the worker's thread; see `postprocess`.
 Postprocess = Callable[[JobRequest, SynthesisRun], Products]
+# What was measured around some targets (slots) of a job, before it runs with these references.
+Surfaces = Callable[[JobRequest, Sequence[int], Sequence[Keyframe]], Sequence[Surface]]
 OnResult = Callable[[JobResult], None]
 OnProgress = Callable[[JobRequest, JobProgress], None]
 
 
 class _Cancelled(Exception):
-    """Unwinds a job whose token was set."""
+    """Ends a job whose token was set."""
 
     def __init__(self, reason: CancelReason) -> None:
         super().__init__(reason.value)
@@ -56,7 +60,7 @@ class _InvalidRequest(Exception):
 
 
 class SynthesisWorker:
-    """Runs jobs one at a time on a thread of its own.
+    """Runs jobs one at a time on its own thread.
 
     `on_result` and `on_progress` are called on that thread, and on the caller's thread for jobs
     that never start; they must be quick and must not raise. `ros_now_ns` and `epoch` are read from
@@ -72,11 +76,13 @@ class SynthesisWorker:
         on_progress: OnProgress,
         ros_now_ns: Callable[[], int],
         epoch: Callable[[], int],
+        surfaces: Surfaces = lambda request, slots, keyframes: (),
         fault_of: Callable[[BaseException], Fault] = fault_of,
         steady_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._synthesizer: Any = synthesizer  # of the mode that jobs are planned in
         self._postprocess = postprocess
+        self._surfaces = surfaces
         self._on_result = on_result
         self._on_progress = on_progress
         self._ros_now_ns = ros_now_ns
@@ -99,7 +105,7 @@ class SynthesisWorker:
             if self._thread is not None:
                 raise RuntimeError("the worker runs already; stop it first")
             if self.hangs:
-                raise RuntimeError("the worker's former thread still hangs in one step")
+                raise RuntimeError("the worker's earlier thread still hangs in one step")
             self._generation += 1
             self._thread = Thread(
                 target=self._work,
@@ -213,7 +219,7 @@ class SynthesisWorker:
 
     @property
     def hangs(self) -> bool:
-        """Whether a former thread was abandoned in a step that has not ended yet."""
+        """Whether an earlier thread was abandoned in a step that has not ended yet."""
         with self._changed:
             return self._abandoned is not None and self._abandoned.is_alive()
 
@@ -364,6 +370,11 @@ class SynthesisWorker:
         self, request: JobRequest, slots: Sequence[int], max_views: int, clock: JobClock
     ) -> NovelViews:
         asked = request.model_request(slots, max_views)
+        synthesizer = self._synthesizer
+        reads = isinstance(synthesizer, ReadsMeasurements) and synthesizer.reads_measurements
+        if reads and isinstance(asked, ViewRequest):
+            measured = self._surfaces(request, slots, request.keyframes[:max_views])
+            asked = replace(asked, surfaces=measured)
         try:
             asked.validate()
             steps = self._synthesizer.run(asked)
@@ -426,7 +437,7 @@ class SynthesisWorker:
         self._call(self._on_result, result)
 
     def _call(self, callback: Callable[..., None], *arguments: object) -> None:
-        """Call out; a callback that raises must not end the thread that answers everyone."""
+        """Call a callback; if it raises, that must not end the thread."""
         try:
             callback(*arguments)
         except Exception:

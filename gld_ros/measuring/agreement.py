@@ -1,8 +1,8 @@
-"""Whether images and poses belong together, and by how much their clocks differ.
+"""Whether images and poses agree, and by how much their clocks differ.
 
-Corners that images share must lie on epipolar lines of the poses. When they do not although there
-are corners and parallax, extrinsics, time stamps or rectification are wrong; a shift of the time
-stamps that explains the corners tells which.
+Corners that images share must lie on epipolar lines of the poses. If they do not although there are
+corners and parallax, extrinsics, time stamps or rectification are wrong; if a shift of the time
+stamps explains the corners, it is the time stamps.
 """
 
 import itertools
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation, Slerp
 
 from gld_ros.geometry.poses import invert_rigid
 from gld_ros.measuring.frames import FloatArray, PosedImage
@@ -20,8 +19,8 @@ from gld_ros.measuring.tracks import Tracks, epipolar_errors_px, track_corners
 MAX_OFFSET_S, OFFSET_STEP_S = 0.1, 0.005
 MIN_BASELINE_M = 0.02  # of pairs that are judged
 MIN_PAIRS, MIN_CORNERS = 3, 60  # over all pairs
-DISAGREEMENT_PX = 1.5  # median error above which images and poses do not belong together
-# An offset is told only when it explains the corners clearly better than none.
+DISAGREEMENT_PX = 1.5  # median error above which images and poses disagree
+# An offset is reported only if it explains the corners clearly better than none.
 _CLEAR_GAIN = 0.8
 # One this large, that explains most of an error that matters, is evidence by itself.
 _WRONG_OFFSET_S, _WRONG_OFFSET_PX, _WRONG_OFFSET_GAIN = 0.02, 0.5, 0.6
@@ -40,7 +39,7 @@ class Agreement:
 
     @property
     def disagrees(self) -> bool:
-        """Whether there is evidence that images and poses do not belong together."""
+        """Whether there is evidence that images and poses disagree."""
         return self.error_px > DISAGREEMENT_PX or self._offset_explains_most
 
     @property
@@ -54,7 +53,7 @@ class Agreement:
         )
 
     def describe(self) -> str:
-        """One line for a person."""
+        """The verdict as one line of text."""
         if np.isnan(self.error_px):
             return "images against TF: not enough texture or parallax to judge"
         line = (
@@ -77,7 +76,9 @@ def image_pose_agreement(frames: Sequence[PosedImage]) -> Agreement:
     Frames may come in any order. Raises ValueError for frames of several cameras.
     """
     if len({frame.camera for frame in frames}) > 1:
-        raise ValueError("agreement is judged for one camera at a time; frames are of several")
+        raise ValueError(
+            "agreement is checked for one camera at a time, but the frames are of several cameras"
+        )
     frames = sorted(frames, key=lambda frame: frame.stamp_ns)
     pairs = [
         (first, second)
@@ -105,6 +106,8 @@ class _Trajectory:
     """Poses between frames, interpolated."""
 
     def __init__(self, frames: Sequence[PosedImage]) -> None:
+        from scipy.spatial.transform import Rotation, Slerp  # late: a start need not wait for it
+
         stamps, at = np.unique([frame.stamp_ns for frame in frames], return_index=True)
         self._start_ns = int(stamps[0])
         self._times_s = (stamps - self._start_ns) * 1e-9

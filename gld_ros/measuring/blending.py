@@ -1,7 +1,7 @@
 """Colours of a view whose depth is known, looked up in images that see the same points.
 
 Owns visibility in the images, the weights by angle, resolution and border, and the matching of
-exposures. Where the view's depth comes from is the caller's business.
+exposures. The caller supplies the view's depth.
 """
 
 from collections.abc import Sequence
@@ -37,8 +37,8 @@ def blended_colour(
 ) -> tuple[NDArray[np.uint8], FloatImage]:
     """Colours (H, W, 3) of a view with depth, and the sum of weights (0: no image sees the point).
 
-    The view gets the exposure of the images that show most of it from nearby. An image counts where
-    its own depth agrees.
+    The view gets the exposure of the images that show most of it from nearby. An image contributes
+    only where its own depth agrees.
     """
     looks = [_look(s, depth_m, K_px, T_fixed_cam) for s in surfaces]
     gains = matched_exposures([c for c, _ in looks], [w for _, w in looks])
@@ -93,8 +93,8 @@ def matched_exposures(colors: Sequence[FloatImage], weights: Sequence[FloatImage
     """Gain and offset per image that bring all of them to one exposure.
 
     Colours (H, W, 3) of the same points. Each is fitted to the mean of all by a line per channel,
-    drawn towards no change; then all together are brought to the exposure of the images with most
-    weight. Images that share too little stay as they are.
+    regularised towards no change; then all are brought to the exposure of the images with most
+    weight. Images that share too little are not changed.
     """
     gains: list[Gain] = [(np.ones(3, np.float32), np.zeros(3, np.float32))] * len(colors)
     if len(colors) < 2:
@@ -130,7 +130,7 @@ def _line(color: FloatImage, mean: FloatArray, used: NDArray[np.bool_], otherwis
     )
     color, mean = color[near], mean[near]
     mean_c, mean_m = color.mean(0), mean.mean(0)
-    prior = 20.0**2  # variance of colours at which the slope is half believed
+    prior = 20.0**2  # variance of colours at which the slope has half its weight
     covariance = ((color - mean_c) * (mean - mean_m)).mean(0) + prior
     gain = covariance / (((color - mean_c) ** 2).mean(0) + prior)
     gain = np.clip(gain, 1 / _GAIN_LIMIT, _GAIN_LIMIT)

@@ -1,7 +1,7 @@
-"""What other images have measured, carried into an image and kept where that one shows the same.
+"""Depth that other images measured, carried into an image and kept where it shows the same surface.
 
-Owns the check of carried depth against the pixels of the image, so that what has moved in between
-is not taken for measured. Putting surfaces into another camera is `rendering`'s.
+Owns the check of carried depth against the pixels of the image, so that whatever moved in between
+is not taken for measured. `rendering` puts surfaces into another camera.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.measuring.confidence import SURE
+from gld_ros.measuring.confidence import SURE, with_agreement
+from gld_ros.measuring.consistency import MeasuredImage, same_surface
 from gld_ros.measuring.frames import MeasuredDepth, PosedImage, nothing_measured
 from gld_ros.measuring.rendering import render_surfaces
 from gld_ros.measuring.surfaces import FloatImage, Surface
@@ -23,19 +24,24 @@ MIN_CORRELATION, MAX_BLANK_DIFFERENCE = 0.5, 6.0
 WINDOW_PX = 7
 AROUND_PX, MIN_AROUND = 21, 0.5  # what is around a pixel, and which share of it must agree
 MAX_SOURCES = 4  # images that depth is carried from: it is done for every image, at its rate
+FILLING_SOURCES = 6  # images that fill a keyframe: of those, one for every job
 _LEAST_VARIANCE = 4.0  # of grey levels (0 to 255): less is noise of the sensor
 
 
 def carried_depth(
-    surfaces: Sequence[Surface], image: PosedImage, *, blank: bool = False
+    surfaces: Sequence[Surface],
+    image: PosedImage,
+    *,
+    blank: bool = False,
+    max_sources: int = MAX_SOURCES,
 ) -> MeasuredDepth:
     """Depth (H, W) of a posed image as other images have measured it, where it shows the same.
 
-    NaN where no surface lies, and where the pixels around differ from the colours that the surfaces
-    have: something moved, or poses are wrong. With `blank`, surfaces without texture are carried as
-    well if they keep their brightness. Confidence is that of the surfaces.
+    NaN where there is no surface, and where the pixels around differ from the colours of the
+    surfaces: something moved, or poses are wrong. With `blank`, surfaces without texture are
+    carried as well if they keep their brightness. Confidence is that of the surfaces.
     """
-    rendered = render_surfaces(surfaces, image.K_px, image.T_fixed_cam, image.image_hw, MAX_SOURCES)
+    rendered = render_surfaces(surfaces, image.K_px, image.T_fixed_cam, image.image_hw, max_sources)
     if not rendered.covered.any():
         return nothing_measured(image.image_hw, "stereo")
     kept = _confirmed(rendered.color, image.image, rendered.covered, blank)
@@ -46,17 +52,21 @@ def carried_depth(
     )
 
 
-def filled_surface(surface: Surface, image: PosedImage, sources: Sequence[Surface]) -> Surface:
+def filled_surface(surface: Surface, own: MeasuredImage, sources: Sequence[Surface]) -> Surface:
     """A surface with depth of others where its own is not SURE and they are.
 
-    `image` is the surface's at the size of its depth.
+    `own` is what the surface's image has measured by itself: where that agrees with what others
+    have, both are surer.
     """
-    carried = carried_depth(sources, image, blank=True)
-    taken = (carried.confidence >= SURE) & (surface.confidence < SURE)
+    carried = carried_depth(sources, own.frame, blank=True, max_sources=FILLING_SOURCES)
+    confidence = with_agreement(
+        carried.confidence, same_surface(carried.depth_m, own.measured.depth_m)
+    )
+    taken = (confidence >= SURE) & (surface.confidence < SURE)
     return replace(
         surface,
         depth_m=np.where(taken, carried.depth_m, surface.depth_m),
-        confidence=np.where(taken, carried.confidence, surface.confidence),
+        confidence=np.where(taken, confidence, surface.confidence),
     )
 
 
@@ -69,7 +79,7 @@ def _confirmed(
 ) -> NDArray[np.bool_]:
     """Where brightness of colours (H, W, 3) agrees, and most of what is around does.
 
-    Windows of two places agree by chance now and then, but not most of their neighbours with them.
+    Single windows sometimes agree accidentally, but then most of their neighbours do not.
     """
     agrees, judged = _windows_agree(_grey(carried), _grey(seen), known, blank)
     around = (AROUND_PX, AROUND_PX)
@@ -80,7 +90,7 @@ def _confirmed(
 def _windows_agree(
     first: FloatImage, second: FloatImage, known: NDArray[np.bool_], blank: bool
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Where known grey values (H, W) agree over windows, and where that can be told."""
+    """Where known grey values (H, W) agree over windows, and where texture allows a verdict."""
     weight = known.astype(np.float32)
 
     def mean(values: FloatImage) -> FloatImage:

@@ -1,9 +1,9 @@
-"""How likely measured depth is right: the probability that it lies within 10 % of the truth.
+"""How likely measured depth is correct: the probability that it is within 10 % of the truth.
 
-A logistic model of what the search saw of a pixel (`surface_confidence`) and of what other measured
-images say about it (`confirmed_confidence`). Its coefficients were fitted to recordings with known
-depth by `python benchmark/measuring_confidence.py`, which also prints how far probabilities and
-shares of right pixels are apart on recordings that were left out.
+A logistic model of what the search found at a pixel (`surface_confidence`) and of what other
+measured images say about it (`confirmed_confidence`). Its coefficients were fitted to
+recordings with known depth by `python benchmark/measuring_confidence.py`, which also prints how far
+probabilities and shares of correct pixels differ on recordings that were left out.
 """
 
 from dataclasses import dataclass
@@ -11,19 +11,18 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
 
 from gld_ros.measuring.frames import FloatArray
 
 RIGHT_WITHIN = 0.1  # of the true depth
 # Probability from which measured depth is published, and from which a pixel counts as measured: it
-# may give a target view its colour, and it has a vote on others.
+# may contribute its colour to a target view, and it has a vote on others.
 SURE, POSSIBLE = 0.7, 0.3
 
 # Margins below come from noise on plain walls and from images without parallax.
 _LEAST_MARGIN = 0.02
-# Beside a jump of depth windows see both sides, and the nearer one wins on either: the larger the
-# jump and the nearer, the likelier a wrong pixel. Radii are pixels of the measured size.
+# Next to a jump of depth windows see both sides, and the nearer one wins on both: the larger and
+# closer the jump, the likelier a wrong pixel. Radii are pixels of the measured size.
 _NEAR_JUMP_PX, _FAR_JUMP_PX = 4, 8
 _NEVER = 1e-3  # nothing is more certain than this, either way
 _SMALL_JUMP_LOG = 0.1  # of depth; larger ones count apart
@@ -47,6 +46,7 @@ VIEW_TERMS = (
     ("images that look through it", -0.5),
     ("images that see something before it", -0.3),
 )
+_ONE_AGREES = dict(VIEW_TERMS)["one image agrees"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +60,14 @@ class FoundSurface:
 
     @property
     def told_apart(self) -> NDArray[np.bool_]:
-        """Where the images tell one depth from others (h, w)."""
+        """Where the images distinguish one depth from others (h, w)."""
         return self.seen & (self.margin >= _LEAST_MARGIN)
 
 
 def surface_confidence(surface: FoundSurface) -> NDArray[np.float32]:
     """Probability (h, w) that each depth is right by itself; 0 where images cannot tell."""
+    from scipy.special import expit  # late: a start need not wait for it
+
     weights = np.array([weight for _, weight in SURFACE_TERMS], np.float32)
     log_odds = np.tensordot(weights, surface_evidence(surface), 1)
     return np.where(surface.told_apart, expit(log_odds), 0.0).astype(np.float32)
@@ -99,9 +101,19 @@ def confirmed_confidence(
 
     `looking_through` measured something clearly farther there, `hiding` something clearly nearer.
     """
+    from scipy.special import expit  # late: a start need not wait for it
+
     weights = np.array([weight for _, weight in VIEW_TERMS])
     log_odds = weights @ view_evidence(confidence, agreeing, looking_through, hiding)
     return np.asarray(expit(log_odds), np.float32)
+
+
+def with_agreement(
+    confidence: NDArray[np.float32], agrees: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Probabilities (H, W) that measurements are right, where one more image agrees or not."""
+    odds = np.exp(np.where(agrees, np.float32(_ONE_AGREES), np.float32(0.0)))
+    return np.asarray(confidence * odds / (1 + confidence * (odds - 1)), np.float32)
 
 
 def view_evidence(
@@ -111,6 +123,8 @@ def view_evidence(
     hiding: NDArray[np.integer],
 ) -> FloatArray:
     """VIEW_TERMS (terms, N) of single images' probabilities and counts (N,)."""
+    from scipy.special import logit  # late: a start need not wait for it
+
     own = np.asarray(confidence, np.float64).clip(_NEVER, 1.0 - _NEVER)
     return np.stack(
         [

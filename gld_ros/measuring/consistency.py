@@ -1,7 +1,7 @@
 """Agreement between measured images: a surface that one image shows must be there in others.
 
-Owns the check and the joining of measurements of one surface. What moves between images agrees
-with none, others look through it, and it is dropped.
+Owns the check and the averaging of measurements of one surface. Moving objects agree with no other
+image and others see through them, so they are dropped.
 """
 
 from collections.abc import Sequence
@@ -36,11 +36,11 @@ class Votes:
 
 
 def consistent(reference: MeasuredImage, others: Sequence[MeasuredImage]) -> MeasuredDepth:
-    """The reference's measurements as others confirm them, averaged with theirs.
+    """The reference's measurements that others confirm, averaged with theirs.
 
-    Confidence becomes the probability given what all of them measured. A pixel goes when as many
-    look through it as agree with it (what moves), or when it is no longer POSSIBLE. Nothing is
-    added.
+    Confidence becomes the probability given what all of them measured. A pixel is removed if as
+    many see through it as agree with it (moving objects), or if it is no longer POSSIBLE. Nothing
+    is added.
     """
     rows, columns = np.nonzero(np.isfinite(reference.measured.depth_m))
     votes = votes_of(reference, others)
@@ -57,6 +57,13 @@ def consistent(reference: MeasuredImage, others: Sequence[MeasuredImage]) -> Mea
     confidence = np.zeros(depth_m.shape, np.float32)
     depth_m[at], confidence[at] = votes.mean_m[kept], certainty[kept]
     return MeasuredDepth(depth_m, confidence, reference.measured.source)
+
+
+def same_surface(depth_m: FloatArray, other_m: FloatArray) -> NDArray[np.bool_]:
+    """Where two measurements of depth (H, W) are of one surface; nowhere where either is NaN."""
+    with np.errstate(invalid="ignore"):
+        same: NDArray[np.bool_] = np.abs(other_m - depth_m) <= RELATIVE_TOLERANCE * depth_m
+    return same
 
 
 def votes_of(reference: MeasuredImage, others: Sequence[MeasuredImage]) -> Votes:

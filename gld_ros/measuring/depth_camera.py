@@ -1,4 +1,4 @@
-"""A depth camera is a measurement too: its image, seen from the colour camera."""
+"""A depth camera's image as a measurement on the grid of the colour camera."""
 
 import numpy as np
 
@@ -14,9 +14,9 @@ def depth_camera(
     """A depth image (h, w) on the pixel grid of the colour camera.
 
     depth_m: z-depth in metres, 0, NaN or infinite where unknown; T_colour_depth (4, 4) maps points
-    of the depth camera's optical frame to the colour camera's. Each point covers the pixels that
-    its own pixel does; the nearest surface wins. Confidence is 1 where depth is known. Raises
-    ValueError for a depth image that is not two-dimensional.
+    of the depth camera's optical frame to the colour camera's. Each point covers as much as its
+    own pixel does; the nearest surface wins. Confidence is 1 where depth is known.
+    Raises ValueError for a depth image that is not two-dimensional.
     """
     if depth_m.ndim != 2:
         raise ValueError(f"a depth image must be (h, w), got {depth_m.shape}")

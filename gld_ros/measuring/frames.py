@@ -1,12 +1,14 @@
-"""The records that measuring takes and gives: a posed image and the depth measured in it.
+"""The data types of measuring: a posed image, and the depth measured in it.
 
 Immutable, arrays included, so that they pass between threads without locks.
 """
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +20,7 @@ DepthSource = Literal["stereo", "camera"]
 class PosedImage:
     """A rectified image of one camera, placed in the fixed frame.
 
-    Raises ValueError when the shapes do not fit.
+    Raises ValueError if the shapes are inconsistent.
     """
 
     image: NDArray[np.uint8]  # (H, W, 3) RGB
@@ -44,6 +46,11 @@ class PosedImage:
         """Height and width in pixels."""
         return self.image.shape[0], self.image.shape[1]
 
+    @cached_property
+    def grey(self) -> NDArray[np.uint8]:
+        """Grey values (H, W); made once, since neighbours recur from keyframe to keyframe."""
+        return np.asarray(cv2.cvtColor(self.image, cv2.COLOR_RGB2GRAY))
+
 
 @dataclass(frozen=True, eq=False)
 class MeasuredDepth:
@@ -53,7 +60,7 @@ class MeasuredDepth:
     confidence: NDArray[np.float32]  # (H, W) in [0, 1]; 0 where nothing is measured
     source: DepthSource  # posed images, or a depth camera
     # How far corners of the images lie from where their given poses put them: the median, in pixels
-    # of the size that is measured. NaN where that was not seen.
+    # of the size that is measured. NaN if that is unknown.
     pose_error_px: float = math.nan
 
     def __post_init__(self) -> None:

@@ -1,12 +1,12 @@
-"""Target views from what was measured and what was imagined, without a seam between the two.
+"""Target views composed of measured and imagined pixels, without a seam between the two.
 
-Measured pixels stay as they are. The rest takes the model's depth, aligned to what was measured,
+Measured pixels are not changed. The rest takes the model's depth, aligned to what was measured,
 and the model's colours plus a smooth correction that makes them meet the measured ones along the
 border and fades with the distance to it (a screened membrane: the cheap form of Poisson blending).
 How much of the model's detail is shown, and how far the correction reaches, depends on how much of
-it is true where measured pixels tell: a model that knows nothing of a place leaves a smooth
-continuation of what was measured. Also
-the baseline without any network: measured surfaces, and OpenCV's inpainting for the rest.
+the detail measured pixels confirm: a model that does not fit a place leaves a smooth continuation
+of what was measured. Also the baseline method without any network: measured surfaces, and OpenCV's
+inpainting for the rest.
 """
 
 import math
@@ -26,8 +26,8 @@ _COARSEST_PX = 6
 _DETAIL_OF_SIDE = 0.25  # surroundings of a pixel, as a share of the longer side
 _REACH_OF_SIDE = 0.1  # of the smooth correction to a model whose detail is true, likewise
 _LEAST_SHARE = 0.25  # of true detail, below which the correction reaches no farther
-_PATCH_OF_SIDE = 0.125  # within which pixels tell the same about the model, likewise
-_ENOUGH_PATCHES = 6.0  # at which what they tell is half believed everywhere
+_PATCH_OF_SIDE = 0.125  # within which pixels say the same about the model, likewise
+_ENOUGH_PATCHES = 6.0  # at which what they say has half its weight everywhere
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class JoinedView:
 
     color: NDArray[np.uint8]  # (H, W, 3) RGB
     depth_m: FloatImage  # NaN where neither source has any
-    relative_error: FloatImage  # of depth, to expect; one standard deviation
+    relative_error: FloatImage  # expected, of depth; one standard deviation
     measured: NDArray[np.bool_]  # real pixels with measured depth
 
 
@@ -72,17 +72,17 @@ def joined_colour(rendered: RenderedView, model_rgb: FloatImage) -> NDArray[np.u
 
 
 def _trust(known: NDArray[np.bool_]) -> float:
-    """How far [0, 1) known pixels (H, W) speak for the whole view.
+    """How far [0, 1) known pixels (H, W) represent the whole view.
 
-    Neighbours tell the same thing, so patches are counted and not pixels. A purple ball in a corner
-    must not decide what colour the walls are.
+    Neighbours say the same thing, so patches are counted and not pixels. A coloured object in a
+    corner must not determine the colour of the walls.
     """
     patches = float(known.sum()) / (_PATCH_OF_SIDE * max(known.shape)) ** 2
     return patches**2 / (patches**2 + _ENOUGH_PATCHES**2)
 
 
 def detail_share(model: FloatImage, color: FloatImage, known: NDArray[np.bool_]) -> float:
-    """The share [0, 1] of the model's detail that measured pixels bear out.
+    """The share [0, 1] of the model's detail that measured pixels confirm.
 
     The gain that fits the model's detail to the measured one best, over known pixels (H, W);
     detail is what differs from the mean of the surroundings.

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from gld_ros.geometry.crop_resize import resized_intrinsics
 from gld_ros.measuring.frames import FloatArray, PosedImage
@@ -15,7 +14,7 @@ from gld_ros.measuring.frames import FloatArray, PosedImage
 class GreyImage:
     """Grey values of an image at one size, with the intrinsics of that size."""
 
-    grey: Tensor  # (h, w) float32, 0..255
+    grey: NDArray[np.float32]  # (h, w), 0..255
     K_px: FloatArray  # (3, 3), pixels of `grey`
 
     @property
@@ -30,11 +29,10 @@ def level_hw(image_hw: tuple[int, int], max_hw: tuple[int, int], divisor: int) -
     return max(1, round(image_hw[0] * scale)), max(1, round(image_hw[1] * scale))
 
 
-def grey_image(frame: PosedImage, hw: tuple[int, int], device: str) -> GreyImage:
+def grey_image(frame: PosedImage, hw: tuple[int, int]) -> GreyImage:
     """An image's grey values at size `hw`, averaged over areas so that nothing aliases."""
-    grey = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
+    grey = frame.grey.astype(np.float32)
     if hw != frame.image_hw:
-        grey = cv2.resize(grey.astype(np.float32), (hw[1], hw[0]), interpolation=cv2.INTER_AREA)
+        grey = cv2.resize(grey, (hw[1], hw[0]), interpolation=cv2.INTER_AREA)
     scale_x, scale_y = hw[1] / frame.image_hw[1], hw[0] / frame.image_hw[0]
-    K_px = resized_intrinsics(frame.K_px, scale_x, scale_y)
-    return GreyImage(torch.from_numpy(grey.astype(np.float32)).to(device), K_px)
+    return GreyImage(grey, resized_intrinsics(frame.K_px, scale_x, scale_y))

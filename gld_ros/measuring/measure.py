@@ -1,9 +1,8 @@
 """Depth of one posed image from others: plane sweep, coarse to fine in inverse depth.
 
 Owns the order of the steps and what counts as measured. Costs are `sweep`, smoothness is
-`aggregation`, the choice of neighbours is `neighbours`, the correction of their
-poses `pose_refinement`, agreement between measured images is
-`consistency`.
+`aggregation`, the choice of neighbours is `neighbours`, the correction of their poses
+`pose_refinement`, agreement between measured images is `consistency`.
 """
 
 from collections.abc import Sequence
@@ -11,10 +10,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from gld_ros.geometry.crop_resize import (
     resample_confidence,
@@ -30,15 +26,16 @@ from gld_ros.measuring.pose_refinement import refined_poses
 from gld_ros.measuring.sweep import matching_cost, seen_by_any
 from gld_ros.measuring.winner import lowest_cost, margin_over_others
 
+FloatImage = NDArray[np.float32]
+
 
 @dataclass(frozen=True)
 class MeasuringParameters:
-    """What a caller may want to choose about measuring depth with posed images."""
+    """Options of measuring depth with posed images."""
 
     depth_range_m: tuple[float, float] = (0.4, 12.0)  # nearest and farthest surface looked for
     max_image_hw: tuple[int, int] = (240, 320)  # larger images are measured at this size
     planes: int = 64  # of the coarsest level, evenly spaced in inverse depth
-    device: str = "cpu"
 
     def __post_init__(self) -> None:
         near_m, far_m = self.depth_range_m
@@ -73,9 +70,9 @@ _SPECKLE_PIXELS, _SPECKLE_STEP, _NO_STEP = 60, 0.05, -32768
 class _Surface:
     """What the levels so far found, on the grid of the last one."""
 
-    inverse_depth: Tensor  # (h, w)
-    margin: Tensor  # (h, w) of the coarsest level's winner
-    curvature: Tensor  # (h, w) of the cost at the winner, per squared spacing
+    inverse_depth: FloatImage  # (h, w)
+    margin: FloatImage  # (h, w) of the coarsest level's winner
+    curvature: FloatImage  # (h, w) of the cost at the winner, per squared spacing
 
 
 def measure_depth(
@@ -84,8 +81,8 @@ def measure_depth(
     """Depth of the reference on its own pixel grid, measured with the neighbours.
 
     Depth (H, W) is NaN where texture or parallax is missing, where neighbours do not agree with
-    the reference, and everywhere without neighbours. Poses of neighbours
-    are corrected by what they show. The order of neighbours does not matter.
+    the reference, and everywhere without neighbours. Poses of neighbours are corrected by what
+    the images show. The order of neighbours does not matter.
     """
     if not neighbours:
         return nothing_measured(reference.image_hw, "stereo")
@@ -99,7 +96,6 @@ def measure_depth(
     return MeasuredDepth(depth_m, confidence, "stereo", refined.given_error_px)
 
 
-@torch.inference_mode()
 def find_surface(
     reference: PosedImage, neighbours: Sequence[PosedImage], parameters: MeasuringParameters
 ) -> FoundSurface:
@@ -117,68 +113,56 @@ def find_surface(
     images: list[GreyImage] = []
     for level in _LEVELS:
         images = [
-            grey_image(
-                frame,
-                level_hw(frame.image_hw, parameters.max_image_hw, level.divisor),
-                parameters.device,
-            )
+            grey_image(frame, level_hw(frame.image_hw, parameters.max_image_hw, level.divisor))
             for frame in (reference, *neighbours)
         ]
         spacing = plane_spacing * level.spacing
         if surface is None:
-            steps = torch.arange(parameters.planes, device=parameters.device)
-            hypotheses = (farthest_w + plane_spacing * steps)[:, None, None]
+            around = np.full((1, 1), farthest_w, np.float32)
+            steps = spacing * np.arange(parameters.planes)
         else:
-            # Hypotheses parallel to the surface so far: windows lean as the surface does.
-            steps = torch.arange(-level.offsets, level.offsets + 1, device=parameters.device)
-            around = _enlarge(_median3(surface.inverse_depth), images[0].hw)
-            hypotheses = (around + spacing * steps[:, None, None]).clamp(min=0.25 * farthest_w)
+            # Hypotheses parallel to the surface so far: windows are slanted like the surface.
+            around = _enlarge(cv2.medianBlur(surface.inverse_depth, 3), images[0].hw)
+            steps = spacing * np.arange(-level.offsets, level.offsets + 1)
         surface = _search_level(
-            images, T_neighbour_reference, hypotheses, spacing, level.window_radius, surface
+            images,
+            T_neighbour_reference,
+            around,
+            steps.astype(np.float32),
+            level.window_radius,
+            surface,
         )
+        np.maximum(surface.inverse_depth, 0.25 * farthest_w, out=surface.inverse_depth)
     assert surface is not None  # there are levels
     seen = seen_by_any(images[0], images[1:], T_neighbour_reference, surface.inverse_depth)
-    return FoundSurface(
-        surface.inverse_depth.cpu().numpy(),
-        surface.margin.cpu().numpy(),
-        surface.curvature.cpu().numpy(),
-        seen.cpu().numpy(),
-    )
+    return FoundSurface(surface.inverse_depth, surface.margin, surface.curvature, seen)
 
 
 def _search_level(
     images: Sequence[GreyImage],
     T_neighbour_reference: Sequence[FloatArray],
-    hypotheses: Tensor,
-    spacing: float,
+    around: FloatImage,
+    steps: FloatImage,
     window_radius: int,
     coarser: _Surface | None,
 ) -> _Surface:
-    """The winner among hypotheses (D, h, w) or (D, 1, 1) of inverse depth."""
+    """The winner among inverse depths `around` (h, w) or (1, 1), plus even steps (D,)."""
     reference = images[0]
-    cost = matching_cost(reference, images[1:], T_neighbour_reference, hypotheses, window_radius)
+    cost = matching_cost(reference, images[1:], T_neighbour_reference, around, steps, window_radius)
     aggregated = semi_global(cost, reference.grey)
     winner = lowest_cost(aggregated)
+    position, curvature = winner.position, winner.curvature
     if coarser is None:
         margin = margin_over_others(aggregated, winner.index, _EXCLUDED_PLANES)
-        index, position, curvature = winner.index, winner.position, winner.curvature
     else:
         margin = _enlarge(coarser.margin, reference.hw)
-        # Where this level has no minimum near the surface found so far, blur or noise has taken
-        # what it could add: that surface stays, as sharp as it was.
-        middle = (len(hypotheses) - 1) // 2
-        inside = (winner.index > 0) & (winner.index < len(hypotheses) - 1)
-        index = torch.where(inside, winner.index, middle)
-        position = torch.where(inside, winner.position, float(middle))
-        curvature = torch.where(
-            inside, winner.curvature, _LESS_SHARP * _enlarge(coarser.curvature, reference.hw)
-        )
-    found = hypotheses.expand_as(cost).gather(0, index[None])[0]
-    return _Surface(
-        inverse_depth=found + spacing * (position - index),
-        margin=margin,
-        curvature=curvature,
-    )
+        # Where this level has no minimum near the surface found so far, blur or noise has
+        # removed what it could add: that surface is kept, with its curvature.
+        before = np.float32(_LESS_SHARP) * _enlarge(coarser.curvature, reference.hw)
+        inside = (winner.index > 0) & (winner.index < len(steps) - 1)
+        position = np.where(inside, position, np.float32(len(steps) // 2))
+        curvature = np.where(inside, curvature, before)
+    return _Surface(around + steps[0] + (steps[1] - steps[0]) * position, margin, curvature)
 
 
 def _on_grid_of(
@@ -196,32 +180,13 @@ def _on_grid_of(
 
 
 def _speckles(inverse_depth: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Pixels (h, w) of small islands: surfaces that nothing around them continues."""
+    """Pixels (h, w) of small isolated regions, whose surface does not continue around them."""
     steps = np.round(np.log(inverse_depth) / _SPECKLE_STEP).astype(np.int16)
     marked = steps.copy()
     cv2.filterSpeckles(marked, _NO_STEP, _SPECKLE_PIXELS, 1)
     return marked == _NO_STEP
 
 
-def _enlarge(values: Tensor, hw: tuple[int, int]) -> Tensor:
+def _enlarge(values: FloatImage, hw: tuple[int, int]) -> FloatImage:
     """Values (h, w) on a finer grid, interpolated."""
-    return F.interpolate(values[None, None], hw, mode="bilinear", align_corners=False)[0, 0]
-
-
-def _median3(values: Tensor) -> Tensor:
-    """The median of 3x3 windows of (h, w), by exchanges: the same on every device."""
-    padded = F.pad(values[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
-    rows = [padded[k : k + values.shape[0]] for k in range(3)]
-    low, middle, high = _sort3(*rows)
-    columns = [slice(k, k + values.shape[1]) for k in range(3)]
-    lowest = torch.stack([low[:, c] for c in columns]).amax(0)
-    highest = torch.stack([high[:, c] for c in columns]).amin(0)
-    _, centre, _ = _sort3(*(middle[:, c] for c in columns))
-    return _sort3(lowest, centre, highest)[1]
-
-
-def _sort3(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Three tensors sorted element by element."""
-    a, b = torch.minimum(a, b), torch.maximum(a, b)
-    b, c = torch.minimum(b, c), torch.maximum(b, c)
-    return torch.minimum(a, b), torch.maximum(a, b), c
+    return np.asarray(cv2.resize(values, hw[::-1], interpolation=cv2.INTER_LINEAR), np.float32)

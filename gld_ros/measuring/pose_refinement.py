@@ -1,9 +1,10 @@
 """Poses of neighbours, corrected by the corners that they share with the reference.
 
 Owns a small bundle adjustment. A robot's poses are a centimetre and half a degree off, or a few
-milliseconds late: pixels, where a plane sweep needs less than one. Corners of several images tell
-a turn from parallax, which those of one pair cannot. Given poses are priors, as strong as they
-explain the corners, so that good poses stay and the scale of their camera baselines is kept.
+milliseconds late, which amounts to pixels, where a plane sweep needs less than one. Corners of
+several images distinguish rotation from parallax, which those of one pair cannot. Given poses are
+priors, weighted by how well they explain the corners, so that good poses and the scale of their
+camera baselines are kept.
 Method: Triggs et al., "Bundle adjustment - a modern synthesis", 2000; depths are eliminated by the
 Schur complement.
 """
@@ -12,22 +13,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from gld_ros.geometry.poses import invert_rigid
 from gld_ros.measuring.frames import FloatArray, PosedImage
 from gld_ros.measuring.tracks import SharedCorners, shared_corners
 
 MAX_CORNERS = 200
-MIN_CORNERS = 20  # with fewer, poses stay as they are
+MIN_CORNERS = 20  # with fewer, poses are not changed
 _STEPS = 6  # of the adjustment; later ones change nothing that matters
 _CORNER_PX = 0.7  # standard deviation of a corner's place
 _OUTLIER_PX = 1.0  # beyond this, an error counts as its size instead of its square (Huber)
-# Errors of the corners with the poses as given: this much is the corners' own, and never is less
-# than this left to the poses.
+# Errors of the corners with the poses as given: this much is due to the corners themselves, and at
+# least this much is attributed to the poses.
 _CORNERS_OWN_PX, _LEAST_POSE_PX = 0.3, 0.1
-# Standard deviations of given poses, where the corners show errors of one pixel for their sake: of
-# a turn in pixels, and of a place, in shares of the typical depth per radian of that turn. Places
+# Standard deviations of given poses if they cause corner errors of one pixel: of the rotation in
+# pixels, and of the position, in shares of the typical depth per radian of that rotation. Positions
 # are trusted more, since depth is as wrong as camera baselines are.
 _TURN_PER_PX, _PLACE_PER_TURN = 0.2, 0.3
 _LEAST_INVERSE_DEPTH, _LARGEST_INVERSE_DEPTH = 0.02, 20.0  # in units of the typical depth
@@ -54,9 +54,9 @@ class _Errors:
 
 
 def refined_poses(reference: PosedImage, neighbours: Sequence[PosedImage]) -> RefinedPoses:
-    """The neighbours with poses under which shared corners meet; the reference stays where it is.
+    """The neighbours with poses under which shared corners meet; the reference is not moved.
 
-    The order of neighbours does not matter. Too few corners leave all poses as they are.
+    The order of neighbours does not matter. With too few corners no pose is changed.
     """
     corners = _of_use(shared_corners(reference, neighbours, MAX_CORNERS))
     if corners.found.any(axis=0).sum() < MIN_CORNERS:
@@ -74,7 +74,7 @@ def refined_poses(reference: PosedImage, neighbours: Sequence[PosedImage]) -> Re
     given_error_px = _median_error_px(corners, T, inverse_depth)
     information = _prior_information(corners, given_error_px)
     T, inverse_depth = _adjusted(corners, T, inverse_depth, information)
-    if _median_error_px(corners, T, inverse_depth) > given_error_px:  # the steps led astray
+    if _median_error_px(corners, T, inverse_depth) > given_error_px:  # the steps did not converge
         return RefinedPoses(list(neighbours), given_error_px)
     T[:, :3, 3] *= unit_m
     refined = [
@@ -94,6 +94,8 @@ def _adjusted(
     corners: SharedCorners, T: FloatArray, inverse_depth: FloatArray, information: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """T_neighbour_reference (n, 4, 4) and inverse depths (P,), adjusted together."""
+    from scipy.spatial.transform import Rotation  # late: a start need not wait for it
+
     count = len(T)
     moved = np.zeros(6 * count)  # so far: place and turn of each, in the reference's axes
     for _ in range(_STEPS):
@@ -133,18 +135,22 @@ def _gauss_newton_step(
     size_px = np.linalg.norm(now.errors_px, axis=-1)
     weight = corners.found / np.maximum(size_px / _OUTLIER_PX, 1.0) / _CORNER_PX**2
     R, t = T[:, None, :3, :3], T[:, None, :3, 3]
-    by_place = inverse_depth[:, None, None] * R
-    by_turn = -R @ _cross_matrices(corners.rays)
-    by_pose = _in_pixels(
-        np.concatenate([by_place + np.zeros_like(by_turn), by_turn], -1), now, corners
-    )
-    by_depth = _in_pixels(t[..., None] + np.zeros_like(by_turn[..., :1]), now, corners)[..., 0]
+    by_point = np.empty((*weight.shape, 3, 6))
+    by_point[..., :3] = inverse_depth[:, None, None] * R
+    by_point[..., 3:] = -R @ _cross_matrices(corners.rays)
+    by_pose = _in_pixels(by_point, now, corners)
+    by_depth = _in_pixels(np.broadcast_to(t[..., None], (*weight.shape, 3, 1)), now, corners)[
+        ..., 0
+    ]
     weighted = by_pose * weight[..., None, None]
-    H_pose = np.einsum("npai,npaj->nij", weighted, by_pose)
-    H_both = np.einsum("npai,npa->nip", weighted, by_depth).reshape(6 * count, -1)
-    H_depth = np.einsum("npa,npa,np->p", by_depth, by_depth, weight) + _LEAST_INFORMATION
-    g_pose = np.einsum("npai,npa->ni", weighted, now.errors_px).ravel() + information @ moved
-    g_depth = np.einsum("npa,npa,np->p", by_depth, now.errors_px, weight)
+    # Rows are the two coordinates of every corner, so that products are those of matrices.
+    rows, weighted_rows = (d.reshape(count, -1, 6) for d in (by_pose, weighted))
+    H_pose = weighted_rows.transpose(0, 2, 1) @ rows
+    H_both = (weighted * by_depth[..., None]).sum(2).transpose(0, 2, 1).reshape(6 * count, -1)
+    H_depth = ((by_depth**2).sum(-1) * weight).sum(0) + _LEAST_INFORMATION
+    g_pose = (weighted_rows.transpose(0, 2, 1) @ now.errors_px.reshape(count, -1, 1)).ravel()
+    g_pose = g_pose + information @ moved
+    g_depth = ((by_depth * now.errors_px).sum(-1) * weight).sum(0)
     H = information - (H_both / H_depth) @ H_both.T
     for k, block in enumerate(H_pose):
         H[6 * k : 6 * k + 6, 6 * k : 6 * k + 6] += block
@@ -159,7 +165,7 @@ def _median_error_px(corners: SharedCorners, T: FloatArray, inverse_depth: Float
 
 
 def _errors(corners: SharedCorners, T: FloatArray, inverse_depth: FloatArray) -> _Errors:
-    points = np.einsum("nij,pj->npi", T[:, :3, :3], corners.rays)
+    points = corners.rays @ T[:, :3, :3].transpose(0, 2, 1)
     points = points + inverse_depth[:, None] * T[:, None, :3, 3]
     points[..., 2] = np.maximum(points[..., 2], _LEAST_Z)
     errors = points[..., :2] / points[..., 2:] - corners.other_rays[..., :2]
@@ -175,7 +181,7 @@ def _in_pixels(derivative: FloatArray, at: _Errors, corners: SharedCorners) -> F
 
 def _triangulated(corners: SharedCorners, T: FloatArray) -> FloatArray:
     """Inverse depths (P,) with the least algebraic error in all neighbours."""
-    turned = np.einsum("nij,pj->npi", T[:, :3, :3], corners.rays)
+    turned = corners.rays @ T[:, :3, :3].transpose(0, 2, 1)
     seen = corners.other_rays[..., :2]
     offset = T[:, None, :2, 3] - seen * T[:, None, 2:3, 3]
     distance = turned[..., :2] - seen * turned[..., 2:]

@@ -1,7 +1,7 @@
-"""The plane sweep written to be read: what the fast one is held to, and timed against.
+"""The plane sweep written for readability, which the fast one is tested and timed against.
 
-One size, all planes, one neighbour, one pixel after the other; NumPy and OpenCV only. It decides
-nothing about what counts as measured.
+One size, all planes, one neighbour, one pixel after the other; NumPy and OpenCV only. It does not
+decide what counts as measured.
 """
 
 from collections.abc import Sequence

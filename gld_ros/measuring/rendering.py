@@ -1,9 +1,9 @@
 """Measured surfaces of posed images, rendered into another camera.
 
 Depth first: the surfaces' points go into the target, each surface by itself, and the front-most
-depth that no camera looked through wins. Then colour: every target pixel is looked up in all
+depth that no camera saw through wins. Then colour: every target pixel is looked up in all
 images that see the same point, so that texture keeps the resolution of the images. Owns which
-images are used, occlusion and blending; depth is measured elsewhere and is taken as it comes.
+images are used, occlusion and blending; depth is measured elsewhere and not changed here.
 """
 
 from collections.abc import Sequence
@@ -59,10 +59,10 @@ def render_surfaces(
 ) -> RenderedView:
     """What a camera with K_px (3, 3) and T_fixed_cam (4, 4) sees of measured surfaces.
 
-    The order of `surfaces` changes nothing but rounding. Raises ValueError for an empty image_hw.
+    The order of `surfaces` affects only rounding. Raises ValueError for an empty image_hw.
     """
     if min(image_hw) < 1:
-        raise ValueError(f"image_hw is {image_hw}; at least one pixel each is needed")
+        raise ValueError(f"image_hw is {image_hw}; both must be at least 1")
     used = choose_sources(surfaces, K_px, T_fixed_cam, image_hw, max_sources)
     if not used:
         return _empty(image_hw)
@@ -96,12 +96,12 @@ def choose_sources(
     """Up to `count` surfaces that together show most of the target from the nearest directions.
 
     Greedy: on a coarse grid over the target, the surface that improves the best view of most cells
-    comes next; none that improves nothing.
+    comes next; surfaces that improve nothing are left out.
     """
     quality = [_quality_on_cells(s, K_px, T_fixed_cam, image_hw) for s in surfaces]
     remaining = list(range(len(surfaces)))
     chosen: list[int] = []
-    # A cell is content with three good views: their mean is better than the best of them.
+    # Three good views are enough for a cell: their mean is better than the best of them.
     best = np.zeros((3, *_CELLS_HW), np.float32)
     while remaining and len(chosen) < count:
         gains = [float(np.maximum(quality[i] - best[0], 0.0).sum()) for i in remaining]
@@ -215,11 +215,11 @@ def _fused_depth(
     K_px: FloatArray,
     T_fixed_cam: FloatArray,
 ) -> tuple[FloatImage, FloatImage]:
-    """Depth (H, W), NaN where none, and its weight, of the front-most surface that holds.
+    """Depth (H, W), NaN where none, and its weight, of the front-most confirmed surface.
 
-    Of the depths at a pixel the nearest is tried first. It holds unless more cameras looked through
-    it than agree with it; then the next one behind it is tried. What holds is averaged over the
-    layers that agree.
+    Of the depths at a pixel the nearest is tried first. It is confirmed unless more cameras saw
+    through it than agree with it; then the next one behind it is tried. The result is averaged over
+    the layers that agree.
     """
     stack = np.stack(layers)
     image_hw = (stack.shape[1], stack.shape[2])
@@ -255,7 +255,7 @@ def _fused_depth(
 
 
 def _speckle(known: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Islands of known pixels that are too small to be a surface."""
+    """Regions of known pixels that are too small to be a surface."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(known.astype(np.uint8), 4)
     small = stats[:, cv2.CC_STAT_AREA] < max(4, known.size // _ISLANDS)
     small[0] = False

@@ -2,9 +2,9 @@
 
 All views of one run share one unit, so first comes one scale for all of them; then each view gets a
 field of log-scale on top, which follows its measurements where there are any and fades to nothing
-away from them. Where only the one scale is left, the error to expect is the scatter of that scale;
-near measurements it is what the field leaves over. Owns the fit and this expectation; what is
-published of it is the caller's decision.
+away from them. Where only the one scale applies, the expected error is the scatter of that scale;
+near measurements it is the residual of the field. Owns the fit and the expected error; what is
+published is the caller's decision.
 """
 
 import math
@@ -14,20 +14,18 @@ from typing import Any
 
 import cv2
 import numpy as np
-import scipy.sparse as sparse
 from numpy.typing import NDArray
-from scipy.sparse.linalg import splu
 
 FloatArray = NDArray[np.floating[Any]]
 FloatImage = NDArray[np.float32]
 
 MIN_PIXELS = 100  # measured ones of all views; fewer say nothing about the scale
 MIN_FIELD_CELLS = 8  # of a view with measurements; fewer leave the one scale as it is
-MIN_ERROR = 0.01  # what even depth that fits perfectly is off by
+MIN_ERROR = 0.01  # error of even perfectly fitting depth
 _CELLS = 48  # of the field along the longer side of a view
 _MEASURED_WEIGHT = 12.0  # of a fully measured cell against the smoothness to one neighbour
 _DECAY_CELLS = 14.0  # over which the field fades away from measurements
-_EDGE_LOG = 0.15  # step of the model's log-depth over which cells hold less together
+_EDGE_LOG = 0.15  # step of the model's log-depth over which cells are coupled less
 _EDGE_FLOOR = 0.03  # of the smoothness across depth edges
 _ROBUST_LOG = 0.06  # beyond, a cell's measurement counts less and less (Cauchy)
 _ROUNDS = 3  # of reweighting
@@ -52,7 +50,7 @@ class AlignedDepth:
     """A model's depth in metres."""
 
     depth_m: FloatImage  # (H, W); NaN where the model has none
-    relative_error: FloatImage  # (H, W) to expect, one standard deviation of depth / true depth
+    relative_error: FloatImage  # (H, W) expected, one standard deviation of depth / true depth
     influence: FloatImage  # (H, W) of measurements, 0 (none near) to 1
 
 
@@ -62,7 +60,7 @@ def common_scale(
     """Median of measured / model depth over all pixels of all views that have both.
 
     Arrays (H, W) of one view each on one grid; not finite or <= 0 is unknown. Dispersion is the
-    distance of the quartiles / 1.35 / median, which tolerates 25 % of outliers on either side.
+    interquartile range / 1.35 / median, which tolerates 25 % of outliers on either side.
     """
     ratios = [
         _ratios(model, measured).ravel()
@@ -136,8 +134,8 @@ def _cell_means(
 ) -> tuple[FloatArray, FloatArray]:
     """Weighted means (h, w) over cells of stride x stride pixels, and the share that is known.
 
-    The mean of the pixels between the quartiles would be safer and slower; outliers of whole cells
-    are what the fit meets.
+    The mean of the pixels between the quartiles would be more robust but slower; the fit handles
+    outliers of whole cells.
     """
     height, width = values.shape
     pad = ((0, -height % stride), (0, -width % stride))
@@ -155,6 +153,9 @@ def _fitted(
     offset: FloatArray, share: FloatArray, log_depth: FloatArray
 ) -> tuple[FloatArray, FloatArray, float]:
     """Field (h, w), influence of the measurements (h, w), and the scatter that is left over."""
+    import scipy.sparse as sparse  # late: a start need not wait for it
+    from scipy.sparse.linalg import splu
+
     rows, columns = offset.shape
     smooth = _smoothness(log_depth)
     decay = sparse.identity(rows * columns, format="csc") / _DECAY_CELLS**2
@@ -176,11 +177,11 @@ def _fitted(
 def _held_out_error(
     offset: FloatArray, share: FloatArray, log_depth: FloatArray
 ) -> tuple[float, float]:
-    """How wrong the field is beside measurements: found by hiding half of them, in blocks.
+    """How wrong the field is next to measurements, found by hiding half of them, in blocks.
 
-    Returns the error of hidden cells as it is, and scaled up to cells out of reach of measurements.
-    Where a model's depth has the right shape both are little more than the scatter; where it has
-    not, no scale helps, and these say so. Zeros with too few measurements to hide half.
+    Returns the error of hidden cells, and the same scaled up to cells out of reach of measurements.
+    If the model's depth has the right shape, both are little more than the scatter; if it does not,
+    no scale helps, and both are large. Zeros with too few measurements to hide half.
     """
     rows, columns = np.indices(offset.shape) // _HIDDEN_CELLS
     halves = (rows + columns) % 2 == 0
@@ -203,6 +204,8 @@ def _held_out_error(
 
 def _smoothness(log_depth: FloatArray) -> Any:
     """Sparse (n, n) matrix of the weighted squared steps between neighbouring cells."""
+    import scipy.sparse as sparse  # late: a start need not wait for it
+
     index = np.arange(log_depth.size).reshape(log_depth.shape)
     left = np.concatenate([index[:, :-1].ravel(), index[:-1].ravel()])
     right = np.concatenate([index[:, 1:].ravel(), index[1:].ravel()])

@@ -36,7 +36,7 @@ class Surface:
 
 @dataclass(frozen=True, eq=False)
 class MeasuredScene:
-    """What is known to be there, for one run of the synthesizer."""
+    """All measured surfaces for one run of the synthesizer."""
 
     references: tuple[Surface | None, ...] = ()  # by keyframe of the run; None: nothing measured
     surfaces: tuple[Surface, ...] = ()  # of all keyframes that may see the targets
@@ -68,7 +68,7 @@ def without_gaps(surface: Surface) -> Surface:
 def without_edges(depth_m: FloatImage) -> FloatImage:
     """Depth (h, w) with pixels that straddle a depth edge set to NaN.
 
-    A pixel straddles if a direct neighbour lies beyond EDGE_RATIO and the step is no part of one
+    A pixel straddles if a direct neighbour lies beyond EDGE_RATIO and the step is not part of one
     slanted plane, on which inverse depth is linear.
     """
     inverse = inverse_depth(depth_m)

@@ -1,8 +1,8 @@
-"""Corners that posed images share: followed by optical flow, judged by the cameras' geometry.
+"""Corners that posed images share: tracked by optical flow, checked by the cameras' geometry.
 
-Few points at a small cost: enough for the depth range of a scene, for correcting the poses of
-neighbours, and for the question whether images and poses belong together. Flow is Lucas-Kanade in a
-pyramid (OpenCV), started where the turn between the cameras puts a corner.
+Few points at a low cost: enough for the depth range of a scene, for correcting the poses of
+neighbours, and for checking whether images and poses agree. Flow is Lucas-Kanade in a pyramid
+(OpenCV), started where the rotation between the cameras puts a corner.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ MAX_CORNERS = 300
 _QUALITY, _APART_PX = 0.01, 7
 _WINDOW_PX, _PYRAMID_LEVELS = 11, 3
 _STEPS, _LEAST_STEP_PX = 10, 0.05  # of the search for a corner
-_MAX_RETURN_ERROR_PX = 0.5  # after following a corner there and back
+_MAX_RETURN_ERROR_PX = 0.5  # after tracking a corner there and back
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Tracks:
 
 @dataclass(frozen=True, eq=False)
 class SharedCorners:
-    """P corners of one image, followed into n others, as rays with z = 1 of each camera."""
+    """P corners of one image, tracked into n others, as rays with z = 1 of each camera."""
 
     rays: FloatArray  # (P, 3)
     other_rays: FloatArray  # (n, P, 3); without meaning where not found
@@ -55,10 +55,9 @@ def shared_corners(
 ) -> SharedCorners:
     """Corners of the first image that are found in others, and from there back again."""
     image, *other_images = (
-        grey_image(frame, level_hw(frame.image_hw, TRACKED_HW, 1), "cpu")
-        for frame in (first, *others)
+        grey_image(frame, level_hw(frame.image_hw, TRACKED_HW, 1)) for frame in (first, *others)
     )
-    grey = image.grey.numpy().astype(np.uint8)
+    grey = image.grey.astype(np.uint8)
     corners = cv2.goodFeaturesToTrack(grey, max_corners, _QUALITY, _APART_PX)
     start = np.zeros((0, 2), np.float32) if corners is None else corners.reshape(-1, 2)
     rays = _rays(start, image.K_px)
@@ -73,7 +72,7 @@ def shared_corners(
         inside = (turned[:, 2] > 0) & (guess >= 0).all(1) & (guess < [width, height]).all(1)
         if not inside.any():
             continue
-        other_grey = other.grey.numpy().astype(np.uint8)
+        other_grey = other.grey.astype(np.uint8)
         there, is_there = _follow(grey, other_grey, start[inside], guess[inside])
         back, is_back = _follow(other_grey, grey, there, start[inside])
         apart_px = np.linalg.norm(back - start[inside], axis=1)
@@ -87,7 +86,7 @@ def shared_corners(
 def epipolar_errors_px(tracks: Tracks, T_first_second: FloatArray) -> FloatArray:
     """Distance (N,) of corners from what the cameras' poses allow, in pixels (Sampson's form).
 
-    Without a distance between the cameras nothing is forbidden and the errors are NaN.
+    If the camera centres coincide, there is no constraint and the errors are NaN.
     """
     t = T_first_second[:3, 3]
     length = float(np.linalg.norm(t))
@@ -107,7 +106,7 @@ def triangulated_depth_m(
 ) -> tuple[FloatArray, FloatArray]:
     """Z-depth (N,) in the first camera where both rays come closest, and parallax in pixels.
 
-    Depth may be negative or without meaning where parallax is small.
+    Depth may be negative or meaningless where parallax is small.
     """
     a = tracks.first_rays
     b = tracks.second_rays @ T_first_second[:3, :3].T

@@ -1,4 +1,4 @@
-"""From a CameraInfo and an image size to a pinhole camera and the remap that images need.
+"""From a CameraInfo and an image size to a pinhole camera and the images' rectification maps.
 
 Owns every decision about intrinsics: which values are rejected and why, region of interest and
 binning (REP-104), whether images are rectified already, and the rectification maps. Works on any
@@ -77,16 +77,6 @@ class CameraInfoValues:
     roi_height: int = 0  # 0 is the whole image
     roi_width: int = 0
 
-    @property
-    def region_hw(self) -> tuple[int, int]:
-        """Height and width of the region of interest, in full-resolution pixels."""
-        return self.roi_height or self.height, self.roi_width or self.width
-
-    @property
-    def binning_xy(self) -> tuple[int, int]:
-        """Full-resolution pixels per image pixel."""
-        return max(self.binning_x, 1), max(self.binning_y, 1)
-
 
 def camera_info_values(message: Any) -> CameraInfoValues:
     """Return the fields of a sensor_msgs/CameraInfo, from rclpy or from a bag."""
@@ -116,7 +106,7 @@ def camera_info_values(message: Any) -> CameraInfoValues:
 def same_calibration(a: CameraInfoValues, b: CameraInfoValues) -> bool:
     """Whether two CameraInfos describe one camera, but for digits that no calibration has.
 
-    Autofocus and drivers that compute K anew move it by less than `SAME_TOLERANCE`, relative to its
+    Autofocus and drivers that recompute K change it by less than `SAME_TOLERANCE`, relative to its
     values; NaN equals NaN.
     """
     numbers = ("K", "D", "P")
@@ -189,7 +179,7 @@ def pinhole_camera(
     )
     if rectified_input:
         K_full = _projection_intrinsics(info, notes)
-        notes.append("images are taken as rectified: P is used")
+        notes.append("images are assumed to be rectified: P is used")
     else:
         K_full = _raw_intrinsics(info)
     D = np.zeros(0) if rectified_input else _distortion(info)
@@ -310,7 +300,7 @@ def _image_intrinsics(
             CameraInfoFault.SIZE_MISMATCH,
             f"CameraInfo has size {info.width}x{info.height}; the calibrated size is needed",
         )
-    region_h, region_w = info.region_hw
+    region_h, region_w = info.roi_height or info.height, info.roi_width or info.width
     if info.roi_x_offset + region_w > info.width or info.roi_y_offset + region_h > info.height:
         raise CameraInfoError(
             CameraInfoFault.BAD_REGION,
@@ -320,7 +310,7 @@ def _image_intrinsics(
     K = K_full.copy()
     K[0, 2] -= info.roi_x_offset
     K[1, 2] -= info.roi_y_offset
-    binning_x, binning_y = info.binning_xy
+    binning_x, binning_y = max(info.binning_x, 1), max(info.binning_y, 1)
     K = resized_intrinsics(K, 1.0 / binning_x, 1.0 / binning_y)
 
     expected_hw = region_h // binning_y, region_w // binning_x

@@ -59,12 +59,14 @@ def _depth_m_from_compressed(message: Any) -> NDArray[np.float32]:
     png = content[_HEADER_BYTES:]
     size = png_size(png)
     if size is None or b"IEND" not in png[-64:]:
-        raise MalformedImage(f"compressedDepth image of {len(content)} bytes holds no whole PNG")
+        raise MalformedImage(
+            f"compressedDepth image of {len(content)} bytes contains no complete PNG"
+        )
     if size[0] * size[1] > MAX_PIXELS:
         raise MalformedImage(f"compressedDepth image claims {size[0]} x {size[1]} pixels")
     stored = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
     if stored is None or stored.dtype != np.uint16 or stored.ndim != 2:
-        raise MalformedImage("compressedDepth image holds no PNG of one 16-bit channel")
+        raise MalformedImage("compressedDepth image contains no PNG with one 16-bit channel")
     if encoding == "16UC1":
         return _metres_of_millimetres(stored)
     a, b = np.frombuffer(content[4:_HEADER_BYTES], "<f4")

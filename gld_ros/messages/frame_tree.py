@@ -1,4 +1,4 @@
-"""Which transforms are known at which time: one set of rules, whoever multiplies the poses.
+"""Which transforms are known at which time: one set of rules for all libraries of poses.
 
 Follows tf2's rules (a frame may change its parent, the first of two samples with one stamp stays),
 needs no ROS, and bounds how old a pose may be. `gld_ros.messages.transforms` multiplies what a
@@ -23,6 +23,7 @@ FloatArray = NDArray[np.floating[Any]]
 
 # Between samples farther apart than this a frame may have been anywhere.
 MAX_GAP_S = 1.0
+MAX_GAP_NS = MAX_GAP_S * NS_PER_S
 # After so many late samples in a row, not they are wrong but the newer ones.
 RESTART_AFTER = 3
 MAX_STAMP_NS = (2**31 - 1) * NS_PER_S  # a message holds no later second
@@ -118,7 +119,7 @@ def checked_sample(
     if not parent or not child or parent == child:
         raise InvalidTransform(f"transform {parent!r} <- {child!r} does not join two frames")
     if not static and not 0 <= stamp_ns <= MAX_STAMP_NS:
-        raise InvalidTransform(f"transform {parent} <- {child}: {stamp_ns} ns is no time")
+        raise InvalidTransform(f"transform {parent} <- {child}: {stamp_ns} ns is not a time")
     try:
         pose = pose_vector(translation_m, rotation_xyzw)
     except ValueError as error:
@@ -133,10 +134,10 @@ def _name(frame: str) -> str:
 class _Edge:
     """T_parent_child over time, by rising stamp; a static edge has one pose for all times."""
 
-    def __init__(self, child: str, static: bool, cache_ns: float, max_gap_ns: float) -> None:
+    def __init__(self, child: str, static: bool, cache_ns: float) -> None:
         self.child = child
         self.static = static
-        self._cache_ns, self._max_gap_ns = cache_ns, max_gap_ns
+        self._cache_ns = cache_ns
         self.stamps_ns: list[int] = []
         self.samples: list[Sample] = []
         self.parents: set[str] = set()
@@ -159,7 +160,7 @@ class _Edge:
             return Insertion.KEPT
         stamp_ns = sample.stamp_ns
         behind_ns = self.behind_ns(stamp_ns)
-        if behind_ns > self._max_gap_ns:
+        if behind_ns > MAX_GAP_NS:
             rising = self._late if self._late and self._late[-1].stamp_ns < stamp_ns else []
             self._late = [*rising, sample]
             if len(self._late) == RESTART_AFTER and math.isfinite(self._cache_ns):
@@ -203,8 +204,8 @@ class _Edge:
             raise PastTransform(
                 f"{self.child} moves from {before.parent} to {after.parent} just then"
             )
-        if gap_ns > self._max_gap_ns:
-            gap, limit = _seconds(gap_ns), _seconds(self._max_gap_ns)
+        if gap_ns > MAX_GAP_NS:
+            gap, limit = _seconds(gap_ns), _seconds(MAX_GAP_NS)
             raise FutureTransform(
                 f"{name} has no sample within {gap} around that; the limit is {limit}"
             )
@@ -222,15 +223,14 @@ def _seconds(duration_ns: float) -> str:
 class FrameTree:
     """Transforms of the last `cache_time_s` seconds per edge; safe to use from several threads.
 
-    `backward` counts, per "parent <- child", the samples whose stamp lies more than `max_gap_s`
+    `backward` counts, per "parent <- child", the samples whose stamp lies more than MAX_GAP_S
     behind the newest: a publisher whose clock jumped, or two publishers of one frame.
     """
 
-    def __init__(self, cache_time_s: float = 30.0, max_gap_s: float = MAX_GAP_S) -> None:
+    def __init__(self, cache_time_s: float = 30.0) -> None:
         if not cache_time_s > 0:
             raise ValueError(f"cache_time_s is {cache_time_s}; it must be above 0")
         self._cache_ns = cache_time_s * NS_PER_S
-        self._max_gap_ns = max_gap_s * NS_PER_S
         self._edges: dict[str, _Edge] = {}  # by child
         self._lock = threading.Lock()
         self.backward: Counter[str] = Counter()
@@ -239,7 +239,7 @@ class FrameTree:
         """Add a sample of any time.
 
         A child may get another parent: each time keeps the parent it had. After RESTART_AFTER
-        samples in a row that lie more than `max_gap_s` behind the newest, the newer ones are
+        samples in a row that lie more than MAX_GAP_S behind the newest, the newer ones are
         forgotten: they were ahead of time. Before that, samples older than the cache raise
         LateTransform. Raises InvalidTransform.
         """
@@ -251,12 +251,12 @@ class FrameTree:
             new = edge is None or edge.static != sample.static
             if edge is None or new:
                 rewritten = edge is not None
-                edge = _Edge(child, sample.static, self._cache_ns, self._max_gap_ns)
+                edge = _Edge(child, sample.static, self._cache_ns)
                 self._edges[child] = edge
                 edge.insert(sample)
                 return Insertion.REWRITTEN if rewritten else Insertion.KEPT
             behind_ns = edge.behind_ns(sample.stamp_ns)
-            if behind_ns > self._max_gap_ns:
+            if behind_ns > MAX_GAP_NS:
                 self.backward[f"{parent} <- {child}"] += 1
             insertion = edge.insert(sample)
             if insertion is None:
@@ -277,7 +277,7 @@ class FrameTree:
         """Return what joins two frames.
 
         Without a stamp: at the latest time that all edges between them know. Never extrapolates,
-        nor interpolates over more than `max_gap_s`. Raises UnknownFrame, DisconnectedFrames,
+        nor interpolates over more than MAX_GAP_S. Raises UnknownFrame, DisconnectedFrames,
         PastTransform or FutureTransform.
         """
         target, source = _name(target_frame), _name(source_frame)
@@ -368,6 +368,6 @@ class FrameTree:
             return [sample for edge in self._edges.values() for sample in edge.samples]
 
     def clear(self) -> None:
-        """Forget all moving edges; static ones stay, because nobody sends them again."""
+        """Discard all non-static edges; static ones are kept, since they are not sent again."""
         with self._lock:
             self._edges = {child: edge for child, edge in self._edges.items() if edge.static}

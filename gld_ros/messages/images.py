@@ -1,4 +1,4 @@
-"""Image messages to and from arrays: which encodings are accepted, and what each byte means.
+"""Image messages to and from arrays: the accepted encodings and their byte layouts.
 
 Works on any object with the fields of sensor_msgs/Image or CompressedImage, whether it came from
 rclpy or out of a bag. Leaves intrinsics and rectification to others.
@@ -284,25 +284,16 @@ def image_message(
     )
 
 
-def compressed_message(
-    rgb: np.ndarray,
-    header: Any,
-    message_type: Any = None,
-    *,
-    content: Literal["jpeg", "png"] = "jpeg",
-) -> Any:
+def compressed_message(rgb: np.ndarray, header: Any, message_type: Any = None) -> Any:
     """Return a sensor_msgs/CompressedImage of (H, W, 3) uint8 colours. Raises MalformedImage."""
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
-        _reject_pixels(rgb, content)
-    if content not in ("jpeg", "png"):
-        raise UnsupportedEncoding(content, ("jpeg", "png"))
+        _reject_pixels(rgb, "jpeg")
     message_type = message_type or rclpy_type("sensor_msgs/msg/CompressedImage")
-    settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if content == "jpeg" else []
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-    done, encoded = cv2.imencode(f".{content}", bgr, settings)
+    done, encoded = cv2.imencode(".jpeg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not done:
-        raise MalformedImage(f"{content} cannot hold an image of shape {rgb.shape}")
-    words = f"rgb8; {content} compressed bgr8"  # the form that image_transport uses
+        raise MalformedImage(f"jpeg cannot hold an image of shape {rgb.shape}")
+    words = "rgb8; jpeg compressed bgr8"  # the form that image_transport uses
     data = byte_field(message_type, encoded)
     return message_with_bytes(message_type, data, header=header, format=words)
 

@@ -15,7 +15,6 @@ from gld_ros.geometry.poses import (
     quaternion_xyzw,
 )
 from gld_ros.messages.frame_tree import (
-    MAX_GAP_S,
     AheadTransform,
     FrameTree,
     InvalidTransform,
@@ -29,7 +28,7 @@ FloatArray = NDArray[np.floating[Any]]
 
 
 class TfBuffer(Protocol):
-    """What a node asks of a buffer, whoever multiplies its poses."""
+    """The interface of a TF buffer, whichever library multiplies poses."""
 
     def insert(
         self,
@@ -58,11 +57,11 @@ class TfBuffer(Protocol):
 class TransformBuffer:
     """Transforms of the last `cache_time_s` seconds per edge; safe to use from several threads.
 
-    Neither extrapolates nor interpolates over more than `max_gap_s`; `tree` has what is known.
+    Neither extrapolates nor interpolates over more than MAX_GAP_S; `tree` has what is known.
     """
 
-    def __init__(self, cache_time_s: float = 30.0, max_gap_s: float = MAX_GAP_S) -> None:
-        self.tree = FrameTree(cache_time_s, max_gap_s)
+    def __init__(self, cache_time_s: float = 30.0) -> None:
+        self.tree = FrameTree(cache_time_s)
 
     def insert(
         self,
@@ -96,7 +95,7 @@ class TransformBuffer:
         return self.tree.frames()
 
     def clear(self) -> None:
-        """Forget all moving edges; static ones stay, because nobody sends them again."""
+        """Discard all non-static edges; static ones are kept, since they are not sent again."""
         self.tree.clear()
 
 

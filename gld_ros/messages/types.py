@@ -1,4 +1,4 @@
-"""Message classes of rclpy and of the bag library, and the fast way to fill their `uint8[]` fields.
+"""Message classes of rclpy and of the bag library, and fast filling of their `uint8[]` fields.
 
 Leaves what the bytes mean to `images` and `clouds`.
 """

@@ -1,4 +1,4 @@
-"""A reconstruction of photographs as files: points (PLY, GLB), or a folder with everything.
+"""A reconstruction from photos as files: points (PLY, GLB), or a folder with everything.
 
 images/NNN_NAME.png   what the network saw
 depth/NNN_NAME.npy    float32 z-depth, in the unit that cameras.json names
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gld_ros.depth_colours import depth_picture
+from gld_ros.depth_colours import depth_with_scale
 from gld_ros.mapping.ply import write_ply
 from gld_ros.photos.result import UNSCALED, PhotoReconstruction
 
@@ -77,7 +77,7 @@ def write_glb(result: PhotoReconstruction, path: Path) -> None:
 def files_of_earlier_result(folder: Path) -> list[Path]:
     """What `write_folder` left in `folder` before, and will replace; empty for a new folder.
 
-    Raises ValueError for a folder with other contents: nobody's photographs are written over.
+    Raises ValueError for a folder with other contents, so that no photos are overwritten.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return []
@@ -90,7 +90,7 @@ def files_of_earlier_result(folder: Path) -> list[Path]:
         inside = False
     if not inside:
         raise ValueError(
-            f"{folder} holds something else than an earlier result; give a new or empty folder"
+            f"{folder} contains something other than an earlier result; give a new or empty folder"
         )
     pictures = [f.with_suffix(".png") for f in files if f.suffix == ".npy"]
     return [*files, *pictures, folder / "points.ply", folder / "scene.glb"]
@@ -110,7 +110,7 @@ def write_folder(result: PhotoReconstruction, folder: Path) -> list[str]:
     for index, stem in enumerate(stems):
         Image.fromarray(result.images[index]).save(folder / "images" / f"{stem}.png")
         np.save(folder / "depth" / f"{stem}.npy", result.depth[index])
-        picture = Image.fromarray(depth_picture(result.depth[index], label))
+        picture = Image.fromarray(depth_with_scale(result.depth[index], label))
         picture.save(folder / "depth" / f"{stem}.png")
         np.save(folder / "confidence" / f"{stem}.npy", result.confidence[index])
     document = json.dumps(_cameras(result, stems), indent=1) + "\n"
@@ -133,7 +133,7 @@ def _cameras(result: PhotoReconstruction, stems: list[str]) -> dict[str, Any]:
         "height": height,
         "views": [
             {
-                "photograph": name,
+                "photo": name,
                 "image": f"images/{stem}.png",
                 "depth": f"depth/{stem}.npy",
                 "confidence": f"confidence/{stem}.npy",

@@ -1,6 +1,6 @@
 """The scale between a network's depth and given cameras: units of the cameras per network unit.
 
-First choice is depth measured between the photographs themselves (`gld_ros.measuring`), which asks
+First choice is depth measured between the photos themselves (`gld_ros.measuring`), which asks
 the network nothing. Where too little can be measured, the network's own camera path is compared
 with the given one, and taken if both go the same way.
 """
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gld_ros.backbones.da3.pose_alignment import scale_between_trajectories
 from gld_ros.geometry.crop_resize import resized_intrinsics
+from gld_ros.geometry.poses import distance_m
 from gld_ros.geometry.rigid import invert_rigid
 from gld_ros.measuring.confidence import SURE
 from gld_ros.measuring.depth_range import depth_range
@@ -30,7 +31,7 @@ from gld_ros.photos.network import NetworkViews
 MAX_MEASURED_VIEWS = 3  # spread over all; one scale needs no more
 # Nearest cameras to triangulate corners with, by rank: the nearest may show no parallax.
 RANGE_PARTNERS = (0, 2, 5, 9)
-MAX_SIDE_PX = 640  # photographs are measured at no more than half of it
+MAX_SIDE_PX = 640  # photos are measured at no more than half of it
 SAME_WAY = 0.9  # cosine between the two camera paths
 _NEAREST, _FARTHEST = 0.1, 5.0  # searched, in typical depths of the scene
 
@@ -44,20 +45,20 @@ class KnownScale:
 
 
 def scale_of_known_cameras(
-    photographs: Sequence[NDArray[np.uint8]],
+    photos: Sequence[NDArray[np.uint8]],
     K_px: NDArray[np.float64],
     T_world_cam: NDArray[np.float64],
     views: NetworkViews,
 ) -> KnownScale:
     """The scale of `views` in the unit of T_world_cam (V, 4, 4).
 
-    K_px (V, 3, 3) is in pixels of the photographs (H_i, W_i, 3).
+    K_px (V, 3, 3) is in pixels of the photos (H_i, W_i, 3).
     """
-    if len(photographs) < 2:
-        return KnownScale(math.nan, "one image has no parallax, so nothing tells its scale")
+    if len(photos) < 2:
+        return KnownScale(math.nan, "one image has no parallax, so its scale is unknown")
     frames = [
         _posed(*view, stamp)
-        for stamp, view in enumerate(zip(photographs, K_px, T_world_cam, strict=True))
+        for stamp, view in enumerate(zip(photos, K_px, T_world_cam, strict=True))
     ]
     chosen = np.unique(np.linspace(0, len(frames) - 1, MAX_MEASURED_VIEWS).round().astype(int))
     measured = [_on_network_grid(_measured(frames, i), frames[i].K_px, views, i) for i in chosen]
@@ -83,7 +84,7 @@ def _posed(
     if hw != (height, width):
         rgb = np.asarray(cv2.resize(rgb, hw[::-1], interpolation=cv2.INTER_AREA))
         K_px = resized_intrinsics(K_px, hw[1] / width, hw[0] / height)
-    return PosedImage(rgb, K_px, T_world_cam, stamp, "photograph")
+    return PosedImage(rgb, K_px, T_world_cam, stamp, "photo")
 
 
 def _measured(frames: Sequence[PosedImage], index: int) -> NDArray[np.float32]:
@@ -91,7 +92,7 @@ def _measured(frames: Sequence[PosedImage], index: int) -> NDArray[np.float32]:
     reference = frames[index]
     unknown = np.full(reference.image_hw, np.nan, np.float32)
     others = [frame for frame in frames if frame is not reference]
-    others.sort(key=lambda frame: _apart(frame, reference))
+    others.sort(key=lambda frame: distance_m(frame.T_fixed_cam, reference.T_fixed_cam))
     partners = [others[rank] for rank in RANGE_PARTNERS if rank < len(others)]
     found = depth_range(reference, partners)
     if found is None:
@@ -102,10 +103,6 @@ def _measured(frames: Sequence[PosedImage], index: int) -> NDArray[np.float32]:
     limits = (_NEAREST * found.typical_m, _FARTHEST * found.typical_m)
     result = measure_depth(reference, neighbours, MeasuringParameters(depth_range_m=limits))
     return np.where(result.confidence >= SURE, result.depth_m, np.float32(np.nan))
-
-
-def _apart(frame: PosedImage, reference: PosedImage) -> float:
-    return float(np.linalg.norm(frame.T_fixed_cam[:3, 3] - reference.T_fixed_cam[:3, 3]))
 
 
 def _on_network_grid(
@@ -131,7 +128,7 @@ def _scale_of_path(T_world_cam: NDArray[np.float64], views: NetworkViews, fault:
     if units is None or not cosine >= SAME_WAY:
         return KnownScale(
             math.nan,
-            f"no scale: {fault}, and the network's camera path does not go the way of the given "
+            f"no scale: {fault}, and the network's camera path does not follow the given "
             f"one (cosine {cosine:.2f}; {SAME_WAY} is needed)",
         )
     return KnownScale(1 / units, f"scale of the network's camera path ({fault})")

@@ -1,4 +1,4 @@
-"""A geometry backbone on photographs: one call for Depth Anything 3 and VGGT."""
+"""A geometry backbone on photos: one call for Depth Anything 3 and VGGT."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Backbone = DepthAnything3 | Vggt
 
 @dataclass(frozen=True, eq=False)
 class NetworkViews:
-    """What a backbone says of V photographs, all in its own unit of length.
+    """What a backbone says of V photos, all in its own unit of length.
 
     images (V, H, W, 3) uint8, as the network saw them; depth and confidence (V, H, W), confidence
     at least 1; K_px (V, 3, 3) in pixels of `images`; T_model_cam (V, 4, 4), view 0 at the origin.
@@ -33,21 +33,21 @@ class NetworkViews:
 
 def run_network(
     network: Backbone,
-    photographs: Sequence[NDArray[np.uint8]],
+    photos: Sequence[NDArray[np.uint8]],
     K_px: NDArray[np.float64] | None,
     T_world_cam: NDArray[np.float64] | None,
     longest_side_px: int | None,
 ) -> NetworkViews:
-    """Run `network` on photographs (H_i, W_i, 3), given their cameras if known.
+    """Run `network` on photos (H_i, W_i, 3), given their cameras if known.
 
     Depth Anything 3 reads known cameras, and its depth leans on them; VGGT takes none, and K_px is
     only passed on. Raises ValueError for cameras that do not fit, and for a VGGT without camera
     head.
     """
     if isinstance(network, Vggt):
-        return _run_vggt(network, photographs, K_px, longest_side_px)
+        return _run_vggt(network, photos, K_px, longest_side_px)
     T_cam_world = None if T_world_cam is None else np.linalg.inv(T_world_cam)
-    result = network.infer(photographs, T_cam_world, K_px, process_res=longest_side_px)
+    result = network.infer(photos, T_cam_world, K_px, process_res=longest_side_px)
     # Depth in the network's own unit: which scale the given cameras have is decided elsewhere.
     depth = result.depth if result.depth_scale is None else result.depth / result.depth_scale
     return NetworkViews(
@@ -62,12 +62,12 @@ def run_network(
 @torch.inference_mode()
 def _run_vggt(
     network: Vggt,
-    photographs: Sequence[NDArray[np.uint8]],
+    photos: Sequence[NDArray[np.uint8]],
     K_px: NDArray[np.float64] | None,
     longest_side_px: int | None,
 ) -> NetworkViews:
     prepared = prepare_images(
-        photographs,
+        photos,
         K_px,
         process_res=longest_side_px or network.config.image_size,
         patch_size=network.patch_size,

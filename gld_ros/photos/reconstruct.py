@@ -1,4 +1,4 @@
-"""Photographs in, depth, cameras and coloured points out: the front door `gld_ros.reconstruct`.
+"""Photos in, depth, cameras and coloured points out: the entry point `gld_ros.reconstruct`.
 
 Owns the order of the steps and what is made of known cameras. Reading is `sources`, running the
 network `network`, the scale of known cameras `known_scale`, keeping the result `result`.
@@ -21,7 +21,7 @@ from gld_ros.geometry.rigid import require_rigid
 from gld_ros.photos.known_scale import scale_of_known_cameras
 from gld_ros.photos.network import Backbone, NetworkViews, run_network
 from gld_ros.photos.result import UNSCALED, PhotoReconstruction
-from gld_ros.photos.sources import Source, load_photographs
+from gld_ros.photos.sources import Source, load_photos
 from gld_ros.pretrained import load_backbone
 
 ONE_PLACE = 0.03  # of the median depth: cameras no farther apart show no parallax to speak of
@@ -37,7 +37,7 @@ def reconstruct(
     longest_side_px: int | None = None,
     device: str | torch.device = "auto",
 ) -> PhotoReconstruction:
-    """Depth, cameras and coloured points of one photograph or several of one place.
+    """Depth, cameras and coloured points of one photo or several of one place.
 
     images: one of, or several of: image files, a folder, arrays (H, W, 3) uint8 RGB, PIL images.
     bundle: a bundle's name or folder, or a network of `DepthAnything3.from_pretrained` or
@@ -49,15 +49,15 @@ def reconstruct(
     longest_side_px: of the images as the network sees them; None for what it was made for.
 
     Without cameras, depth and positions share one unknown unit (`unit` of the result is
-    "unscaled") and the first photograph's camera is the world. With known cameras they are in the
+    "unscaled") and the first photo's camera is the world. With known cameras they are in the
     cameras' unit and world; where nothing tells the scale, the cameras are the network's own, and
     `notes` of the result says why. Raises ValueError for images or cameras that are not what is
     described, and BundleError for a bundle that is not here.
     """
     if (K_px is None) != (T_world_cam is None):
         raise ValueError("K_px and T_world_cam go together: give both or neither")
-    photographs = load_photographs(images, upright=K_px is None)
-    rgbs = [photograph.rgb for photograph in photographs]
+    photos = load_photos(images, upright=K_px is None)
+    rgbs = [photo.rgb for photo in photos]
     K = T = None
     if K_px is not None and T_world_cam is not None:
         K, T = _checked_cameras(K_px, T_world_cam, len(rgbs))
@@ -75,7 +75,7 @@ def reconstruct(
     if len(rgbs) > 1 and T_out is views.T_model_cam and _at_one_place(views):
         notes.append(
             "the network puts all cameras at almost one place: either the camera only turned, or "
-            "the network cannot tell; points of different photographs then do not join"
+            "the network cannot tell; points of different photos then do not join"
         )
     points = points_of_views(
         torch.from_numpy(views.images).permute(0, 3, 1, 2).float() / 255,
@@ -88,7 +88,7 @@ def reconstruct(
     kept = points.kept.numpy()
     confidence = (1.0 - 1.0 / views.confidence).astype(np.float32)
     return PhotoReconstruction(
-        names=tuple(photograph.name for photograph in photographs),
+        names=tuple(photo.name for photo in photos),
         images=views.images,
         depth=depth,
         confidence=confidence,

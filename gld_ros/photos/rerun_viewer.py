@@ -1,4 +1,4 @@
-"""A reconstruction of photographs in Rerun: its viewer, or a recording for it."""
+"""A reconstruction of photos in Rerun: its viewer, or a recording for it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def show(result: PhotoReconstruction) -> None:
         )
     recording = rerun.RecordingStream("gld_ros_photos")
     recording.spawn()
+    recording.send_blueprint(_layout(result))
     _log(rerun, recording, result)
     recording.flush()
 
@@ -31,7 +32,7 @@ def write_recording(result: PhotoReconstruction, path: Path) -> None:
     """Write what `show` shows as a recording; ImportError says what to install."""
     rerun = _rerun()
     recording = rerun.RecordingStream("gld_ros_photos")
-    recording.save(str(path))
+    recording.save(str(path), default_blueprint=_layout(result))
     _log(rerun, recording, result)
     recording.flush()
     recording.disconnect()
@@ -46,6 +47,28 @@ def _rerun() -> Any:
             "that with any viewer of glTF files"
         ) from error
     return rerun
+
+
+def _layout(result: PhotoReconstruction) -> Any:
+    """Points and cameras beside one picture of depth per photograph."""
+    import rerun.blueprint as views
+
+    depth = [
+        views.Spatial2DView(origin=_depth_path(index, name), name=f"depth of {name}")
+        for index, name in enumerate(result.names)
+    ]
+    return views.Blueprint(
+        views.Horizontal(
+            views.Spatial3DView(origin="world", name="points and cameras"),
+            views.Tabs(*depth, name="depth"),
+            column_shares=[2, 1],
+        ),
+        collapse_panels=True,
+    )
+
+
+def _depth_path(index: int, name: str) -> str:
+    return f"depth/{index}_{name}"
 
 
 def _log(rerun: Any, recording: Any, result: PhotoReconstruction) -> None:
@@ -64,4 +87,4 @@ def _log(rerun: Any, recording: Any, result: PhotoReconstruction) -> None:
         recording.log(camera, pinhole, static=True)
         recording.log(f"{camera}/image", rerun.Image(result.images[index]), static=True)
         depth = rerun.DepthImage(np.nan_to_num(result.depth[index]), meter=1.0)
-        recording.log(f"depth/{index}_{name}", depth, static=True)
+        recording.log(_depth_path(index, name), depth, static=True)

@@ -1,4 +1,4 @@
-"""What `gld_ros.reconstruct` gives: depth, cameras, confidence and points, to keep or look at."""
+"""The result of `gld_ros.reconstruct`: depth, cameras, confidence and points, to save or show."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNSCALED = "unscaled"
 
 @dataclass(frozen=True, eq=False)
 class PhotoReconstruction:
-    """V photographs at the size the network saw, with depth and cameras, and P points of them all.
+    """V photos at the size the network saw, with depth and cameras, and P points of them all.
 
     Lengths are in `unit`: "unscaled" is one unknown unit for all of depth, poses and points.
     Every depth is the network's guess; none of it is measured. `points` leaves out the least
@@ -22,7 +22,7 @@ class PhotoReconstruction:
     the network's raw confidence is below 1.05 (0.048 here).
     """
 
-    names: tuple[str, ...]  # V, of the photographs
+    names: tuple[str, ...]  # V, of the photos
     images: NDArray[np.uint8]  # (V, H, W, 3) RGB
     depth: NDArray[np.float32]  # (V, H, W) z-depth
     confidence: NDArray[np.float32]  # (V, H, W) in [0, 1); an order, no probability
@@ -33,7 +33,7 @@ class PhotoReconstruction:
     points: NDArray[np.float32]  # (P, 3) in the world
     colours: NDArray[np.uint8]  # (P, 3) RGB
     point_confidence: NDArray[np.float32]  # (P,)
-    point_view: NDArray[np.int64]  # (P,) index of the photograph
+    point_view: NDArray[np.int64]  # (P,) index of the photo
     T_gltf_world: NDArray[np.float64]  # (4, 4) to y up, z backwards, median of points at zero
 
     def save(self, path: str | Path) -> Path:

@@ -2,7 +2,7 @@
 
 A launch file asks for transitions through a service, and a request sent while a killed process is
 being replaced goes to the dead one and is never answered. A node that starts itself comes back
-after every kind of death, whoever starts the process again.
+after every kind of crash, whatever restarts the process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Is this bag fit for gld_node: cameras, intrinsics, TF, and whether images and TF agree.
+"""Whether a bag is suitable for gld_node: cameras, intrinsics, TF, and whether images and TF agree.
 
 The offline half of `gld-ros check`; faults are those of `graph_faults`. Needs no ROS.
 """
@@ -84,7 +84,7 @@ def judge_bag(seen: BagSeen) -> list[Fault]:
             Fault(
                 str(seen.path),
                 seen.problem,
-                "record CameraInfo and /tf, /tf_static beside the images; gld-ros bag-info lists "
+                "record CameraInfo, /tf and /tf_static with the images; gld-ros bag-info lists "
                 "what the bag has",
             )
         )

@@ -1,4 +1,4 @@
-"""The heartbeat that Nav2's lifecycle manager watches its nodes by (bond/msg/Status).
+"""The heartbeat by which Nav2's lifecycle manager monitors its nodes (bond/msg/Status).
 
 Both ends of a bond publish on one topic, `bond`, under one id, the name of the node. The manager
 calls the bond formed when it hears the node, and broken when heartbeats stop or the node says that

@@ -1,4 +1,4 @@
-"""An rclpy executor that ends cleanly: what the node's process and the demonstration spin."""
+"""An rclpy executor that ends cleanly, used by the node's process and the demonstration."""
 
 from __future__ import annotations
 

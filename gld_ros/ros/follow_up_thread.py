@@ -1,4 +1,4 @@
-"""A thread that does what follows from messages, at a pace of its own."""
+"""A thread for work that messages trigger, at its own pace."""
 
 import threading
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Asking a running gld_node for views: goals from poses or offsets, feedback, result, its cloud."""
+"""Requests views from a running gld_node: goals from poses or offsets, feedback, result, cloud."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def offset_pose(forward_m: float, left_m: float, yaw_deg: float) -> NDArray[np.f
 
 
 class GoalClient:
-    """Sends goals to the node at `target` from an rclpy node that somebody else spins."""
+    """Sends goals to the node at `target` from an rclpy node that the caller spins."""
 
     def __init__(self, node: Any, target: str = "/gld") -> None:
         from rclpy.action import ActionClient
@@ -56,7 +56,7 @@ class GoalClient:
         self._clouds: dict[int, Any] = {}
         self._lock = threading.Lock()
         # First, since the node hears of readers in this order: when it can answer a goal, it knows
-        # that somebody wants the cloud.
+        # that there is a subscriber for the cloud.
         self._subscription = node.create_subscription(
             rclpy_type("sensor_msgs/msg/PointCloud2"),
             f"{target}/predicted/points",
@@ -111,7 +111,7 @@ class GoalClient:
         if not self._client.wait_for_server(timeout_sec=min(timeout_s, 10.0)):
             raise RequestFailed(
                 f"no action {self._target}/synthesize_views; is the node configured? "
-                "`gld-ros check` looks"
+                "run `gld-ros check`"
             )
         sent = self._client.send_goal_async(goal, feedback_callback=on_feedback)
         self._wait(sent.done, timeout_s, "the goal was not acknowledged")

@@ -1,4 +1,4 @@
-"""What is wrong on a graph that was watched, the fault to fix first at the top.
+"""Faults of an observed graph, the one to fix first at the top.
 
 Looking at the graph belongs to `graph_watch`; nothing here needs a running graph.
 """
@@ -78,7 +78,7 @@ def judge(seen: GraphSeen) -> list[Fault]:
         )
     if seen.tf_rejected:
         faults.append(
-            Fault("/tf", f"{seen.tf_rejected} transforms are invalid (NaN or no rotation)",
+            Fault("/tf", f"{seen.tf_rejected} transforms are invalid (NaN or not a rotation)",
                   "find the publisher and normalise its quaternions", fatal=False)
         )  # fmt: skip
     return sorted(faults, key=lambda fault: not fault.fatal)
@@ -102,7 +102,7 @@ def _image_faults(image: TopicSeen) -> list[Fault]:
     faults = []
     if not image.publishers:
         return [
-            Fault(image.topic, "nobody publishes images here",
+            Fault(image.topic, "nothing publishes images here",
                   "start the camera driver, or remap <camera>/image of the node to its topic")
         ]  # fmt: skip
     wrong = sorted({p.topic_type for p in image.publishers} - {image.type})
@@ -113,7 +113,7 @@ def _image_faults(image: TopicSeen) -> list[Fault]:
         ]  # fmt: skip
     faults += _qos_faults(image)
     if not image.count:
-        problem = "a publisher is there, but no image came"
+        problem = "there is a publisher, but no image arrived"
         fix = "check that the camera streams, and the network and DDS profile for large messages"
         return [*faults, Fault(image.topic, problem, fix)]
     if 0 in image.stamps_ns:
@@ -144,11 +144,11 @@ def _image_faults(image: TopicSeen) -> list[Fault]:
 def _info_faults(image: TopicSeen, info: TopicSeen, rectification: Any) -> list[Fault]:
     if not info.count:
         faults = _qos_faults(info)
-        who = "nobody publishes" if not info.publishers else "nothing came of the"
+        who = "nothing publishes" if not info.publishers else "there is a publisher, but no"
         return [
             *faults,
             Fault(info.topic, f"{who} CameraInfo",
-                  "let the driver publish camera_info beside its images, or remap it"),
+                  "let the driver publish camera_info next to its images, or remap it"),
         ]  # fmt: skip
     if image.newest is None:
         return []
@@ -174,7 +174,8 @@ def _qos_faults(topic: TopicSeen) -> list[Fault]:
                 return [
                     Fault(
                         topic.topic,
-                        f"{publisher.node_name} and {subscription.node_name} cannot talk: {reason}",
+                        f"QoS of {publisher.node_name} and {subscription.node_name} differ: "
+                        f"{reason}",
                         "change the driver's QoS, or the node's with qos_overrides",
                         fatal=False,
                     )

@@ -1,4 +1,4 @@
-"""What is on a graph around gld_node: topics, rates, QoS, stamps, CameraInfo and TF, watched live.
+"""Observes a live graph around gld_node: topics, rates, QoS, stamps, CameraInfo and TF.
 
 `watch` subscribes for some seconds and returns what it received, `rows` is the table of it. It
 changes nothing on the graph; what of it is wrong is judged in `graph_faults`.
@@ -85,7 +85,7 @@ def watch(
     seconds: float = 5.0,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> GraphSeen:
-    """Listen for some seconds with `node`, which somebody else spins, and return what was seen.
+    """Listen for some seconds with `node`, which the caller spins, and return what was seen.
 
     `cameras` names cameras as the node's `camera_names` does (`front` is front/image); empty: what
     the node at `target` subscribes to, or would by its parameters.

@@ -1,4 +1,4 @@
-"""Initialise rclpy, also where no log file can be written."""
+"""Initialise rclpy, even where no log file can be written."""
 
 from __future__ import annotations
 

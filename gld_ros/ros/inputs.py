@@ -1,4 +1,4 @@
-"""The node's sensors: subscriptions to images, CameraInfo and depth, and what they miss."""
+"""The node's sensor input: subscriptions to images, CameraInfo and depth, and counts of losses."""
 
 import time
 from typing import Any
@@ -80,7 +80,7 @@ class SensorInputs:
             self._faults.throttled(
                 "no clock",
                 "warning",
-                f"use_sim_time is set, but nothing came on /clock ({publishers} publishers)",
+                f"use_sim_time is set, but nothing arrived on /clock ({publishers} publishers)",
             )
             return
         for camera in self._session.cameras.values():

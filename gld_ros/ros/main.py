@@ -1,4 +1,4 @@
-"""The process of `gld_node`: spin until told to stop, end cleanly, exit code 70 for a respawn."""
+"""The process of `gld_node`: spin until stopped, end cleanly, exit code 70 for a respawn."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The main thread of the node's process: it loads models, and signals reach it.
 
 Python runs signal handlers on the main thread, so what a signal must be able to interrupt runs
-there. Callbacks run on the executor's threads meanwhile and answer whoever asks.
+there. Callbacks run on the executor's threads meanwhile and answer requests.
 """
 
 from __future__ import annotations

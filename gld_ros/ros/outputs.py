@@ -1,4 +1,4 @@
-"""The node's publishers: created at configure, and work only for topics with subscribers."""
+"""The node's publishers: created at configure, active only for topics with subscribers."""
 
 import time
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The latest message of each topic that an automatic policy follows, on the graph."""
+"""The latest message of each topic that an automatic policy uses."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How many messages of a topic were sent and never taken."""
+"""How many messages of a topic were sent but never received."""
 
 from rclpy.subscription import MessageInfo
 

@@ -82,7 +82,7 @@ def _reset(
     """Forget keyframes, scale, queue and moving transforms."""
     session.reset()
     response.success = True
-    response.message = "keyframes, scale, queue and moving transforms are forgotten"
+    response.message = "keyframes, scale, queue and non-static transforms are discarded"
     return response
 
 

@@ -1,6 +1,6 @@
-"""A thread that serves some entities of a node instead of the executor.
+"""A thread that serves some entities of a node in place of the executor.
 
-For each message rclpy's executors gather all entities of a node anew, in Python; a wait set of a
+For each message rclpy's executors collect all entities of a node again, in Python; a wait set of a
 few needs none of that. An executor that waits for the events of a subscription (QoS, lost messages)
 is woken by its messages too, so the thread looks at these events itself, once a second.
 `benchmark/listening.py` measures what it brings. A message that takes long to become a Python

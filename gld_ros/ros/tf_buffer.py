@@ -115,7 +115,7 @@ class Tf2Buffer:
         return self._tree.frames()
 
     def clear(self) -> None:
-        """Forget all moving edges; static ones stay, because nobody sends them again."""
+        """Discard all non-static edges; static ones are kept, since they are not sent again."""
         with self._lock:
             self._tree.clear()
             self._fill()

@@ -1,1 +1,1 @@
-"""Worlds to learn from and to be judged on: procedural rooms, recorded folders, bags, datasets."""
+"""Scenes for training and evaluation: procedural rooms, recorded folders, bags, datasets."""

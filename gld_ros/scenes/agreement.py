@@ -1,4 +1,4 @@
-"""Whether the images of a recording fit its poses, judged where its motion shows most."""
+"""Whether the images of a recording fit its poses, checked where its motion changes most."""
 
 import numpy as np
 from scipy.spatial.transform import Rotation

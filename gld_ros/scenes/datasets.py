@@ -1,4 +1,4 @@
-"""Recordings of any kind behind one name: scene folders, bags and preprocessed datasets."""
+"""Recordings of any kind behind one interface: scene folders, bags and preprocessed datasets."""
 
 from __future__ import annotations
 

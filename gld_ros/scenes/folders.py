@@ -78,7 +78,7 @@ def open_scene_folder(path: Path) -> Recording:
         poses = np.array([frame["T_world_camera"] for frame in frames], dtype=np.float64)
         stamps = np.array([frame.get("timestamp_ns", i) for i, frame in enumerate(frames)])
     except FileNotFoundError as error:
-        raise RecordingError(f"{path} is no scene folder: it has no {CAMERAS_FILE}") from error
+        raise RecordingError(f"{path} is not a scene folder: it has no {CAMERAS_FILE}") from error
     except KeyError as error:
         raise RecordingError(f"{cameras_path} has no {error} (in the file or a frame)") from error
     except (ValueError, TypeError, AttributeError) as error:

@@ -142,5 +142,5 @@ def _read_camera(layout: DatasetLayout, path: Path) -> tuple[FloatArray, FloatAr
     if T_world_cam.shape == (3, 4):
         T_world_cam = np.concatenate((T_world_cam, [[0.0, 0.0, 0.0, 1.0]]))
     if T_world_cam.shape != (4, 4) or not bool(is_rigid(torch.from_numpy(T_world_cam))):
-        raise RecordingError(f"{path}: pose is no rigid motion", "unusable pose")
+        raise RecordingError(f"{path}: pose is not a rigid motion", "unusable pose")
     return K_px, T_world_cam

@@ -1,4 +1,4 @@
-"""A recording: posed frames in order, loaded one by one, whatever they are stored in.
+"""A recording: posed frames in order, loaded one by one from any storage.
 
 Readers (folders.py, layouts.py, bags.py) make recordings; picking.py draws samples from them.
 """
@@ -37,7 +37,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Recording:
-    """Frames in the order they were taken; poses are at hand, images are loaded when asked for.
+    """Frames in the order they were taken; poses are in memory, images are loaded on request.
 
     `load(i)` raises RecordingError for a frame that cannot be read. `gap_range` limits how many
     frames may lie between neighbouring views of a sample. `dropped` counts what the reader had to
@@ -69,7 +69,7 @@ def read_rgb(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
     except FileNotFoundError as error:
         raise RecordingError(f"{path} does not exist") from error
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise RecordingError(f"{path} is no readable image: {error}") from error
+        raise RecordingError(f"{path} is not a readable image: {error}") from error
 
 
 def read_depth_mm(path: Path, scale_m: float) -> NDArray[np.float32]:
@@ -77,5 +77,5 @@ def read_depth_mm(path: Path, scale_m: float) -> NDArray[np.float32]:
     stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
     if stored is None or stored.ndim != 2 or stored.dtype != np.uint16:
         found = "missing or unreadable" if stored is None else f"{stored.dtype} {stored.shape}"
-        raise RecordingError(f"{path} is no 16-bit depth PNG ({found})")
+        raise RecordingError(f"{path} is not a 16-bit depth PNG ({found})")
     return stored.astype(np.float32) * np.float32(scale_m)

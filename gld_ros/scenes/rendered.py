@@ -1,4 +1,4 @@
-"""Scenes that are rendered when asked for, behind one name: rooms, furnished rooms, mesh worlds.
+"""Scenes that are rendered on request, behind one interface: rooms, furnished rooms, mesh worlds.
 
     rooms:DOMAIN                       procedural rooms
     furnished:FOLDER[?paths=STYLE]     rooms with the furniture of a folder
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,6 +46,11 @@ class RenderedScenes:
         if self.kind == "rooms":
             return self.place
         return "furnished" if self.kind == "furnished" else self._address.path.stem
+
+    @property
+    def path(self) -> Path | None:
+        """The file or folder that the scenes are made of; None for procedural rooms."""
+        return None if self.kind == "rooms" else Path(self._address.path)
 
     @property
     def source(self) -> str:

@@ -1,4 +1,4 @@
-"""The one sample dictionary that every dataset produces, and the check that a sample keeps to it.
+"""The sample dictionary that every dataset produces, and its check.
 
     images            (V, 3, H, W) float32 in [0, 1], RGB
     K_px              (V, 3, 3) float32, pixels of images, pixel centres at integers

@@ -8,9 +8,11 @@ that says where the scenes come from and how many are complete.
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +102,7 @@ def read_description(folder: Path) -> StoreDescription:
         values = json.loads(path.read_text())
         return StoreDescription(**{**values, "image_hw": tuple(values["image_hw"])})
     except FileNotFoundError as error:
-        raise StoreError(f"{folder} is no scene store: it has no {DESCRIPTION_FILE}") from error
+        raise StoreError(f"{folder} is not a scene store: it has no {DESCRIPTION_FILE}") from error
     except (ValueError, TypeError, KeyError) as error:
         raise StoreError(f"{path} is damaged: {error}") from error
 
@@ -114,12 +116,14 @@ def write_store(
     render: Callable[[Sequence[int]], dict[str, Any]],
     *,
     processes: int = 1,
+    after_chunk: Callable[[int], None] = lambda complete: None,
 ) -> SceneStore:
     """Fill a store, or complete an interrupted one.
 
     `render` maps positions 0..scenes-1 to a batched sample dictionary (images float in [0, 1]).
-    With more than one process it must be picklable; each has one thread. Raises StoreError when the
-    folder holds a store of other scenes.
+    With more than one process it must be picklable; each has one thread. `after_chunk` gets the
+    number of complete scenes, and may raise to interrupt. Raises StoreError when the folder holds
+    a store of other scenes.
     """
     wanted = StoreDescription(source, scenes, views, image_hw)
     layout = _layout(wanted)
@@ -133,7 +137,7 @@ def write_store(
             image_hw,
         ):
             raise StoreError(
-                f"{folder} holds {present}; asked for {wanted}. Choose another folder."
+                f"{folder} holds {present}; requested: {wanted}. Choose another folder."
             )
         complete = present.complete
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,13 +146,15 @@ def write_store(
         path = folder / f"{name}.npy"
         mode = "r+" if complete else "w+"
         arrays[name] = np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
-    with tqdm(
-        total=scenes, initial=complete, desc=f"render {source}", unit="scene", disable=None
-    ) as bar:
-        chunks = [
-            range(first, min(first + CHUNK, scenes)) for first in range(complete, scenes, CHUNK)
-        ]
-        for chunk, batch in zip(chunks, _rendered(render, chunks, processes), strict=True):
+    chunks = [range(first, min(first + CHUNK, scenes)) for first in range(complete, scenes, CHUNK)]
+    with (
+        tqdm(
+            total=scenes, initial=complete, desc=f"render {source}", unit="scene", disable=None
+        ) as bar,
+        # Closed at once on an error, so that no process renders on for nobody.
+        closing(_rendered(render, chunks, processes)) as batches,
+    ):
+        for chunk, batch in zip(chunks, batches, strict=True):
             first, last = chunk.start, chunk.stop
             arrays["images"][first:last] = (
                 (batch["images"].clamp(0, 1) * 255).round().byte().cpu().numpy()
@@ -159,12 +165,13 @@ def write_store(
                 array.flush()
             _write_description(folder, StoreDescription(source, scenes, views, image_hw, last))
             bar.update(last - first)
+            after_chunk(last)
     return SceneStore.open(folder)
 
 
 def _rendered(
     render: Callable[[Sequence[int]], dict[str, Any]], chunks: Sequence[range], processes: int
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Batches of all chunks in order, made by so many processes."""
     processes = min(processes, len(chunks))
     if processes <= 1:
@@ -181,6 +188,12 @@ def _use_one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def store_bytes(scenes: int, views: int, image_hw: tuple[int, int]) -> int:
+    """Bytes of the arrays of a store of so many scenes."""
+    layout = _layout(StoreDescription("", scenes, views, image_hw))
+    return sum(np.dtype(kind).itemsize * math.prod(shape) for kind, shape in layout.values())
 
 
 def _write_description(folder: Path, description: StoreDescription) -> None:

@@ -42,11 +42,11 @@ FloatArray = NDArray[np.floating[Any]]
 
 
 def first_room_with_tour(domain: str) -> int:
-    """The first scene id of split demo whose furniture leaves a way round."""
+    """The first scene id of split demo whose furniture has room for a closed tour."""
     for scene_id in SPLIT_IDS["demo"]:
         if find_tour(domain, scene_id) is not None:
             return scene_id
-    raise RuntimeError(f"no demo room of domain {domain!r} leaves a way round")
+    raise RuntimeError(f"no demo room of domain {domain!r} has room for a closed tour")
 
 
 def write_tour_bag(
@@ -70,7 +70,7 @@ def write_tour_bag(
     tour = find_tour(domain, scene_id)
     if tour is None:
         raise ValueError(
-            f"room {scene_id} of domain {domain!r} leaves no way round; try another id"
+            f"room {scene_id} of domain {domain!r} has no room for a closed tour; try another id"
         )
     with BagWriter(path) as bag:
         bag.add_topic("/tf_static", TF_TYPE, latched=True)

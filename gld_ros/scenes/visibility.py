@@ -1,4 +1,4 @@
-"""Which pixels of a view some other views also see, by reprojecting depth.
+"""Which pixels of a view other views also see, by reprojecting depth.
 
 Works on any dataset with depth: procedural rooms accept scenes with it, evaluation splits visible
 from hidden pixels with it. Pixel centres lie at integer coordinates.

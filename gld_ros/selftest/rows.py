@@ -1,4 +1,4 @@
-"""One line of a self-test: how far a computed quantity is from its reference, and the verdict.
+"""One row of a self-test: how far a computed quantity is from its reference, and the verdict.
 
 Owns the comparison, its two kinds of tolerance and the printed table.
 """

@@ -1,4 +1,4 @@
-"""Runs every fixture of a folder: which kind of folder it is decides which checks apply.
+"""Runs every fixture of a folder; the kind of folder determines which checks apply.
 
 Adding a kind (another backbone) is one entry in `FOLDER_KINDS`: a module with
 
@@ -7,16 +7,16 @@ Adding a kind (another backbone) is one entry in `FOLDER_KINDS`: a module with
 """
 
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from gld_ros.selftest.da3 import folder as da3
 from gld_ros.selftest.rows import Row
+from gld_ros.selftest.vggt import folder as vggt
 
 DEFAULT_FOLDERS = tuple(Path(__file__).parent / "fixtures" / name for name in ("da3", "vggt"))
-FOLDER_KINDS = ("gld_ros.selftest.da3.folder", "gld_ros.selftest.vggt.folder")
+FOLDER_KINDS = (da3, vggt)
 
 
 def run_selftest(
@@ -43,18 +43,14 @@ def _rows(
     progress: Callable[[str], None] | None,
 ) -> list[Row]:
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder of fixtures")
-    for kind in map(_kind, FOLDER_KINDS):
+        raise ValueError(f"{folder} is not a folder of fixtures")
+    for kind in FOLDER_KINDS:
         if kind.recognises(folder):
             # Full float32 in convolutions too: cuDNN rounds their inputs to 10 bits by default.
             with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
                 return list(kind.run_folder(folder, device, dtype, progress))
     raise ValueError(
-        f"{folder} is no folder of fixtures: it has neither the files of a Depth Anything 3 set "
+        f"{folder} is not a folder of fixtures: it has neither the files of a Depth Anything 3 set "
         "(config.json, weights_da3.safetensors) nor any VGGT fixture (safetensors files with their "
         "sizes in the metadata)"
     )
-
-
-def _kind(module: str) -> Any:
-    return import_module(module)

@@ -17,14 +17,8 @@ from torch import Tensor, nn
 
 from gld_ros.backbones.interface import GeometryBackbone
 from gld_ros.training.config import ConfigError
-from gld_ros.weights.bundle import (
-    Bundle,
-    BundleConfig,
-    TensorSource,
-    read_bundle_config,
-    save_bundle,
-    student_name,
-)
+from gld_ros.weights.bundle import Bundle, TensorSource, save_bundle
+from gld_ros.weights.bundle_config import BundleConfig, read_bundle_config, student_name
 from gld_ros.weights.statistics import LevelStatistics
 
 
@@ -57,6 +51,13 @@ class WorkingBundle:
         else:
             module = self.plan.build_module(name).to(device)
         return module.train().requires_grad_(True)
+
+    def that_reads_measurements(self, name: str) -> WorkingBundle:
+        """Return the same with a denoiser `name` that takes rendered measurements."""
+        spec = self.plan.denoisers[name]
+        measured = replace(spec, config=replace(spec.config, measured=True))
+        denoisers = {**self.plan.denoisers, name: measured}
+        return WorkingBundle(replace(self.plan, denoisers=denoisers), self.present)
 
     def frozen(self, name: str, device: torch.device) -> nn.Module:
         """Return module `name` of the bundle, not to be trained; ConfigError if it is not there."""

@@ -189,6 +189,12 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(str(error)) from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping of settings")
+    apply_overrides(values, overrides)
+    return parse(RunConfig, values, path.name)
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set `dotted.name=value` in nested values, in place; raises ConfigError for other texts."""
     for override in overrides:
         name, separator, text = override.partition("=")
         if not separator:
@@ -203,4 +209,3 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
             target[leaf] = parse_yaml(text)
         except YamlError as error:
             raise ConfigError(f"override {override!r}: {error}") from error
-    return parse(RunConfig, values, path.name)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from gld_ros.diffusion.denoiser import Denoiser
+from gld_ros.diffusion.denoiser import Denoiser, that_reads_measurements
 from gld_ros.diffusion.flow import time_shift
 from gld_ros.training.bundle_parts import WorkingBundle
 from gld_ros.training.config import ConfigError, RunConfig, load_run_config, parse, with_recordings
@@ -28,7 +28,7 @@ from gld_ros.training.stages.statistics import (
     feature_statistics,
     statistics_tensors,
 )
-from gld_ros.weights.bundle import DenoiserSpec, student_name
+from gld_ros.weights.bundle_config import DenoiserSpec, student_name
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +138,9 @@ def _diffusion(
     side = FeatureCodec(bundle, device, level=plan.boundary_level) if cascade else None
     denoiser = bundle.trainable(name, device)
     assert isinstance(denoiser, Denoiser)  # what plans build under these names
+    if options.measured_probability > 0 or plan.denoisers[name].config.measured:
+        bundle = bundle.that_reads_measurements(name)
+        denoiser = that_reads_measurements(denoiser)
     model = DiffusionModel(name, denoiser, plan.denoisers[name].time_shift, plan, bundle.write)
     return DiffusionStage(config, options, model, codec, side, source, held_out, device)
 

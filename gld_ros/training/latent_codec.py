@@ -15,8 +15,8 @@ from gld_ros.decoders.rgb import RgbDecoder
 from gld_ros.novel_view_stages import (
     decode_rgb,
     decoder_inputs,
+    feature_encoder,
     level_tokens,
-    tokens_to_latent,
 )
 from gld_ros.training.bundle_parts import WorkingBundle
 
@@ -65,9 +65,7 @@ class FeatureCodec:
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Return normalised features of views encoded together."""
-        rows = images.shape[-2] // self.backbone.patch_size
-        tokens = self.backbone.encode_levels(images, [self.level])[self.level]
-        return tokens_to_latent(tokens, self.statistics[self.level], rows)
+        return feature_encoder(self.backbone, self.statistics[self.level], self.level)(images)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, images: Tensor, source: Tensor | None = None) -> Tensor:

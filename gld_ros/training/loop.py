@@ -10,12 +10,11 @@ import dataclasses
 import json
 import logging
 import math
-import signal
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -39,6 +38,7 @@ from gld_ros.training.environment import Precision, choose_precision, log_enviro
 from gld_ros.training.run_lock import run_folder_lock
 from gld_ros.training.schedule import learning_rate
 from gld_ros.training.sharding import placed_like, shard_modules, whole, whole_state
+from gld_ros.training.stop_request import StopRequest
 
 log = logging.getLogger(__name__)
 
@@ -115,29 +115,6 @@ class Outcome:
     figures: dict[str, float]
 
 
-class _StopRequest:
-    """Turns SIGTERM and SIGINT into a flag that the loop reads between steps."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> _StopRequest:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._previous[number] = signal.signal(number, self._handle)
-            except ValueError:  # not the main thread: the caller handles signals
-                break
-        return self
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-
 def train(
     stage: Stage,
     config: RunConfig,
@@ -147,17 +124,18 @@ def train(
     ranks: Ranks | None = None,
     max_minutes: float = math.inf,
     stop_at_step: int | None = None,
+    after_step: Callable[[int], None] = lambda step: None,
 ) -> Outcome:
     """Run or resume `stage` in `folder` until its steps or the wall-clock guard end.
 
     `folder` receives `last.pt`, `metrics.jsonl`, `curves.png`, TensorBoard events and the
-    exported bundle part. Raises CheckpointError when `last.pt` belongs to another
-    configuration or is damaged, RunFolderInUse when another process trains there, TrainingFailed
-    when no usable batch comes any more.
+    exported bundle part; `after_step` gets the number of finished steps. Raises CheckpointError
+    when `last.pt` belongs to another configuration or is damaged, RunFolderInUse when another
+    process trains there, TrainingFailed when no usable batch comes any more.
     """
     ranks = ranks or Ranks(rank=0, size=1)
     with run_folder_lock(folder, ranks, device):
-        return _train(stage, config, folder, device, ranks, max_minutes, stop_at_step)
+        return _train(stage, config, folder, device, ranks, max_minutes, stop_at_step, after_step)
 
 
 def _train(
@@ -168,6 +146,7 @@ def _train(
     ranks: Ranks,
     max_minutes: float,
     stop_at_step: int | None,
+    after_step: Callable[[int], None],
 ) -> Outcome:
     precision = choose_precision(config.precision, device)
     if ranks.is_first:
@@ -198,7 +177,7 @@ def _train(
         run.model = DistributedDataParallel(stage, find_unused_parameters=True)
     run_log = RunLog(folder, enabled=ranks.is_first, last_step=run.progress.step)
     try:
-        figures = run.steps(run_log, precision, max_minutes, stop_at_step)
+        figures = run.steps(run_log, precision, max_minutes, stop_at_step, after_step)
     finally:
         run_log.close()
     run.average.swap(stage)
@@ -246,6 +225,7 @@ class _Run:
         precision: Precision,
         max_minutes: float,
         stop_at_step: int | None,
+        after_step: Callable[[int], None],
     ) -> dict[str, float]:
         """Step until the end, the deadline or a signal, then save; return the last validation."""
         config, progress, ranks = self.config, self.progress, self.ranks
@@ -255,7 +235,7 @@ class _Run:
         last_step = min(config.steps, config.steps if stop_at_step is None else stop_at_step)
         figures: dict[str, float] = {}
         with (
-            _StopRequest() as stop,
+            StopRequest() as stop,
             tqdm(
                 total=config.steps,
                 initial=progress.step,
@@ -280,6 +260,7 @@ class _Run:
                     run_log.add(progress.step, progress.seconds, losses)
                     bar.set_postfix(loss=f"{losses['loss']:.4f}", refresh=False)
                 bar.update()
+                after_step(progress.step)
                 if progress.step % config.validate_every == 0 or progress.step == config.steps:
                     figures = self.validate()
                     run_log.add(progress.step, progress.seconds, figures)

@@ -1,4 +1,4 @@
-"""Folders that appear complete or not at all, and come back when a replacement was stopped."""
+"""Folders that appear complete or not at all, and are restored after an interrupted replacement."""
 
 import shutil
 from collections.abc import Iterator

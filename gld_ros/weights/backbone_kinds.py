@@ -1,4 +1,4 @@
-"""Which geometric foundation models a bundle may name, and the classes that build them.
+"""The geometric foundation models that a bundle may contain, and the classes that build them.
 
 Adding a backbone is one entry here. Classes are named, not imported, so that reading a bundle's
 config costs no model import. The model classes themselves live in `gld_ros.backbones`.

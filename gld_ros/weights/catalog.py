@@ -1,4 +1,4 @@
-"""What is published and may be fetched: repositories, files, sizes, licences as stated upstream.
+"""What is published and can be fetched: repositories, files, sizes, licences as stated upstream.
 
 Facts only; talking to the hub is `hub`, turning files into bundles `convert`.
 """

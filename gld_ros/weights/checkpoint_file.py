@@ -38,10 +38,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise UnsafeCheckpointError(
             f"{path} is refused: it is damaged, or asks for code or classes beyond tensors and "
-            f"plain containers, and nothing of it was executed. Reader's words: {_reason(error)}"
+            f"plain containers, and nothing of it was executed. The reader says: {_reason(error)}"
         ) from error
     except Exception as error:  # damaged bytes meet the reader's every line
-        raise WeightsError(f"{path} is no readable torch checkpoint: {error}") from error
+        raise WeightsError(f"{path} is not a readable torch checkpoint: {error}") from error
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}, expected a mapping of names")
     return dict(content)
@@ -57,7 +57,7 @@ def _reason(error: pickle.UnpicklingError) -> str:
 def unwrap(content: Mapping[str, Any], wrappers: Sequence[str], path: Path) -> dict[str, Tensor]:
     """Name -> tensor of the first of `wrappers` that is present, else of the mapping itself.
 
-    Raises WeightsError when what is found there is no mapping, or has entries that are no tensors.
+    Raises WeightsError when what is found there is no mapping, or has entries that are not tensors.
     """
     found: Any = content
     place = "the top of the file"
@@ -72,7 +72,7 @@ def unwrap(content: Mapping[str, Any], wrappers: Sequence[str], path: Path) -> d
     strangers = [str(name) for name, value in found.items() if not isinstance(value, Tensor)]
     if strangers:
         raise WeightsError(
-            f"{path}: {place} has entries that are no tensors: {', '.join(strangers[:5])}"
+            f"{path}: {place} has entries that are not tensors: {', '.join(strangers[:5])}"
             + (f"; none of the wrappers {', '.join(wrappers)} is there" if found is content else "")
         )
     return {str(name): value for name, value in found.items()}

@@ -12,14 +12,8 @@ from torch import Tensor
 
 from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.diffusion.flow import time_shift
-from gld_ros.weights.bundle import (
-    BackboneSpec,
-    Bundle,
-    BundleConfig,
-    DenoiserSpec,
-    TensorSource,
-    save_bundle,
-)
+from gld_ros.weights.bundle import Bundle, TensorSource, save_bundle
+from gld_ros.weights.bundle_config import BackboneSpec, BundleConfig, DenoiserSpec
 from gld_ros.weights.errors import WeightsError
 from gld_ros.weights.families import FAMILIES, NUM_VIEWS, Family, find_inputs, recognise
 from gld_ros.weights.published_diffusion import (

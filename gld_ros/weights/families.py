@@ -56,8 +56,8 @@ class Family:
 
 _DA3_WHERE = (
     "The encoder is model.safetensors of depth-anything/DA3-BASE on the Hugging Face hub; the "
-    f"statistics are in the folder model_stats of {CODE_REPOSITORY}, on no hub: give that folder, "
-    "or a clone, with --statistics, or compute them from images of your own (--statistics-from)"
+    f"statistics are in the folder model_stats of {CODE_REPOSITORY}, not on the hub: give that "
+    "folder, or a clone, with --statistics, or compute them from your images (--statistics-from)"
 )
 _VGGT_WHERE = _DA3_WHERE.replace(
     "depth-anything/DA3-BASE on the Hugging Face hub",
@@ -173,7 +173,7 @@ def find_inputs(
     if source.is_file() and not family.imagines:
         return {"encoder": source}
     if not source.is_dir():
-        raise WeightsError(f"{source} is no folder")
+        raise WeightsError(f"{source} is not a folder")
     wanted = {part: [source / place for place in places] for part, places in family.files.items()}
     if encoder_file is not None:
         wanted["encoder"] = [encoder_file]

@@ -1,4 +1,4 @@
-"""Published files on disk: planned before the first byte, verified, resumable, never half there.
+"""Downloads of published files: planned in advance, verified, resumable, never incomplete.
 
 A file being downloaded is called `NAME.part`; it gets its name only when its size and hash are
 those the hub states. Nothing here runs unless a person asked for a download.
@@ -104,7 +104,7 @@ def download(
     Files that are there with the right size and hash are not fetched again, part files are
     continued, interruptions and failures of the hub are retried after `waits_s`. `report` gets one
     line per event. Raises WeightsError for a hash that differs, a full disk, or a hub that does not
-    answer; complete files and part files stay, so that the same call goes on.
+    answer; complete files and part files stay, so that the same call continues.
     """
     return [_fetch(file, hub, report, progress, waits_s) for file in plan.files]
 
@@ -151,7 +151,7 @@ def _fetch(
         raise WeightsError(
             f"no space left on the disk of {part} while fetching {remote.path}, of which "
             f"{missing / 1e9:.2f} GB are missing. Free some space, or set GLD_ROS_DATA to a folder "
-            "on a larger disk, and run the same command again: it goes on where it stopped."
+            "on a larger disk, and run the same command again: it continues where it stopped."
         ) from error
     if part.stat().st_size != remote.size_bytes or not _hash_agrees(part, remote):
         part.unlink()
@@ -206,8 +206,8 @@ def _wait(error: TransientError, tries: int, report: Report, waits_s: Sequence[f
     """Sleep before try `tries` + 2, or raise what stopped the last one."""
     if tries >= len(waits_s):
         raise FetchError(
-            f"{error}\nGiven up after {tries + 1} tries. Run the same command again to go on where "
-            "it stopped."
+            f"{error}\nGiven up after {tries + 1} tries. Run the same command again to continue "
+            "where it stopped."
         ) from error
     wait_s = waits_s[tries] if error.wait_s is None else error.wait_s
     report(f"{str(error).splitlines()[0]}; trying again in {wait_s:g} s")

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: what a repository holds, its bytes from any position, and errors that help.
+"""The Hugging Face hub: contents of a repository, bytes from any position, and helpful errors.
 
 Names, addresses and tokens are huggingface_hub's. Bytes are streamed here, because its
 `hf_hub_download` discards what it has of a file when it is stopped. Files on disk are `fetch`.
@@ -180,7 +180,7 @@ def _connection_error(what: str, error: BaseException, endpoint: str) -> Transie
     if proxy is None:
         hint = "No proxy is set; where one is needed, set HTTPS_PROXY. " + _OFFLINE
     else:
-        hint = f"The proxy {proxy} is in use: check it, or except {endpoint} with NO_PROXY."
+        hint = f"The proxy {proxy} is in use: check it, or exclude {endpoint} with NO_PROXY."
     return TransientError(f"{what}: no connection to {endpoint}: {reason}\n{hint}")
 
 

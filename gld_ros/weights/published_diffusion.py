@@ -1,4 +1,4 @@
-"""What the GLD files of both backbones have in common: denoisers, RGB decoder, statistics.
+"""Parts common to the GLD files of both backbones: denoisers, RGB decoder, statistics.
 
 Owns unpacking them and reading sizes off their tensors. Backbones are `published_da3` and
 `published_vggt`, which files a family has is `families`.
@@ -149,7 +149,7 @@ def without_aliases(tensors: dict[str, Tensor], path: Path, notes: list[str]) ->
     for alias in aliases:
         original = re.sub(r"_(ref|tgt)\.", ".", alias, count=1)
         if original not in tensors or not torch.equal(tensors[alias], tensors[original]):
-            raise CoverageError(f"{path}: unexpected {alias}: it is no copy of {original}")
+            raise CoverageError(f"{path}: unexpected {alias}: it is not a copy of {original}")
     if aliases:
         notes.append(f"{path.name}: {len(aliases)} copies of the shared embedders are left out")
     return {key: value for key, value in tensors.items() if key not in aliases}

@@ -1,4 +1,4 @@
-"""Where fetched bundles, downloads and what can be made anew live on this machine."""
+"""Where fetched bundles, downloads and caches are on this machine."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ def downloads_home() -> Path:
 
 
 def cache_home() -> Path:
-    """Root of what can be made anew: $GLD_ROS_DATA/cache, $XDG_CACHE_HOME/gld_ros or ~/.cache."""
+    """Root of the caches: $GLD_ROS_DATA/cache, $XDG_CACHE_HOME/gld_ros or ~/.cache."""
     explicit = os.environ.get("GLD_ROS_DATA")
     if explicit:
         return Path(explicit).expanduser() / "cache"

@@ -153,7 +153,7 @@ def read_layout(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype | st
     """
     with open_tensor_file(path) as file:
         layout: dict[str, tuple[tuple[int, ...], torch.dtype | str]] = {}
-        for name in file.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+        for name in file.keys():  # noqa: SIM118 - a safetensors handle is not a mapping
             view = file.get_slice(name)
             code = view.get_dtype()
             layout[name] = (tuple(view.get_shape()), _CODES.get(code, code))
@@ -167,7 +167,7 @@ def open_tensor_file(path: Path, device: str = "cpu") -> safe_open:
     try:
         return safe_open(path, framework="pt", device=device)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is no readable safetensors file: {error}") from error
+        raise WeightsError(f"{path} is not a readable safetensors file: {error}") from error
 
 
 def check_coverage(

@@ -1,4 +1,4 @@
-"""Modules without storage: to be measured, or to have weights read into them."""
+"""Modules without storage, to measure them or to read weights into them."""
 
 from __future__ import annotations
 

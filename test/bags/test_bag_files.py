@@ -158,7 +158,7 @@ def fifo_in_a_bag(path):
         (os.mkfifo, "neither a folder nor a regular file"),
         (lambda path: path.touch(), "the file is empty"),
         (lambda path: path.write_bytes(b"not a bag at all"), "cannot be opened"),
-        (fifo_in_a_bag, "no regular file: bag.mcap"),
+        (fifo_in_a_bag, "not a regular file: bag.mcap"),
     ],
     ids=["absent", "empty folder", "images", "fifo", "empty file", "other content", "fifo inside"],
 )
@@ -170,7 +170,7 @@ def test_what_is_no_bag_is_named_at_once(tmp_path, make, message):
         BagReader(path)
 
 
-def test_a_picture_and_a_folder_of_scenes_are_sent_to_the_command_for_pictures(tmp_path):
+def test_a_picture_and_a_folder_of_scenes_are_sent_to_the_command_for_images(tmp_path):
     folder_of_images(tmp_path / "images")
     for path in (tmp_path / "images" / "000.png", tmp_path):
         with pytest.raises(BagError, match=r"a bag is what .* gld-ros image"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gld_ros.batch.ray_workers import RayOptions, run_on_ray
-from gld_ros.batch.work import BagTask, WorkerUnusable
+from gld_ros.batch.work import BatchTask, WorkerUnusable
 
 ray = pytest.importorskip("ray")
 
@@ -55,7 +55,7 @@ class NoModel(Work):
 
 def tasks(folder, *names):
     return [
-        BagTask(folder / name, name, folder / "out" / name, folder / f"{name}.jpg")
+        BatchTask(str(folder / name), name, folder / "out" / name, folder / f"{name}.jpg")
         for name in names
     ]
 

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from gld_ros.bags.reader import BagReader
+from gld_ros.batch.bag_summary import bag_batch
+from gld_ros.batch.table import table_columns
 from gld_ros.cli.main import main
 from gld_ros.scenes.tour_bag import first_room_with_tour, write_tour_bag
 
@@ -171,3 +173,41 @@ def test_the_summary_of_one_bag_as_json(tour, tmp_path, capsys):
     assert document["without_job"][0]["count"] == 1
     with BagReader(tmp_path / "views") as bag:
         assert bag.topics["/gld/predicted/color/image"].num_messages == document["views"]
+
+
+def test_parquet_holds_the_rows_of_the_table_with_types_and_meanings(recordings):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert bags("--fail-on", "none") == 0
+    stored = parquet.read_table("views/summary.parquet")
+    documented = [(name, kind) for name, kind, _ in table_columns(bag_batch())]
+    found = [(f.name, str(f.type).replace("element: ", "")) for f in stored.schema]
+    assert found == documented
+    assert all(field.metadata[b"description"] for field in stored.schema)
+    table = rows()
+    for row in stored.to_pylist():
+        text = table[row["name"]]
+        assert row["status"] == text["status"]
+        assert str(row["jobs"] if row["jobs"] is not None else "") == text["jobs"]
+        assert "; ".join(row["notes"]) == text["notes"]
+    assert stored.num_rows == 2
+
+
+def test_every_column_of_the_table_is_documented():
+    text = (Path(__file__).resolve().parents[2] / "docs/bags.md").read_text()
+    columns = table_columns(bag_batch())
+    assert [c for c in columns if f"| `{c[0]}` | {c[1]} | {c[2]} |" not in text] == []
+
+
+def test_without_pyarrow_the_table_is_csv_alone(recordings, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["bags", "rec/cut", "--out", "views", *OPTIONS]) == 1
+    assert "no Parquet without pyarrow: pip install 'gld_ros[cluster]'" in capsys.readouterr().out
+    assert not Path("views/summary.parquet").exists()
+
+
+def test_depth_alone_is_no_problem_and_has_its_picture(recordings):
+    command = ["bags", "rec/good", "--out", "views", "--mode", "depth", "--workers", "0"]
+    assert main([*command, "--threads", "1"]) == 0
+    row = rows()["good"]
+    assert (int(row["depth_images"]), int(row["views"])) == (6, 0)
+    assert "data:image/jpeg;base64," in Path("views/index.html").read_text()

@@ -9,7 +9,8 @@ from gld_ros.backbones.da3.config import Da3Config
 from gld_ros.cli.main import main
 from gld_ros.decoders.rgb import RgbDecoderConfig
 from gld_ros.diffusion.config import DenoiserConfig
-from gld_ros.weights.bundle import BackboneSpec, BundleConfig, DenoiserSpec, save_bundle
+from gld_ros.weights.bundle import save_bundle
+from gld_ros.weights.bundle_config import BackboneSpec, BundleConfig, DenoiserSpec
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_no_repeats_is_refused(capsys):
 
 
 def test_the_depth_of_images_is_timed_where_there_are_no_views(backbone_alone, capsys):
-    arguments = ["bench", "--bundle", str(backbone_alone.folder), "--size", "80", "60"]
+    arguments = ["bench", "--bundle", str(backbone_alone.folder), "--size", "80x60"]
     assert main([*arguments, "--repeats", "2", "--device", "cpu"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["mode"] == "depth"
@@ -75,7 +76,7 @@ def test_the_depth_of_images_is_timed_where_there_are_no_views(backbone_alone, c
     )
     assert report["peak_resident_bytes"] > report["estimated_peak_bytes"] > 10**4
     assert main([*arguments, "--mode", "views"]) == 1
-    assert "backbone alone" in capsys.readouterr().err
+    assert "only a geometry backbone" in capsys.readouterr().err
 
 
 def test_any_bundle_can_be_timed_in_mode_depth(micro_bundle, capsys):

@@ -1,4 +1,4 @@
-"""`gld-ros image` on photographs of a rendered room."""
+"""`gld-ros image` on photos of a rendered room."""
 
 import json
 
@@ -13,7 +13,7 @@ from gld_ros.scenes.rooms import render_rooms
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    """A scene folder of three posed photographs."""
+    """A scene folder of three posed photos."""
     views = render_rooms("narrow", [3_000_000_002], 3, (240, 320))
     images = (views["images"][0].permute(0, 2, 3, 1) * 255).round().byte().numpy()
     folder = tmp_path_factory.mktemp("scenes") / "room"
@@ -22,13 +22,13 @@ def scene(tmp_path_factory):
     return folder
 
 
-def test_photographs_become_depth_cameras_and_points(scene, tmp_path, capsys):
+def test_photos_become_depth_cameras_and_points(scene, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["image", str(scene / "images"), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "3 photos at 112x84 px" in printed
     assert "unscaled" in printed
-    assert "knows procedural rooms alone" in printed
+    assert "trained on procedural rooms only" in printed
     assert str(out) in printed
     assert {p.name for p in out.iterdir()} >= {"cameras.json", "points.ply", "depth"}
     depth = [np.load(path) for path in sorted((out / "depth").glob("*.npy"))]
@@ -41,7 +41,7 @@ def test_known_cameras_of_a_scene_folder_make_it_metric(scene, tmp_path, capsys)
     assert json.loads((tmp_path / "cameras.json").read_text())["unit"] == "m"
 
 
-def test_one_photograph_and_every_other(scene, tmp_path, capsys):
+def test_one_photo_and_every_other(scene, tmp_path, capsys):
     files = sorted((scene / "images").iterdir())
     assert main(["image", str(files[0]), "--out", str(tmp_path / "a")]) == 0
     assert "1 photo at" in capsys.readouterr().out
@@ -54,7 +54,7 @@ def test_one_photograph_and_every_other(scene, tmp_path, capsys):
     [
         (["nowhere.jpg"], "nowhere.jpg does not exist"),
         (["{tmp}"], "holds no image files"),
-        (["{tmp}/text.png"], "is no readable image"),
+        (["{tmp}/text.png"], "is not a readable image"),
         (["{image}", "--every", "0"], "--every is 0"),
         (["{image}", "--bundle", "nothing"], "gld-ros weights list"),
         (["{image}", "--cameras"], "cameras.json"),

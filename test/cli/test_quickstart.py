@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from contextlib import redirect_stderr, redirect_stdout
@@ -19,7 +20,7 @@ from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.scenes.tour_bag import first_room_with_tour, write_tour_bag
 from gld_ros.weights.bundle import Bundle
 
-from ..weights.fake_hub import FakeHub
+from ..weights.fake_hub import FakeHub, Fault
 from ..weights.published_layout import (
     GLD_REPOSITORY,
     hub_repositories,
@@ -171,6 +172,38 @@ def test_what_will_happen_is_said_before_the_first_byte(hub, arguments, capsys):
     assert hub.requests == []
 
 
+@pytest.mark.parametrize(
+    ("fault", "hint"),
+    [
+        (Fault(401), "asks for a login (401)"),
+        (
+            Fault(403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Ask the authors first."}),
+            "The hub says: Ask the authors first.",
+        ),
+        (Fault(404), "not found (404); it was renamed, moved or removed"),
+        (Fault(429, {"Retry-After": "600"}), "run the same command again in 10 minutes"),
+    ],
+)
+def test_what_the_hub_refuses_ends_in_its_hint(hub, arguments, capsys, tmp_path, fault, hint):
+    hub.faults[GLD_REPOSITORY] = fault
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("gld-ros quickstart: error: ")
+    assert hint in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "data/bundles").exists()
+
+
+def test_a_disk_without_room_for_files_and_bundle_is_named_first(
+    hub, arguments, capsys, monkeypatch
+):
+    full = shutil._ntuple_diskusage(10**6, 10**6, 0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    assert main(arguments) == 1
+    assert "the download with the bundle made from it needs" in capsys.readouterr().err
+    assert hub.requests == []
+
+
 def test_a_machine_without_memory_is_named_before_the_first_byte(
     hub, arguments, capsys, monkeypatch
 ):
@@ -189,11 +222,14 @@ def test_a_bag_that_cannot_be_read_is_named_first(hub, arguments, capsys, tmp_pa
     assert not hub.tokens
 
 
-def test_depth_alone_from_nothing_to_a_picture(hub, bag, tmp_path, capsys):
+@pytest.mark.parametrize("kept", [[], ["--keep-downloads"]], ids=["removed", "kept"])
+def test_depth_alone_from_nothing_to_a_picture(hub, bag, tmp_path, capsys, kept):
     run = ["quickstart", "--bag", str(bag), "--weights", "da3-base", "--yes", "--no-open"]
-    assert main([*run, "--set", "depth.min_confidence=0.0"]) == 0
+    assert main([*run, *kept, "--set", "depth.min_confidence=0.0"]) == 0
     printed = capsys.readouterr().out
     assert "every byte as recorded" in printed
     assert "depth of 4 (4 in metres" in printed  # its depth camera gives them
     assert np.asarray(Image.open(tmp_path / "tour-da3-base.png")).max() > 0
     assert GLD_REPOSITORY not in {repository for repository, _ in hub.requests}
+    assert f"3 {'keep' if kept else 'remove'} the downloaded files" in printed
+    assert (tmp_path / "data/downloads/da3-base").exists() == bool(kept)

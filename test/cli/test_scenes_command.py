@@ -98,10 +98,3 @@ def test_wrong_values_end_in_one_line(arguments, message, tmp_path, monkeypatch,
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
-
-
-@pytest.mark.parametrize("size", ["320", "0x10", "axb"])
-def test_sizes_are_explained(size, capsys):
-    with pytest.raises(SystemExit):
-        main(["scenes", "preview", "--size", size])
-    assert size in capsys.readouterr().err

@@ -11,8 +11,8 @@ from PIL import Image
 from gld_ros.bags.reader import BagReader
 from gld_ros.cli.main import main
 from gld_ros.demo.flight import FlightOptions, fly, summary, write_flight
-from gld_ros.demo.moving_pictures import film_frame, tinted
 from gld_ros.demo.tour import ROOM_DOMAIN
+from gld_ros.demo.video import tinted, video_frame
 from gld_ros.mapping.model import LoadedModel
 from gld_ros.mapping.model_fault import fault_of
 from gld_ros.mapping.provenance import Provenance
@@ -100,7 +100,7 @@ def test_measured_pixels_keep_their_colour_and_imagined_ones_are_tinted():
     assert (result[:, :30] == 128).all()
     red, _, blue = result[0, 45].astype(int)
     assert red > blue + 40
-    frame = film_frame(image, labels)
+    frame = video_frame(image, labels)
     assert frame.shape[1] == 120
     assert (frame[:40, :60] == image).all()
 

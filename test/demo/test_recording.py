@@ -5,7 +5,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from gld_ros.demo.pictures import GridRow, write_recording
+from gld_ros.demo.result_images import GridRow, write_recording
 from gld_ros.evaluation.withheld import PosedImage
 
 pytest.importorskip("rerun", reason="rerun-sdk is not installed")
@@ -26,4 +26,5 @@ def test_recording_is_sound_and_opens_with_a_layout_of_its_own(tmp_path):
         )
         assert done.returncode == 0, done.stderr
     assert "Blueprint" in done.stdout
-    assert "observed_points" in done.stdout
+    for entity in ("observed_points", "/world/target/image", "/truth", "/depth", "/provenance"):
+        assert entity in done.stdout

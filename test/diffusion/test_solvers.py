@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gld_ros.diffusion.flow import time_grid
-from gld_ros.diffusion.solvers import UPDATE_RULES, Known, integrate
+from gld_ros.diffusion.solvers import UPDATE_RULES, integrate
 
 NOISE = torch.tensor([1.0, -0.5])
 # dx/dt = -x, as smooth as flows get: from t = 1 to t its solution is NOISE * exp(1 - t).
@@ -62,14 +62,6 @@ def test_every_step_is_yielded_and_stopping_cancels():
     assert (first.index, first.total) == (1, 8)
     steps.close()
     assert calls == [1.0]
-
-
-def test_known_latents_are_noised_to_the_time_of_each_step_by_their_weight():
-    latent, weight = torch.tensor([5.0, 7.0]), torch.tensor([1.0, 0.0])
-    known = Known(latent, weight)
-    steps = list(integrate(lambda x, t: 0 * x, NOISE, [1.0, 0.5, 0.25], known=known))
-    assert [s.latent[0].item() for s in steps] == [0.5 * 5 + 0.5 * 1, 0.75 * 5 + 0.25 * 1]
-    assert [s.latent[1].item() for s in steps] == [-0.5, -0.5]
 
 
 def test_an_unknown_solver_is_rejected():

@@ -55,9 +55,22 @@ LAUNCHING = [*PAGES, ROOT / "docker" / "compose.yaml", ROOT / "docker" / "Docker
 def test_launch_arguments_that_are_shown_exist(page):
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     for file, arguments in re.findall(r"ros2 launch gld_ros (\w+\.launch\.py)([^`\n]*)", text):
-        declared = (ROOT / "launch" / file).read_text(encoding="utf-8")
+        declared = _with_included_launch_files(file)
         for name in re.findall(r"(\w+):=", arguments):
             assert re.search(rf'^ +\(?"{name}",', declared, re.M), f"{page.name}: {file} {name}:="
+
+
+def _with_included_launch_files(name):
+    """The text of a launch file and of those that it names, and so on."""
+    files = {path.name: path for path in (ROOT / "launch").rglob("*.launch.py")}
+    texts, names = {}, [name]
+    assert name in files
+    while names:
+        one = names.pop()
+        if one in files and one not in texts:
+            texts[one] = files[one].read_text(encoding="utf-8")
+            names += re.findall(r"\w+\.launch\.py", texts[one])
+    return "\n".join(texts.values())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -94,8 +107,8 @@ def test_every_page_is_in_the_site():
     assert [page for page in pages if f": {page}\n" not in site] == []
 
 
-def test_pictures_are_small_enough_to_be_cloned_by_everybody():
-    pictures = [p for p in (ROOT / "docs" / "pictures").iterdir() if p.suffix != ".md"]
+def test_images_are_small_enough_to_clone():
+    pictures = [p for p in (ROOT / "docs" / "images").iterdir() if p.suffix != ".md"]
     assert sum(p.stat().st_size for p in pictures) < 3_000_000
 
 

@@ -12,7 +12,8 @@ from gld_ros.backbones.da3.config import Da3Config
 from gld_ros.decoders.rgb import RgbDecoderConfig
 from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.scenes.folders import write_scene_folder
-from gld_ros.weights.bundle import BackboneSpec, BundleConfig, DenoiserSpec, save_bundle
+from gld_ros.weights.bundle import save_bundle
+from gld_ros.weights.bundle_config import BackboneSpec, BundleConfig, DenoiserSpec
 
 MODEL_HW = (28, 42)
 CHANNELS = 32
@@ -93,6 +94,18 @@ def taught_bundle(tmp_path_factory):
     student = replace(plan.denoisers["level1"], calls=3)
     plan = replace(plan, denoisers={**plan.denoisers, "level1_student": student})
     return _save(tmp_path_factory.mktemp("bundles") / "taught", plan)
+
+
+@pytest.fixture(scope="session")
+def measured_bundle(tmp_path_factory):
+    """A bundle whose denoiser reads measurements."""
+    plan = _plan("measured")
+    level1 = plan.denoisers["level1"]
+    measured = replace(level1, config=replace(level1.config, measured=True))
+    return _save(
+        tmp_path_factory.mktemp("bundles") / "measured",
+        replace(plan, denoisers={"level1": measured}),
+    )
 
 
 @pytest.fixture(scope="session")

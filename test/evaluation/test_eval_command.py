@@ -159,6 +159,31 @@ def test_data_without_a_usable_sample_is_an_error(micro_bundle, tmp_path, capsys
     assert "none of 1 samples" in capsys.readouterr().err
 
 
+def test_measured_pixels_are_joined_with_the_model_or_inpainted(
+    measured_bundle, tmp_path, wall_scene, capsys
+):
+    folder = wall_scene(4)
+    status, report = _eval(measured_bundle, folder, tmp_path, "--every", "1", "--measurements")
+    assert status == 0
+    views = report["views"]
+    for method in (methods.GENERATED_SHOWN, methods.JOINED, methods.JOINED_SHOWN):
+        assert np.isfinite(views[method]["psnr"]["mean"])
+    shown, plain = views[methods.GENERATED_SHOWN]["psnr"], views[methods.GENERATED]["psnr"]
+    assert shown != plain
+    # The wall is measured wherever a reference sees it, and plane.
+    for method in (methods.JOINED, methods.INPAINTED):
+        assert views[method]["psnr_visible"]["mean"] > 30
+        assert views[method]["abs_rel_unscaled"]["mean"] < 0.01
+    assert "measured, inpainted" in capsys.readouterr().out
+
+
+def test_without_depth_nothing_is_measured(micro_bundle, tmp_path, wall_scene, capsys):
+    folder = wall_scene(4, with_depth=False)
+    status, _ = _eval(micro_bundle, folder, tmp_path, "--every", "1", "--measurements")
+    assert status != 0
+    assert "the data has no depth" in capsys.readouterr().err
+
+
 def test_a_scene_is_imagined_alike_in_every_batch(micro_bundle, wall_scene):
     folder = wall_scene(12)
     held_out = open_held_out(str(folder), ViewPlan(every=1), (MODEL_HW,))

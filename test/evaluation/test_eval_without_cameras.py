@@ -47,7 +47,7 @@ def test_cameras_that_a_camera_head_reads_are_judged(save_vggt_bundle, tmp_path,
     T_cam_model = torch.linalg.inv(views.T_model_cam).float()
     torch.testing.assert_close(T_cam_model, expected.T_cam_world, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(views.K_px.float(), expected.K_px, atol=1e-3, rtol=1e-4)
-    # A scene whose reading is no camera costs the other nothing.
+    # A scene whose reading is not a camera costs the other nothing.
     head = model.backbone.camera_head
     read = head.forward
     scenes = iter((read, lambda tokens: read(tokens) * torch.nan))

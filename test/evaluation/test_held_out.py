@@ -71,7 +71,7 @@ def test_stores_are_read_in_their_own_size(tmp_path):
     ("data", "words"),
     [
         ("rooms:castle", "unknown domain"),
-        ("rooms:narrow:many", "no number"),
+        ("rooms:narrow:many", "not a number"),
         ("no/such/place", "does not exist"),
     ],
 )

@@ -15,7 +15,7 @@ from gld_ros.export import run as export_run
 from gld_ros.export.parts import RunSize, build_part
 from gld_ros.export.run import export_bundle
 
-SIZE = ["--size", "42", "56", "--views", "2", "1", "--repeats", "1"]
+SIZE = ["--size", "56x42", "--views", "2", "1", "--repeats", "1"]
 TRTEXEC = """\
 #!{python}
 import sys
@@ -179,7 +179,7 @@ def test_a_network_that_is_another_one_is_refused(backbone_alone, tmp_path, monk
     ("words", "told"),
     [
         (["--parts", "level1"], "no part level1; it has features, geometry_head"),
-        (["--size", "50", "56"], "multiples of 14"),
+        (["--size", "56x50"], "multiples of 14"),
         (["--device", "tpu"], "device is 'tpu'"),
         (["--repeats", "0"], "repeats is 0"),
     ],

@@ -36,14 +36,19 @@ def test_topics_and_fixed_frame_are_given_as_arguments(outside):
 
 @pytest.mark.launch(fixture=gld)
 @with_arguments(
-    camera_preset="realsense", bundle="mine", policy="stereo_baseline", image="/my/image"
+    camera_preset="realsense",
+    bundle="mine",
+    mode="depth",
+    policy="stereo_baseline",
+    image="/my/image",
 )
 def test_a_preset_names_topics_and_given_ones_count_more(outside):
     outside.wait_state("active")
     outside.wait_heard("/my/image", IMAGE)
     outside.wait_heard("/camera/camera/color/camera_info", INFO)
     outside.wait_heard("/camera/camera/aligned_depth_to_color/image_raw", IMAGE)
-    assert outside.parameters("model.bundle", "policy.type") == ["mine", "stereo_baseline"]
+    names = ("model.bundle", "mode", "policy.type")
+    assert outside.parameters(*names) == ["mine", "depth", "stereo_baseline"]
 
 
 @pytest.mark.launch(fixture=gld)
@@ -123,6 +128,7 @@ def test_without_autostart_a_manager_decides(outside):
         (["cameras:=front rear", "image:=/front/image"], "1 topic(s) for 2 camera(s)"),
         (["camera_preset:=kinect"], "there are: realsense, zed, oak, usb"),
         (["use_sim_time:=maybe"], 'provided value "maybe" is not valid'),
+        (["mode:=both"], 'provided value "both" is not valid'),
     ],
 )
 def test_wrong_arguments_end_the_launch_before_anything_starts(command, words, message):
@@ -137,7 +143,7 @@ def test_wrong_arguments_end_the_launch_before_anything_starts(command, words, m
 def test_arguments_are_taught(command, file):
     launch = command("ros2", "launch", "gld_ros", file, "--show-args")
     assert launch.ended() == 0
-    for name in ("cameras", "image", "camera_info", "depth", "bundle", "policy", "fixed_frame",
-                 "params_file", "profile"):  # fmt: skip
+    for name in ("cameras", "image", "camera_info", "depth", "bundle", "mode", "policy",
+                 "fixed_frame", "params_file", "profile"):  # fmt: skip
         assert f"'{name}':" in launch.output
     assert "no description given" not in launch.output

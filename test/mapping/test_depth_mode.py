@@ -141,7 +141,7 @@ def test_a_rate_below_the_cameras_leaves_images_out_and_counts_them(
     tour, backbone_alone, tmp_path, capsys
 ):
     assert run(tour, tmp_path / "out", backbone_alone.folder, "--set", "depth.rate=0.5") == 0
-    assert f"{IMAGES // 2} images passed over: depth.rate" in capsys.readouterr().out
+    assert f"{IMAGES // 2} images skipped: depth.rate" in capsys.readouterr().out
     assert len(made(tmp_path / "out")["depth/image"]) == IMAGES // 2
 
 
@@ -155,7 +155,7 @@ def test_views_of_a_backbone_alone_are_refused_with_what_to_do(
 ):
     assert run(tour, tmp_path / "out", backbone_alone.folder, "--mode", "views") == 1
     error = capsys.readouterr().err
-    assert "holds a geometry backbone alone and imagines no views" in error
+    assert "has only a geometry backbone and imagines no views" in error
     assert "use mode depth or auto" in error
     assert not (tmp_path / "out").exists()
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from gld_ros.geometry.crop_resize import gld_crop_resize
 from gld_ros.geometry.poses import transform_points
 from gld_ros.mapping.clouds import cloud_from_depth, voxel_filtered
+from gld_ros.mapping.composition import color_image
 from gld_ros.mapping.frames import shrink_to_fit
 from gld_ros.mapping.make_products import (
     broken_fraction,
-    color_image,
     make_products,
     rep117_depth,
 )

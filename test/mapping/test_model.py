@@ -37,3 +37,24 @@ def test_a_package_that_is_not_installed_is_named_with_the_fix(package):
     assert done.returncode == 0, done.stderr
     assert f"needs the Python package {package!r}" in done.stdout
     assert "pip install" in done.stdout
+
+
+HEAVY = """
+import sys
+from gld_ros.mapping.model import load_model
+from gld_ros.mapping.session import SynthesisSession
+from gld_ros.ros.parameters.files import load_snapshot
+print(load_model(load_snapshot().session).description)
+print([name for name in ("torch._dynamo", "scipy", "numba", "matplotlib") if name in sys.modules])
+"""
+
+
+def test_a_start_waits_for_no_library_that_it_does_not_use():
+    done = subprocess.run(
+        [sys.executable, "-c", HEAVY], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    description, heavy = done.stdout.splitlines()
+    assert "'self_test': 'passed'" in description
+    assert "less than" in description
+    assert heavy == "[]"

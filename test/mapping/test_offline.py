@@ -69,11 +69,11 @@ def rendered(room):
     return render
 
 
-def run_offline(tour, rendered, output, *settings):
+def run_offline(tour, rendered, output, *settings, synthesizer=None):
     with BagReader(tour) as reader:
         overrides = [*SETTINGS, *settings]
         parameters = load_snapshot(None, overrides, [c.name for c in bag_cameras(reader)]).session
-        model = LoadedModel(OracleSynthesizer(rendered), {}, IMAGE_HW, fault_of)
+        model = LoadedModel(synthesizer or OracleSynthesizer(rendered), {}, IMAGE_HW, fault_of)
         offline = OfflineRun(reader, model, parameters)
         jobs = list(write_jobs(offline.jobs(), output, parameters.frames))
     return offline, jobs
@@ -219,6 +219,27 @@ def test_depth_images_of_a_bag_are_measurements(tour, rendered, tmp_path):
     assert all(made.scale.source is ScaleSource.MEASURED for made in products)
     labels = np.concatenate([v.provenance.ravel() for made in products for v in made.predicted])
     assert (labels == Provenance.MEASURED).mean() > 0.3
+
+
+@pytest.mark.parametrize("composite", [True, False])
+def test_a_model_that_reads_measurements_is_shown_them_unless_its_view_alone_is_wanted(
+    tour, rendered, tmp_path, composite
+):
+    shown = []
+
+    class Reading(OracleSynthesizer):
+        reads_measurements = True
+
+        def run(self, request):
+            shown.append(request.surfaces)
+            return super().run(request)
+
+    settings = ("depth.source=camera", f"color.composite={str(composite).lower()}")
+    run_offline(tour, rendered, tmp_path / "views", *settings, synthesizer=Reading(rendered))
+    assert shown
+    assert all(bool(surfaces) is composite for surfaces in shown)
+    for surfaces in shown:
+        assert all(np.isfinite(surface.depth_m).mean() > 0.5 for surface in surfaces)
 
 
 def test_two_bags_that_differ_are_told_apart(oracle_run, tour):

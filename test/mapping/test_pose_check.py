@@ -1,11 +1,11 @@
-"""Images and TF that stop belonging together while a session measures."""
+"""Images, TF and depth cameras that stop belonging together while a session measures."""
 
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 
-from gld_ros.mapping.frames import Keyframe
+from gld_ros.mapping.frames import Keyframe, SensorDepth
 from gld_ros.mapping.measurements import Measurements
 from gld_ros.mapping.placed_frame import PlacedFrame
 from gld_ros.mapping.pose_check import RECENT, PoseCheck
@@ -24,7 +24,7 @@ def pose(time_s):
     return T
 
 
-def keyframes(tf_late_s, *, textured=True):
+def keyframes(tf_late_s, *, textured=True, sensor_scale=None):
     """Twelve images of a leaning wall at 10 Hz with the poses that TF gives for them."""
     rng = np.random.default_rng(3)
     noise = sum(s * gaussian_filter(rng.standard_normal((500, 500)), s) for s in (1.5, 4.0, 10.0))
@@ -40,12 +40,18 @@ def keyframes(tf_late_s, *, textured=True):
         image = np.repeat(np.round(grey)[..., None], 3, axis=2).astype(np.uint8)
         image = image if textured else np.full_like(image, 90)
         T_fixed_cam = pose(0.1 * i - tf_late_s)
-        made.append(Keyframe("front", 10**8 * (i + 1), "optical", image, K_PX, T_fixed_cam, 0))
+        sensor = None
+        if sensor_scale is not None:
+            sensor = SensorDepth((sensor_scale * along).astype(np.float32), K_PX)
+        stamp_ns = 10**8 * (i + 1)
+        made.append(
+            Keyframe("front", stamp_ns, "optical", image, K_PX, T_fixed_cam, 0, sensor_depth=sensor)
+        )
     return made
 
 
-def facts_after(frames):
-    measurements = Measurements("stereo")
+def facts_after(frames, source="stereo"):
+    measurements = Measurements(source)
     for frame in frames:
         measurements.note(
             PlacedFrame("front", frame.stamp_ns, frame.T_fixed_cam, 0, lambda frame=frame: frame)
@@ -65,6 +71,14 @@ def test_late_transforms_are_reported_with_their_offset():
 @pytest.mark.parametrize("frames", [{"tf_late_s": 0.0}, {"tf_late_s": 0.06, "textured": False}])
 def test_images_that_fit_or_show_nothing_are_not_blamed(frames):
     assert facts_after(keyframes(**frames)).disagreements == {}
+
+
+@pytest.mark.parametrize(("scale", "cameras"), [(1.0, []), (1.1, ["front"]), (0.9, ["front"])])
+def test_a_depth_camera_of_another_scale_than_parallax_is_reported(scale, cameras):
+    found = facts_after(keyframes(0.0, sensor_scale=scale), "auto").depth_cameras
+    assert list(found) == cameras
+    for agreement in found.values():
+        assert agreement.scale == pytest.approx(scale, abs=0.03)
 
 
 SEVERAL = [False] * (RECENT - 1) + [True]

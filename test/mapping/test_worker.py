@@ -14,6 +14,7 @@ from gld_ros.mapping.products import ALL_PRODUCTS, Product, UnusableOutput
 from gld_ros.mapping.scale import ScaleSource
 from gld_ros.mapping.synthesizer import DeviceFault, MemoryLimited, OracleSynthesizer, OutOfMemory
 from gld_ros.mapping.worker import SynthesisWorker
+from gld_ros.measuring.surfaces import Surface
 
 S = 1_000_000_000
 GOAL = JobKind.GOAL
@@ -65,15 +66,22 @@ class Bench:
         self.epoch, self.now_ns = 0, 2 * S
         self.steady_offset_s = 0.0
         self.postprocessor = Postprocessor(lambda: ALL_PRODUCTS)
+        self.surfaces_asked = []
         self.worker = SynthesisWorker(
             self.synthesizer,
             postprocess=self.postprocess,
+            surfaces=self.surfaces,
             on_result=self.results.append,
             on_progress=lambda request, progress: self.progress.append((request.job_id, progress)),
             ros_now_ns=lambda: self.now_ns,
             epoch=lambda: self.epoch,
             steady_s=lambda: time.monotonic() + self.steady_offset_s,
         )
+
+    def surfaces(self, request, slots, keyframes):
+        self.surfaces_asked.append((request.job_id, tuple(slots), tuple(keyframes)))
+        image, depth_m = keyframes[0].image, np.ones((4, 4), np.float32)
+        return [Surface(image, keyframes[0].K_px, keyframes[0].T_fixed_cam, depth_m, depth_m)]
 
     def postprocess(self, request, run):
         return self.postprocessor(request, run)
@@ -128,6 +136,21 @@ def test_a_job_gives_products_times_and_progress(bench, job_of):
     stages = times.queue + times.encode + times.sample + times.decode + times.postprocess
     assert 0 < stages <= times.total < 10.0
     assert bench.worker.mean_job_s > 0
+
+
+def test_a_model_that_reads_measurements_gets_those_around_the_targets_and_no_other_does(
+    bench, job_of
+):
+    bench.worker.submit_goal(job_of(1, GOAL))
+    bench.wait_results(1)
+    assert not bench.surfaces_asked
+    assert not bench.synthesizer.requests[-1].surfaces
+    bench.synthesizer.reads_measurements = True
+    job = job_of(2, GOAL, num_targets=2)
+    bench.worker.submit_goal(job)
+    assert bench.wait_results(2).outcome is Outcome.DONE
+    assert bench.surfaces_asked == [(2, (0, 1), job.keyframes)]
+    assert len(bench.synthesizer.requests[-1].surfaces) == 1
 
 
 def test_cancel_takes_effect_within_one_step(bench, job_of):

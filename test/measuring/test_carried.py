@@ -1,12 +1,15 @@
 """Depth carried into a newer image: right where that shows the same, absent where it does not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from textured_planes import HW, K_PX, camera_at, plane_depth, plane_image, texture
 
 from gld_ros.measuring.carried import carried_depth, filled_surface
-from gld_ros.measuring.frames import PosedImage
-from gld_ros.measuring.surfaces import Surface
+from gld_ros.measuring.consistency import MeasuredImage
+from gld_ros.measuring.frames import MeasuredDepth, PosedImage
+from gld_ros.measuring.surfaces import Surface, sure_depth
 
 WALL_M = 3.0
 
@@ -80,11 +83,24 @@ def test_a_surface_is_filled_with_sure_depth_of_others_and_keeps_its_own(surface
     depth_m[:40] = 1.5
     confidence = np.where(np.isfinite(depth_m), 0.8, 0.0).astype(np.float32)
     own = Surface(newer.image, K_PX, newer.T_fixed_cam, depth_m, confidence)
-    filled = filled_surface(own, newer, surfaces)
+    alone = MeasuredImage(newer, MeasuredDepth(depth_m, confidence, "stereo"))
+    filled = filled_surface(own, alone, surfaces)
     assert (filled.depth_m[:40] == 1.5).all()
     below = filled.depth_m[45:]
     assert np.isfinite(below).mean() > 0.8
     assert np.nanmax(np.abs(below / WALL_M - 1)) < 0.01
+
+
+def test_what_an_image_measured_by_itself_makes_depth_of_others_surer_where_it_agrees(newer):
+    unsure = [replace(surface(x_m), confidence=np.full(HW, 0.65, np.float32)) for x_m in (0.0, 0.2)]
+    nothing = np.full(HW, np.nan, np.float32)
+    own = Surface(newer.image, K_PX, newer.T_fixed_cam, nothing, np.zeros(HW, np.float32))
+    depth_m = np.full(HW, WALL_M, np.float32)
+    depth_m[:, 64:] = 2.0  # of no surface that others have seen
+    alone = MeasuredDepth(depth_m, np.full(HW, 0.4, np.float32), "stereo")
+    filled = np.isfinite(sure_depth(filled_surface(own, MeasuredImage(newer, alone), unsure)))
+    assert filled[:, 10:60].mean() > 0.8
+    assert not filled[:, 64:].any()
 
 
 def test_without_surfaces_nothing_is_measured(newer):

@@ -1,7 +1,6 @@
 """The fast plane sweep against the one that is written to be read."""
 
 import numpy as np
-import torch
 from textured_planes import HW, camera_at, plane_image, texture
 
 from gld_ros.measuring.aggregation import semi_global
@@ -17,15 +16,16 @@ def test_cost_equals_the_reference() -> None:
     frames = [plane_image(T, 2.0, values) for T in places]
     inverse_depths = np.linspace(0.2, 1.2, 5)
     cost = matching_cost(
-        grey_image(frames[0], HW, "cpu"),
-        [grey_image(frame, HW, "cpu") for frame in frames[1:]],
+        grey_image(frames[0], HW),
+        [grey_image(frame, HW) for frame in frames[1:]],
         [np.linalg.inv(T) for T in places[1:]],  # the reference stands at the origin
-        torch.from_numpy(inverse_depths).float()[:, None, None],
+        np.full((1, 1), inverse_depths[0], np.float32),
+        (inverse_depths - inverse_depths[0]).astype(np.float32),
         2,
     )
     expected = reference_cost(frames[0], frames[1:], inverse_depths, 2)
     # OpenCV samples at 1/32 of a pixel, and a neighbour at the rim of its image is seen or not.
-    difference = np.abs(cost.numpy() - expected)
+    difference = np.abs(cost - expected)
     assert np.median(difference) < 0.005
     assert np.quantile(difference, 0.98) < 0.05
 
@@ -34,24 +34,23 @@ def test_forty_copies_of_a_neighbour_cost_what_one_does() -> None:
     reference, neighbour = (
         plane_image(T, 2.0, texture(seed)) for seed, T in enumerate((camera_at(), camera_at(-0.2)))
     )
-    images = [grey_image(frame, HW, "cpu") for frame in (reference, neighbour)]
+    images = [grey_image(frame, HW) for frame in (reference, neighbour)]
     T = np.linalg.inv(camera_at(-0.2))
-    depths = torch.linspace(0.2, 1.2, 3)[:, None, None]
-    once = matching_cost(images[0], images[1:], [T], depths, 2)
-    often = matching_cost(images[0], images[1:] * 40, [T] * 40, depths, 2)
-    torch.testing.assert_close(often, once, atol=2e-5, rtol=0)
+    search = np.full((1, 1), 0.2, np.float32), np.linspace(0.0, 1.0, 3, dtype=np.float32), 2
+    once = matching_cost(images[0], images[1:], [T], *search)
+    often = matching_cost(images[0], images[1:] * 40, [T] * 40, *search)
+    np.testing.assert_allclose(often, once, atol=2e-5, rtol=0)
     assert (once == NEUTRAL_COST).any()  # where the neighbour does not see the plane
 
 
 def test_what_no_neighbour_sees_is_known() -> None:
     images = [
-        grey_image(plane_image(T, 2.0, texture()), HW, "cpu")
-        for T in (camera_at(), camera_at(-0.2))
+        grey_image(plane_image(T, 2.0, texture()), HW) for T in (camera_at(), camera_at(-0.2))
     ]
     T = np.linalg.inv(camera_at(-0.2))
-    plane = torch.full(HW, 0.5)
+    plane = np.full(HW, 0.5, np.float32)
     seen = seen_by_any(images[0], images[1:], [T], plane)
-    assert 0.5 < seen.float().mean() < 1
+    assert 0.5 < seen.mean() < 1
     assert not seen_by_any(images[0], images[1:], [T], plane * 1e6).all()  # behind the neighbour
 
 
@@ -59,8 +58,8 @@ def test_aggregation_equals_the_reference() -> None:
     rng = np.random.default_rng(0)
     cost = rng.random((7, 9, 11)).astype(np.float32)
     grey = rng.integers(0, 255, (9, 11)).astype(np.float32)
-    fast = semi_global(torch.from_numpy(cost), torch.from_numpy(grey))
-    np.testing.assert_allclose(fast.numpy(), reference_semi_global(cost, grey), atol=1e-5)
+    fast = semi_global(cost, grey)
+    np.testing.assert_allclose(fast, reference_semi_global(cost, grey), atol=1e-5)
 
 
 def test_depth_agrees_with_the_reference() -> None:

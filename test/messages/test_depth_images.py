@@ -69,5 +69,5 @@ def test_other_contents_are_rejected(message, error):
 def test_a_cut_off_image_is_rejected():
     message = compressed("16UC1; compressedDepth", np.arange(600, dtype=np.uint16).reshape(20, 30))
     message.data = message.data[:-20]
-    with pytest.raises(MalformedImage, match="no whole PNG"):
+    with pytest.raises(MalformedImage, match="no complete PNG"):
         depth_m_from_message(message)

@@ -9,7 +9,8 @@ import torch
 
 from gld_ros.backbones.da3.config import Da3Config
 from gld_ros.scenes.rooms import render_rooms
-from gld_ros.weights.bundle import BackboneSpec, BundleConfig, save_bundle
+from gld_ros.weights.bundle import save_bundle
+from gld_ros.weights.bundle_config import BackboneSpec, BundleConfig
 
 DA3 = Da3Config(
     embed_dim=16,

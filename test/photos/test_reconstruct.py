@@ -1,4 +1,4 @@
-"""`gld_ros.reconstruct`: photographs in, depth, cameras and points out."""
+"""`gld_ros.reconstruct`: photos in, depth, cameras and points out."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from PIL import Image
 
 import gld_ros
 from gld_ros.geometry.intrinsics import unproject
-from gld_ros.photos.sources import load_photographs
+from gld_ros.photos.sources import load_photos
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +90,13 @@ def test_files_folders_arrays_and_pil_images_give_the_same(network, room, tmp_pa
     assert gld_ros.reconstruct(files, network).names == ("0.png", "1.png")
 
 
-def test_photographs_are_turned_upright_unless_their_cameras_are_known(tmp_path):
+def test_photos_are_turned_upright_unless_their_cameras_are_known(tmp_path):
     image = Image.fromarray(np.zeros((20, 30, 3), np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held sideways
     image.save(tmp_path / "turned.jpg", exif=exif)
-    assert load_photographs(tmp_path / "turned.jpg")[0].rgb.shape == (30, 20, 3)
-    stored = load_photographs(tmp_path / "turned.jpg", upright=False)
+    assert load_photos(tmp_path / "turned.jpg")[0].rgb.shape == (30, 20, 3)
+    stored = load_photos(tmp_path / "turned.jpg", upright=False)
     assert stored[0].rgb.shape == (20, 30, 3)
 
 
@@ -115,7 +115,7 @@ def test_images_of_several_sizes_are_brought_to_one(network, room):
         ("nowhere.jpg", "nowhere.jpg does not exist"),
     ],
 )
-def test_what_is_no_photograph_is_named(network, images, message):
+def test_what_is_no_photo_is_named(network, images, message):
     with pytest.raises(ValueError, match=message):
         gld_ros.reconstruct(images, network)
 

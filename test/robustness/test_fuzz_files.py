@@ -90,7 +90,8 @@ def bundle_folder(tmp_path_factory):
     import torch
 
     from gld_ros.backbones.da3.config import Da3Config
-    from gld_ros.weights.bundle import BackboneSpec, BundleConfig, save_bundle
+    from gld_ros.weights.bundle import save_bundle
+    from gld_ros.weights.bundle_config import BackboneSpec, BundleConfig
 
     config = BundleConfig(
         name="micro",

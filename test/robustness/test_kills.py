@@ -37,7 +37,8 @@ for step in range(10**6):
 BUNDLE = (
     PREAMBLE
     + """
-from gld_ros.weights.bundle import BackboneSpec, BundleConfig, save_bundle
+from gld_ros.weights.bundle import save_bundle
+from gld_ros.weights.bundle_config import BackboneSpec, BundleConfig
 from gld_ros.backbones.da3.config import Da3Config
 import torch
 config = BundleConfig(

@@ -74,12 +74,19 @@ def test_locked_ros_packages_are_projects_of_that_name():
     names = [line.split("=")[0].split(">")[0] for line in text.splitlines() if line[:1].isalpha()]
     others = {"catkin-pkg", "empy", "lark-parser", "setuptools"}
     assert all(name.startswith(("ros-", "colcon-")) or name in others for name in names)
-    library = (ROOT / "tools" / "requirements.lock").read_text().splitlines()
+    library = [
+        line
+        for file in ("requirements.lock", "requirements-test.lock")
+        for line in (ROOT / "tools" / file).read_text().splitlines()
+    ]
     assert not [line for line in library if line.startswith(("ros-", "rclpy", "sensor_msgs"))]
     assert all("==" in line for line in library if line[:1].isalpha())
 
 
-@pytest.mark.parametrize("file", ["requirements.lock", "ros/requirements-ros.txt"])
+LOCKS = ("requirements.lock", "requirements-test.lock", "ros/requirements-ros.txt")
+
+
+@pytest.mark.parametrize("file", LOCKS)
 def test_each_locked_package_has_hashes(file):
     text = "".join(
         line
@@ -87,23 +94,31 @@ def test_each_locked_package_has_hashes(file):
         if not line.startswith("#")
     )
     entries = text.replace("\\\n", " ").splitlines()
-    assert len(entries) > 50
+    assert len(entries) > 40
     for entry in entries:
         assert re.fullmatch(r"\S+==\S+(\s+--hash=sha256:[0-9a-f]{64})+\s*", entry), entry[:60]
 
 
-def test_the_locks_name_all_that_their_packages_need():
+def test_the_demonstration_installs_nothing_that_only_tests_and_extras_need():
+    needed, others = (
+        {line.split("==")[0] for line in (ROOT / "tools" / file).read_text().splitlines()}
+        for file in ("requirements.lock", "requirements-test.lock")
+    )
+    assert not [name for name in needed & others if name[:1].isalpha()]
+    assert {"rosbags", "rerun-sdk", "scipy"} <= needed
+    assert {"ray", "onnxruntime", "tensorboard", "numba", "evo", "mypy", "ruff"} <= others
+
+
+@pytest.mark.parametrize("step", ["demo", "all"])
+def test_the_locks_name_all_that_their_packages_need(step):
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
     if os.environ.get("ROS_DISTRO") or not any(importlib.metadata.distributions(name="ros-rclpy")):
         pytest.skip("the packages of a distribution are its own")
-    files = (
-        "tools/requirements.lock",
-        "tools/requirements-torch.txt",
-        "tools/ros/requirements-ros.txt",
-    )
-    lines = [line for file in files for line in (ROOT / file).read_text().splitlines()]
+    files = ("requirements.lock", "requirements-torch.txt", "ros/requirements-ros.txt")
+    files += ("requirements-test.lock",) if step == "all" else ()
+    lines = [line for file in files for line in (ROOT / "tools" / file).read_text().splitlines()]
     locked = {canonicalize_name(re.split("[=<>]", s)[0]): s for s in lines if s[:1].isalpha()}
     assert len(locked) > 150
     for name in locked:

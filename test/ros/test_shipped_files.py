@@ -1,6 +1,7 @@
 """Launch files, parameter files and snippets that the package ships."""
 
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -37,6 +38,31 @@ def test_rviz_shows_topics_that_exist():
     assert own
     assert own <= set(TOPICS)
     assert topics - {f"/gld/{topic}" for topic in own} == {"/camera/image"}
+
+
+def test_foxglove_shows_every_product_and_nothing_else():
+    layout = json.loads((ROOT / "config" / "foxglove_layout.json").read_text())
+    topics = set(re.findall(r'"/gld/([a-z_/]+)"', json.dumps(layout)))
+    # The same pixels as the raw image.
+    assert topics == set(TOPICS) - {"predicted/color/image/compressed"}
+
+
+def test_every_panel_of_the_foxglove_layout_is_placed_once():
+    layout = json.loads((ROOT / "config" / "foxglove_layout.json").read_text())
+    placed = list(panels_of(layout["layout"]))
+    for tab in (panel for panel in list(placed) if panel.startswith("Tab!")):
+        for page in layout["configById"][tab]["tabs"]:
+            placed += panels_of(page["layout"])
+    assert sorted(placed) == sorted(layout["configById"])
+
+
+def panels_of(place):
+    """The panels of a layout: a name, or two halves."""
+    if isinstance(place, str):
+        yield place
+    else:
+        yield from panels_of(place["first"])
+        yield from panels_of(place["second"])
 
 
 def test_planner_snippet_loads():
@@ -108,6 +134,34 @@ def test_launch_arguments_set_parameters_that_exist():
     parameters = launch_table(path, "PARAMETERS")
     assert set(parameters) <= {name for name, _, _ in launch_table(path, "ARGUMENTS")}
     assert set(parameters.values()) <= set(BY_NAME)
+
+
+@pytest.mark.parametrize("name", ["gld.launch.py", "gld_bag.launch.py"])
+def test_launch_files_offer_the_modes_of_the_parameter_and_the_files_own(name):
+    choices = launch_table(ROOT / "launch" / name, "CHOICES")
+    assert choices["mode"] == ("", *BY_NAME["mode"].choices)
+
+
+def test_mappers_are_given_observed_products_that_the_node_publishes():
+    mappers = launch_table(ROOT / "launch/mapping/mapper.launch.py", "MAPPERS")
+    assert set(mappers) == {"octomap", "nvblox", "rtabmap"}
+    for mapper in mappers.values():
+        assert (ROOT / "config/mapping" / mapper["config"]).is_file()
+        assert set(mapper["products"].values()) <= set(TOPICS)
+        assert all(topic.startswith("observed/") for topic in mapper["products"].values())
+
+
+@pytest.mark.parametrize("name", ["nav2_costmap.yaml", "nav2_voxel.yaml"])
+def test_costmap_layers_name_topics_that_the_node_publishes(name):
+    sources = every_source(yaml.safe_load((ROOT / "config" / name).read_text()))
+    assert {source["topic"].removeprefix("/gld/") for source in sources} <= set(TOPICS)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "launch" / "mapping").glob("*.launch.py")), ids=lambda p: p.name
+)
+def test_every_mapping_launch_file_is_in_the_recipes(path):
+    assert path.name in (ROOT / "docs" / "mapping_recipes.md").read_text()
 
 
 def test_camera_presets_are_cameras_with_the_depth_that_is_registered_to_them():

@@ -236,7 +236,7 @@ def test_a_transform_that_closes_a_circle_is_rejected_and_named(tmp_path, caplog
 @pytest.mark.parametrize(
     ("stream", "message"),
     [
-        (drive(info=False), "no colour images with a camera_info beside them"),
+        (drive(info=False), "no colour images with a camera_info next to them"),
         (drive(tf=False), r"no transform at the stamp \(unknown_frame\): 4"),
         (
             drive(picture=lambda stamp, rgb: image(stamp, rgb, "nonsense8")),

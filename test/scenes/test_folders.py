@@ -106,12 +106,12 @@ def test_unreadable_pictures_are_named_when_loaded(folder):
     (folder / "images" / "000000.png").write_bytes(b"no picture")
     (folder / "images" / "000001.png").unlink()
     Image.new("RGB", (8, 8)).save(folder / "images" / "000002.png")
-    for i, message in ((0, "no readable image"), (1, "does not exist"), (2, "is 8x8")):
+    for i, message in ((0, "not a readable image"), (1, "does not exist"), (2, "is 8x8")):
         with pytest.raises(RecordingError, match=message):
             recording.load(i)
 
 
 def test_unreadable_depth_is_named(folder):
     (folder / "depth" / "000000.png").write_bytes(b"no picture")
-    with pytest.raises(RecordingError, match="no 16-bit depth PNG"):
+    with pytest.raises(RecordingError, match="not a 16-bit depth PNG"):
         open_scene_folder(folder).load(0)

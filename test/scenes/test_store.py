@@ -51,7 +51,7 @@ def test_a_store_of_other_scenes_is_not_overwritten(tmp_path):
 
 
 def test_damage_is_named(tmp_path):
-    with pytest.raises(StoreError, match="is no scene store"):
+    with pytest.raises(StoreError, match="is not a scene store"):
         SceneStore.open(tmp_path)
     write_store(tmp_path / "s", "rooms", 2, 2, HW, draw)
     np.save(tmp_path / "s" / "K_px.npy", np.zeros((1, 2, 3, 3), np.float32))

@@ -19,7 +19,7 @@ NEEDED = ("config.json", "stats.safetensors", "weights_da3.safetensors")
 
 @pytest.fixture
 def folder(tmp_path):
-    """A copy with few fixtures, quick to run, that a test may spoil."""
+    """A copy with few fixtures, quick to run, that a test may change."""
     target = tmp_path / "fixtures"
     target.mkdir()
     for name in (*NEEDED, "dualdpt.safetensors", "preprocess.safetensors"):
@@ -33,13 +33,8 @@ def edit(path, change):
     save_file(tensors, path)
 
 
-def failures(folder, **options):
-    return {(r.fixture, r.quantity): r.note for r in run_selftest(folder, **options) if not r.ok}
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_packaged_sets_agree_in_16_bits(dtype):
-    assert failures(None, dtype=dtype) == {}
+def failures(folder):
+    return {(r.fixture, r.quantity): r.note for r in run_selftest(folder) if not r.ok}
 
 
 def test_a_changed_reference_fails_alone(folder):
@@ -159,7 +154,7 @@ def test_other_sizes_are_covered(tmp_path):
 
 
 def test_a_folder_of_no_known_kind_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="no folder of fixtures"):
+    with pytest.raises(ValueError, match="not a folder of fixtures"):
         run_selftest(tmp_path)
-    with pytest.raises(ValueError, match="no folder of fixtures"):
+    with pytest.raises(ValueError, match="not a folder of fixtures"):
         run_selftest(tmp_path / "nothing")

@@ -1,6 +1,7 @@
-"""The golden tests: every row of the self-test, for the sets in the package and larger ones.
+"""The golden tests: every row of the self-test, in every precision, for the sets in the package.
 
-Larger sets are the folders of $GLD_SHARED/golden, or of ../shared/golden beside the checkout.
+Larger sets, the folders of $GLD_SHARED/golden or of ../shared/golden beside the checkout, add rows
+in float32. Without them nothing is skipped.
 """
 
 import os
@@ -8,13 +9,20 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 
 from gld_ros.selftest.run import DEFAULT_FOLDERS, run_selftest
 
 SHARED = Path(os.environ.get("GLD_SHARED", Path(__file__).resolve().parents[3] / "shared"))
-FOLDERS = {f"packaged-{folder.name}": folder for folder in DEFAULT_FOLDERS} | {
-    f"shared-{folder.name}": folder
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# What the self-test is run on: a folder and a precision.
+RUNS = {
+    f"packaged-{folder.name}-{name}": (folder, dtype)
+    for folder in DEFAULT_FOLDERS
+    for name, dtype in PRECISIONS.items()
+} | {
+    f"shared-{folder.name}": (folder, torch.float32)
     for folder in sorted(SHARED.glob("golden/*"))
     if any(folder.glob("*.safetensors"))
 }
@@ -29,34 +37,35 @@ def stored_quantities(folder):
     """(fixture, quantity) of every reference number in the files of a folder."""
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+            for key in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
                 quantity = key.removeprefix("out.").removeprefix("out/")
                 if quantity != key and (path.stem, quantity) not in STARTING_POINTS:
                     yield path.stem, quantity
 
 
 @cache
-def rows_of(name):
-    return {(row.fixture, row.quantity): row for row in run_selftest(FOLDERS[name])}
+def rows_of(run):
+    folder, dtype = RUNS[run]
+    return {(row.fixture, row.quantity): row for row in run_selftest(folder, dtype=dtype)}
 
 
 @pytest.mark.parametrize(
-    ("folder", "fixture", "quantity"),
+    ("run", "fixture", "quantity"),
     [
-        pytest.param(name, *stored, id="-".join((name, *stored)))
-        for name, folder in FOLDERS.items()
+        pytest.param(run, *stored, id="-".join((run, *stored)))
+        for run, (folder, _) in RUNS.items()
         for stored in stored_quantities(folder)
     ],
 )
-def test_equals_the_reference(folder, fixture, quantity):
-    row = rows_of(folder)[fixture, quantity]
+def test_equals_the_reference(run, fixture, quantity):
+    row = rows_of(run)[fixture, quantity]
     assert row.ok, f"{row.note}: largest difference {row.max_abs}, relative {row.relative}"
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_no_row_is_left_out(folder):
-    rows = rows_of(folder)
-    assert rows.keys() - ROWS_WITHOUT_OUTPUT == set(stored_quantities(FOLDERS[folder]))
+@pytest.mark.parametrize("run", RUNS)
+def test_no_row_is_left_out(run):
+    rows = rows_of(run)
+    assert rows.keys() - ROWS_WITHOUT_OUTPUT == set(stored_quantities(RUNS[run][0]))
     assert [row for row in rows.values() if not row.ok] == []
 
 

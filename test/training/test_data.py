@@ -13,6 +13,9 @@ from gld_ros.scenes.store import StoreError
 from gld_ros.training.config import (
     ConfigError,
     DataConfig,
+    OptimizerConfig,
+    PartConfig,
+    RunConfig,
     load_run_config,
     parse,
     with_recordings,
@@ -110,7 +113,7 @@ def test_a_smaller_size_is_cut_from_a_larger_store(rooms):
 
 
 def test_stores_that_are_absent_unfinished_or_empty_are_refused(rooms, tmp_path):
-    with pytest.raises(StoreError, match="no scene store"):
+    with pytest.raises(StoreError, match="not a scene store"):
         open_scenes(data_config(tmp_path))
     unfinished = tmp_path / "unfinished"
     unfinished.mkdir()
@@ -243,7 +246,10 @@ def test_reference_views_come_first_and_follow_the_mode():
 
 
 def test_recordings_are_named_on_the_command_line():
-    site = load_run_config(ROOT / "config/train/tiny/level1_site.yaml")
+    bags = PartConfig("bags", ("site",), ("other day",), draws=20)
+    rooms_beside = PartConfig("rooms", ("rooms",), draws=20)
+    data = DataConfig("mix", ((112, 84),), parts=(bags, rooms_beside))
+    site = RunConfig("level1", 1, 1, data, OptimizerConfig(1e-4))
     config = with_recordings(site, ["a", "b"], ["c"])
     recorded, rooms = config.data.parts
     assert (recorded.paths, recorded.held_out_paths) == (("a", "b"), ("c",))
@@ -268,14 +274,14 @@ def test_yaml_settings_and_overrides(tmp_path, rooms):
         ("steps=0", "steps is 0; it must be at least 1"),
         ("seed.x=1", "'seed' is no section"),
         ("distributed=horovod", "use ddp or fsdp"),
-        ("steps=[", "no valid YAML"),
+        ("steps=[", "not valid YAML"),
     ):
         with pytest.raises(ConfigError, match=message):
             load_run_config(path, ["seed=1", override])
     with pytest.raises(ConfigError, match="cannot read"):
         load_run_config(tmp_path / "absent.yaml")
     path.write_text("stage: [")
-    with pytest.raises(ConfigError, match="no valid YAML"):
+    with pytest.raises(ConfigError, match="not valid YAML"):
         load_run_config(path)
 
 

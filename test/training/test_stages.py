@@ -106,6 +106,35 @@ def test_level1_reports_true_and_shuffled_poses_and_samples(
     assert exported.config.module_names == ("backbone", "level1", "rgb_decoder")
 
 
+def test_level1_gains_embedders_of_measurements_and_trains_them(
+    tmp_path, rooms, micro_bundle, plan_folder
+):
+    plain = run_config(rooms, "level1")
+    train(make_stage(plain, micro_bundle, plan_folder), plain, tmp_path / "plain", device=CPU)
+    options = {
+        "reference_weights": [0.5, 0.5],
+        "validation_references": 1,
+        "measured_probability": 0.7,
+    }
+    config = run_config(rooms, "level1", options=options, steps=8)
+    for folder, stops in (("straight", [None]), ("halves", [4, None])):
+        for stop in stops:
+            stage = make_stage(config, tmp_path / "plain" / "export", None)
+            outcome = train(stage, config, tmp_path / folder, device=CPU, stop_at_step=stop)
+    straight, halves = (checkpoint_state(tmp_path / f / "last.pt") for f in ("straight", "halves"))
+    assert_same(straight["model"], halves["model"], "model")
+    assert outcome.progress.skipped_batches == outcome.progress.dropped_steps == 0
+    figures = {name.removeprefix("validation/") for name in outcome.figures}
+    assert {"psnr_measured", "latent_error_uncovered", "latent_error_uncovered_measured"} <= figures
+    exported = Bundle.open(tmp_path / "straight" / "export")
+    assert exported.config.denoisers["level1"].config.measured
+    denoiser = exported.load_module("level1")
+    for embedder in (denoiser.s_measured, denoiser.x_measured):
+        assert all(float(p.abs().max()) > 0 for p in embedder.parameters())
+    again = make_stage(plain, tmp_path / "straight" / "export", None)
+    assert again.denoiser.config.measured  # also where nothing is measured any more
+
+
 def test_cascade_learns_beside_level1(tmp_path, rooms, plan_folder, micro_bundle):
     first = run_config(rooms, "level1")
     train(make_stage(first, micro_bundle, plan_folder), first, tmp_path / "a", device=CPU)
@@ -208,6 +237,10 @@ def test_scenes_without_depth_train_everything_but_the_encoder(tmp_path, plan_fo
         make_stage(config, micro_bundle, plan_folder), config, tmp_path / "run2", device=CPU
     )
     assert outcome.progress.skipped_batches == 0
+    options = {**config.options, "measured_probability": 1.0}
+    config = run_config(store, "level1", options=options, steps=1)
+    stage = make_stage(config, micro_bundle, plan_folder)
+    assert not bool(stage.batch(0, range(2))["conditions"].measured_map.any())
 
 
 @pytest.mark.parametrize(
@@ -216,6 +249,16 @@ def test_scenes_without_depth_train_everything_but_the_encoder(tmp_path, plan_fo
         ("level1", {"reference_weights": [1, 1, 1]}, "has 3 views"),
         ("level1", {"reference_weights": [0, 0]}, "not be negative, nor all zero"),
         ("level1", {"refs": 2}, "unknown field"),
+        (
+            "level1",
+            {"reference_weights": [1], "validation_references": 1, "measured_probability": 1.5},
+            "share from 0 to 1",
+        ),
+        (
+            "cascade",
+            {"reference_weights": [1], "validation_references": 1, "measured_probability": 0.5},
+            "a cascade takes no measurements",
+        ),
         ("decoder", {"perceptual": "vgg"}, "perceptual 'vgg' is unknown"),
     ],
 )

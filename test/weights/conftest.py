@@ -9,13 +9,8 @@ import torch
 from gld_ros.backbones.da3.config import Da3Config
 from gld_ros.decoders.rgb import RgbDecoderConfig
 from gld_ros.diffusion.config import DenoiserConfig
-from gld_ros.weights.bundle import (
-    BackboneSpec,
-    Bundle,
-    BundleConfig,
-    DenoiserSpec,
-    save_bundle,
-)
+from gld_ros.weights.bundle import Bundle, save_bundle
+from gld_ros.weights.bundle_config import BackboneSpec, BundleConfig, DenoiserSpec
 from gld_ros.weights.convert import UnstoredSizes
 
 from .published_layout import write_gld_da3

@@ -168,7 +168,7 @@ def test_a_wrong_config_is_refused_by_name(saved, edit, words):
 
 def test_a_config_that_is_no_json_is_refused(saved):
     (saved.folder / "config.json").write_text("{")
-    with pytest.raises(BundleError, match="no valid JSON"):
+    with pytest.raises(BundleError, match="not valid JSON"):
         Bundle.open(saved.folder)
 
 
@@ -231,7 +231,7 @@ def test_unknown_bundles_say_where_was_looked(tmp_path, monkeypatch):
     monkeypatch.setenv("GLD_ROS_DATA", str(tmp_path))
     with pytest.raises(BundleError, match=r"no bundle 'nowhere'.*weights list"):
         Bundle.open("nowhere")
-    with pytest.raises(BundleError, match=r"no bundle: it has no config\.json"):
+    with pytest.raises(BundleError, match=r"not a bundle: it has no config\.json"):
         Bundle.open(tmp_path)
 
 

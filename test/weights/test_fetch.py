@@ -189,7 +189,7 @@ def test_a_disk_that_fills_up_is_named_and_the_rest_is_kept(server, tmp_path, mo
     monkeypatch.setattr(fetch_module, "_receive", full)
     with pytest.raises(WeightsError, match=r"no space left on the disk of .*large\.bin") as caught:
         fetch(server, tmp_path / "files")
-    assert "goes on where it stopped" in str(caught.value)
+    assert "continues where it stopped" in str(caught.value)
     monkeypatch.undo()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     fetch(server, tmp_path / "files")

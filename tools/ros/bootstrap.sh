@@ -2,6 +2,7 @@
 # Makes this checkout ready to run: virtual environment, Python packages, ROS interfaces, env.sh.
 #
 #   tools/ros/bootstrap.sh            then:  . ./env.sh
+#   tools/ros/bootstrap.sh demo       without what only tests, lint, training and the like need
 #   tools/ros/bootstrap.sh packages   only the virtual environment, for a colcon workspace of yours
 #
 # With a ROS distribution sourced (ROS_DISTRO is set) that distribution is used and no ROS wheel is
@@ -90,12 +91,15 @@ pip_install() {
 # The requirements of setup.py, for where the lock does not fit: older Pythons, distributions.
 ranges_from_setup() {
   local extras=(test train eval demo cluster)
-  if [ "$MODE" = distro ]; then read -ra extras <<<"${GLD_ROS_EXTRAS-test}"; fi
+  if [ "$STEP" = demo ]; then
+    extras=(demo)
+  elif [ "$MODE" = distro ]; then read -ra extras <<<"${GLD_ROS_EXTRAS-test}"; fi
   "$VENV/bin/python" "$ROOT/tools/ros/distribution_requirements.py" "${extras[@]}"
 }
 
 install_packages() {
   local requirements=() hashed=() stamp="$VENV/.gld_ros-packages" wanted
+  local locks=("$ROOT/tools/requirements.lock" "$ROOT/tools/requirements-test.lock")
   if [ ! -x "$VENV/bin/python" ]; then
     say "making the virtual environment $VENV ($("$PYTHON" -V))"
     if [ "$MODE" = distro ]; then
@@ -109,15 +113,20 @@ install_packages() {
 
   wanted=$({ echo "$MODE ${ROS_DISTRO:-} ${GLD_ROS_EXTRAS-test}"; "$VENV/bin/python" -V
     modern_cmake || echo "pip's cmake"
-    cd "$ROOT" && cat setup.py tools/requirements.lock tools/requirements-torch.txt \
+    cd "$ROOT" && cat setup.py "${locks[@]}" tools/requirements-torch.txt \
       tools/ros/requirements-ros.txt \
       tools/ros/distribution_requirements.py
   } | sum)
-  if same "$stamp" "$wanted"; then return; fi
+  if same "$stamp" "$wanted"; then return; fi # all that there is, so the demonstration's as well
+  if [ "$STEP" = demo ]; then
+    stamp=$stamp-demo
+    locks=("${locks[0]}")
+    if same "$stamp" "$wanted"; then return; fi
+  fi
 
   if [ "$MODE" = pip ]; then hashed+=(-r "$ROOT/tools/ros/requirements-ros.txt"); fi
   if [ "$MODE" = pip ] && "$VENV/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-    hashed+=(-r "$ROOT/tools/requirements.lock")
+    for lock in "${locks[@]}"; do hashed+=(-r "$lock"); done
     requirements+=(-r "$ROOT/tools/requirements-torch.txt")
   else
     "$VENV/bin/python" -c 'import setuptools' 2>/dev/null ||
@@ -218,11 +227,15 @@ SH
 }
 
 started=$SECONDS
-case "${1:-all}" in all | packages) ;; *) die "'$1' is not a step; allowed: packages, or nothing." ;; esac
+STEP=${1:-all}
+case "$STEP" in
+  all | demo | packages) ;;
+  *) die "'$STEP' is not a step; allowed: demo, packages, or nothing." ;;
+esac
 choose_mode
 check_machine
 install_packages
-if [ "${1:-all}" = packages ]; then
+if [ "$STEP" = packages ]; then
   say "ready ($((SECONDS - started)) s). Enter with:  . $VENV/bin/activate"
   exit
 fi

@@ -1,4 +1,4 @@
-"""Sizes of Depth Anything 3 models: the published any-view variants and what is legal.
+"""Sizes of Depth Anything 3 models: those of DA3-Base, and what is legal.
 
 Owns `Da3Config` and the published constants. The modules that read it are beside it.
 """
@@ -53,18 +53,6 @@ class Da3Config(BackboneConfig):
         return problems
 
 
-DA3_SMALL = Da3Config(
-    embed_dim=384,
-    depth=12,
-    num_heads=6,
-    alt_start=4,
-    qknorm_start=4,
-    rope_start=4,
-    tap_layers=(5, 7, 9, 11),
-    head_features=64,
-    head_out_channels=(48, 96, 192, 384),
-)
-
 DA3_BASE = Da3Config(
     embed_dim=768,
     depth=12,
@@ -75,30 +63,4 @@ DA3_BASE = Da3Config(
     tap_layers=(5, 7, 9, 11),
     head_features=128,
     head_out_channels=(96, 192, 384, 768),
-)
-
-DA3_LARGE = Da3Config(
-    embed_dim=1024,
-    depth=24,
-    num_heads=16,
-    alt_start=8,
-    qknorm_start=8,
-    rope_start=8,
-    tap_layers=(11, 15, 19, 23),
-    head_features=256,
-    head_out_channels=(256, 512, 1024, 1024),
-)
-
-# The published Giant also has a Gaussian head, which these modules do not cover.
-DA3_GIANT = Da3Config(
-    embed_dim=1536,
-    depth=40,
-    num_heads=24,
-    alt_start=13,
-    qknorm_start=13,
-    rope_start=13,
-    tap_layers=(19, 27, 33, 39),
-    head_features=256,
-    head_out_channels=(256, 512, 1024, 1024),
-    ffn="swiglu",
 )

@@ -1,7 +1,7 @@
 """Depth Anything 3: images (and cameras, if known) -> depth, confidence, rays, cameras.
 
 Owns the whole model, the check of its inputs and the two ways to run it: `forward` on tensors,
-`infer` on photographs of any size. It is also the `GeometryBackbone` of the diffusion. The parts
+`infer` on photos of any size. It is also the `GeometryBackbone` of the diffusion. The parts
 are in the files beside it.
 """
 
@@ -57,9 +57,9 @@ class Da3Prediction:
 
 @dataclass(frozen=True)
 class Da3Inference:
-    """Result of `infer` for V photographs, at the resolution the network ran at.
+    """Result of `infer` for V photos, at the resolution the network ran at.
 
-    images: (V, H, W, 3) uint8, the resized photographs the maps belong to.
+    images: (V, H, W, 3) uint8, the resized photos the maps belong to.
     depth: (V, H, W) float32 z-depth; in the units of the given poses if poses were given and
         `depth_scale` is not None, else in the network's own unit.
     depth_confidence: (V, H, W), at least 1.
@@ -235,10 +235,10 @@ class DepthAnything3(nn.Module):
         resize_method: ResizeMethod = "upper_bound_resize",
         reference_strategy: ReferenceStrategy = "saddle_balanced",
     ) -> Da3Inference:
-        """Predict depth and cameras of V photographs (H_i, W_i, 3), uint8 RGB.
+        """Predict depth and cameras of V photos (H_i, W_i, 3), uint8 RGB.
 
         T_cam_world: V matrices (4, 4) or (3, 4), world to camera, OpenCV axes; K_px: V matrices
-            (3, 3) in pixels of the photographs. Both or neither.
+            (3, 3) in pixels of the photos. Both or neither.
         process_res: target of the longest (or shortest, by method) side; by default 504, or the
             size a smaller model was made for.
         Raises ValueError for images or cameras that are not what is described.

@@ -1,4 +1,4 @@
-"""Names of parameters in published DA3 checkpoints and in `DepthAnything3`: the one translation.
+"""Translation between parameter names of published DA3 checkpoints and of `DepthAnything3`.
 
 Inside the modules names are the published ones, so only the top-level prefixes differ. Reading
 files is the work of `gld_ros.weights`.

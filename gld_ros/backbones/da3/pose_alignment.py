@@ -1,4 +1,4 @@
-"""Known poses around the DA3 network: scaling them for it, and scaling its depth back.
+"""Known poses and the DA3 network: scaling poses for it, and scaling its depth back.
 
 Owns the pose normalisation of DA3's public interface and the scale between the given and the
 predicted camera paths.

@@ -1,4 +1,4 @@
-"""Photographs of any size -> images the stand-alone DA3 network can take, intrinsics along.
+"""Photos of any size -> images the stand-alone DA3 network can take, intrinsics along.
 
 Owns DA3's own resizing rules. Novel view synthesis crops and resizes by other rules, which are in
 `gld_ros.geometry.crop_resize`.
@@ -34,10 +34,10 @@ def prepare_images(
     method: ResizeMethod = "upper_bound_resize",
     patch_size: int = 14,
 ) -> PreparedImages:
-    """Resize photographs (H_i, W_i, 3) uint8 RGB as DA3 does, and bring them to one common size.
+    """Resize photos (H_i, W_i, 3) uint8 RGB as DA3 does, and bring them to one common size.
 
-    Photographs that differ in size after resizing are centre-cropped to the smallest height and
-    width among them. Raises ValueError for arrays that are no such photographs or matrices.
+    Photos that differ in size after resizing are centre-cropped to the smallest height and
+    width among them. Raises ValueError for arrays that are no such photos or matrices.
     """
     if len(images) == 0:
         raise ValueError("no image given")
@@ -74,7 +74,7 @@ def resize_for_network(
     method: ResizeMethod = "upper_bound_resize",
     patch_size: int = 14,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Resize one photograph (H, W, 3) uint8 and its K_px (3, 3) to whole patches.
+    """Resize one photo (H, W, 3) uint8 and its K_px (3, 3) to whole patches.
 
     `upper_bound_*` brings the longest side to process_res, `lower_bound_*` the shortest; then
     `*_resize` stretches each side to the nearest multiple of the patch size and `*_crop` cuts each

@@ -1,4 +1,4 @@
-"""Where the tokens of the DA3 backbone are, as tables for `gld_ros.backbones.rotary.rotate`.
+"""Positions of the tokens of the DA3 backbone, as tables for `gld_ros.backbones.rotary.rotate`.
 
 Owns the position of every token in local and in global blocks. Tables depend on sizes alone and
 are computed once per size and device.

@@ -1,4 +1,4 @@
 """VGGT: image transformer, alternating frame and global attention, depth, point and camera heads.
 
-`model.py` is the front door; `config.py` has the published size.
+`model.py` is the entry point; `config.py` has the published size.
 """

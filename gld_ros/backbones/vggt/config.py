@@ -5,7 +5,7 @@ Owns `VggtConfig` and `VGGT_1B`. The modules that read it are beside it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gld_ros.backbones.config import BackboneConfig
 
@@ -62,5 +62,3 @@ VGGT_1B = VggtConfig(
     head_features=256,
     head_out_channels=(256, 512, 1024, 1024),
 )
-
-VGGT_1B_ALL_HEADS = replace(VGGT_1B, point_head=True, camera_head=True)

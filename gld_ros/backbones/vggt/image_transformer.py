@@ -30,7 +30,7 @@ class ImageTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + config.table_side**2, dim))
         self.register_tokens = nn.Parameter(torch.empty(1, config.num_registers, dim))
-        # Published files carry it; nothing reads it, so it is no parameter to be trained.
+        # Published files carry it; nothing reads it, so it is not a parameter to be trained.
         self.mask_token: Tensor
         self.register_buffer("mask_token", torch.zeros(1, dim))
         self.patch_embed = PatchEmbed(3, dim, config.patch_size)

@@ -152,8 +152,8 @@ class VggtBackbone(nn.Module):
     ) -> RecoveredCameras | None:
         """Cameras that the camera head reads from `last_level`; None for a model without one.
 
-        Raises ValueError for readings that are no camera: not finite, a quaternion of length zero,
-        or a view angle outside 0 to pi.
+        Raises ValueError for readings that are not a camera: not finite, a quaternion of length
+        zero, or a view angle outside 0 to pi.
         """
         if not self.config.camera_head:
             return None

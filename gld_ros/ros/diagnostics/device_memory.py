@@ -1,4 +1,4 @@
-"""Memory that this process takes of its device."""
+"""Device memory used by this process."""
 
 import resource
 import sys

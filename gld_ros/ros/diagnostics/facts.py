@@ -1,4 +1,4 @@
-"""What diagnostics are made from, and what they are made of: facts of a node, entries, counters."""
+"""Data types of diagnostics: facts about a node, entries, counters."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -67,7 +67,7 @@ def input_status(camera: CameraState, facts: NodeFacts, memory: DiagnosticsMemor
         level, message = ERROR, f"no image on {camera.topic} for {silent_s:.0f} s"
     elif camera.received and camera.info is None:
         level = ERROR if active_s > NO_IMAGE_ERROR_S else WARN
-        message = f"no CameraInfo beside {camera.topic}"
+        message = f"no CameraInfo next to {camera.topic}"
     elif silent_s > NO_IMAGE_WARN_S:
         level, message = WARN, f"no image on {camera.topic} for {silent_s:.1f} s"
     elif new_drops:
@@ -177,6 +177,8 @@ def measuring_status(session: SynthesisSession, memory: DiagnosticsMemory) -> St
         message = "depth.source is model: nothing is measured"
     for camera, agreement in facts.disagreements.items():
         level, message = WARN, f"camera {camera}: {agreement.describe()}"
+    for camera, depth_camera in facts.depth_cameras.items():
+        level, message = WARN, f"camera {camera}: {depth_camera.describe()}"
     if new := memory.increase("keyframes not measured", facts.skipped):
         level = WARN
         message = (
@@ -193,6 +195,7 @@ def measuring_status(session: SynthesisSession, memory: DiagnosticsMemory) -> St
             "not_measured": str(facts.skipped),
             "coverage": f"{facts.coverage:.3f}",
             **_disagreements(facts.disagreements),
+            **{f"{c}.depth_scale": f"{a.scale:.2f}" for c, a in facts.depth_cameras.items()},
             **{f"by_{source}": str(count) for source, count in sorted(counts.items())},
         },
     )

@@ -93,14 +93,14 @@ def quality_status(session: SynthesisSession) -> Status:
 
 
 def depth_status(session: SynthesisSession, memory: DiagnosticsMemory) -> Status:
-    """Return the entry of mode depth: how many images got depth, and how many were passed over."""
+    """Return the entry of mode depth: how many images got depth, and how many were skipped."""
     stream, history = session.depth_stream, session.history
     skipped, thinned = stream.skipped.total(), stream.thinned.total()
     new_done = memory.increase("depth done", history.done)
     new_skipped = memory.increase("depth skipped", skipped)
     level, message = OK, f"depth of {new_done} images"
     if new_skipped:
-        message += f", {new_skipped} passed over: newer ones came first"
+        message += f", {new_skipped} skipped: newer ones came first"
     products = history.last_done.products if history.last_done is not None else ()
     if products and not products[-1].scale.metric:
         level = WARN
@@ -150,7 +150,7 @@ def model_status(session: SynthesisSession) -> Status:
     self_test = model.description.get("self_test", "")
     level, message = OK, "loaded"
     if model.random_weights:
-        level, message = WARN, "RANDOM weights: views mean nothing"
+        level, message = WARN, "RANDOM weights: views are meaningless"
     elif self_test == "skipped":
         level, message = WARN, "self test skipped"
     return Status("gld: model", level, message, model.description)

@@ -1,4 +1,4 @@
-"""`/diagnostics` and `~/status`: what the node does, what it waits for, how good its output is."""
+"""`/diagnostics` and `~/status`: what the node does, what it waits for, and output quality."""
 
 from typing import Any
 
@@ -104,7 +104,7 @@ def node_state(session: SynthesisSession, facts: NodeFacts, kind: Any) -> tuple[
         if not camera.received:
             return kind.STATE_WAITING_INPUT, f"no image on {camera.topic} yet"
         if camera.info is None:
-            return kind.STATE_WAITING_INPUT, f"no CameraInfo beside {camera.topic} yet"
+            return kind.STATE_WAITING_INPUT, f"no CameraInfo next to {camera.topic} yet"
     if session.mode == "views" and not len(session.store):
         waiting = len(session.pending)
         why = f"{waiting} images wait for TF" if waiting else "no keyframe yet"

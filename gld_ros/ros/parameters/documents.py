@@ -1,4 +1,4 @@
-"""The table as a YAML file and as a docs page; both in the repository are compared with these."""
+"""The table as a YAML file and as a docs page; tests compare both with those in the repository."""
 
 from __future__ import annotations
 

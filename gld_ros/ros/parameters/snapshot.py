@@ -1,4 +1,4 @@
-"""Parameter values as code wants them: immutable typed groups, made anew on every change."""
+"""Parameter values as the code uses them: immutable typed groups, replaced on every change."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Furnished rooms: procedural rooms that real pieces of furniture stand in.
+"""Furnished rooms: procedural rooms with real pieces of furniture.
 
-generate.py is the front door. The pieces are the user's: a folder of meshes with a furniture.csv.
+generate.py is the entry point. The pieces are the user's: a folder of meshes with a furniture.csv.
 """

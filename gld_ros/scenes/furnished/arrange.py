@@ -1,4 +1,4 @@
-"""Which pieces stand where: along walls, around tables, on the floor, on tables, on walls.
+"""Where furniture is placed: along walls, around tables, on the floor, on tables, on walls.
 
 World: metres, z up, room centred on x = y = 0, floor at z = 0. Poses T_world_piece move a piece
 whose foot is at its origin.

@@ -1,4 +1,4 @@
-"""The front door of furnished rooms: scene ids in, sample dictionaries out, as for plain rooms.
+"""Entry point of furnished rooms: scene ids in, sample dictionaries out, as for plain rooms.
 
 Scenes of the train split show the training pieces, all other scenes the held-out ones. Four
 consecutive ids share a room and differ in camera path and light: building a room costs as much as

@@ -121,7 +121,7 @@ def _read_list(folder: Path) -> list[dict[str, str]]:
             rows = list(csv.DictReader(file))
     except OSError as error:
         raise MeshError(
-            f"{folder} is no furniture folder: {LIST_FILE} (columns {', '.join(COLUMNS)}) "
+            f"{folder} is not a furniture folder: {LIST_FILE} (columns {', '.join(COLUMNS)}) "
             f"cannot be read: {error}"
         ) from error
     for number, row in enumerate(rows, start=2):

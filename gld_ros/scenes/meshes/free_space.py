@@ -1,4 +1,4 @@
-"""Where a robot can stand in a mesh world: a floor, head room, and nothing near at its heights.
+"""Where a robot can stand in a mesh world: a floor, head room, and free space around it.
 
 Found by rays alone, so it works on any triangle soup. World: metres, z up.
 """

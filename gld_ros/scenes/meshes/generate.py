@@ -1,4 +1,4 @@
-"""The front door of mesh worlds: scene ids in, sample dictionaries out, as for procedural rooms.
+"""Entry point of mesh worlds: scene ids in, sample dictionaries out, as for procedural rooms.
 
 A scene of a world is a camera path, a light and a camera drawn from its id: the same on every
 machine, whatever the batch, the number of views or their size.

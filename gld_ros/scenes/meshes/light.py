@@ -1,4 +1,4 @@
-"""Random light of a place and the camera's answer to it: lamps, exposure, white balance, noise."""
+"""Random lighting of a place and the camera's response: lamps, exposure, white balance, noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mesh files of any common kind as surfaces, and clear words about those that will not do.
+"""Mesh files of any common format as surfaces, and clear errors for unusable ones.
 
 Coordinates are taken as stored, z up and in metres, unless the address says otherwise:
 `site.glb?up=y&scale=0.001`.
@@ -63,7 +63,7 @@ class MeshAddress:
         try:
             scale = float(options.pop("scale", "1"))
         except ValueError as error:
-            raise MeshError(f"{address}: scale is no number") from error
+            raise MeshError(f"{address}: scale is not a number") from error
         if not 0 < scale < float("inf"):
             raise MeshError(f"{address}: scale is {scale}; use metres per unit of the file")
         return cls(Path(path).expanduser(), up, scale, tuple(sorted(options.items())))

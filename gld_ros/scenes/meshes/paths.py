@@ -1,4 +1,4 @@
-"""Camera paths of a robot through free space, and what makes one worth learning from."""
+"""Camera paths of a robot through free space, and which of them are useful for training."""
 
 from __future__ import annotations
 

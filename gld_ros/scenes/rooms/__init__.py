@@ -1,6 +1,6 @@
-"""Procedural rooms: an endless, seeded, ray-traced world of posed RGB-D views to learn from.
+"""Procedural rooms: an endless supply of seeded, ray-traced, posed RGB-D views for training.
 
-generate.py is the front door; domains.py holds the ranges and the id splits.
+generate.py is the entry point; domains.py holds the ranges and the id splits.
 """
 
 from gld_ros.scenes.rooms.domains import (

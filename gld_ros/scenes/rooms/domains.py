@@ -1,4 +1,4 @@
-"""What kinds of rooms exist: ranges per domain, and which scene ids each split owns.
+"""The kinds of rooms: ranges per domain, and the scene ids of each split.
 
 Drawing a room from these ranges belongs to layout.py, the camera path to cameras.py.
 Lengths in metres, angles in degrees; a pair is a (low, high) range that is drawn uniformly.

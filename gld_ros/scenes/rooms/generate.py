@@ -1,4 +1,4 @@
-"""The front door of procedural rooms: scene ids in, sample dictionaries out.
+"""Entry point of procedural rooms: scene ids in, sample dictionaries out.
 
 Draws rooms (layout.py) until one is accepted, renders them (render.py) and measures what the
 references see of every view. A scene depends on its domain and id alone: not on the batch it is

@@ -2,7 +2,7 @@
 
 A pattern is a signal in [-1, 1] of two surface coordinates in metres; it scales the brightness.
 Edges are filtered over the footprint of the pixel, and the whole pattern fades to its mean between
-four and two pixels per period: what lies beyond would be aliasing noise to whoever learns from it.
+four and two pixels per period: what lies beyond would be aliasing noise in the training data.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A smooth drive through one room: what a robot's camera would record there.
+"""A smooth drive through one room, as a robot's camera would record it.
 
 Writing it as a bag belongs to scenes/tour_bag.py.
 """

@@ -65,7 +65,8 @@ def _check_packed(
     fixture, name = file.fixture, f"encode/level{level}"
     image_hw = (int(images.shape[-2]), int(images.shape[-1]))
     grid_hw = grid_of(image_hw, backbone.patch_size)
-    variants = {f"{name}_packed": images, f"{name}_packed_singleview": _one_view_scenes(images)}
+    one_view_scenes = images.flatten(0, 1)[:, None]
+    variants = {f"{name}_packed": images, f"{name}_packed_singleview": one_view_scenes}
     for quantity in fixture.outputs:
         count = quantity.removeprefix(f"{name}_packed{_REFERENCES}")
         if count.isdecimal():
@@ -158,7 +159,3 @@ def _unpacked(
     latent: Tensor, statistics: LevelStatistics, grid_hw: tuple[int, int], scenes: int
 ) -> LevelTokens:
     return latent_to_tokens(latent.squeeze(-1).unflatten(0, (scenes, -1)), statistics, grid_hw)
-
-
-def _one_view_scenes(images: Tensor) -> Tensor:
-    return images.flatten(0, 1)[:, None]

@@ -50,7 +50,7 @@ class ModuleFile:
             raise ValueError(f"no tolerances for {dtype}; allowed: {', '.join(map(str, _LIMITS))}")
         groups: dict[str, dict[str, Tensor]] = {"param": {}, "in": {}, "out": {}, "": {}}
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+            for name in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
                 group, _, rest = name.partition("/")
                 known = group in groups and rest != ""
                 groups[group if known else ""][rest if known else name] = file.get_tensor(name)

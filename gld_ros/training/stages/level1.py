@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gld_ros.diffusion.conditioning import (
@@ -23,11 +24,13 @@ from gld_ros.diffusion.conditioning import (
 from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.diffusion.flow import add_noise, training_times, velocity_target
 from gld_ros.diffusion.flow import time_shift as latent_time_shift
+from gld_ros.measured_latents import RenderedMeasurements, with_measurements
 from gld_ros.novel_view_stages import sample
 from gld_ros.training.config import ConfigError, RunConfig
 from gld_ros.training.data import BadBatch, ScenePool
 from gld_ros.training.latent_codec import LatentCodec
 from gld_ros.training.loop import Stage
+from gld_ros.training.measured_batch import draw_source_count, measured_targets
 from gld_ros.training.randomness import (
     generator_for,
     normal_per_sample,
@@ -35,7 +38,7 @@ from gld_ros.training.randomness import (
     uniform_per_sample,
 )
 from gld_ros.training.view_order import draw_reference_count, draw_view_order, evenly_spaced
-from gld_ros.weights.bundle import BundleConfig
+from gld_ros.weights.bundle_config import BundleConfig
 
 MIN_LOSS_TIME = 0.3  # predicted clean latents are weighted by 1 / max(t, this)^2
 
@@ -50,6 +53,9 @@ class DiffusionOptions:
     `reference_weights[i]` is the weight of i + 1 references. `source_noise_tau` (cascade only)
     spreads noise on the level-1 side input, |N(0, tau^2)| per batch. Validation shows the one-step
     prediction and, with `validation_euler_points` of 2 or more, samples along that grid.
+    `measured_probability` (level 1 only) is the share of scenes whose targets come with rendered
+    measurements; above 0 a denoiser that cannot read them gains the embedders. A scene needs depth
+    for it.
     """
 
     reference_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
@@ -59,6 +65,7 @@ class DiffusionOptions:
     validation_scenes: int = 32
     validation_references: int = 2
     validation_euler_points: int = 0
+    measured_probability: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,12 @@ class DiffusionStage(Stage):
                 f"reference_weights is {list(options.reference_weights)}; weights must not be "
                 "negative, nor all zero"
             )
+        if not 0 <= options.measured_probability <= 1:
+            raise ConfigError(
+                f"measured_probability is {options.measured_probability}; use a share from 0 to 1"
+            )
+        if options.measured_probability and source_codec is not None:
+            raise ConfigError("measured_probability must be 0: a cascade takes no measurements")
         if config.distributed == "fsdp" and options.validation_euler_points:
             raise ConfigError("validation_euler_points must be 0 with distributed: fsdp")
         self.config, self.options, self.model = config, options, model
@@ -129,7 +142,8 @@ class DiffusionStage(Stage):
                 for g in generators
             ]
         )
-        batch = self._encode(reorder_views(scenes, orders), references)
+        scenes = reorder_views(scenes, orders)
+        batch = self._encode(scenes, references)
         latents = batch["latents"]
         times = training_times(uniform_per_sample(generators), self._time_shift(scenes))
         batch["t"] = times.to(self.device)
@@ -142,8 +156,28 @@ class DiffusionStage(Stage):
             noise = normal_per_sample(tuple(latents.shape[1:]), generators).to(self.device)
             noisy_source = (conditions.source + sigma * noise) / (1 + sigma**2) ** 0.5
             conditions = replace(conditions, source=noisy_source)
+        if self.denoiser.config.measured:  # always: processes wait for gradients of all parameters
+            measured = measured_targets(
+                scenes,
+                references,
+                draw_source_count(seed, step, references, views),
+                options.measured_probability,
+                sample_generators(seed, step, samples, "measurements"),
+            )
+            conditions = self._with_measurements(conditions, scenes, measured)
         batch["conditions"] = conditions
         return batch
+
+    def _with_measurements(
+        self,
+        conditions: DenoiserConditions,
+        scenes: dict[str, Any],
+        measured: RenderedMeasurements,
+    ) -> DenoiserConditions:
+        references = conditions.num_references
+        length_scale = self._cameras(scenes, references)[2]
+        shown = scenes["images"][:, :references]
+        return with_measurements(conditions, measured, shown, self.codec.encode, length_scale)
 
     def _time_shift(self, scenes: dict[str, Any]) -> float:
         if self.model.time_shift is not None:
@@ -169,21 +203,24 @@ class DiffusionStage(Stage):
     def _conditions(
         self, scenes: dict[str, Any], condition: Tensor, references: int, source: Tensor | None
     ) -> DenoiserConditions:
+        camera_map, viewmats, _ = self._cameras(scenes, references)
         image_hw = (scenes["images"].shape[-2], scenes["images"].shape[-1])
+        return DenoiserConditions(
+            condition, references, camera_map, viewmats, scenes["K_px"], image_hw, source
+        )
+
+    def _cameras(self, scenes: dict[str, Any], references: int) -> tuple[Tensor, Tensor, Tensor]:
         try:
-            camera_map, viewmats, _ = camera_conditions(
+            return camera_conditions(
                 scenes["T_world_cam"],
                 scenes["K_px"],
-                image_hw,
+                (scenes["images"].shape[-2], scenes["images"].shape[-1]),
                 references,
                 ray_grid=self.model.plan.ray_grid,
                 pose_scale=self.model.plan.pose_scale,
             )
         except CoincidentCamerasError as error:
             raise BadBatch(str(error)) from error
-        return DenoiserConditions(
-            condition, references, camera_map, viewmats, scenes["K_px"], image_hw, source
-        )
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return the flow-matching loss, and its reference and target parts."""
@@ -251,6 +288,37 @@ class DiffusionStage(Stage):
             *_, last = steps
             sampled = self._errors(scenes, latents, last.latent, true)
             figures |= {f"{name}_sampled": value for name, value in sampled.items()}
+        if self.options.measured_probability:
+            figures |= self._measured_figures(scenes, first, latents, noise, true)
+        return figures
+
+    def _measured_figures(
+        self,
+        scenes: dict[str, Any],
+        first: int,
+        latents: Tensor,
+        noise: Tensor,
+        plain: DenoiserConditions,
+    ) -> dict[str, float]:
+        """Return figures with measurements, and errors of uncovered patches without and with."""
+        references = plain.num_references
+        generators = sample_generators(0, first, range(len(latents)), "validation measurements")
+        measured = measured_targets(scenes, references, references, 1.0, generators)
+        conditions = self._with_measurements(plain, scenes, measured)
+        generated = self._one_step(noise, conditions)
+        figures = {
+            f"{name}_measured": value
+            for name, value in self._errors(scenes, latents, generated, conditions).items()
+        }
+        patch = self.denoiser.config.camera_patch
+        covered = F.max_pool2d(measured.covered.float(), patch)[:, :, None]
+        for name, one in (
+            ("latent_error_uncovered", self._one_step(noise, plain)),
+            ("latent_error_uncovered_measured", generated),
+        ):
+            error = (one - latents)[:, references:].square().mean(2, keepdim=True)
+            uncovered = 1 - covered
+            figures[name] = float((error * uncovered).sum() / uncovered.sum().clamp_min(1))
         return figures
 
     def _one_step(self, noise: Tensor, conditions: DenoiserConditions) -> Tensor:

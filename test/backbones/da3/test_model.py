@@ -19,7 +19,7 @@ def cameras(views, hw=(28, 42), scenes=1):
     return T, K.repeat(scenes, views, 1, 1)
 
 
-def photographs(views, hw=(40, 60)):
+def photos(views, hw=(40, 60)):
     return list(np.random.default_rng(0).integers(0, 256, (views, *hw, 3), dtype=np.uint8))
 
 
@@ -151,7 +151,7 @@ def test_wrong_levels_and_tokens_are_refused(micro):
 
 
 def test_infer_without_cameras(micro):
-    result = micro.infer(photographs(3), process_res=42)
+    result = micro.infer(photos(3), process_res=42)
     assert result.images.shape == (3, 28, 42, 3)
     assert result.images.dtype == np.uint8
     assert result.depth.shape == result.depth_confidence.shape == (3, 28, 42)
@@ -160,19 +160,19 @@ def test_infer_without_cameras(micro):
 
 
 def test_infer_runs_small_models_at_their_own_size(micro):
-    assert micro.infer(photographs(1)).images.shape == (1, 28, 42, 3)
+    assert micro.infer(photos(1)).images.shape == (1, 28, 42, 3)
 
 
 def test_infer_with_cameras_answers_in_their_units(micro):
     T, K = cameras(4, hw=(40, 60))
     T[0, :, 1, 3] = torch.tensor([0.0, 1, 0, 2])
-    one = micro.infer(photographs(4), T[0].numpy(), K[0].numpy())
+    one = micro.infer(photos(4), T[0].numpy(), K[0].numpy())
     np.testing.assert_allclose(one.T_cam_world, T[0])
     np.testing.assert_allclose(
         one.K_px[0, :2], np.diag([42 / 60, 28 / 40]) @ K[0, 0, :2].numpy(), rtol=1e-6
     )
     T[..., :3, 3] *= 10
-    ten = micro.infer(photographs(4), T[0].numpy(), K[0].numpy())
+    ten = micro.infer(photos(4), T[0].numpy(), K[0].numpy())
     np.testing.assert_allclose(ten.depth, 10 * one.depth, rtol=1e-3)
     assert ten.depth_scale == pytest.approx(10 * one.depth_scale, rel=1e-3)
 
@@ -180,7 +180,7 @@ def test_infer_with_cameras_answers_in_their_units(micro):
 def test_infer_from_cameras_at_one_place_knows_no_scale(micro):
     T, K = cameras(2, hw=(40, 60))
     T[..., :3, 3] = 0
-    result = micro.infer(photographs(2), T[0, :, :3].numpy(), K[0].numpy())
+    result = micro.infer(photos(2), T[0, :, :3].numpy(), K[0].numpy())
     assert result.depth_scale is None
     assert np.isfinite(result.depth).all()
 
@@ -188,11 +188,11 @@ def test_infer_from_cameras_at_one_place_knows_no_scale(micro):
 def test_infer_refuses_half_a_camera(micro):
     T, K = cameras(2, hw=(40, 60))
     with pytest.raises(ValueError, match="give both or neither"):
-        micro.infer(photographs(2), T[0].numpy())
+        micro.infer(photos(2), T[0].numpy())
     with pytest.raises(ValueError, match="2 images came with 1 poses"):
-        micro.infer(photographs(2), T[0, :1].numpy(), K[0].numpy())
+        micro.infer(photos(2), T[0, :1].numpy(), K[0].numpy())
     with pytest.raises(ValueError, match=r"T_cam_world\[0\] must be \(4, 4\) or \(3, 4\)"):
-        micro.infer(photographs(2), np.zeros((2, 3, 3)), K[0].numpy())
+        micro.infer(photos(2), np.zeros((2, 3, 3)), K[0].numpy())
 
 
 @pytest.mark.parametrize(

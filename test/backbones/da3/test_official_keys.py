@@ -1,16 +1,43 @@
 """Every parameter of the published checkpoints has its place here, and none is left over."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from gld_ros.backbones.da3.config import DA3_BASE, DA3_GIANT, DA3_LARGE, DA3_SMALL
+from gld_ros.backbones.da3.config import DA3_BASE, Da3Config
 from gld_ros.backbones.da3.model import DepthAnything3
 from gld_ros.backbones.da3.official_keys import key_from_official, official_key
 
 KEYS = Path(__file__).resolve().parents[2] / "data" / "official_keys"
+DA3_SMALL = replace(
+    DA3_BASE, embed_dim=384, num_heads=6, head_features=64, head_out_channels=(48, 96, 192, 384)
+)
+DA3_LARGE = Da3Config(
+    embed_dim=1024,
+    depth=24,
+    num_heads=16,
+    alt_start=8,
+    qknorm_start=8,
+    rope_start=8,
+    tap_layers=(11, 15, 19, 23),
+    head_features=256,
+    head_out_channels=(256, 512, 1024, 1024),
+)
+# The published Giant also has a Gaussian head, which these modules do not cover.
+DA3_GIANT = replace(
+    DA3_LARGE,
+    embed_dim=1536,
+    depth=40,
+    num_heads=24,
+    alt_start=13,
+    qknorm_start=13,
+    rope_start=13,
+    tap_layers=(19, 27, 33, 39),
+    ffn="swiglu",
+)
 
 
 def build_on_meta(config):

@@ -1,12 +1,13 @@
 """Every parameter of the published VGGT-1B has its place here, and none is left over."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from gld_ros.backbones.vggt.config import VGGT_1B, VGGT_1B_ALL_HEADS
+from gld_ros.backbones.vggt.config import VGGT_1B
 from gld_ros.backbones.vggt.model import VggtBackbone
 from gld_ros.decoders.rgb import RgbDecoder, RgbDecoderConfig
 
@@ -17,7 +18,7 @@ KEYS = Path(__file__).resolve().parents[2] / "data" / "official_keys" / "vggt_1b
     ("config", "dropped"),
     [
         (VGGT_1B, ("track_head.", "point_head.", "camera_head.")),
-        (VGGT_1B_ALL_HEADS, ("track_head.",)),
+        (replace(VGGT_1B, point_head=True, camera_head=True), ("track_head.",)),
     ],
     ids=["aggregator and depth head", "all heads"],
 )

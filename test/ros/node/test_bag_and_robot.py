@@ -8,11 +8,11 @@ from gld_ros.bags.writer import BagWriter
 from gld_ros.geometry.poses import quaternion_xyzw
 from gld_ros.mapping.job_planner import JobOptions
 from gld_ros.mapping.jobs import StageTimes
-from gld_ros.mapping.measurements import LATER_PARTNERS
 from gld_ros.mapping.model import LoadedModel
 from gld_ros.mapping.model_fault import fault_of
 from gld_ros.mapping.offline import OfflineRun, written_products, written_topics
 from gld_ros.mapping.product_messages import TOPICS, job_messages, views_message
+from gld_ros.mapping.stereo_partners import LATER_PARTNERS
 from gld_ros.mapping.synthesizer import OracleSynthesizer
 from gld_ros.mapping.targets import poses_as_targets
 from gld_ros.messages.camera_info import camera_info_message

@@ -68,7 +68,7 @@ def test_no_work_without_subscribers(make_rig, plain_oracle):
     rig = make_rig(plain_oracle, {"policy.type": "look_around"})
     rig.activate()
     rig.drive()
-    waiting = "nobody subscribes to a product"
+    waiting = "no product has a subscriber"
     rig.graph.wait_for(lambda: rig.node.session.waiting_for == waiting, waiting)
     assert rig.node.session.history.done == 0
 

@@ -137,5 +137,5 @@ def test_files_that_are_no_mesh_are_explained(tmp_path, name, content, message):
 
 @pytest.mark.parametrize("options", ["?up=x", "?scale=-1", "?scale=big", "?size=2"])
 def test_wrong_options_are_explained(room_glb, options):
-    with pytest.raises(MeshError, match=r"use|scale is no number"):
+    with pytest.raises(MeshError, match=r"use|scale is not a number"):
         read(room_glb, options)

@@ -1,4 +1,4 @@
-"""What a person looks at after the demonstration: a grid of pictures and a recording."""
+"""Results of the demonstration to look at: a grid of images and a Rerun recording."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gld_ros.evaluation.withheld import PosedImage
 from gld_ros.evaluation.withheld_grid import cell, depth_or_note, provenance_or_note, write_cells
+from gld_ros.mapping.provenance_colours import provenance_colours
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,7 @@ def write_recording(rows: Sequence[GridRow], clouds: dict[str, NDArray[Any]], pa
                     views.Spatial2DView(origin="world/target/image", name="composite"),
                     views.Spatial2DView(origin="truth", name="withheld truth"),
                     views.Spatial2DView(origin="depth", name="depth"),
+                    views.Spatial2DView(origin="provenance", name="provenance"),
                 ),
                 column_shares=[2, 1],
             ),
@@ -86,5 +88,7 @@ def write_recording(rows: Sequence[GridRow], clouds: dict[str, NDArray[Any]], pa
         recording.log("truth", rerun.Image(row.truth.image))
         if row.depth_m is not None:
             recording.log("depth", rerun.DepthImage(np.nan_to_num(row.depth_m), meter=1.0))
+        if row.provenance is not None:
+            recording.log("provenance", rerun.Image(provenance_colours(row.provenance)))
     recording.flush()
     return ""

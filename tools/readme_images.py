@@ -1,7 +1,7 @@
-"""Renders the pictures of README.md and the documents into docs/pictures.
+"""Renders the images of README.md and the documents into docs/images.
 
-Run: `python tools/readme_pictures.py`. Shows the demonstration's procedural room, or with `--bag`
-any bag with images, CameraInfo and TF: a still at a withheld frame (`still.jpg`), a film along the
+Run: `python tools/readme_images.py`. Shows the demonstration's procedural room, or with `--bag`
+any bag with images, CameraInfo and TF: a still at a withheld frame (`still.jpg`), a video along the
 path (`fly.webp`) and the legend of provenance (`provenance.png`). Depth images are not used:
 everything is made from colour images and poses.
 """
@@ -20,8 +20,8 @@ from PIL import Image, ImageDraw, ImageFont
 from gld_ros.bags.cameras import bag_cameras, bag_fixed_frame
 from gld_ros.bags.reader import BagReader
 from gld_ros.demo.flight import FlightOptions, FlownView, fly
-from gld_ros.demo.moving_pictures import film_frame, shares
 from gld_ros.demo.tour import room_tour
+from gld_ros.demo.video import shares, video_frame
 from gld_ros.depth_colours import depth_colours
 from gld_ros.evaluation.held_out import recording_kind
 from gld_ros.evaluation.recordings import WithheldFrame, run_recording
@@ -33,7 +33,7 @@ from gld_ros.scenes.datasets import open_recordings
 
 STILL_HW, NUM_WITHHELD = (480, 640), 4
 PANEL_WIDTH, GAP, CAPTION_HEIGHT = 420, 8, 34
-FILM_WIDTH, FILM_RATE_HZ = 420, 10.0  # of each of the two pictures side by side
+VIDEO_WIDTH, VIDEO_RATE_HZ = 420, 10.0  # of each of the two images side by side
 INK, PAPER = (20, 20, 20), (255, 255, 255)
 LEGEND = (
     (Provenance.MEASURED, "measured", "seen by cameras that agree on its depth"),
@@ -52,11 +52,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bag", type=Path, help="default: the demonstration's room")
-    parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
+    parser.add_argument("--out", type=Path, default=Path("docs/images"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     legend().save(args.out / "provenance.png", optimize=True)
-    recording = args.bag or room_tour(Path("out/pictures/tour"))
+    recording = args.bag or room_tour(Path("out/images/tour"))
     still(recording).save(args.out / "still.jpg", quality=86)
     write_film(flown_views(recording), args.out / "fly.webp")
 
@@ -131,11 +131,11 @@ def write_film(views: Sequence[FlownView], path: Path) -> None:
     """Write the views beside themselves tinted, small enough for a page, as a WebP that repeats."""
     frames = []
     for view in views:
-        hw = round(view.color.shape[0] * FILM_WIDTH / view.color.shape[1]), FILM_WIDTH
+        hw = round(view.color.shape[0] * VIDEO_WIDTH / view.color.shape[1]), VIDEO_WIDTH
         color = cv2.resize(view.color, hw[::-1], interpolation=cv2.INTER_AREA)
         labels = cv2.resize(view.provenance, hw[::-1], interpolation=cv2.INTER_NEAREST)
-        frames.append(Image.fromarray(film_frame(color, labels)))
-    duration_ms = round(1000 / FILM_RATE_HZ)
+        frames.append(Image.fromarray(video_frame(color, labels)))
+    duration_ms = round(1000 / VIDEO_RATE_HZ)
     frames[0].save(
         path, save_all=True, append_images=frames[1:], duration=duration_ms, loop=0, quality=55,
         method=6,

@@ -1,4 +1,4 @@
-"""Films of views: the view beside its provenance in colours, as GIF and MP4."""
+"""Videos of views: the view next to its provenance in colours, as GIF and MP4."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def shares(provenance: NDArray[np.uint8]) -> dict[str, float]:
     return {name: float((provenance == label).mean()) for label, name in _SHOWN}
 
 
-def film_frame(image: RgbImage, provenance: NDArray[np.uint8]) -> RgbImage:
+def video_frame(image: RgbImage, provenance: NDArray[np.uint8]) -> RgbImage:
     """The view, and beside it the view tinted, above the shares of its labels."""
     pictures = np.concatenate([image, tinted(image, provenance)], axis=1)
     height, width = pictures.shape[:2]

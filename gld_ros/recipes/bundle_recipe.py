@@ -1,0 +1,348 @@
+"""`gld-ros train bundle`: from a recipe in YAML to a chain that makes a bundle from nothing.
+
+    name, licence    of the bundle
+    model            folder with the config.json of its sizes
+    image_wh, views  of every stored scene
+    dtype            that the finished bundle is stored in
+    stores           NAME: what is rendered; split train is learned from, the others are watched
+    stages           NAME: a configuration of `gld-ros train`, in order, each from the one before
+    evaluations      NAME: what the finished bundle is judged on
+    measured_on      the machine that `minutes` of stores, stages and evaluations are from
+
+Paths of `model` and `config` are relative to the recipe, those of scenes to where the command runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gld_ros.plain_yaml import YamlError, read_yaml
+from gld_ros.recipes.card import CardFacts, DataSource, card, figures_section, typed_command
+from gld_ros.recipes.chain import Chain, Step, read_records
+from gld_ros.recipes.inputs import content_of, read_report
+from gld_ros.recipes.steps import (
+    EvaluationPlan,
+    bundle_step,
+    card_step,
+    evaluation_step,
+    rendering_device,
+    stage_step,
+    statistics_step,
+    store_step,
+)
+from gld_ros.scenes.rendered import RenderedScenes, open_rendered
+from gld_ros.scenes.rooms import split_ids
+from gld_ros.scenes.store_sources import rendered_source
+from gld_ros.training.config import (
+    ConfigError,
+    RunConfig,
+    apply_overrides,
+    load_run_config,
+    parse,
+)
+from gld_ros.weights.bundle import Bundle
+from gld_ros.weights.bundle_config import read_bundle_config
+from gld_ros.weights.tensor_file import DTYPE_NAMES
+
+RESERVED_NAMES = ("stores", "evaluation", "bundle")  # folders of a chain
+
+
+@dataclass(frozen=True)
+class StoreRecipe:
+    """Scenes of `KIND:PLACE` (`gld_ros.scenes.rendered`); without them the store is left out."""
+
+    scenes: str | None
+    count: int
+    split: str = "train"
+    first: int = 0
+    licence: str = ""
+    minutes: float | None = None
+
+
+@dataclass(frozen=True)
+class StageRecipe:
+    """A configuration file and what is set differently in it."""
+
+    config: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    minutes: float | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationRecipe:
+    """An evaluation of the finished bundle, as the options of `gld-ros eval`."""
+
+    data: str
+    references: int = 2
+    targets: int = 2
+    seeds: int = 1
+    steps: int | None = None
+    max_scenes: int | None = None
+    minutes: float | None = None
+
+    @property
+    def plan(self) -> EvaluationPlan:
+        """The same without the time it takes."""
+        return EvaluationPlan(
+            self.data, self.references, self.targets, self.seeds, self.steps, self.max_scenes
+        )
+
+
+@dataclass(frozen=True)
+class BundleRecipe:
+    """A whole recipe; see the top of this file."""
+
+    name: str
+    licence: str
+    model: str
+    image_wh: tuple[int, int]
+    stores: dict[str, StoreRecipe]
+    stages: dict[str, StageRecipe]
+    evaluations: dict[str, EvaluationRecipe]
+    views: int = 4
+    dtype: str = "float16"
+    measured_on: str = "another machine"
+
+    def __post_init__(self) -> None:
+        """Check what no chain can be made of."""
+        if self.dtype not in DTYPE_NAMES:
+            raise ConfigError(f"dtype is {self.dtype!r}; use one of {', '.join(DTYPE_NAMES)}")
+        if not self.stages:
+            raise ConfigError("stages is empty; name at least one")
+        for name in (*self.stages, *self.stores, *self.evaluations):
+            if not name.isidentifier() or name in RESERVED_NAMES:
+                raise ConfigError(
+                    f"{name!r} cannot be the name of a store, a stage or an evaluation; use "
+                    f"letters, digits and _, and none of {', '.join(RESERVED_NAMES)}"
+                )
+        if not any(store.scenes and store.split == "train" for store in self.stores.values()):
+            raise ConfigError("stores has no scenes of split train, so nothing to learn from")
+
+
+def load_recipe(path: Path, overrides: Sequence[str]) -> BundleRecipe:
+    """Read a recipe and apply `dotted.name=value` overrides; raises ConfigError."""
+    try:
+        values = read_yaml(path)
+    except YamlError as error:
+        raise ConfigError(str(error)) from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping")
+    apply_overrides(values, overrides)
+    return parse(BundleRecipe, values, path.name)
+
+
+def bundle_chain(path: Path, overrides: Sequence[str], folder: Path, device: torch.device) -> Chain:
+    """The chain of the recipe in `path` in `folder`; raises ConfigError for what cannot be made.
+
+    The bundle is in `folder / "bundle"`, with its card.
+    """
+    recipe = load_recipe(path, overrides)
+    base = path.parent
+    plan_folder = base / recipe.model
+    read_bundle_config(plan_folder)
+    stores = {name: store for name, store in recipe.stores.items() if store.scenes}
+    rendered = {name: _open_scenes(name, store) for name, store in stores.items()}
+    configs = dict(_stage_configs(base, recipe, stores, folder))
+    steps = [
+        _store(name, store, rendered[name], recipe, folder, device)
+        for name, store in stores.items()
+    ]
+    exported: Path | None = None
+    for name, config in configs.items():
+        make = statistics_step if config.stage == "statistics" else stage_step
+        minutes = recipe.stages[name].minutes
+        steps.append(
+            make(
+                name,
+                config,
+                folder / name,
+                device,
+                bundle=exported,
+                plan_folder=plan_folder,
+                minutes_elsewhere=minutes,
+            )
+        )
+        exported = folder / name / "export"
+    assert exported is not None  # a recipe has stages
+    finished = folder / "bundle"
+    steps.append(_finish(recipe, rendered, exported, finished))
+    steps += [
+        evaluation_step(
+            name,
+            evaluation.plan,
+            finished,
+            folder / "evaluation",
+            device,
+            minutes_elsewhere=evaluation.minutes,
+        )
+        for name, evaluation in recipe.evaluations.items()
+    ]
+    steps.append(
+        card_step(finished, partial(_card, path, overrides, recipe, configs, folder, device))
+    )
+    identity = {
+        **asdict(recipe),
+        "model": json.loads((plan_folder / "config.json").read_text(encoding="utf-8")),
+        "stages": {name: asdict(config) for name, config in configs.items()},
+        "files": {n: content_of(scenes.path) for n, scenes in rendered.items() if scenes.path},
+    }
+    left_out = tuple(
+        f"store {name} is left out: no scenes are given (--set stores.{name}.scenes=KIND:PLACE)"
+        for name, store in recipe.stores.items()
+        if not store.scenes
+    )
+    return Chain(
+        f"bundle {recipe.name}",
+        _without_times(identity),
+        tuple(steps),
+        recipe.measured_on,
+        left_out,
+    )
+
+
+def _open_scenes(name: str, store: StoreRecipe) -> RenderedScenes:
+    try:
+        split_ids(store.split, store.count, store.first)
+        return open_rendered(store.scenes or "")
+    except ValueError as error:
+        raise ConfigError(f"stores.{name}: {error}") from error
+
+
+def _store(
+    name: str,
+    store: StoreRecipe,
+    scenes: RenderedScenes,
+    recipe: BundleRecipe,
+    folder: Path,
+    device: torch.device,
+) -> Step:
+    width, height = recipe.image_wh
+    source = rendered_source(
+        scenes,
+        split_ids(store.split, store.count, store.first),
+        recipe.views,
+        (height, width),
+        device=rendering_device(scenes, device),
+    )
+    return store_step(
+        folder / "stores" / name,
+        source,
+        store.count,
+        recipe.views,
+        (height, width),
+        minutes_elsewhere=store.minutes,
+    )
+
+
+def _stage_configs(
+    base: Path, recipe: BundleRecipe, stores: Mapping[str, StoreRecipe], folder: Path
+) -> Iterator[tuple[str, RunConfig]]:
+    """The configuration of every stage, learning from the recipe's stores."""
+    learned, watched = (
+        tuple(
+            str((folder / "stores" / name).absolute())
+            for name, store in stores.items()
+            if (store.split == "train") == training
+        )
+        for training in (True, False)
+    )
+    for name, stage in recipe.stages.items():
+        overrides = [f"{key}={json.dumps(value)}" for key, value in _dotted(stage.settings)]
+        config = load_run_config(base / stage.config, overrides)
+        data = replace(
+            config.data, kind="rooms", paths=learned, held_out_paths=watched, parts=(), draws=0
+        )
+        for width, height in data.sizes_wh:
+            if width > recipe.image_wh[0] or height > recipe.image_wh[1]:
+                raise ConfigError(
+                    f"stages.{name}: data.sizes_wh has {width}x{height}, larger than the stored "
+                    f"images ({recipe.image_wh[0]}x{recipe.image_wh[1]}, image_wh)"
+                )
+        if data.views > recipe.views:
+            raise ConfigError(
+                f"stages.{name}: data.views is {data.views}; stored scenes have {recipe.views}"
+            )
+        yield name, replace(config, data=data)
+
+
+def _dotted(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as dotted names; names may be dotted already."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _finish(
+    recipe: BundleRecipe, rendered: Mapping[str, RenderedScenes], trained: Path, finished: Path
+) -> Step:
+    learned = [s for name, s in rendered.items() if recipe.stores[name].split == "train"]
+    places = ", ".join(dict.fromkeys(f"{s.kind} {s.short_name}" for s in learned))
+    return bundle_step(
+        trained,
+        finished,
+        dtype=DTYPE_NAMES[recipe.dtype],
+        name=recipe.name,
+        origin=f"trained from nothing on {places} (gld-ros train bundle)",
+        licence=recipe.licence,
+    )
+
+
+def _card(
+    path: Path,
+    overrides: Sequence[str],
+    recipe: BundleRecipe,
+    configs: Mapping[str, RunConfig],
+    folder: Path,
+    device: torch.device,
+) -> str:
+    finished = folder / "bundle"
+    facts = CardFacts(
+        Bundle.open(finished),
+        typed_command("bundle", ["--recipe", str(path)], overrides),
+        "Trained from nothing by one command; every figure below was measured at its end.",
+        [
+            DataSource(
+                name,
+                store.scenes,
+                store.count,
+                "training" if store.split == "train" else "validation",
+                store.licence,
+            )
+            for name, store in recipe.stores.items()
+            if store.scenes
+        ],
+        configs,
+        read_records(folder),
+        device,
+    )
+    return card(
+        facts,
+        [
+            figures_section(
+                name,
+                evaluation.plan.command(finished),
+                read_report(folder / "evaluation" / f"{name}.json"),
+            )
+            for name, evaluation in recipe.evaluations.items()
+        ],
+    )
+
+
+def _without_times(identity: dict[str, Any]) -> dict[str, Any]:
+    """What was measured elsewhere is no part of what is made."""
+    kept = {name: value for name, value in identity.items() if name != "measured_on"}
+    for section in ("stores", "evaluations"):
+        kept[section] = {
+            name: {key: value for key, value in entry.items() if key != "minutes"}
+            for name, entry in identity[section].items()
+        }
+    return kept
