@@ -88,6 +88,15 @@ def micro_bundle(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def taught_bundle(tmp_path_factory):
+    """A whole bundle with random weights, and a student of three calls."""
+    plan = _plan("taught")
+    student = replace(plan.denoisers["level1"], calls=3)
+    plan = replace(plan, denoisers={**plan.denoisers, "level1_student": student})
+    return _save(tmp_path_factory.mktemp("bundles") / "taught", plan)
+
+
+@pytest.fixture(scope="session")
 def measured_bundle(tmp_path_factory):
     """A bundle whose denoiser reads measurements."""
     plan = _plan("measured")

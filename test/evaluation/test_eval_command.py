@@ -36,6 +36,25 @@ def _eval(bundle, data, tmp_path, *options):
     return status, json.loads(path.read_text()) if path.exists() else None
 
 
+def test_the_preset_fastest_evaluates_the_student(taught_bundle, tmp_path, wall_scene):
+    options = ("--every", "1", "--preset", "fastest")
+    status, report = _eval(taught_bundle, wall_scene(8), tmp_path, *options)
+    assert status == 0
+    assert report["settings"]["num_steps"] == 3
+    assert np.isfinite(report["views"][methods.GENERATED]["psnr"]["mean"])
+    # One step of a network that learnt three would be no sample of anything.
+    assert methods.ONE_STEP not in report["views"]
+
+
+def test_the_preset_fastest_is_refused_without_a_student(
+    micro_bundle, tmp_path, wall_scene, capsys
+):
+    options = ("--every", "1", "--preset", "fastest")
+    status, report = _eval(micro_bundle, wall_scene(8), tmp_path, *options)
+    assert (status, report) == (1, None)
+    assert "no student of level1; make one with `gld-ros train distill`" in capsys.readouterr().err
+
+
 def test_a_folder_is_evaluated_with_baselines_and_images(
     micro_bundle, tmp_path, capsys, wall_scene
 ):

@@ -163,6 +163,17 @@ def test_diffusion_learns_patches_and_special_tokens_together(
         assert Bundle.open(bundle).has(name)
 
 
+def test_a_student_learns_packed_latents(tmp_path, rooms, vggt_plan, vggt_bundle):
+    config = run_config(rooms, "level1", steps=2)
+    train(make_stage(config, vggt_bundle, vggt_plan), config, tmp_path / "level1", device=CPU)
+    options = {"reference_weights": [0.5, 0.5], "validation_references": 1, "teacher_steps": 4}
+    config = run_config(rooms, "distill", steps=2, options=options)
+    stage = make_stage(config, tmp_path / "level1" / "export", None)
+    outcome = train(stage, config, tmp_path / "student", device=CPU)
+    assert outcome.progress.skipped_batches == outcome.progress.dropped_steps == 0
+    assert Bundle.open(tmp_path / "student" / "export").has("level1_student")
+
+
 def test_geometry_without_rays_is_judged_by_its_depth():
     depth_m = 1 + torch.rand(2, 3, 8, 8)
     eye = torch.eye(4).expand(2, 3, 4, 4)
