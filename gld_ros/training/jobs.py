@@ -157,6 +157,11 @@ def _distill(
     name = "cascade" if options.cascade else plan.base_denoiser
     teacher = bundle.frozen(name, device)
     assert isinstance(teacher, Denoiser)  # what bundles hold under these names
+    if options.measured_probability > 0 and not teacher.config.measured:
+        raise ConfigError(
+            f"measured_probability is {options.measured_probability}, but {name!r} does not read "
+            "measurements; use 0, or train it with measurements first"
+        )
     shift = options.time_shift or plan.denoisers[name].time_shift
     if shift is None:  # fixed, unlike the teacher's: the student's calls are tied to its grid
         patch = teacher.config.camera_patch

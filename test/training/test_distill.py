@@ -103,6 +103,24 @@ def test_a_new_teacher_leaves_no_outdated_student_behind(
     assert set(exported.denoisers) == {"level1", "cascade"}
 
 
+def test_a_student_of_a_teacher_that_reads_measurements_reads_them_too(
+    tmp_path, rooms, plan_folder, taught_bundle
+):
+    measured = {"reference_weights": [0.5, 0.5], "validation_references": 1}
+    config = run_config(rooms, "level1", options={**measured, "measured_probability": 1.0})
+    stage = build_stage(config, taught_bundle, plan_folder, open_scenes(config.data), None, CPU)
+    train(stage, config, tmp_path / "teacher", device=CPU)
+    options = {**OPTIONS, "measured_probability": 1.0}
+    stage = make_stage(run_config(rooms, "distill", options=options), tmp_path / "teacher/export")
+    assert stage.denoiser.config.measured
+    batch = stage.batch(0, range(2))
+    assert float(batch["conditions"].measured_map[:, batch["references"] :].abs().sum()) > 0
+    with torch.no_grad():
+        assert torch.isfinite(stage(batch)["loss"])
+    with pytest.raises(ConfigError, match="'level1' does not read measurements"):
+        make_stage(run_config(rooms, "distill", options=options), taught_bundle)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

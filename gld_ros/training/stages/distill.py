@@ -59,6 +59,7 @@ class DistillOptions:
     reference_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     interpolate_probability: float = 0.0
     source_noise_tau: float = 0.0
+    measured_probability: float = 0.0
     validation_scenes: int = 8
     validation_references: int = 2
 
@@ -82,6 +83,7 @@ class DistillOptions:
             interpolate_probability=self.interpolate_probability,
             camera_drop=0.0,
             source_noise_tau=self.source_noise_tau,
+            measured_probability=self.measured_probability,
             validation_scenes=self.validation_scenes,
             validation_references=self.validation_references,
         )
