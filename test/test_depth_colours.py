@@ -24,7 +24,7 @@ def test_one_far_outlier_leaves_the_colours_of_the_others_apart():
     assert len(np.unique(depth_colours(depth).reshape(-1, 3), axis=0)) > 50
 
 
-def test_a_picture_of_small_depth_is_enlarged_and_carries_a_scale():
+def test_a_image_of_small_depth_is_enlarged_and_carries_a_scale():
     picture = depth_with_scale(ramp(), "m")
     assert picture.shape[1] > 448
     scale = picture[:, 448 + 40 :].reshape(-1, 3)

@@ -325,7 +325,7 @@ def test_values_are_in_their_ranges(pipeline):
     )
 
 
-def test_pictures_of_different_sizes_and_shapes(pipeline):
+def test_images_of_different_sizes_and_shapes(pipeline):
     """References and targets of their own size, portrait, off-centre and smaller than the model."""
     request = _request(2, 3)
     rng = np.random.default_rng(1)
@@ -353,7 +353,7 @@ def test_pictures_of_different_sizes_and_shapes(pipeline):
         np.testing.assert_array_equal(unseen, view.confidence == 0)
 
 
-def test_doubling_a_target_doubles_its_picture_and_nothing_else(pipeline):
+def test_doubling_a_target_doubles_its_image_and_nothing_else(pipeline):
     """The same camera at twice the size: the model saw the same grid, the result is resampled."""
     small = pipeline(_request()).targets[-1]
     large = pipeline(_request(target_hw=(56, 84))).targets[-1]

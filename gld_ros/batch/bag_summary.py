@@ -61,7 +61,7 @@ def _totals(summaries: Sequence[Summary]) -> str:
     total = {c.name: sum(s.get(c.name) or 0 for s in summaries) for c in _COLUMNS}
     return (
         f"{total['images']} images, {total['jobs']} jobs ({total['metric_jobs']} metric), "
-        f"{total['views']} views, depth alone of {total['depth_images']} images. In the pictures: "
+        f"{total['views']} views, depth alone of {total['depth_images']} images. In the images: "
         "one row per kind of image, time from left to right."
     )
 

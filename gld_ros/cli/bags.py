@@ -107,7 +107,7 @@ class OfflineWork:
 def _write_thumbnail(bag: Path, path: Path, topics: tuple[str, ...]) -> None:
     from PIL import Image
 
-    from gld_ros.mapping.bag_pictures import contact_sheet
+    from gld_ros.mapping.bag_contact_sheet import contact_sheet
 
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet = contact_sheet(bag, columns=4, cell_width=160, topics=topics)

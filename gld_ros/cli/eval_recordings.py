@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Evaluates every recording as `gld-ros eval-recording` would and writes into OUT: every figure in
-reports/NAME.json, one picture of each in thumbnails/, manifest.json, summary.csv and index.html.
+reports/NAME.json, one image of each in thumbnails/, manifest.json, summary.csv and index.html.
 The same command goes on after a stop: what is done stays, what failed or changed is run again.
 
 RECORDING is a bag, a scene folder, a folder with some of these below it, a glob, or @FILE with one
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class RecordingWork:
-    """What a worker does with recordings: `gld-ros eval-recording`, its figures and a picture."""
+    """What a worker does with recordings: `gld-ros eval-recording`, its figures and an image."""
 
     def __init__(self, options: RecordingOptions, threads: int) -> None:
         self._evaluator, self._threads = RecordingEvaluator(options), threads
@@ -90,7 +90,7 @@ class RecordingWork:
         self._evaluator.load()
 
     def run(self, task: "BatchTask") -> dict[str, Any]:
-        """Write figures and picture of one item; return its summary. Raises WorkerUnusable."""
+        """Write figures and image of one item; return its summary. Raises WorkerUnusable."""
         from gld_ros.batch.work import WorkerUnusable
         from gld_ros.evaluation.recording_figures import recording_figures, write_recording_grid
         from gld_ros.evaluation.summaries import recording_summary

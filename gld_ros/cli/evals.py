@@ -15,11 +15,11 @@ from gld_ros.cli._eval_run import EvaluationOptions, Evaluator, add_evaluation_o
 if TYPE_CHECKING:
     from gld_ros.batch.work import BatchTask
 
-_IMAGE_ROWS = 2  # scenes in the picture of each item
+_IMAGE_ROWS = 2  # scenes in the image of each item
 
 _DESCRIPTION = """\
 Evaluates every scene as `gld-ros eval` would, each for itself, and writes into OUT: every figure in
-reports/NAME.json, one picture of each in thumbnails/, manifest.json, summary.csv and index.html.
+reports/NAME.json, one image of each in thumbnails/, manifest.json, summary.csv and index.html.
 The same command goes on after a stop: what is done stays, what failed or changed is run again.
 
 DATA is what `gld-ros eval --data` takes; a folder stands for all bags, scene folders and stores
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class HeldOutWork:
-    """What a worker does with scenes: `gld-ros eval`, its report as JSON and a picture."""
+    """What a worker does with scenes: `gld-ros eval`, its report as JSON and an image."""
 
     def __init__(self, options: EvaluationOptions, threads: int) -> None:
         self._evaluator, self._threads = Evaluator(options, _IMAGE_ROWS), threads
@@ -89,7 +89,7 @@ class HeldOutWork:
         self._evaluator.load()
 
     def run(self, task: "BatchTask") -> dict[str, Any]:
-        """Write report and picture of one item and return its summary."""
+        """Write report and image of one item and return its summary."""
         from PIL import Image
 
         from gld_ros.evaluation.report import write_json

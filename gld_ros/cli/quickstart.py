@@ -230,7 +230,7 @@ def _show(out: Path, no_open: bool) -> None:
     """Draw images of the output bag into one PNG; open it where there is a screen."""
     from PIL import Image
 
-    from gld_ros.mapping.bag_pictures import contact_sheet
+    from gld_ros.mapping.bag_contact_sheet import contact_sheet
 
     path = out.with_name(f"{out.name}.png")
     Image.fromarray(contact_sheet(out)).save(path)

@@ -45,10 +45,10 @@ def shares(provenance: NDArray[np.uint8]) -> dict[str, float]:
 
 def video_frame(image: RgbImage, provenance: NDArray[np.uint8]) -> RgbImage:
     """The view, and beside it the view tinted, above the shares of its labels."""
-    pictures = np.concatenate([image, tinted(image, provenance)], axis=1)
-    height, width = pictures.shape[:2]
+    pair = np.concatenate([image, tinted(image, provenance)], axis=1)
+    height, width = pair.shape[:2]
     frame = np.full((height + STRIP_HEIGHT, width, 3), 255, np.uint8)
-    frame[:height] = pictures
+    frame[:height] = pair
     column = width / len(_SHOWN)
     for i, (label, name) in enumerate(_SHOWN):
         left, share = round(i * column) + 6, shares(provenance)[name]

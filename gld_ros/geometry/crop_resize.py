@@ -69,16 +69,16 @@ def gld_crop_resize(
     scale = float(max(target_w / size[0], target_h / size[1])) + 1e-8
     resized = np.floor(size * scale).astype(int)
     method = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
-    picture = Image.fromarray(image).resize((int(resized[0]), int(resized[1])), method)
+    resized_image = Image.fromarray(image).resize((int(resized[0]), int(resized[1])), method)
     K = _middle_of(K, size, resized, scale)
 
     cropped = np.array([target_w, target_h])
     middle = _middle_of(K, resized, cropped, 1.0)
     left, top = (int(v) for v in np.round(K[:2, 2] - middle[:2, 2]))
-    picture = picture.crop((left, top, left + target_w, top + target_h))
+    resized_image = resized_image.crop((left, top, left + target_w, top + target_h))
     K[0, 2] -= left
     K[1, 2] -= top
-    return np.asarray(picture), K
+    return np.asarray(resized_image), K
 
 
 def _middle_of(
@@ -130,8 +130,8 @@ def choose_model_hw(
     """The candidate whose aspect fits the images (K_px, size) best; earlier ones win ties."""
     windows = [
         [_window(c, n, inside=inside) for c, n in _axes(K_px, image_hw)]
-        for inside, pictures in ((True, references), (False, targets))
-        for K_px, image_hw in pictures
+        for inside, images in ((True, references), (False, targets))
+        for K_px, image_hw in images
     ]
     aspects = [(x[1] - x[0]) / (y[1] - y[0]) for x, y in windows]
     costs = [

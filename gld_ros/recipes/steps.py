@@ -183,7 +183,7 @@ def evaluation_step(
     like: str = "",
     minutes_elsewhere: float | None = None,
 ) -> Step:
-    """Evaluate a bundle, in one go; writes `folder / name.json` and a picture beside it.
+    """Evaluate a bundle, in one go; writes `folder / name.json` and an image beside it.
 
     Out of time it stops and begins again with the next call, which it then ends in any case.
     """

@@ -121,17 +121,17 @@ def sample_of_frames(
 
     Depth follows by inverse-depth interpolation; it is left out unless every frame has it.
     """
-    pictures, intrinsics, depths = [], [], []
+    images, intrinsics, depths = [], [], []
     for frame in frames:
         _require_central_principal_point(frame.K_px, frame.rgb.shape[:2], scene_id)
-        picture, K_px = gld_crop_resize(frame.rgb, frame.K_px, image_hw)
-        pictures.append(torch.from_numpy(picture.copy()).permute(2, 0, 1).float().div_(255))
+        image, K_px = gld_crop_resize(frame.rgb, frame.K_px, image_hw)
+        images.append(torch.from_numpy(image.copy()).permute(2, 0, 1).float().div_(255))
         intrinsics.append(K_px)
         if frame.depth_m is not None:
             depth = resample_depth(frame.depth_m, frame.K_px, K_px, image_hw)
             depths.append(torch.from_numpy(np.nan_to_num(depth, nan=0.0)))
     sample: dict[str, Any] = {
-        "images": torch.stack(pictures),
+        "images": torch.stack(images),
         "K_px": torch.from_numpy(np.stack(intrinsics)).float(),
         "T_world_cam": torch.from_numpy(np.stack([f.T_world_cam for f in frames])).float(),
         "scene_id": scene_id,
@@ -144,9 +144,9 @@ def sample_of_frames(
 
 
 def _require_central_principal_point(
-    K_px: FloatArray, picture_hw: tuple[int, ...], scene_id: str
+    K_px: FloatArray, image_hw: tuple[int, ...], scene_id: str
 ) -> None:
-    for centre, size in ((K_px[0, 2], picture_hw[1]), (K_px[1, 2], picture_hw[0])):
+    for centre, size in ((K_px[0, 2], image_hw[1]), (K_px[1, 2], image_hw[0])):
         if not MIN_PRINCIPAL_MARGIN * size < centre < (1 - MIN_PRINCIPAL_MARGIN) * size:
             raise SampleError(
                 f"scene {scene_id}: principal point {centre:.1f} of {size} pixels is within "

@@ -170,7 +170,7 @@ def test_what_is_no_bag_is_named_at_once(tmp_path, make, message):
         BagReader(path)
 
 
-def test_a_picture_and_a_folder_of_scenes_are_sent_to_the_command_for_images(tmp_path):
+def test_a_image_and_a_folder_of_scenes_are_sent_to_the_command_for_images(tmp_path):
     folder_of_images(tmp_path / "images")
     for path in (tmp_path / "images" / "000.png", tmp_path):
         with pytest.raises(BagError, match=r"a bag is what .* gld-ros image"):

@@ -205,7 +205,7 @@ def test_without_pyarrow_the_table_is_csv_alone(recordings, monkeypatch, capsys)
     assert not Path("views/summary.parquet").exists()
 
 
-def test_depth_alone_is_no_problem_and_has_its_picture(recordings):
+def test_depth_alone_is_no_problem_and_has_its_image(recordings):
     command = ["bags", "rec/good", "--out", "views", "--mode", "depth", "--workers", "0"]
     assert main([*command, "--threads", "1"]) == 0
     row = rows()["good"]

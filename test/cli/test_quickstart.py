@@ -223,7 +223,7 @@ def test_a_bag_that_cannot_be_read_is_named_first(hub, arguments, capsys, tmp_pa
 
 
 @pytest.mark.parametrize("kept", [[], ["--keep-downloads"]], ids=["removed", "kept"])
-def test_depth_alone_from_nothing_to_a_picture(hub, bag, tmp_path, capsys, kept):
+def test_depth_alone_from_nothing_to_a_image(hub, bag, tmp_path, capsys, kept):
     run = ["quickstart", "--bag", str(bag), "--weights", "da3-base", "--yes", "--no-open"]
     assert main([*run, *kept, "--set", "depth.min_confidence=0.0"]) == 0
     printed = capsys.readouterr().out

@@ -23,7 +23,7 @@ def stay_in_this_process(monkeypatch):
     monkeypatch.setattr(environment, "restart_with_tuned_allocator", lambda argv: None)
 
 
-def test_preview_writes_a_sheet_with_pictures_in_it(tmp_path, capsys):
+def test_preview_writes_a_sheet_with_images_in_it(tmp_path, capsys):
     sheet = tmp_path / "sub" / "sheet.png"
     assert main(["scenes", "preview", "--domain", "wide", "--out", str(sheet), *TINY]) == 0
     assert "2 scenes of domain wide" in capsys.readouterr().out

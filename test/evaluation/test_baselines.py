@@ -84,7 +84,7 @@ def test_the_nearest_reference_weighs_turning_by_the_scenes_depth():
     assert nearest_reference(poses, 2, torch.tensor([10.0])).tolist() == [[0]]
 
 
-def test_copies_are_the_pictures_of_the_chosen_references():
+def test_copies_are_the_images_of_the_chosen_references():
     images = torch.arange(6.0).reshape(2, 3, 1, 1, 1).expand(2, 3, 3, 2, 2)
     copied = take_references(images, torch.tensor([[2, 0], [1, 1]]))
     assert copied[:, :, 0, 0, 0].tolist() == [[2, 0], [4, 4]]

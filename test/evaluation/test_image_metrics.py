@@ -23,7 +23,7 @@ def test_psnr_of_a_constant_offset_is_its_square_in_decibel():
     assert psnr(true + 0.1, true).tolist() == pytest.approx([20.0, 20.0], abs=1e-3)
 
 
-def test_equal_pictures_have_a_finite_psnr():
+def test_equal_images_have_a_finite_psnr():
     assert psnr(_images(), _images()).tolist() == pytest.approx([100.0, 100.0])
 
 
@@ -46,7 +46,7 @@ def test_psnr_of_a_mask_sees_nothing_else_and_needs_some_pixels():
     assert math.isnan(psnr(predicted, true, mask).item())
 
 
-def test_ssim_is_one_for_equal_pictures_and_follows_its_formula_for_flat_ones():
+def test_ssim_is_one_for_equal_images_and_follows_its_formula_for_flat_ones():
     true = _images()
     assert ssim(true, true).tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
     a, b = 0.3, 0.6
@@ -55,7 +55,7 @@ def test_ssim_is_one_for_equal_pictures_and_follows_its_formula_for_flat_ones():
     assert ssim(*flat).item() == pytest.approx(expected, abs=1e-4)
 
 
-def test_ssim_refuses_pictures_smaller_than_its_window():
+def test_ssim_refuses_images_smaller_than_its_window():
     with pytest.raises(ValueError, match="11x11"):
         ssim(torch.rand(1, 3, 8, 20), torch.rand(1, 3, 8, 20))
 

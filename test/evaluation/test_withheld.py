@@ -36,7 +36,7 @@ def test_half_a_second_around_every_withheld_frame_is_not_played(split):
     assert len(stamps) == 80 - 3 * (1 + RATE_HZ)
 
 
-def test_the_nearest_shown_picture_is_another_place(split):
+def test_the_nearest_shown_image_is_another_place(split):
     for picture in split.withheld:
         nearest = nearest_shown(split, picture)
         assert distance_m(picture.T_fixed_cam, nearest.T_fixed_cam) > 0.1

@@ -21,7 +21,7 @@ def _K(fx, fy, cx, cy):
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
 
 
-def test_official_crop_refuses_a_principal_point_outside_the_picture():
+def test_official_crop_refuses_a_principal_point_outside_the_image():
     with pytest.raises(ValueError, match="outside"):
         gld_crop_resize(np.zeros((40, 50, 3), np.uint8), _K(30, 30, 60, 20), (28, 28))
 
@@ -50,7 +50,7 @@ def test_model_grid_lies_inside_references_and_around_targets(h, w, px, py, foca
         np.testing.assert_allclose(K_model[0, 0] / K[0, 0], K_model[1, 1] / K[1, 1])
 
 
-def test_picture_of_the_model_size_is_left_alone():
+def test_image_of_the_model_size_is_left_alone():
     K = _K(60, 61, 42.3, 27.1)
     for place in (model_intrinsics_inside, model_intrinsics_around):
         np.testing.assert_allclose(place(K, (56, 84), (56, 84)), K, atol=1e-12)

@@ -25,7 +25,7 @@ def test_shrinking_keeps_every_ray(pinhole_of):
     )
 
 
-def test_pictures_are_never_enlarged(pinhole_of):
+def test_images_are_never_enlarged(pinhole_of):
     image = np.zeros((10, 20, 3), np.uint8)
     same, _ = shrink_to_fit(image, pinhole_of((10, 20)), (100, 100))
     assert same is image

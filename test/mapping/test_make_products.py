@@ -360,7 +360,7 @@ def test_a_voxel_keeps_its_most_confident_point():
     assert voxel_filtered(cloud[:0], 0.1).size == 0
 
 
-def test_strides_and_voxels_thin_clouds_but_not_pictures(scene):
+def test_strides_and_voxels_thin_clouds_but_not_images(scene):
     coarse = products_of(scene, stride=4, voxel_size_m=0.2, organized_observed=False)
     fine = products_of(scene)
     assert 0 < len(coarse.predicted[0].points) < len(fine.predicted[0].points) / 10

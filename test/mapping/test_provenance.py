@@ -194,7 +194,7 @@ def test_unknown_depth_has_no_vote(unknown):
     assert classify_point(at_pixel(view, 1.3, 4.0, 0.5), [blind], 0.05) is Provenance.CONTRADICTED
 
 
-def test_a_picture_ends_half_a_pixel_beyond_its_outer_pixel_centres():
+def test_a_image_ends_half_a_pixel_beyond_its_outer_pixel_centres():
     view = step_view()
     inside = [(-0.49, -0.49, 1.0), (15.49, 7.49, 4.0)]
     outside = [(-0.51, 3.0, 1.0), (15.51, 3.0, 4.0), (3.0, -0.51, 1.0), (3.0, 7.51, 1.0)]

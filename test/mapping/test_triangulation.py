@@ -9,7 +9,7 @@ from gld_ros.mapping.triangulation import find_corners, triangulate
 HW = (120, 160)
 K_PX = np.array([[100.0, 0, 79.5], [0, 100.0, 59.5], [0, 0, 1]])
 BASELINE_M = 0.4
-# A wall 2 m away above one that is 4 m away: their pictures shift by 20 and 10 pixels.
+# A wall 2 m away above one that is 4 m away: their images shift by 20 and 10 pixels.
 WORLD = rigid_transform(rotation_z(0.7), [3, -2, 1])
 
 

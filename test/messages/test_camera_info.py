@@ -107,7 +107,7 @@ def test_region_and_binning_keep_every_ray():
         ("equidistant", (-0.02, 0.01, -0.004, 0.0005)),
     ],
 )
-def test_rectified_pictures_obey_the_pinhole_model(model, D):
+def test_rectified_images_obey_the_pinhole_model(model, D):
     """A raw image of smooth colours by direction, drawn through the distortion itself."""
     info = replace(INFO, distortion_model=model, D=D)
     camera = pinhole_camera(info, HW, "rectify")
@@ -120,7 +120,7 @@ def test_rectified_pictures_obey_the_pinhole_model(model, D):
     assert camera.remaps
 
 
-def test_wrong_picture_size_is_refused_by_the_maps():
+def test_wrong_image_size_is_refused_by_the_maps():
     camera = pinhole_camera(INFO, HW, "rectify")
     with pytest.raises(ValueError, match="maps are for"):
         camera.rectify(np.zeros((10, 10, 3), np.uint8))

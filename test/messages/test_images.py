@@ -262,7 +262,7 @@ def encoded(extension, pixels):
     return cv2.imencode(extension, pixels)[1].tobytes()
 
 
-def test_grey_transparent_and_sixteen_bit_pictures(family):
+def test_grey_transparent_and_sixteen_bit_images(family):
     grey = smooth_image()[..., 0]
     seen = rgb_from_compressed(compressed(family, encoded(".png", grey)))
     np.testing.assert_array_equal(seen.rgb, np.repeat(grey[..., None], 3, axis=2))
@@ -277,7 +277,7 @@ def test_grey_transparent_and_sixteen_bit_pictures(family):
 
 @pytest.mark.parametrize("extension", [".jpg", ".png"])
 @pytest.mark.parametrize("kept", [0.3, 0.9, 0.99])
-def test_cut_off_pictures_are_refused(family, extension, kept):
+def test_cut_off_images_are_refused(family, extension, kept):
     noise = RANDOM.integers(0, 256, (24, 32, 3), dtype=np.uint8)
     content = encoded(extension, noise)
     with pytest.raises(MalformedImage):
@@ -299,7 +299,7 @@ def test_end_marker_of_an_embedded_preview_does_not_count(family):
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".png"])
-def test_a_small_file_cannot_claim_a_huge_picture(family, extension):
+def test_a_small_file_cannot_claim_a_huge_image(family, extension):
     content = encoded(extension, smooth_image())
     if extension == ".png":
         content = content[:16] + (30_000).to_bytes(4, "big") * 2 + content[24:]

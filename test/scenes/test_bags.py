@@ -109,7 +109,7 @@ def drive(num_frames=4, hw=(12, 16), picture=None, info=True, tf=True, d=(0.0,) 
 
 
 @pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
-def test_poses_are_interpolated_to_the_stamps_of_the_pictures(tmp_path, storage):
+def test_poses_are_interpolated_to_the_stamps_of_the_images(tmp_path, storage):
     (recording,) = open_bag(write_bag(tmp_path / "bag", drive(), storage))
     assert len(recording) == 4
     assert recording.dropped == {}
@@ -148,7 +148,7 @@ def test_other_encodings_and_row_padding_become_rgb(tmp_path, encoding):
     assert recording.load(2).rgb[3, 5].tolist() == expected
 
 
-def test_compressed_pictures_are_read(tmp_path):
+def test_compressed_images_are_read(tmp_path):
     (recording,) = open_bag(write_bag(tmp_path / "bag", drive(picture=jpeg)))
     assert recording.load(1).rgb[0, 0].tolist() == [10, 100, 200]
 
@@ -169,7 +169,7 @@ def test_depth_of_the_same_stamp_comes_along_in_metres(tmp_path, encoding):
     assert recording.load(3).depth_m is None
 
 
-def test_distorted_pictures_are_rectified_and_lose_their_depth(tmp_path):
+def test_distorted_images_are_rectified_and_lose_their_depth(tmp_path):
     stream = drive(hw=(48, 64), d=(-0.1, 0.01, 0.0, 0.0, 0.0))
     depth = np.ones((48, 64), dtype=np.float32)
     stream.append(("/camera/depth/image_raw", STEP_NS, image(STEP_NS, depth, "32FC1")))
@@ -190,7 +190,7 @@ def test_two_cameras_are_two_recordings(tmp_path):
     assert [r.scene_id for r in recordings] == ["bag/camera/image_raw", "bag/rear/image_raw"]
 
 
-def test_pictures_outside_the_transforms_are_left_out_and_counted(tmp_path):
+def test_images_outside_the_transforms_are_left_out_and_counted(tmp_path):
     stream = [e for e in drive(num_frames=6) if e[0] != "/tf" or e[1] < 4 * STEP_NS]
     (recording,) = open_bag(write_bag(tmp_path / "bag", stream))
     assert len(recording) == 3
@@ -246,12 +246,12 @@ def test_a_transform_that_closes_a_circle_is_rejected_and_named(tmp_path, caplog
     ],
     ids=["info", "tf", "encoding", "images"],
 )
-def test_a_bag_without_a_usable_picture_says_why(tmp_path, stream, message):
+def test_a_bag_without_a_usable_image_says_why(tmp_path, stream, message):
     with pytest.raises(RecordingError, match=message):
         open_bag(write_bag(tmp_path / "bag", stream))
 
 
-def test_broken_pictures_are_named_when_loaded(tmp_path):
+def test_broken_images_are_named_when_loaded(tmp_path):
     def short(stamp, rgb):
         made = image(stamp, rgb, "rgb8")
         made.data = made.data[:-1]

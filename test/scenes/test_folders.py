@@ -101,7 +101,7 @@ def test_cameras_that_are_no_json_are_named(folder):
         open_scene_folder(folder)
 
 
-def test_unreadable_pictures_are_named_when_loaded(folder):
+def test_unreadable_images_are_named_when_loaded(folder):
     recording = open_scene_folder(folder)
     (folder / "images" / "000000.png").write_bytes(b"no picture")
     (folder / "images" / "000001.png").unlink()

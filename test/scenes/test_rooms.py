@@ -69,7 +69,7 @@ def test_a_scene_does_not_depend_on_the_batch_it_is_rendered_in(domain):
         assert torch.equal(together[name][1], alone[name][0]), name
 
 
-def test_a_scene_does_not_depend_on_number_or_size_of_its_pictures():
+def test_a_scene_does_not_depend_on_number_or_size_of_its_images():
     ids = split_ids("test", 1)
     few = render_rooms("narrow", ids, 2, SMALL_HW)
     many = render_rooms("narrow", ids, 5, (48, 64))

