@@ -76,15 +76,9 @@ class StageRecipe:
 
 
 @dataclass(frozen=True)
-class EvaluationRecipe:
-    """An evaluation of the finished bundle, as the options of `gld-ros eval`."""
+class EvaluationRecipe(EvaluationPlan):
+    """An evaluation of the finished bundle, and the minutes that it took elsewhere."""
 
-    data: str
-    references: int = 2
-    targets: int = 2
-    seeds: int = 1
-    steps: int | None = None
-    max_scenes: int | None = None
     minutes: float | None = None
 
     @property
