@@ -32,13 +32,13 @@ The same command resumes after a stop, a kill or --max-minutes.
 """
 
 _BUNDLE = """\
-A bundle from nothing, as a recipe says: scenes are rendered into stores, the stages are trained,
+A bundle as a recipe says: scenes are rendered into stores, the stages are trained,
 the bundle is written (RUN/bundle), judged on held-out scenes, and gets a model card. Finished steps
 are skipped when the command is given again, an interrupted one goes on. --max-minutes 9 runs it in
 pieces of 9 minutes.
 
 Look before: --plan prints the steps, the bytes of the stores and the time, and does nothing.
-A recipe may leave places to fill in: --set stores.furnished.scenes=furnished:FOLDER
+A recipe may name folders that are yours to give: --set places.worlds=FOLDER
 """
 
 _SITE = """\

@@ -111,7 +111,7 @@ def stage_step(
     folder: Path,
     device: torch.device,
     *,
-    bundle: Path | None,
+    bundle: Path | str | None,
     plan_folder: Path | None,
     minutes_elsewhere: float | None = None,
 ) -> Step:
@@ -148,7 +148,7 @@ def statistics_step(
     folder: Path,
     device: torch.device,
     *,
-    bundle: Path | None,
+    bundle: Path | str | None,
     plan_folder: Path | None,
     minutes_elsewhere: float | None = None,
 ) -> Step:

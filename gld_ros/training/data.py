@@ -351,7 +351,7 @@ def _open(
             raise ConfigError(f"data: paths of kind {part.kind!r} is empty; name at least one")
         name = f"{part.kind} {number}"
         parts[name] = _open_part(part, paths, config, split)
-        draws[name] = part.draws
+        draws[name] = part.draws if split == "train" else 0  # each held-out scene once
     pool = ScenePool(parts, draws, config)
     for name, part_opened in parts.items():
         log.info("%s: %d scenes per epoch from %s", name, pool.draws[name], _shown(chosen, name))

@@ -211,18 +211,21 @@ def test_a_mix_keeps_its_shares_and_its_held_out_parts(rooms, tmp_path):
         paths=[],
         held_out_paths=[],
         parts=[
-            {"kind": "rooms", "paths": [str(rooms)], "held_out_paths": [str(rooms)], "draws": 4},
+            {"kind": "rooms", "paths": [str(rooms)], "held_out_paths": [str(rooms)], "draws": 40},
             {"kind": "folders", "paths": [str(tmp_path)], "draws": 2},
         ],
     )
     pool = open_scenes(config)
-    assert len(pool) == 6
+    assert len(pool) == 42
     assert not pool.has_depth
-    batch = torch.cat([pool.training_batch(0, s, 2, range(2), CPU)["depth_m"] for s in range(3)])
-    assert int((batch.amax((1, 2, 3)) > 0).sum()) == 4
+    batch = torch.cat([pool.training_batch(0, s, 2, range(2), CPU)["depth_m"] for s in range(21)])
+    assert int((batch.amax((1, 2, 3)) > 0).sum()) == 40
     held_out = open_held_out(config)
     assert held_out is not None
     assert list(held_out.parts) == ["rooms 0"]
+    stored = len(held_out.parts["rooms 0"])
+    assert len(held_out) == stored < 40  # shares are of training; held-out scenes count once
+    held_out.held_out_batch(range(stored), CPU)
 
 
 def test_the_first_half_of_the_sizes_counts_double(rooms):
