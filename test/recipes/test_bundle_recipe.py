@@ -192,14 +192,19 @@ def test_a_recipe_that_cannot_be_made_is_refused_before_anything_is_begun(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_shipped_recipe_can_be_made(tmp_path):
-    shipped = Path(__file__).parents[2] / "config" / "train" / "tiny" / "recipe.yaml"
-    names = [step.name for step in bundle_chain(shipped, [], tmp_path / "run", CPU).steps]
+SHIPPED = Path(__file__).parents[2] / "config" / "train" / "tiny"
+
+
+@pytest.mark.parametrize("recipe_file", ["recipe.yaml", "furnished.yaml"])
+def test_the_shipped_recipes_can_be_made(tmp_path, recipe_file):
+    chain = bundle_chain(SHIPPED / recipe_file, [], tmp_path / "run", CPU)
+    names = [step.name for step in chain.steps]
     assert names[:3] == ["stores/narrow", "stores/look_around", "stores/watched"]
     assert [name for name in names if "/" not in name] == [
         "encoder_small", "encoder", "statistics", "decoder", "level1_small", "level1",
         "bundle", "card",
     ]  # fmt: skip
+    assert "store hospital is left out" in "\n".join(chain.notes)
 
 
 def test_recordings_are_a_store_and_places_and_shares_are_set_once(tmp_path):
