@@ -1,7 +1,5 @@
 """An evaluation as text for a terminal and as a JSON file."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -12,8 +12,6 @@
 Paths of `model` and `config` are relative to the recipe, those of scenes to where the command runs.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace

@@ -3,8 +3,6 @@
 Each can be interrupted and run again; what a chain is and does with them is in chain.py.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

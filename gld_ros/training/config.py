@@ -1,7 +1,5 @@
 """Configuration of a training run: dataclasses read strictly from YAML."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
