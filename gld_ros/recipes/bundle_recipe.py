@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 
-from gld_ros.plain_yaml import YamlError, read_yaml
 from gld_ros.recipes.card import CardFacts, DataSource, card, figures_section, typed_command
 from gld_ros.recipes.chain import Chain, Step, read_records
 from gld_ros.recipes.inputs import content_of, read_report
@@ -32,7 +31,6 @@ from gld_ros.recipes.steps import (
     evaluation_step,
     rendering_device,
     stage_step,
-    statistics_step,
     store_step,
 )
 from gld_ros.scenes.rendered import RenderedScenes, open_rendered
@@ -41,9 +39,9 @@ from gld_ros.scenes.store_sources import rendered_source
 from gld_ros.training.config import (
     ConfigError,
     RunConfig,
-    apply_overrides,
     load_run_config,
     parse,
+    read_settings,
 )
 from gld_ros.weights.bundle import Bundle
 from gld_ros.weights.bundle_config import read_bundle_config
@@ -79,13 +77,6 @@ class EvaluationRecipe(EvaluationPlan):
 
     minutes: float | None = None
 
-    @property
-    def plan(self) -> EvaluationPlan:
-        """The same without the time it takes."""
-        return EvaluationPlan(
-            self.data, self.references, self.targets, self.seeds, self.steps, self.max_scenes
-        )
-
 
 @dataclass(frozen=True)
 class BundleRecipe:
@@ -120,13 +111,7 @@ class BundleRecipe:
 
 def load_recipe(path: Path, overrides: Sequence[str]) -> BundleRecipe:
     """Read a recipe and apply `dotted.name=value` overrides; raises ConfigError."""
-    try:
-        values = read_yaml(path)
-    except YamlError as error:
-        raise ConfigError(str(error)) from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold a mapping")
-    apply_overrides(values, overrides)
+    values = read_settings(path, overrides)
     _forget_times(values, overrides)
     return parse(BundleRecipe, values, path.name)
 
@@ -149,17 +134,15 @@ def bundle_chain(path: Path, overrides: Sequence[str], folder: Path, device: tor
     ]
     exported: Path | None = None
     for name, config in configs.items():
-        make = statistics_step if config.stage == "statistics" else stage_step
-        minutes = recipe.stages[name].minutes
         steps.append(
-            make(
+            stage_step(
                 name,
                 config,
                 folder / name,
                 device,
                 bundle=exported,
                 plan_folder=plan_folder,
-                minutes_elsewhere=minutes,
+                minutes_elsewhere=recipe.stages[name].minutes,
             )
         )
         exported = folder / name / "export"
@@ -169,7 +152,7 @@ def bundle_chain(path: Path, overrides: Sequence[str], folder: Path, device: tor
     steps += [
         evaluation_step(
             name,
-            evaluation.plan,
+            evaluation,
             finished,
             folder / "evaluation",
             device,
@@ -332,7 +315,7 @@ def _card(
         [
             figures_section(
                 name,
-                evaluation.plan.command(finished),
+                evaluation.command(finished),
                 read_report(folder / "evaluation" / f"{name}.json"),
             )
             for name, evaluation in recipe.evaluations.items()
