@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gld_ros.cli._arguments import add_set_argument
 from gld_ros.cli.weights import add_conversion_options, add_download_options
 
 if TYPE_CHECKING:
     from gld_ros.weights.catalog import PublishedModel
 
-_DESCRIPTION = """\
+HELP = "fetch published weights, run a bag with them, and look at the result"
+DESCRIPTION = """\
 Checks disk, memory and GPU and says what will happen; then fetches published weights, converts them
 to bfloat16, checks the bundle on this machine, runs the bag and opens an image of the result.
 Finished steps are skipped, so the same command continues after a stop. The steps are also separate
@@ -25,7 +27,7 @@ https://github.com/cvlab-kaist/GLD with --statistics, or compute them from your 
 --statistics-from (`gld-ros weights fetch --help`).
 """
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   gld-ros quickstart --bag drive.mcap --statistics GLD
   gld-ros quickstart --bag drive.mcap --weights da3-base
@@ -57,17 +59,8 @@ class Machine:
         return cls("cpu", "no CUDA device: the CPU", available_host_bytes())
 
 
-def add_parser(
-    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
-) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare `gld-ros quickstart`."""
-    parser = subparsers.add_parser(
-        "quickstart",
-        help="fetch published weights, run a bag with them, and look at the result",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument("--bag", type=Path, required=True, help="folder, .mcap or .db3")
     parser.add_argument(
         "--weights",
@@ -85,18 +78,10 @@ def add_parser(
         action="store_true",
         help="accept the licences shown; required for weights that exclude commercial use",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        dest="overrides",
-        help="override a parameter of the run, as for `gld-ros bag`",
-    )
+    add_set_argument(parser, "override a parameter of the run, as for `gld-ros bag`")
     add_download_options(parser)
     add_conversion_options(parser)
     parser.set_defaults(dtype="bfloat16", download_only=False, from_folder=None)
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

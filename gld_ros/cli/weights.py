@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from gld_ros.weights.catalog import PublishedModel
     from gld_ros.weights.convert import Conversion, UnstoredSizes
 
-_DESCRIPTION = """\
+HELP = "list, fetch, verify and convert weight bundles"
+DESCRIPTION = """\
 A bundle is a folder with config.json and safetensors files. "tiny" is inside the package; others
 are fetched or converted, and only on request.
 """
@@ -50,16 +51,8 @@ _DTYPES = ("float32", "bfloat16", "float16")
 BUNDLE_SHARE = {"float32": 1.0, "bfloat16": 0.5, "float16": 0.5}
 
 
-def add_parser(
-    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
-) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare `gld-ros weights` and its actions."""
-    parser = subparsers.add_parser(
-        "weights",
-        help="list, fetch, verify and convert weight bundles",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     actions.add_parser("list", help="bundles on this machine, and what can be fetched")
@@ -119,7 +112,6 @@ def add_parser(
     )
     add_download_options(fetch)
     add_conversion_options(fetch)
-    return parser
 
 
 def add_download_options(parser: argparse.ArgumentParser) -> None:

@@ -3,8 +3,6 @@
 The views are goals like any other: measured surfaces where there are any, the model elsewhere.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections import defaultdict

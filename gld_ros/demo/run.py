@@ -1,7 +1,5 @@
 """The demonstration from start to end: processes, goals, products, figures."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -4,8 +4,6 @@ Shapes: B scenes, R references, T targets. The warp knows the TRUE depth of the 
 the model does not.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

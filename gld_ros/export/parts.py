@@ -15,8 +15,6 @@ patches of the bundle, N = h * w. Parts follow each other by the names of their 
     features       images -> level0 .. level3 of real images, for depth without diffusion
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast

@@ -16,8 +16,6 @@
 Paths of `model` and `config` are relative to the recipe, those of scenes to where the command runs.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -27,7 +25,6 @@ from typing import Any
 
 import torch
 
-from gld_ros.plain_yaml import YamlError, read_yaml
 from gld_ros.recipes.card import CardFacts, DataSource, card, figures_section, typed_command
 from gld_ros.recipes.chain import Chain, Step, read_records
 from gld_ros.recipes.inputs import read_report
@@ -46,15 +43,14 @@ from gld_ros.recipes.steps import (
     card_step,
     evaluation_step,
     stage_step,
-    statistics_step,
     store_step,
 )
 from gld_ros.training.config import (
     ConfigError,
     RunConfig,
-    apply_overrides,
     load_run_config,
     parse,
+    read_settings,
 )
 from gld_ros.weights.bundle import Bundle
 from gld_ros.weights.bundle_config import read_bundle_config
@@ -77,13 +73,6 @@ class EvaluationRecipe(EvaluationPlan):
     """An evaluation of the finished bundle, and the minutes that it took elsewhere."""
 
     minutes: float | None = None
-
-    @property
-    def plan(self) -> EvaluationPlan:
-        """The same without the time it takes."""
-        return EvaluationPlan(
-            self.data, self.references, self.targets, self.seeds, self.steps, self.max_scenes
-        )
 
 
 @dataclass(frozen=True)
@@ -122,13 +111,7 @@ class BundleRecipe:
 
 def load_recipe(path: Path, overrides: Sequence[str]) -> BundleRecipe:
     """Read a recipe and apply `dotted.name=value` overrides; raises ConfigError."""
-    try:
-        values = read_yaml(path)
-    except YamlError as error:
-        raise ConfigError(str(error)) from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold a mapping")
-    apply_overrides(values, overrides)
+    values = read_settings(path, overrides)
     _forget_times(values, overrides)
     return parse(BundleRecipe, values, path.name)
 
@@ -151,17 +134,15 @@ def bundle_chain(path: Path, overrides: Sequence[str], folder: Path, device: tor
     if exported is not None:
         Bundle.open(exported)
     for name, config in configs.items():
-        make = statistics_step if config.stage == "statistics" else stage_step
-        minutes = recipe.stages[name].minutes
         steps.append(
-            make(
+            stage_step(
                 name,
                 config,
                 folder / name,
                 device,
                 bundle=exported,
                 plan_folder=plan_folder,
-                minutes_elsewhere=minutes,
+                minutes_elsewhere=recipe.stages[name].minutes,
             )
         )
         exported = folder / name / "export"
@@ -170,7 +151,7 @@ def bundle_chain(path: Path, overrides: Sequence[str], folder: Path, device: tor
     steps += [
         evaluation_step(
             name,
-            evaluation.plan,
+            evaluation,
             finished,
             folder / "evaluation",
             device,
@@ -323,7 +304,7 @@ def _card(
         [
             figures_section(
                 name,
-                evaluation.plan.command(finished),
+                evaluation.command(finished),
                 read_report(folder / "evaluation" / f"{name}.json"),
             )
             for name, evaluation in evaluations.items()

@@ -1,7 +1,5 @@
 """Recordings of a site, those to learn from and the one held out, which must share no frame."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

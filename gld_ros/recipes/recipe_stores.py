@@ -1,7 +1,5 @@
 """The stores of a bundle's recipe: what fills them, which are left out, how they are mixed."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

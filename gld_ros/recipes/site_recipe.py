@@ -5,8 +5,6 @@ that the model keeps what it knows. Judged, before and after, on a recording tha
 rooms. The encoder, and so the feature space, stays as it is, and so does a cascade.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

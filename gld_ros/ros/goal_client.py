@@ -1,7 +1,5 @@
 """Requests views from a running gld_node: goals from poses or offsets, feedback, result, cloud."""
 
-from __future__ import annotations
-
 import math
 import threading
 import time

@@ -7,8 +7,6 @@ nearest surface wins, then colours are looked up in the images that see the same
 Shapes: B scenes, S source views, T target views, N = H x W pixels.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -4,8 +4,6 @@ What a step sees is a pure function of (seed, step, position in the batch), so t
 skips what it has seen without reading it, and processes share a batch without talking.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections import Counter

@@ -3,8 +3,6 @@
 Used by the encoder stage and by the fine-tuning of the geometry head in the decoder stage.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

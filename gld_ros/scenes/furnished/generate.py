@@ -5,8 +5,6 @@ consecutive ids share a room and differ in camera path and light: building a roo
 rendering a few views of it.
 """
 
-from __future__ import annotations
-
 import colorsys
 import functools
 import zlib

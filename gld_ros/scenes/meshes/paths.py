@@ -1,7 +1,5 @@
 """Camera paths of a robot through free space, and which of them are useful for training."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

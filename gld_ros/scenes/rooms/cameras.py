@@ -3,8 +3,6 @@
 World: metres, z up, floor at z = 0. Cameras: OpenCV axes, pixel centres at integer coordinates.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Drawing a room from these ranges belongs to layout.py, the camera path to camera
 Lengths in metres, angles in degrees; a pair is a (low, high) range that is drawn uniformly.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 Range = tuple[float, float]

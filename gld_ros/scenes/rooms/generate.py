@@ -5,8 +5,6 @@ references see of every view. A scene depends on its domain and id alone: not on
 rendered in, nor on the number or size of the images.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,6 @@ Rendering belongs to raycast.py, ranges to domains.py; whether a room is accepte
 World: metres, z up, room centred on x = y = 0, floor at z = 0.
 """
 
-from __future__ import annotations
-
 import colorsys
 import math
 import zlib

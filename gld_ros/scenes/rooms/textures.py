@@ -5,8 +5,6 @@ Edges are filtered over the footprint of the pixel, and the whole pattern fades 
 four and two pixels per period: what lies beyond would be aliasing noise in the training data.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
