@@ -164,7 +164,7 @@ def _fetch_and_convert(
     _check_machine(model, machine)
     if not args.yes and sys.stdin.isatty() and input("Go on? [y/N] ").strip().lower() != "y":
         raise ValueError("stopped before the first byte; nothing was changed")
-    weights.fetch_files(model, downloads, weights.BUNDLE_SHARE[args.dtype])
+    weights.fetch_files(model, downloads, bundle, weights.BUNDLE_SHARE[args.dtype])
     conversion = weights.convert_fetched(args, model, downloads, bundle)
     for note in conversion.notes:
         print(f"note: {note}")
