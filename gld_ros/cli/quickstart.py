@@ -98,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
         _fetch_and_convert(args, model, bundle, downloads, machine)
     else:
         print(f"1-3 weights: {bundle} is here already")
+        if downloads.is_dir():  # asked for, or stopped before they were removed
+            print(f"NOTE: the downloaded files are no longer needed: rm -r {downloads}")
     _check_machine(model, machine)
     _self_test(model.name, machine)
     if out.exists():
@@ -127,6 +129,7 @@ def _fetch_and_convert(
     machine: Machine,
 ) -> None:
     from gld_ros.cli import weights
+    from gld_ros.weights.fetch import free_bytes
 
     weights.show_licences(model)
     weights.check_request(args, model, bundle, downloads)
@@ -136,7 +139,8 @@ def _fetch_and_convert(
         download_bytes / _CONVERT_BYTES_PER_S / 60,
     )
     print(
-        f"machine: {machine.device_name}, {machine.free_bytes / 1e9:.1f} GB of memory free\n"
+        f"machine: {machine.device_name}, {machine.free_bytes / 1e9:.1f} GB of memory and "
+        f"{free_bytes(downloads) / 1e9:.0f} GB of disk free\n"
         f"1 fetch {model.download_gb:.1f} GB into {downloads} "
         f"({minutes[0]:.0f} min at 100 Mbit/s; what is there already is not fetched again)\n"
         f"2 convert to a bundle of {model.download_gb / 2:.1f} GB, {bundle} "
@@ -149,7 +153,8 @@ def _fetch_and_convert(
     _check_machine(model, machine)
     if not args.yes and sys.stdin.isatty() and input("Go on? [y/N] ").strip().lower() != "y":
         raise ValueError("stopped before the first byte; nothing was changed")
-    weights.fetch_files(model, downloads, weights.BUNDLE_SHARE[args.dtype])
+    weights.fetch_files(model, downloads, bundle, weights.BUNDLE_SHARE[args.dtype])
+    print(f"2 convert: into {bundle}", flush=True)
     conversion = weights.convert_fetched(args, model, downloads, bundle)
     for note in conversion.notes:
         print(f"note: {note}")
