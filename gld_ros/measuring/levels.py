@@ -70,7 +70,7 @@ def search_levels(
     """The levels of a search among `planes` inverse depths, coarse to fine."""
     near_m, far_m = depth_range_m
     plane_spacing = (1.0 / near_m - 1.0 / far_m) / (planes - 1)
-    levels = []
+    levels: list[SearchLevel] = []
     for size in _SIZES:
         first, *others = (
             grey_image(frame, level_hw(frame.image_hw, max_image_hw, size.divisor))

@@ -22,21 +22,21 @@ def semi_global(cost: Tensor, grey: Tensor) -> Tensor:
     # Path costs of hypotheses, with an impossible one at either end.
     paths = torch.full((len(lines), count + 2, lines.shape[2]), torch.inf, device=cost.device)
     paths[0, 1:-1] = lines[0]
-    # What a hypothesis costs when its path comes from the one below, itself, or the one above it,
-    # and from any other.
-    penalties = torch.tensor([SMALL_STEP_PENALTY, 0.0, SMALL_STEP_PENALTY], device=cost.device)
-    near = lines[1:, None] + penalties[:, None, None]  # (L - 1, 3, D, M)
+    # What a hypothesis costs when its path comes from the one below, itself or the one above, and
+    # from any other.
+    beside = lines[1:] + SMALL_STEP_PENALTY
+    near = torch.stack([beside, lines[1:], beside], dim=1)  # (L - 1, 3, D, M)
     far = lines[1:] + jump
-    ways = torch.empty_like(torch.cat([near[0], far[:1]]))  # (4, D, M)
-    lowest = torch.empty_like(lines[0, :1])
+    ways = lines.new_empty(4, count, lines.shape[2])
+    near_ways, far_way, lowest = ways[:3], ways[3], torch.empty_like(lines[0, :1])
     # Every view is made once: at these sizes making them takes longer than the sums.
     from_near = paths.unfold(1, count, 1).transpose(2, 3)[:-1].unbind(0)  # (3, D, M) each
     inner = paths[:, 1:-1].unbind(0)
     steps = zip(inner, inner[1:], from_near, near.unbind(0), far.unbind(0), strict=False)
     for before, path, nearby, to_near, to_far in steps:
         torch.amin(before, dim=0, keepdim=True, out=lowest)
-        torch.add(nearby, to_near, out=ways[:3])
-        torch.add(to_far, lowest, out=ways[3])
+        torch.add(nearby, to_near, out=near_ways)
+        torch.add(to_far, lowest, out=far_way)
         torch.amin(ways, dim=0, out=path)
         path -= lowest  # sums stay as small as single costs
     return _summed(paths[:, 1:-1], (height, width)).mul_(0.25)

@@ -1,7 +1,7 @@
 """The surface with the lowest matching cost, level by level: torch, for a GPU.
 
-The search that `search` makes with NumPy, to which tests compare it: within rounding, and but for
-OpenCV's sampling at 32nds of a pixel. Costs are `torch_sweep`, smoothness is `torch_aggregation`.
+The search that `search` makes with NumPy, and the same within rounding, to which tests hold it.
+Costs are `torch_sweep`, smoothness is `torch_aggregation`, the choice of the best `torch_winner`.
 Images come from the CPU and the surface returns to it; nothing in between does.
 """
 
