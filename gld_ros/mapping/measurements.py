@@ -28,6 +28,7 @@ from gld_ros.mapping.measured_frame import (
 from gld_ros.mapping.parameters import DepthSource
 from gld_ros.mapping.placed_frame import PlacedFrame
 from gld_ros.mapping.pose_check import PoseCheck
+from gld_ros.mapping.stereo_device import StereoDevice
 from gld_ros.mapping.stereo_partners import (
     LATER_PARTNERS,
     stereo_partners,
@@ -42,7 +43,7 @@ from gld_ros.measuring.depth_camera_agreement import (
     depth_camera_agreement,
 )
 from gld_ros.measuring.frames import MeasuredDepth, PosedImage, nothing_measured
-from gld_ros.measuring.measure import MeasuringParameters, measure_depth
+from gld_ros.measuring.measure import MeasuringParameters
 from gld_ros.measuring.surfaces import MeasuredScene, Surface
 
 RING = 24  # recent images per camera
@@ -77,8 +78,9 @@ class Measurements:
     is measured again.
     """
 
-    def __init__(self, source: DepthSource = "auto") -> None:
+    def __init__(self, source: DepthSource = "auto", device: StereoDevice | None = None) -> None:
         self.source: DepthSource = source
+        self.device = device or StereoDevice()
         self.skipped = 0  # keyframes that were never measured, for lack of time
         self._changed = Condition()
         self._rings: dict[str, deque[PlacedFrame]] = {}
@@ -398,7 +400,7 @@ class Measurements:
         if not partners:
             return nothing_measured(reference.image_hw, "stereo")
         parameters = MeasuringParameters(depth_range_m=(NEAREST * typical, FARTHEST * typical))
-        return measure_depth(reference, partners, parameters)
+        return self.device.measure(reference, partners, parameters)
 
     def _depth_or_default(self) -> float:
         typical = self._typical_depth_m

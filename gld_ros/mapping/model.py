@@ -3,10 +3,12 @@
 Owns what configure reports when the model cannot be loaded. Imports torch only when called.
 """
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +23,11 @@ from gld_ros.mapping.model_fault import Fault
 from gld_ros.mapping.model_fault import fault_of as named_fault
 from gld_ros.mapping.parameters import Mode, SessionParameters
 from gld_ros.mapping.synthesizer import DeviceFault, Synthesizer
+from gld_ros.measuring.measure import search_device
 from gld_ros.view_request import DepthRequest, ViewRequest, run_to_end
+
+if TYPE_CHECKING:
+    import torch
 
 
 class ModelUnavailable(RuntimeError):
@@ -39,6 +45,7 @@ class LoadedModel:
     random_weights: bool = False
     release: Callable[[], None] = lambda: None
     mode: Mode = "views"
+    measuring_device: torch.device | None = None  # see `measure_depth`
 
 
 ModelFactory = Callable[[SessionParameters], LoadedModel]
@@ -130,6 +137,7 @@ def load_model(parameters: SessionParameters) -> LoadedModel:
         bundle.config.random_weights,
         pipeline.release,
         mode,
+        search_device(pipeline.device),
     )
 
 

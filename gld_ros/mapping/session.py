@@ -45,6 +45,7 @@ from gld_ros.mapping.placed_frame import ArrivedImage, PlacedFrame
 from gld_ros.mapping.postprocess import Postprocessor
 from gld_ros.mapping.products import Product
 from gld_ros.mapping.scale import ScaleState
+from gld_ros.mapping.stereo_device import StereoDevice
 from gld_ros.mapping.worker import SynthesisWorker
 from gld_ros.measuring.surfaces import MeasuredScene, Surface
 from gld_ros.messages.images import ImageBridge
@@ -94,7 +95,14 @@ class SynthesisSession:
         self.mode = model.mode
         self.pending: PendingImages[ArrivedImage] = PendingImages(poses_needed=self.mode == "views")
         self.depth_stream = DepthStream()
-        self.measurements = Measurements(parameters.depth_source)
+        self.measurements = Measurements(
+            parameters.depth_source,
+            StereoDevice(
+                model.measuring_device,
+                model.fault_of,
+                lambda text: faults.throttled("measuring", "warning", text),
+            ),
+        )
         self.wanted = wanted
         self._now_ns, self._publish = now_ns, publish
         self._on_job_ended = on_job_ended

@@ -1,5 +1,10 @@
-"""Images at the sizes that depth is searched at: grey values and intrinsics, coarse to fine."""
+"""What is searched, size by size: grey images with their intrinsics, and the depths to compare.
 
+Owns the sizes, the hypotheses and the limits that the search on the CPU (`search`) and the one on a
+GPU (`torch_search`) share.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -8,6 +13,27 @@ from numpy.typing import NDArray
 
 from gld_ros.geometry.crop_resize import resized_intrinsics
 from gld_ros.measuring.frames import FloatArray, PosedImage
+
+# The margin of a winner is taken over hypotheses that are not its direct surroundings.
+EXCLUDED_PLANES = 3
+# What a finer level without a minimum of its own leaves of the coarser one's curvature: costs over
+# half the spacing bend a quarter as much.
+LESS_SHARP = 0.25
+# Of the range that is searched: a surface may lie a little beyond the farthest hypothesis.
+LEAST_OF_FARTHEST = 0.25
+
+
+@dataclass(frozen=True)
+class _Size:
+    """How one size of the pyramid is searched."""
+
+    divisor: int  # of the finest size
+    offsets: int  # hypotheses on either side of the surface found so far; 0: all planes
+    spacing: float  # between hypotheses, in spacings of the coarsest level's planes
+
+
+_SIZES = (_Size(4, 0, 1.0), _Size(2, 4, 0.5), _Size(1, 2, 0.25))
+WINDOW_RADIUS = 2  # pixels of every size
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +47,39 @@ class GreyImage:
     def hw(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.grey.shape[0], self.grey.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class SearchLevel:
+    """The images at one size, and the inverse depths (1 / metres) that are compared there."""
+
+    reference: GreyImage
+    neighbours: tuple[GreyImage, ...]
+    # (D,) evenly spaced: of the first level from the farthest surface on, of the others around the
+    # surface that the level before found, so that windows are slanted like it.
+    steps: NDArray[np.float32]
+
+
+def search_levels(
+    reference: PosedImage,
+    neighbours: Sequence[PosedImage],
+    depth_range_m: tuple[float, float],
+    planes: int,
+    max_image_hw: tuple[int, int],
+) -> list[SearchLevel]:
+    """The levels of a search among `planes` inverse depths, coarse to fine."""
+    near_m, far_m = depth_range_m
+    plane_spacing = (1.0 / near_m - 1.0 / far_m) / (planes - 1)
+    levels: list[SearchLevel] = []
+    for size in _SIZES:
+        first, *others = (
+            grey_image(frame, level_hw(frame.image_hw, max_image_hw, size.divisor))
+            for frame in (reference, *neighbours)
+        )
+        ordinals = np.arange(-size.offsets, size.offsets + 1) if levels else np.arange(planes)
+        steps = (plane_spacing * size.spacing * ordinals).astype(np.float32)
+        levels.append(SearchLevel(first, tuple(others), steps))
+    return levels
 
 
 def level_hw(image_hw: tuple[int, int], max_hw: tuple[int, int], divisor: int) -> tuple[int, int]:

@@ -1,12 +1,16 @@
 """Depth of one posed image from others: plane sweep, coarse to fine in inverse depth.
 
-Owns the order of the steps and what counts as measured. Costs are `sweep`, smoothness is
-`aggregation`, the choice of neighbours is `neighbours`, the correction of their poses
-`pose_refinement`, agreement between measured images is `consistency`.
+Owns the order of the steps, what counts as measured, and where the surface is searched: with NumPy
+on the CPU (`search`) or with torch on a GPU (`torch_search`). The choice of neighbours is
+`neighbours`, the correction of their poses `pose_refinement`, agreement between measured images
+`consistency`.
 """
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -18,15 +22,14 @@ from gld_ros.geometry.crop_resize import (
     resized_intrinsics,
 )
 from gld_ros.geometry.poses import invert_rigid
-from gld_ros.measuring.aggregation import semi_global
 from gld_ros.measuring.confidence import POSSIBLE, FoundSurface, surface_confidence
-from gld_ros.measuring.frames import FloatArray, MeasuredDepth, PosedImage, nothing_measured
-from gld_ros.measuring.levels import GreyImage, grey_image, level_hw
+from gld_ros.measuring.frames import MeasuredDepth, PosedImage, nothing_measured
+from gld_ros.measuring.levels import search_levels
 from gld_ros.measuring.pose_refinement import refined_poses
-from gld_ros.measuring.sweep import matching_cost, seen_by_any
-from gld_ros.measuring.winner import lowest_cost, margin_over_others
+from gld_ros.measuring.search import search_surface
 
-FloatImage = NDArray[np.float32]
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -45,49 +48,34 @@ class MeasuringParameters:
             raise ValueError(f"planes must be at least 8, got {self.planes}")
 
 
-@dataclass(frozen=True)
-class _Level:
-    """How one size of the pyramid is searched."""
-
-    divisor: int  # of the finest size
-    window_radius: int
-    offsets: int  # hypotheses on either side of the surface found so far; 0: all planes
-    spacing: float  # between hypotheses, in spacings of the coarsest level's planes
-
-
-_LEVELS = (_Level(4, 2, 0, 1.0), _Level(2, 2, 4, 0.5), _Level(1, 2, 2, 0.25))
-# The margin of a winner is taken over hypotheses that are not its direct surroundings.
-_EXCLUDED_PLANES = 3
-# What a finer level without a minimum of its own leaves of the coarser one's curvature: costs over
-# half the spacing bend a quarter as much.
-_LESS_SHARP = 0.25
 # Islands of fewer pixels, whose depth differs from their surroundings' by more than a step of
 # logarithmic depth, are dropped.
 _SPECKLE_PIXELS, _SPECKLE_STEP, _NO_STEP = 60, 0.05, -32768
 
 
-@dataclass(frozen=True, eq=False)
-class _Surface:
-    """What the levels so far found, on the grid of the last one."""
-
-    inverse_depth: FloatImage  # (h, w)
-    margin: FloatImage  # (h, w) of the coarsest level's winner
-    curvature: FloatImage  # (h, w) of the cost at the winner, per squared spacing
+def search_device(device: torch.device) -> torch.device | None:
+    """Where a pipeline on `device` has depth searched: there on a GPU, else None, with NumPy."""
+    return device if device.type == "cuda" else None
 
 
 def measure_depth(
-    reference: PosedImage, neighbours: Sequence[PosedImage], parameters: MeasuringParameters
+    reference: PosedImage,
+    neighbours: Sequence[PosedImage],
+    parameters: MeasuringParameters,
+    device: torch.device | None = None,
 ) -> MeasuredDepth:
     """Depth of the reference on its own pixel grid, measured with the neighbours.
 
     Depth (H, W) is NaN where texture or parallax is missing, where neighbours do not agree with
     the reference, and everywhere without neighbours. Poses of neighbours are corrected by what
-    the images show. The order of neighbours does not matter.
+    the images show. The order of neighbours does not matter. `device` is where torch searches the
+    surface; None is NumPy on the CPU, which is faster there than torch. Raises
+    torch.OutOfMemoryError if a GPU has no memory left.
     """
     if not neighbours:
         return nothing_measured(reference.image_hw, "stereo")
     refined = refined_poses(reference, neighbours)
-    surface = find_surface(reference, refined.neighbours, parameters)
+    surface = find_surface(reference, refined.neighbours, parameters, device)
     confidence = surface_confidence(surface)
     kept = (confidence >= POSSIBLE) & ~_speckles(surface.inverse_depth)
     depth_m = np.where(kept, 1.0 / surface.inverse_depth, np.nan).astype(np.float32)
@@ -97,72 +85,33 @@ def measure_depth(
 
 
 def find_surface(
-    reference: PosedImage, neighbours: Sequence[PosedImage], parameters: MeasuringParameters
+    reference: PosedImage,
+    neighbours: Sequence[PosedImage],
+    parameters: MeasuringParameters,
+    device: torch.device | None = None,
 ) -> FoundSurface:
     """The surface with the lowest cost, level by level, at one neighbour or more.
 
-    Poses are taken as they are.
+    Poses are taken as they are; `device` is that of `measure_depth`.
     """
-    near_m, far_m = parameters.depth_range_m
-    nearest_w, farthest_w = 1.0 / near_m, 1.0 / far_m
-    plane_spacing = (nearest_w - farthest_w) / (parameters.planes - 1)
+    levels = search_levels(
+        reference,
+        neighbours,
+        parameters.depth_range_m,
+        parameters.planes,
+        parameters.max_image_hw,
+    )
     T_neighbour_reference = [
         invert_rigid(neighbour.T_fixed_cam) @ reference.T_fixed_cam for neighbour in neighbours
     ]
-    surface: _Surface | None = None
-    images: list[GreyImage] = []
-    for level in _LEVELS:
-        images = [
-            grey_image(frame, level_hw(frame.image_hw, parameters.max_image_hw, level.divisor))
-            for frame in (reference, *neighbours)
-        ]
-        spacing = plane_spacing * level.spacing
-        if surface is None:
-            around = np.full((1, 1), farthest_w, np.float32)
-            steps = spacing * np.arange(parameters.planes)
-        else:
-            # Hypotheses parallel to the surface so far: windows are slanted like the surface.
-            around = _enlarge(cv2.medianBlur(surface.inverse_depth, 3), images[0].hw)
-            steps = spacing * np.arange(-level.offsets, level.offsets + 1)
-        surface = _search_level(
-            images,
-            T_neighbour_reference,
-            around,
-            steps.astype(np.float32),
-            level.window_radius,
-            surface,
-        )
-        np.maximum(surface.inverse_depth, 0.25 * farthest_w, out=surface.inverse_depth)
-    assert surface is not None  # there are levels
-    seen = seen_by_any(images[0], images[1:], T_neighbour_reference, surface.inverse_depth)
-    return FoundSurface(surface.inverse_depth, surface.margin, surface.curvature, seen)
+    farthest_inverse_depth = 1.0 / parameters.depth_range_m[1]
+    if device is None:
+        return search_surface(levels, T_neighbour_reference, farthest_inverse_depth)
+    from gld_ros.measuring import torch_search  # late: a CPU measures without torch
 
-
-def _search_level(
-    images: Sequence[GreyImage],
-    T_neighbour_reference: Sequence[FloatArray],
-    around: FloatImage,
-    steps: FloatImage,
-    window_radius: int,
-    coarser: _Surface | None,
-) -> _Surface:
-    """The winner among inverse depths `around` (h, w) or (1, 1), plus even steps (D,)."""
-    reference = images[0]
-    cost = matching_cost(reference, images[1:], T_neighbour_reference, around, steps, window_radius)
-    aggregated = semi_global(cost, reference.grey)
-    winner = lowest_cost(aggregated)
-    position, curvature = winner.position, winner.curvature
-    if coarser is None:
-        margin = margin_over_others(aggregated, winner.index, _EXCLUDED_PLANES)
-    else:
-        margin = _enlarge(coarser.margin, reference.hw)
-        # Where this level has no minimum near the surface found so far, blur or noise has
-        # removed what it could add: that surface is kept, with its curvature.
-        before = np.float32(_LESS_SHARP) * _enlarge(coarser.curvature, reference.hw)
-        inside = (winner.index > 0) & (winner.index < len(steps) - 1)
-        position = np.where(inside, position, np.float32(len(steps) // 2))
-        curvature = np.where(inside, curvature, before)
-    return _Surface(around + steps[0] + (steps[1] - steps[0]) * position, margin, curvature)
+    return torch_search.search_surface(
+        levels, T_neighbour_reference, farthest_inverse_depth, device
+    )
 
 
 def _on_grid_of(
@@ -185,8 +134,3 @@ def _speckles(inverse_depth: NDArray[np.float32]) -> NDArray[np.bool_]:
     marked = steps.copy()
     cv2.filterSpeckles(marked, _NO_STEP, _SPECKLE_PIXELS, 1)
     return marked == _NO_STEP
-
-
-def _enlarge(values: FloatImage, hw: tuple[int, int]) -> FloatImage:
-    """Values (h, w) on a finer grid, interpolated."""
-    return np.asarray(cv2.resize(values, hw[::-1], interpolation=cv2.INTER_LINEAR), np.float32)

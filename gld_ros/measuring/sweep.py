@@ -25,7 +25,7 @@ TEXTURE_FLOOR = 1.0
 # Cost of a neighbour that does not see: far above the sum of all others (fewer than 64), and a
 # power of two, so that sums of it and of costs can be told apart again.
 _HIDDEN = 128.0
-_NEAREST_Z = np.float32(1e-3)  # metres in front of a neighbour's camera; nearer is meaningless
+NEAREST_Z = np.float32(1e-3)  # metres in front of a neighbour's camera; nearer is meaningless
 # Around neighbours' images their border is repeated for so many pixels, which is all that windows
 # beside it see. OpenCV's own repeated border takes several times as long.
 _PAD_PX = 32
@@ -200,7 +200,7 @@ def _projection(
         + np.multiply.outer(m, inverse_depth_limits)[:, None, None]
     )
     left, top, right, bottom = _border(neighbour.hw)
-    behind = bool((z <= _NEAREST_Z).any())
+    behind = bool((z <= NEAREST_Z).any())
     leaves = (x < left * z, x > right * z, y < top * z, y > bottom * z)
     return _Projection(
         np.pad(neighbour.grey, _PAD_PX, mode="edge"),
@@ -230,7 +230,7 @@ def _divide_by_z(projection: _Projection, points: FloatImage) -> None:
     """Make x and y of x * z, y * z and z (3, ...)."""
     x, y, z = points
     if projection.leaves[-1]:
-        np.maximum(z, _NEAREST_Z, out=z)
+        np.maximum(z, NEAREST_Z, out=z)
     x /= z
     y /= z
 
@@ -249,7 +249,7 @@ def _outside(projection: _Projection, places: FloatImage) -> NDArray[np.bool_]:
     if passes_bottom:
         outside |= y > bottom
     if behind:
-        outside |= z <= _NEAREST_Z
+        outside |= z <= NEAREST_Z
     return outside
 
 

@@ -72,9 +72,9 @@ def shared_corners(
         inside = (turned[:, 2] > 0) & (guess >= 0).all(1) & (guess < [width, height]).all(1)
         if not inside.any():
             continue
-        other_grey = other.grey.astype(np.uint8)
-        there, is_there = _follow(grey, other_grey, start[inside], guess[inside])
-        back, is_back = _follow(other_grey, grey, there, start[inside])
+        both = _of_one_size(grey, other.grey.astype(np.uint8))
+        there, is_there = _follow(*both, start[inside], guess[inside])
+        back, is_back = _follow(*both[::-1], there, start[inside])
         apart_px = np.linalg.norm(back - start[inside], axis=1)
         found[k, inside] = is_there & is_back & (apart_px <= _MAX_RETURN_ERROR_PX)
         other_rays[k, inside] = _rays(there, other.K_px)
@@ -133,6 +133,20 @@ def _follow(
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     )
     return found, status.reshape(-1).astype(bool)
+
+
+def _of_one_size(
+    first: NDArray[np.uint8], second: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Two images with their last rows and columns repeated up to a common size."""
+    if first.shape == second.shape:
+        return first, second
+    height, width = np.maximum(first.shape, second.shape)
+    a, b = (
+        np.pad(image, ((0, height - len(image)), (0, width - image.shape[1])), mode="edge")
+        for image in (first, second)
+    )
+    return a, b
 
 
 def _rays(pixels: FloatArray, K_px: FloatArray) -> FloatArray:

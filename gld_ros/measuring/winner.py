@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 FloatImage = NDArray[np.float32]
 
-_FLAT = 1e-6  # curvature below which three costs have no minimum between them
+FLAT = 1e-6  # curvature below which three costs have no minimum between them
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +25,8 @@ def lowest_cost(cost: FloatImage) -> Winner:
     inner = index.clip(1, len(cost) - 2)
     before, at, after = (_cost_at(cost, inner + k) for k in (-1, 0, 1))
     curvature = np.where(inner == index, before - 2 * at + after, np.float32(0.0))
-    vertex = np.float32(0.5) * (before - after) / np.maximum(curvature, np.float32(_FLAT))
-    fraction = np.where(curvature > _FLAT, vertex, np.float32(0.0)).clip(-0.5, 0.5)
+    vertex = np.float32(0.5) * (before - after) / np.maximum(curvature, np.float32(FLAT))
+    fraction = np.where(curvature > FLAT, vertex, np.float32(0.0)).clip(-0.5, 0.5)
     return Winner(index, index.astype(np.float32) + fraction, curvature)
 
 

@@ -47,10 +47,11 @@ def scale_of_known_cameras(
     K_px: NDArray[np.float64],
     T_world_cam: NDArray[np.float64],
     views: NetworkViews,
+    device: torch.device | None = None,
 ) -> KnownScale:
     """The scale of `views` in the unit of T_world_cam (V, 4, 4).
 
-    K_px (V, 3, 3) is in pixels of the photos (H_i, W_i, 3).
+    K_px (V, 3, 3) is in pixels of the photos (H_i, W_i, 3); `device` is that of `measure_depth`.
     """
     if len(photos) < 2:
         return KnownScale(math.nan, "one image has no parallax, so its scale is unknown")
@@ -59,7 +60,9 @@ def scale_of_known_cameras(
         for stamp, view in enumerate(zip(photos, K_px, T_world_cam, strict=True))
     ]
     chosen = np.unique(np.linspace(0, len(frames) - 1, MAX_MEASURED_VIEWS).round().astype(int))
-    measured = [_on_network_grid(_measured(frames, i), frames[i].K_px, views, i) for i in chosen]
+    measured = [
+        _on_network_grid(_measured(frames, i, device), frames[i].K_px, views, i) for i in chosen
+    ]
     common = common_scale([views.depth[i] for i in chosen], measured)
     if math.isfinite(common.scale):
         return KnownScale(
@@ -85,7 +88,9 @@ def _posed(
     return PosedImage(rgb, K_px, T_world_cam, stamp, "photo")
 
 
-def _measured(frames: Sequence[PosedImage], index: int) -> NDArray[np.float32]:
+def _measured(
+    frames: Sequence[PosedImage], index: int, device: torch.device | None
+) -> NDArray[np.float32]:
     """Depth of one frame where it is sure, NaN elsewhere."""
     reference = frames[index]
     unknown = np.full(reference.image_hw, np.nan, np.float32)
@@ -99,7 +104,8 @@ def _measured(frames: Sequence[PosedImage], index: int) -> NDArray[np.float32]:
     if not neighbours:
         return unknown
     limits = (_NEAREST * found.typical_m, _FARTHEST * found.typical_m)
-    result = measure_depth(reference, neighbours, MeasuringParameters(depth_range_m=limits))
+    parameters = MeasuringParameters(depth_range_m=limits)
+    result = measure_depth(reference, neighbours, parameters, device)
     return np.where(result.confidence >= SURE, result.depth_m, np.float32(np.nan))
 
 

@@ -16,6 +16,7 @@ from gld_ros.geometry.intrinsics import require_intrinsics
 from gld_ros.geometry.reconstruction import DA3_PERCENTILES
 from gld_ros.geometry.reconstruction import reconstruct as points_of_views
 from gld_ros.geometry.rigid import require_rigid
+from gld_ros.measuring.measure import search_device
 from gld_ros.photos.known_scale import scale_of_known_cameras
 from gld_ros.photos.network import Backbone, NetworkViews, run_network
 from gld_ros.photos.result import UNSCALED, PhotoReconstruction
@@ -64,7 +65,8 @@ def reconstruct(
 
     depth, T_out, unit_out, notes = views.depth, views.T_model_cam, UNSCALED, []
     if K is not None and T is not None:
-        known = scale_of_known_cameras(rgbs, K, T, views)
+        measuring_device = search_device(next(network.parameters()).device)
+        known = scale_of_known_cameras(rgbs, K, T, views, measuring_device)
         notes.append(known.reason)
         if math.isfinite(known.scale):
             depth, T_out, unit_out = depth * np.float32(known.scale), T, unit

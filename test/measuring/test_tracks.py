@@ -71,6 +71,17 @@ def test_depth_range_spans_the_scene() -> None:
     assert found.near_m < 2.0 < found.far_m
 
 
+def test_images_of_different_sizes_share_corners() -> None:
+    frames = [plane_image(T, 2.0, VALUES) for T in (camera_at(), camera_at(0.2))]
+    for rows, columns in ((70, 128), (96, 100)):
+        cut = np.ascontiguousarray(frames[1].image[:rows, :columns])
+        smaller = PosedImage(cut, K_PX, frames[1].T_fixed_cam, 1, "camera")
+        for pair in ((frames[0], smaller), (smaller, frames[0])):
+            found = depth_range(pair[0], [pair[1]])
+            assert found is not None
+            assert found.typical_m == pytest.approx(2.0, rel=0.02)
+
+
 def test_depth_range_is_unknown_without_parallax() -> None:
     frames = [plane_image(camera_at(yaw_deg=angle), 2.0, VALUES) for angle in (0.0, 4.0)]
     assert depth_range(frames[0], frames[1:]) is None

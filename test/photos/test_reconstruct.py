@@ -150,6 +150,14 @@ def test_known_cameras_bring_depth_to_their_unit(tiny, room):
         assert relative_error(depth, true_m) < 0.15
 
 
+def test_known_cameras_may_have_images_of_different_sizes(tiny, room):
+    images, K_px = list(room.images), room.K_px.copy()
+    images[1] = images[1][: images[1].shape[0] - 9]
+    result = gld_ros.reconstruct(images, tiny, K_px=K_px, T_world_cam=room.T_world_cam)
+    assert "measured between the images" in result.notes[0]
+    assert relative_error(result.depth[0], room.depth_m[0]) < 0.15
+
+
 def test_the_unit_of_known_cameras_does_not_matter(tiny, room):
     T_feet = room.T_world_cam[:2].copy()
     T_feet[:, :3, 3] /= 0.3048

@@ -172,6 +172,7 @@ def keyframes_status(
 def measuring_status(session: SynthesisSession, memory: DiagnosticsMemory) -> Status:
     """Return the entry on measured keyframes, and on images that do not fit TF."""
     facts, counts = session.measurements.facts(), session.measurements.counts
+    device = session.measurements.device
     level, message = OK, f"{facts.measured} keyframes are measured"
     if session.measurements.source == "model":
         message = "depth.source is model: nothing is measured"
@@ -179,6 +180,8 @@ def measuring_status(session: SynthesisSession, memory: DiagnosticsMemory) -> St
         level, message = WARN, f"camera {camera}: {agreement.describe()}"
     for camera, depth_camera in facts.depth_cameras.items():
         level, message = WARN, f"camera {camera}: {depth_camera.describe()}"
+    if device.problem:
+        level, message = WARN, device.problem
     if new := memory.increase("keyframes not measured", facts.skipped):
         level = WARN
         message = (
@@ -194,6 +197,7 @@ def measuring_status(session: SynthesisSession, memory: DiagnosticsMemory) -> St
             "behind": str(facts.behind),
             "not_measured": str(facts.skipped),
             "coverage": f"{facts.coverage:.3f}",
+            "device": device.name,
             **_disagreements(facts.disagreements),
             **{f"{c}.depth_scale": f"{a.scale:.2f}" for c, a in facts.depth_cameras.items()},
             **{f"by_{source}": str(count) for source, count in sorted(counts.items())},

@@ -1,0 +1,148 @@
+"""Keyframes are searched for depth on the model's device, and on the CPU when that fails."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from gld_ros.mapping.fault_log import FaultLog
+from gld_ros.mapping.model import LoadedModel, load_model, torch_fault_of
+from gld_ros.mapping.session import SynthesisSession
+from gld_ros.mapping.synthesizer import OracleSynthesizer
+from gld_ros.measuring import torch_search
+from gld_ros.messages.transforms import TransformBuffer
+from gld_ros.ros.diagnostics.facts import DiagnosticsMemory
+from gld_ros.ros.diagnostics.inputs import measuring_status
+from gld_ros.ros.parameters.snapshot import make_snapshot
+from gld_ros.ros.parameters.table import TABLE, per_camera_parameters
+
+HW = (96, 128)
+CPU = torch.device("cpu")
+
+
+def parameters(device="cpu"):
+    rows = (*TABLE, *per_camera_parameters(["front"]))
+    return make_snapshot({row.name: row.default for row in rows} | {"model.device": device}).session
+
+
+@pytest.fixture
+def lines():
+    return []
+
+
+@pytest.fixture
+def session_on(lines):
+    """Make a session whose model measures on a device."""
+
+    def make(device):
+        model = LoadedModel(
+            OracleSynthesizer(None), {}, HW, torch_fault_of, measuring_device=device
+        )
+        return SynthesisSession(
+            model,
+            {},
+            parameters(),
+            TransformBuffer(),
+            FaultLog(lambda level, text: lines.append(text)),
+            now_ns=lambda: 0,
+            wanted=frozenset,
+        )
+
+    return make
+
+
+@pytest.fixture
+def searched(monkeypatch):
+    """The devices that torch searched on."""
+    devices, search = [], torch_search.search_surface
+
+    def recording(*arguments):
+        devices.append(arguments[-1])
+        return search(*arguments)
+
+    monkeypatch.setattr(torch_search, "search_surface", recording)
+    return devices
+
+
+@pytest.fixture
+def measured_depth(keyframe_of, camera_at, target_of, pinhole_of):
+    """Depth that a session measures of a textured wall, seen by three cameras side by side."""
+    K_px, wall_m, shift_px = pinhole_of(HW), 2.0, 8
+    grey = cv2.GaussianBlur(np.random.default_rng(0).normal(0, 1, (HW[0], HW[1] + 99)), (0, 0), 1.5)
+    wall = np.uint8(np.clip(128 + 45 * grey / grey.std(), 0, 255))[..., None].repeat(3, axis=2)
+
+    def keyframe(number):
+        T = camera_at(0.0, 0.0)
+        T[:3, 3] += T[:3, 0] * number * shift_px * wall_m / K_px[0, 0]
+        image = np.ascontiguousarray(wall[:, number * shift_px :][:, : HW[1]])
+        return replace(keyframe_of(T, 1.0 + number, hw=HW), image=image)
+
+    def measure(session):
+        left, middle, right = (keyframe(number) for number in range(3))
+        for one in (left, right, middle):
+            session.measurements.add(one)
+        session.measurements.await_results(0.0)
+        scene = session.measurements.scene([middle], [target_of(middle.T_fixed_cam, HW)])
+        return scene.references[0].depth_m
+
+    return measure
+
+
+def test_a_session_measures_on_the_device_of_its_model(session_on, searched, measured_depth):
+    by_torch = measured_depth(session_on(CPU))
+    assert set(searched) == {CPU}
+    searched.clear()
+    by_numpy = measured_depth(session_on(None))
+    assert not searched
+    both = np.isfinite(by_numpy) & np.isfinite(by_torch)
+    assert both.mean() > 0.5
+    assert np.median(np.abs(by_torch[both] / 2.0 - 1)) < 0.01
+    assert (np.abs(by_torch[both] / by_numpy[both] - 1) < 0.01).mean() > 0.99
+
+
+def test_a_model_on_a_cpu_leaves_measuring_to_numpy():
+    assert load_model(parameters()).measuring_device is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+def test_a_model_on_a_gpu_measures_there():
+    assert load_model(parameters("cuda")).measuring_device.type == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.cuda.OutOfMemoryError("Tried to allocate 20 MiB"), "out of memory on cpu"),
+        (RuntimeError("CUDA error: unspecified launch failure"), "device lost on cpu"),
+    ],
+)
+def test_when_the_device_fails_the_cpu_takes_over_and_it_is_told(
+    error, told, session_on, measured_depth, monkeypatch, lines
+):
+    expected, tried = measured_depth(session_on(None)), []
+
+    def failing(*arguments):
+        tried.append(arguments[-1])
+        raise error
+
+    monkeypatch.setattr(torch_search, "search_surface", failing)
+    session = session_on(CPU)
+    np.testing.assert_array_equal(measured_depth(session), expected)
+    assert len(tried) == 1
+    (line,) = lines
+    assert told in line
+    assert str(error) in line
+    status = measuring_status(session, DiagnosticsMemory())
+    assert told in status.message
+    assert status.values["device"] == "cpu"
+
+
+def test_a_defect_of_the_search_is_not_hidden(session_on, measured_depth, monkeypatch):
+    def failing(*arguments):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(torch_search, "search_surface", failing)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        measured_depth(session_on(CPU))
