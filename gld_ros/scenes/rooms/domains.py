@@ -62,12 +62,6 @@ class RoomDomain:
     objects_seen: int = 3
     mean_depth_m: Range = (0.8, 8.0)
 
-    def reference_views(self, num_views: int) -> tuple[int, ...]:
-        """Indices of the views that scenes of this domain are accepted with as references."""
-        if self.reference_target_split is None:
-            return (0, num_views - 1) if num_views > 1 else (0,)
-        return tuple(range(max(1, num_views // 2)))
-
 
 NARROW = RoomDomain(name="narrow")
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from gld_ros.scenes.rooms.layout import TEXTURES
+from gld_ros.scenes.rooms.vectors import Vec
 
-Vec = tuple[Tensor, Tensor, Tensor]
 _TABLE_SIDE = 64
 _STEEPEST = 0.02  # cosine below which a ray grazes no flatter
 
