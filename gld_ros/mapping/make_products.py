@@ -27,6 +27,7 @@ from gld_ros.mapping.products import (
     ViewQuality,
 )
 from gld_ros.mapping.provenance import (
+    SEERS,
     DepthView,
     Provenance,
     ProvenanceMap,
@@ -40,7 +41,7 @@ from gld_ros.mapping.provenance import (
 )
 from gld_ros.mapping.relative_depth import relative_depth
 from gld_ros.mapping.scale import ScaleState
-from gld_ros.measuring.rendering import RenderedView, render_surfaces
+from gld_ros.measuring.rendering import MAX_SOURCES, choose_sources, render_chosen
 from gld_ros.measuring.surfaces import MeasuredScene, Surface
 from gld_ros.view_request import NovelViews, View
 
@@ -211,14 +212,17 @@ def _predicted_view(
     max_error: float,
 ) -> PredictedView:
     T_fixed_cam = target.T_fixed_cam
-    rendered = _rendered(view, T_fixed_cam, measured if parameters.composite else ())
+    image_hw = (view.depth.shape[0], view.depth.shape[1])
+    sources = choose_sources(measured, view.K_px, T_fixed_cam, image_hw, max(SEERS, MAX_SOURCES))
+    rendered = render_chosen(
+        sources[:MAX_SOURCES] if parameters.composite else [], view.K_px, T_fixed_cam, image_hw
+    )
     composed = composed_view(view, rendered, scale, max_error)
     confidence, color = composed.confidence, composed.color
     depth_m = rep117_depth(composed.depth_m, confidence, parameters)
-    provenance = unknown_provenance((depth_m.shape[0], depth_m.shape[1]))
+    provenance = unknown_provenance(image_hw)
     if completed:
-        image_hw = (depth_m.shape[0], depth_m.shape[1])
-        seers = measured_seers(measured, view.K_px, T_fixed_cam, image_hw, parameters.rel_tolerance)
+        seers = measured_seers(sources[:SEERS], parameters.rel_tolerance)
         provenance = judged(
             classify_view(depth_m, view.K_px, T_fixed_cam, seers),
             classify_view(depth_m, view.K_px, T_fixed_cam, completed),
@@ -266,11 +270,6 @@ def _predicted_view(
             broken=broken,
         ),
     )
-
-
-def _rendered(view: View, T_fixed_cam: FloatArray, measured: Sequence[Surface]) -> RenderedView:
-    image_hw = (view.depth.shape[0], view.depth.shape[1])
-    return render_surfaces(measured, view.K_px, T_fixed_cam, image_hw)
 
 
 def _observed_view(

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gld_ros.geometry.poses import invert_rigid, transform_points
-from gld_ros.measuring.rendering import choose_sources
 from gld_ros.measuring.surfaces import Surface, resized_K, sure_depth
 
 FloatArray = NDArray[np.floating[Any]]
@@ -360,14 +359,8 @@ def judged(first: ProvenanceMap, second: ProvenanceMap) -> ProvenanceMap:
     )
 
 
-def measured_seers(
-    measured: Sequence[Surface],
-    K_px: FloatArray,
-    T_fixed_cam: FloatArray,
-    image_hw: tuple[int, int],
-    rel_tolerance: float,
-) -> list[SeenSurface]:
-    """Measured surfaces that see most of a target view (H, W), ready to vote on its pixels."""
+def measured_seers(sources: Sequence[Surface], rel_tolerance: float) -> list[SeenSurface]:
+    """Measured surfaces that see most of a target view, ready to vote on its pixels."""
     return [
         seen_surface(
             DepthView(
@@ -377,5 +370,5 @@ def measured_seers(
             ),
             rel_tolerance,
         )
-        for s in choose_sources(measured, K_px, T_fixed_cam, image_hw, SEERS)
+        for s in sources
     ]

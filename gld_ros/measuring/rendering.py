@@ -64,9 +64,19 @@ def render_surfaces(
     if min(image_hw) < 1:
         raise ValueError(f"image_hw is {image_hw}; both must be at least 1")
     used = choose_sources(surfaces, K_px, T_fixed_cam, image_hw, max_sources)
-    if not used:
+    return render_chosen(used, K_px, T_fixed_cam, image_hw)
+
+
+def render_chosen(
+    sources: Sequence[Surface],
+    K_px: FloatArray,
+    T_fixed_cam: FloatArray,
+    image_hw: tuple[int, int],
+) -> RenderedView:
+    """`render_surfaces` of sources that `choose_sources` chose for this camera."""
+    if not sources:
         return _empty(image_hw)
-    used = [without_gaps(s) for s in used]
+    used = [without_gaps(s) for s in sources]
     clean = [without_edges(s.depth_m) for s in used]
     grid_hw = _grid_hw(used, clean, K_px, T_fixed_cam, image_hw)
     grid_K = resized_K(K_px, image_hw, grid_hw)
