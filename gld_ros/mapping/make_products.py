@@ -7,6 +7,7 @@ lists which products there are.
 """
 
 from collections.abc import Sequence
+from functools import cache, partial
 from typing import Any
 
 import cv2
@@ -35,13 +36,13 @@ from gld_ros.mapping.provenance import (
     classify_view,
     judged,
     lowered_by_spread,
-    measured_seers,
+    measured_seer,
     seen_surface,
     unknown_provenance,
 )
 from gld_ros.mapping.relative_depth import relative_depth
 from gld_ros.mapping.scale import ScaleState
-from gld_ros.measuring.rendering import MAX_SOURCES, choose_sources, render_chosen
+from gld_ros.measuring.rendering import MAX_SOURCES, choose_sources, render_chosen, source_of
 from gld_ros.measuring.surfaces import MeasuredScene, Surface
 from gld_ros.view_request import NovelViews, View
 
@@ -126,9 +127,10 @@ def make_products(
             seen_surface(DepthView(depth_m, view.K_px, k.T_fixed_cam), parameters.rel_tolerance)
             for depth_m, view, k in zip(reference_depths, views.references, keyframes, strict=True)
         ]
+    surfaces_of_job = _JobSurfaces(measured.surfaces, parameters.rel_tolerance)
     predicted = tuple(
         _predicted_view(
-            view, target, slot, share, measured.surfaces, seen, scale, parameters, wanted, max_error
+            view, target, slot, share, surfaces_of_job, seen, scale, parameters, wanted, max_error
         )
         for view, target, slot, share in zip(
             views.targets, targets, slots, broken[len(views.references) :], strict=True
@@ -199,12 +201,27 @@ def _colour_only(
     )
 
 
+class _JobSurfaces:
+    """The measured surfaces of one job; its targets share what is prepared of each."""
+
+    def __init__(self, surfaces: Sequence[Surface], rel_tolerance: float) -> None:
+        self._surfaces = surfaces
+        self.source = cache(source_of)
+        self.seer = cache(partial(measured_seer, rel_tolerance=rel_tolerance))
+
+    def around(
+        self, K_px: FloatArray, T_fixed_cam: FloatArray, image_hw: tuple[int, int]
+    ) -> list[Surface]:
+        """The surfaces that show most of a target, best first: for its colours and its labels."""
+        return choose_sources(self._surfaces, K_px, T_fixed_cam, image_hw, max(SEERS, MAX_SOURCES))
+
+
 def _predicted_view(
     view: View,
     target: TargetCamera,
     slot: int,
     broken: float,
-    measured: Sequence[Surface],
+    measured: "_JobSurfaces",
     completed: Sequence[SeenSurface],
     scale: ScaleState,
     parameters: ProductParameters,
@@ -213,16 +230,15 @@ def _predicted_view(
 ) -> PredictedView:
     T_fixed_cam = target.T_fixed_cam
     image_hw = (view.depth.shape[0], view.depth.shape[1])
-    sources = choose_sources(measured, view.K_px, T_fixed_cam, image_hw, max(SEERS, MAX_SOURCES))
-    rendered = render_chosen(
-        sources[:MAX_SOURCES] if parameters.composite else [], view.K_px, T_fixed_cam, image_hw
-    )
+    chosen = measured.around(view.K_px, T_fixed_cam, image_hw)
+    sources = [measured.source(s) for s in chosen[:MAX_SOURCES]] if parameters.composite else []
+    rendered = render_chosen(sources, view.K_px, T_fixed_cam, image_hw)
     composed = composed_view(view, rendered, scale, max_error)
     confidence, color = composed.confidence, composed.color
     depth_m = rep117_depth(composed.depth_m, confidence, parameters)
     provenance = unknown_provenance(image_hw)
     if completed:
-        seers = measured_seers(sources[:SEERS], parameters.rel_tolerance)
+        seers = [measured.seer(s) for s in chosen[:SEERS]]
         provenance = judged(
             classify_view(depth_m, view.K_px, T_fixed_cam, seers),
             classify_view(depth_m, view.K_px, T_fixed_cam, completed),

@@ -359,16 +359,8 @@ def judged(first: ProvenanceMap, second: ProvenanceMap) -> ProvenanceMap:
     )
 
 
-def measured_seers(sources: Sequence[Surface], rel_tolerance: float) -> list[SeenSurface]:
-    """Measured surfaces that see most of a target view, ready to vote on its pixels."""
-    return [
-        seen_surface(
-            DepthView(
-                sure_depth(s),
-                resized_K(s.K_px, s.image.shape[:2], s.depth_m.shape),
-                s.T_fixed_cam,
-            ),
-            rel_tolerance,
-        )
-        for s in sources
-    ]
+def measured_seer(surface: Surface, rel_tolerance: float) -> SeenSurface:
+    """A measured surface, ready to vote on the pixels of target views."""
+    K_depth = resized_K(surface.K_px, surface.image.shape[:2], surface.depth_m.shape)
+    view = DepthView(sure_depth(surface), K_depth, surface.T_fixed_cam)
+    return seen_surface(view, rel_tolerance)

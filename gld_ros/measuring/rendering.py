@@ -50,6 +50,20 @@ class RenderedView:
         return np.isfinite(self.depth_m)
 
 
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A surface ready to be rendered, into any number of cameras; made by `source_of`."""
+
+    surface: Surface  # without gaps
+    points_m: FloatImage  # its depth (h, w) without pixels that straddle edges
+
+
+def source_of(surface: Surface) -> Source:
+    """What of a surface does not depend on the camera that it is rendered into."""
+    filled = without_gaps(surface)
+    return Source(filled, without_edges(filled.depth_m))
+
+
 def render_surfaces(
     surfaces: Sequence[Surface],
     K_px: FloatArray,
@@ -64,20 +78,20 @@ def render_surfaces(
     if min(image_hw) < 1:
         raise ValueError(f"image_hw is {image_hw}; both must be at least 1")
     used = choose_sources(surfaces, K_px, T_fixed_cam, image_hw, max_sources)
-    return render_chosen(used, K_px, T_fixed_cam, image_hw)
+    return render_chosen([source_of(s) for s in used], K_px, T_fixed_cam, image_hw)
 
 
 def render_chosen(
-    sources: Sequence[Surface],
+    sources: Sequence[Source],
     K_px: FloatArray,
     T_fixed_cam: FloatArray,
     image_hw: tuple[int, int],
 ) -> RenderedView:
-    """`render_surfaces` of sources that `choose_sources` chose for this camera."""
+    """`render_surfaces` of the surfaces that `choose_sources` chose for this camera."""
     if not sources:
         return _empty(image_hw)
-    used = [without_gaps(s) for s in sources]
-    clean = [without_edges(s.depth_m) for s in used]
+    used = [source.surface for source in sources]
+    clean = [source.points_m for source in sources]
     grid_hw = _grid_hw(used, clean, K_px, T_fixed_cam, image_hw)
     grid_K = resized_K(K_px, image_hw, grid_hw)
     layers = [
