@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from gld_ros.diffusion.conditioning import (
@@ -66,6 +67,9 @@ def parse_arguments() -> argparse.Namespace:
         help="processor counts the work of this process alone: for a machine that others use too, "
         "on the CPU only (default: wall)",
     )
+    parser.add_argument(
+        "--shares", action="store_true", help="also profile a fast step: time by kind of operation"
+    )
     arguments = parser.parse_args()
     if arguments.clock == "processor" and torch.device(arguments.device).type != "cpu":
         parser.error("--clock processor measures the CPU; use --clock wall with --device cuda")
@@ -113,6 +117,21 @@ def seconds(
     return clock() - start, result
 
 
+def shares(call: Callable[[], object]) -> dict[str, float]:
+    """Share of the operators' time on a CPU in matrix products, in attention and in the rest."""
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        call()
+    kinds = {"matrix products": 0.0, "attention": 0.0, "the rest": 0.0}
+    for event in seen.key_averages():
+        if event.key in ("aten::addmm", "aten::mm", "aten::bmm"):
+            kinds["matrix products"] += event.self_cpu_time_total
+        elif "scaled_dot_product" in event.key:
+            kinds["attention"] += event.self_cpu_time_total
+        else:
+            kinds["the rest"] += event.self_cpu_time_total
+    return {kind: time_us / sum(kinds.values()) for kind, time_us in kinds.items()}
+
+
 def main() -> None:
     """Measure and print."""
     arguments = parse_arguments()
@@ -151,6 +170,10 @@ def main() -> None:
             if index:  # the first turn warms up
                 times["plain"].append(plain_s)
                 times["fast"].append(fast_s)
+
+        if arguments.shares:
+            found = shares(lambda: step(denoiser, noisy[:1], known[0], run))
+            print(", ".join(f"{kind} {share:.0%}" for kind, share in found.items()))
 
     size = sum(p.numel() for p in denoiser.parameters()) / 1e6
     print(

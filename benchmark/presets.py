@@ -3,14 +3,16 @@
     python benchmark/presets.py quality --scenes 4      # embedded bundle, held-out rooms
     python benchmark/presets.py speed --model mid       # random weights, whole denoising runs
 
-`quality` integrates the same start noise with many solvers and compares the targets' latents with
-a converged run (160 steps of the third order). The grid has 49 steps, as that of the published
-weights; the embedded bundle's own has 5. Also told: log-depth against the converged run, sharpness
-(mean Laplacian of the decoded colours, relative to the converged run's) and the energy distance of
-target features to those of the true images, which no single sample has to come near.
+`quality` integrates the same start noise with Euler in as many steps as a bundle has of its own, as
+`fast` does it, and as `--also` says, and compares the targets' latents with a converged run. The
+published weights have 49 steps. Also told: log-depth against the converged run, sharpness (mean
+Laplacian of the decoded colours, relative to the converged run's) and the energy distance of target
+features to those of the true images, which no single sample has to come near.
 
 `speed` times whole denoising runs of each preset against the published procedure written plainly
-(both branches of guidance through `Denoiser.forward`, Euler), in turns in one process.
+(both branches of guidance through `Denoiser.forward`, Euler), in turns in one process. Weights are
+random, so the difference to the first row tells rounding errors of `published`, and of the others
+nothing.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +41,8 @@ from gld_ros.diffusion.conditioning import (
 from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.diffusion.flow import time_grid, time_shift, to_velocity
 from gld_ros.diffusion.guidance import Guidance
-from gld_ros.diffusion.presets import PRESETS
-from gld_ros.diffusion.solvers import Solver
+from gld_ros.diffusion.presets import SolverSteps, solver_steps
+from gld_ros.diffusion.solvers import UPDATE_RULES, Solver
 from gld_ros.evaluation.batch import UsableSamples, collate
 from gld_ros.evaluation.held_out import ViewPlan, batches, open_held_out
 from gld_ros.evaluation.model_runs import EvaluatedModel
@@ -54,7 +57,7 @@ from gld_ros.novel_view_stages import (
 from gld_ros.weights.bundle import Bundle
 
 PUBLISHED_STEPS = 49
-CONVERGED_STEPS = 160
+CONVERGED_STEPS = 64
 REFERENCES, TARGETS = 2, 2
 NUM_FEATURES = 768  # that the energy distance compares
 
@@ -79,26 +82,29 @@ class Plan:
         return count
 
 
-def plans(scale: float, own_steps: int) -> list[Plan]:
-    """The presets, and what they were chosen from."""
-    rows = [
-        Plan(
-            name,
-            preset.solver,
-            preset.steps(own_steps),
-            Guidance(scale),
-        )
-        for name, preset in PRESETS.items()
-    ]
-    for solver in ("euler", "ab2", "ab3", "dpm2m"):
-        for steps in (24, 20, 16, 12):
-            rows.append(Plan(solver, solver, steps, Guidance(scale)))
-            if scale > 1 and solver != "euler":
-                rows += [
-                    Plan(f"{solver}, guided every {k}", solver, steps, Guidance(scale, every=k))
-                    for k in (2, 3)
-                ]
+# A student has its teacher's architecture, and guidance built in.
+STUDENT = Plan("fastest, a student of two calls", "euler", 2, Guidance())
+
+
+def presets(scale: float, own_steps: int) -> list[Plan]:
+    """The presets of a bundle that was published with so many steps."""
+    rows = []
+    for name in ("published", "fast"):
+        how = solver_steps(name, SolverSteps("euler", own_steps))
+        rows.append(Plan(name, how.solver, how.steps, Guidance(scale)))
     return rows
+
+
+def other_plan(text: str, scale: float) -> Plan:
+    """A plan from "solver:steps", or from "solver:steps:k" with guidance in every k-th step."""
+    name, steps, *every = text.split(":")
+    solver = cast("Solver", name)
+    if solver not in UPDATE_RULES or not steps.isdecimal():
+        raise ValueError(f"{text!r} is not solver:steps; solvers are {', '.join(UPDATE_RULES)}")
+    if not every:
+        return Plan(solver, solver, int(steps), Guidance(scale))
+    guidance = Guidance(scale, every=int(every[0]))
+    return Plan(f"{solver}, guided every {every[0]}", solver, int(steps), guidance)
 
 
 class HeldOutRooms:
@@ -191,15 +197,16 @@ def energy_distance(a: Tensor, b: Tensor) -> float:
     return float(2 * torch.cdist(a, b).mean() - torch.cdist(a, a).mean() - torch.cdist(b, b).mean())
 
 
-def quality(scenes: int, scale: float) -> None:
+def quality(scenes: int, scale: float, own_steps: int, others: Sequence[str]) -> None:
     """Print one row per plan."""
+    plans = [*presets(scale, own_steps), *(other_plan(text, scale) for text in others)]
     rooms = HeldOutRooms(scenes)
-    converged = Plan("converged", "ab3", CONVERGED_STEPS, Guidance(scale))
+    converged = Plan("converged", "abm2", CONVERGED_STEPS, Guidance(scale))
     exact, exact_depth, exact_sharpness, exact_distance = rooms.figures(converged)
     print(f"{scenes} rooms, guidance {scale:g}; converged: energy distance {exact_distance:.3f}")
     print("| how | steps | evaluations | latent | log-depth | sharpness | energy distance |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for plan in tqdm(plans(scale, PUBLISHED_STEPS), unit="plan", disable=None):
+    for plan in tqdm(plans, unit="plan", disable=None):
         latent, log_depth, sharp, distance = rooms.figures(plan)
         deviation = float((latent - exact).norm() / exact.norm())
         of_depth = float((log_depth - exact_depth).abs().mean())
@@ -267,8 +274,7 @@ def speed(
     runs: dict[str, Callable[[], Tensor]] = {
         "published, plainly": lambda: published_plainly(denoiser, conditions, noise, shift, scale)
     }
-    chosen = plans(scale, PUBLISHED_STEPS)[: len(PRESETS)]
-    for plan in chosen:
+    for plan in (*presets(scale, PUBLISHED_STEPS), STUDENT):
         runs[plan.name] = partial(run_preset, plan)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     results: dict[str, Tensor] = {}
@@ -299,6 +305,19 @@ def main() -> None:
     )
     parser.add_argument("part", choices=("quality", "speed"))
     parser.add_argument("--scenes", type=int, default=4, help="rooms of `quality` (default: 4)")
+    parser.add_argument(
+        "--own-steps",
+        type=int,
+        default=PUBLISHED_STEPS,
+        help=f"Euler steps of the bundle that `quality` takes it for (default: {PUBLISHED_STEPS})",
+    )
+    parser.add_argument(
+        "--also",
+        nargs="*",
+        default=[],
+        metavar="SOLVER:STEPS[:K]",
+        help="further rows of `quality`, K: guided in every K-th step (default: the presets alone)",
+    )
     parser.add_argument("--guidance", type=float, default=1.5, help="scale (default: 1.5)")
     parser.add_argument("--model", choices=MODELS, default="mid", help="of `speed` (default: mid)")
     parser.add_argument("--views", type=int, default=4, help="of `speed` (default: 4)")
@@ -321,7 +340,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.part == "quality":
-        quality(arguments.scenes, arguments.guidance)
+        quality(arguments.scenes, arguments.guidance, arguments.own_steps, arguments.also)
     else:
         grid_hw = (arguments.grid[0], arguments.grid[1])
         speed(

@@ -27,7 +27,7 @@ from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.diffusion.flow import time_grid, time_shift
 from gld_ros.diffusion.guidance import Branches, Guidance, guided_velocity
-from gld_ros.diffusion.presets import PresetName, preset_of
+from gld_ros.diffusion.presets import PresetName, SolverSteps, solver_steps
 from gld_ros.diffusion.solvers import SamplingStep, Solver, integrate
 from gld_ros.weights.bundle_config import BundleConfig, student_name
 from gld_ros.weights.statistics import LevelStatistics
@@ -78,9 +78,8 @@ def sampling_of(
     """
     if preset == "fastest":
         return _by_students(config, num_steps, guidance_scale)
-    own_steps = config.num_euler_points - 1
-    how = preset_of(preset, own_steps)
-    steps = how.steps(own_steps) if num_steps is None else num_steps
+    how = solver_steps(preset, SolverSteps(config.solver, config.num_euler_points - 1))
+    steps = how.steps if num_steps is None else num_steps
     scale = config.guidance_scale if guidance_scale is None else guidance_scale
     return Sampling(how.solver, steps, Guidance(scale))
 
@@ -212,6 +211,7 @@ def sample(
         noise.float(),
         grid,
         solver=solver,
+        shift=shift,
     )
 
 

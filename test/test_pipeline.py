@@ -15,7 +15,7 @@ from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.measuring.surfaces import Surface
 from gld_ros.pipeline import NovelViewPipeline, Progress, ViewRequest
 from gld_ros.pipeline_plan import RunLimits, plan_views
-from gld_ros.weights.bundle import save_bundle
+from gld_ros.weights.bundle import Bundle, save_bundle
 from gld_ros.weights.bundle_config import BackboneSpec, BundleConfig, DenoiserSpec
 
 CHANNELS = 32
@@ -210,7 +210,7 @@ def test_progress_covers_every_step_in_order(pipeline):
 
 @pytest.mark.parametrize(
     ("options", "steps"),
-    [({}, 13), ({"preset": "fast"}, 5), ({"preset": "fast", "num_steps": 2}, 2)],
+    [({}, 13), ({"preset": "fast"}, 7), ({"preset": "fast", "num_steps": 2}, 2)],
 )
 def test_a_preset_decides_the_steps_unless_they_are_given(tmp_path, options, steps):
     config = replace(_config(cascade=False), num_euler_points=14)
@@ -219,6 +219,19 @@ def test_a_preset_decides_the_steps_unless_they_are_given(tmp_path, options, ste
     views = pipeline(_request(**options), progress=seen.append)
     assert [s.total_steps for s in seen if s.stage == "sampling"] == [steps] * steps
     views.validate()
+
+
+def test_published_is_the_bundles_own_solver(tmp_path):
+    config = replace(_config(cascade=False), num_euler_points=6)
+    by_euler = _bundle(tmp_path / "bundle", config)
+    own = Bundle(by_euler.folder, replace(by_euler.config, solver="abm2", num_euler_points=5))
+    views = NovelViewPipeline(own, device="cpu")(_request())
+    # Four steps are also what "fast" makes of Euler's five.
+    _assert_same_views(
+        views.targets, NovelViewPipeline(by_euler, device="cpu")(_request(preset="fast")).targets
+    )
+    euler = NovelViewPipeline(by_euler, device="cpu")(_request(num_steps=4))
+    assert np.abs(views.targets[0].rgb - euler.targets[0].rgb).max() > 1e-4
 
 
 def _with_students(config, calls=2, time_shift=1.7):

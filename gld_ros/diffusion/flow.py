@@ -36,6 +36,11 @@ def shift_times(t: Tensor, shift: float) -> Tensor:
     return shift * t / (1 + (shift - 1) * t)
 
 
+def unshift_time(t: float, shift: float) -> float:
+    """The time in [0, 1] that `shift_times` warps to t."""
+    return t / (shift - (shift - 1) * t)
+
+
 def time_grid(num_points: int, shift: float) -> Tensor:
     """Decreasing times (num_points,) float32 from 1 to the last evaluated one (above 0).
 

@@ -1,7 +1,7 @@
 """How a run is sampled, by name: which solver, in how many steps, and whether by a student.
 
-"published" is the procedure that the weights were released with. "fast" comes closer to the exact
-solution of the flow per evaluation, or as close with fewer; "fastest" runs the bundle's student,
+"published" is a bundle's own procedure: Euler for all weights that were published. "fast" comes as
+close to the exact solution of the flow in fewer evaluations; "fastest" runs the bundle's student,
 which was distilled for its few calls (`gld_ros.training.stages.distill`). `benchmark/presets.py`
 and `benchmark/distillation.py` measure them, docs/performance.md shows it.
 """
@@ -18,27 +18,24 @@ SolverPresetName = Literal["published", "fast"]
 PresetName = Literal["published", "fast", "fastest"]
 PRESET_NAMES: tuple[PresetName, ...] = get_args(PresetName)
 
+# Steps of second order that come as near to the exact solution as a bundle's Euler steps: so many,
+# and this share of Euler's. Measured for 5, 10 and 49 (`benchmark/presets.py quality`).
+FAST_FIRST, FAST_SHARE = 3, 0.27
+
 
 @dataclass(frozen=True)
-class SamplerPreset:
-    """A solver, and its steps as a share of the bundle's own number."""
+class SolverSteps:
+    """A solver and its number of steps."""
 
     solver: Solver
-    steps_share: float
-
-    def steps(self, own: int) -> int:
-        """How many steps replace a bundle's `own`."""
-        return max(1, round(self.steps_share * own))
+    steps: int
 
 
-FEW_STEPS = 12  # of a bundle that no preset makes fewer: higher order needs steps to look back on
+def solver_steps(name: SolverPresetName, own: SolverSteps) -> SolverSteps:
+    """What a preset runs for a bundle whose own procedure is `own`.
 
-PRESETS: dict[SolverPresetName, SamplerPreset] = {
-    "published": SamplerPreset("euler", 1.0),
-    "fast": SamplerPreset("ab2", 3 / 8),
-}
-
-
-def preset_of(name: SolverPresetName, own_steps: int) -> SamplerPreset:
-    """The preset of a name for a bundle with so many steps of its own."""
-    return PRESETS["published" if own_steps <= FEW_STEPS else name]
+    Only Euler is made faster: a bundle with another solver has been given its few steps already.
+    """
+    if name == "published" or own.solver != "euler":
+        return own
+    return SolverSteps("abm2", min(own.steps, round(FAST_FIRST + FAST_SHARE * own.steps)))

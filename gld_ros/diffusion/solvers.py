@@ -2,7 +2,8 @@
 
 Owns solvers; knows nothing of networks. All rules make one
 evaluation per step and differ in what they keep of earlier ones; the first step of each is Euler's.
-Times fall from 1 (noise); velocity = noise - clean, as in `flow`.
+Times fall from 1 (noise); velocity = noise - clean, as in `flow`. Which solver a bundle is sampled
+with is `presets`.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gld_ros.diffusion.flow import VelocityFn
+from gld_ros.diffusion.flow import VelocityFn, unshift_time
 
-Solver = Literal["euler", "ab2", "ab3", "dpm2m"]
+Solver = Literal["euler", "ab2", "ab3", "abm2", "dpm2m"]
 MAX_HISTORY = 3  # evaluations that a rule may look at
+# Nodes and weights on [-1, 1] that integrate unshifted over shifted time: exact to rounding errors
+# even for shifts of 50, where the grid's last steps are the longest.
+NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(32)
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,17 @@ class Evaluation:
     velocity: Tensor
 
 
-# (evaluations, newest last; time to go to; whether it is the last) -> latent at that time
-UpdateRule = Callable[[Sequence[Evaluation], float, bool], Tensor]
+@dataclass(frozen=True)
+class Goal:
+    """Where a step goes: the time, whether the grid ends there, and the grid's time shift."""
+
+    t: float
+    last: bool
+    shift: float
+
+
+# (evaluations, newest last; where to go) -> latent there
+UpdateRule = Callable[[Sequence[Evaluation], Goal], Tensor]
 
 
 @dataclass(frozen=True)
@@ -53,10 +66,12 @@ def integrate(
     grid: Tensor | Sequence[float],
     *,
     solver: Solver = "euler",
+    shift: float = 1.0,
 ) -> Iterator[SamplingStep]:
     """Integrate from noise along the grid, yielding after every step; stop iterating to cancel.
 
-    velocity_fn(latent, t) returns the velocity at time t; grid (T,) decreases from 1.
+    velocity_fn(latent, t) returns the velocity at time t; grid (T,) decreases from 1. shift is the
+    grid's (`flow.time_grid`): "abm2" extrapolates in unshifted time, in which its steps are equal.
     Raises ValueError before the first step for a grid that does not fall or an unknown solver.
     """
     times = [float(t) for t in grid]
@@ -69,25 +84,28 @@ def integrate(
     latent = noise
     for index, (t, t_next) in enumerate(itertools.pairwise(times), start=1):
         with torch.no_grad():
-            history.append(Evaluation(t, latent, velocity_fn(latent, t)))
-            latent = update(history, t_next, index == total)
+            here = Evaluation(t, latent, velocity_fn(latent, t))
+            if solver == "abm2" and history:
+                here = adams_moulton_2(history[-1], here, shift)
+            history.append(here)
+            latent = update(history, Goal(t_next, index == total, shift))
         yield SamplingStep(index, total, t_next, latent)
 
 
-def euler(history: Sequence[Evaluation], t_next: float, last: bool) -> Tensor:
+def euler(history: Sequence[Evaluation], goal: Goal) -> Tensor:
     """Straight on along the newest velocity."""
     now = history[-1]
-    return now.latent + (t_next - now.t) * now.velocity
+    return now.latent + (goal.t - now.t) * now.velocity
 
 
-def adams_bashforth_2(history: Sequence[Evaluation], t_next: float, last: bool) -> Tensor:
+def adams_bashforth_2(history: Sequence[Evaluation], goal: Goal) -> Tensor:
     """Along the line through the two newest velocities (Adams-Bashforth of second order)."""
-    return _adams_bashforth(history, t_next, order=2)
+    return _adams_bashforth(history, goal.t, order=2)
 
 
-def adams_bashforth_3(history: Sequence[Evaluation], t_next: float, last: bool) -> Tensor:
+def adams_bashforth_3(history: Sequence[Evaluation], goal: Goal) -> Tensor:
     """Along the parabola through the three newest velocities."""
-    return _adams_bashforth(history, t_next, order=3)
+    return _adams_bashforth(history, goal.t, order=3)
 
 
 def _adams_bashforth(history: Sequence[Evaluation], t_next: float, order: int) -> Tensor:
@@ -102,7 +120,43 @@ def _adams_bashforth(history: Sequence[Evaluation], t_next: float, order: int) -
     return latent
 
 
-def dpm_solver_2m(history: Sequence[Evaluation], t_next: float, last: bool) -> Tensor:
+def adams_bashforth_2_unshifted(history: Sequence[Evaluation], goal: Goal) -> Tensor:
+    """As `adams_bashforth_2`, but the line runs through the velocities over unshifted time.
+
+    Where a grid of few steps ends, shifted steps grow to several times the one before, and a line
+    over shifted time exaggerates what it extrapolates. `adams_moulton_2` corrects each result.
+    """
+    now = history[-1]
+    if len(history) == 1:
+        return euler(history, goal)
+    before = history[-2]
+    share = _line_integral(now.t, goal.t, before.t, goal.shift)
+    return euler(history, goal) + share * (before.velocity - now.velocity)
+
+
+def adams_moulton_2(before: Evaluation, now: Evaluation, shift: float) -> Evaluation:
+    """The newest evaluation with its latent corrected, now that the velocity there is known.
+
+    The step that led to it is made again along the line through both velocities (over unshifted
+    time, Adams-Moulton of second order). The network is not asked again at the corrected latent, so
+    this costs no evaluation: "PEC" among predictor-corrector methods, and what the corrector of
+    UniPC (arXiv 2302.04867) does.
+    """
+    share = _line_integral(before.t, now.t, now.t, shift)
+    step = (now.t - before.t) * before.velocity + share * (now.velocity - before.velocity)
+    return Evaluation(now.t, before.latent + step, now.velocity)
+
+
+def _line_integral(t_from: float, t_to: float, t_one: float, shift: float) -> float:
+    """Integral over t of a line in unshifted time that is 0 at t_from and 1 at t_one."""
+    half = (t_to - t_from) / 2
+    times = (t_from + half * (1 + NODES)).tolist()
+    past_zero = [unshift_time(t, shift) - unshift_time(t_from, shift) for t in times]
+    at_one = unshift_time(t_one, shift) - unshift_time(t_from, shift)
+    return half * float(np.dot(NODE_WEIGHTS, past_zero)) / at_one
+
+
+def dpm_solver_2m(history: Sequence[Evaluation], goal: Goal) -> Tensor:
     """DPM-Solver++(2M) (arXiv 2211.01095) for x_t = (1 - t) clean + t noise.
 
     Extrapolates the predicted clean latent linearly in half the log signal-to-noise ratio. The last
@@ -110,12 +164,12 @@ def dpm_solver_2m(history: Sequence[Evaluation], t_next: float, last: bool) -> T
     """
     now = history[-1]
     clean = now.latent - now.t * now.velocity
-    if len(history) > 1 and not last:
+    if len(history) > 1 and not goal.last:
         before = history[-2]
-        step, step_before = _log_snr(t_next) - _log_snr(now.t), _log_snr(now.t) - _log_snr(before.t)
+        step, step_before = _log_snr(goal.t) - _log_snr(now.t), _log_snr(now.t) - _log_snr(before.t)
         change = clean - (before.latent - before.t * before.velocity)
         clean = clean + 0.5 * (step / step_before) * change
-    ratio = t_next / now.t
+    ratio = goal.t / now.t
     return ratio * now.latent + (1 - ratio) * clean
 
 
@@ -128,5 +182,6 @@ UPDATE_RULES: dict[Solver, UpdateRule] = {
     "euler": euler,
     "ab2": adams_bashforth_2,
     "ab3": adams_bashforth_3,
+    "abm2": adams_bashforth_2_unshifted,
     "dpm2m": dpm_solver_2m,
 }

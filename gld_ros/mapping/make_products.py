@@ -7,6 +7,7 @@ lists which products there are.
 """
 
 from collections.abc import Sequence
+from functools import cache, partial
 from typing import Any
 
 import cv2
@@ -27,6 +28,7 @@ from gld_ros.mapping.products import (
     ViewQuality,
 )
 from gld_ros.mapping.provenance import (
+    SEERS,
     DepthView,
     Provenance,
     ProvenanceMap,
@@ -34,13 +36,13 @@ from gld_ros.mapping.provenance import (
     classify_view,
     judged,
     lowered_by_spread,
-    measured_seers,
+    measured_seer,
     seen_surface,
     unknown_provenance,
 )
 from gld_ros.mapping.relative_depth import relative_depth
 from gld_ros.mapping.scale import ScaleState
-from gld_ros.measuring.rendering import RenderedView, render_surfaces
+from gld_ros.measuring.rendering import MAX_SOURCES, choose_sources, render_chosen, source_of
 from gld_ros.measuring.surfaces import MeasuredScene, Surface
 from gld_ros.view_request import NovelViews, View
 
@@ -125,9 +127,10 @@ def make_products(
             seen_surface(DepthView(depth_m, view.K_px, k.T_fixed_cam), parameters.rel_tolerance)
             for depth_m, view, k in zip(reference_depths, views.references, keyframes, strict=True)
         ]
+    surfaces_of_job = _JobSurfaces(measured.surfaces, parameters.rel_tolerance)
     predicted = tuple(
         _predicted_view(
-            view, target, slot, share, measured.surfaces, seen, scale, parameters, wanted, max_error
+            view, target, slot, share, surfaces_of_job, seen, scale, parameters, wanted, max_error
         )
         for view, target, slot, share in zip(
             views.targets, targets, slots, broken[len(views.references) :], strict=True
@@ -198,12 +201,27 @@ def _colour_only(
     )
 
 
+class _JobSurfaces:
+    """The measured surfaces of one job; its targets share what is prepared of each."""
+
+    def __init__(self, surfaces: Sequence[Surface], rel_tolerance: float) -> None:
+        self._surfaces = surfaces
+        self.source = cache(partial(source_of, beyond_measured=True))
+        self.seer = cache(partial(measured_seer, rel_tolerance=rel_tolerance))
+
+    def around(
+        self, K_px: FloatArray, T_fixed_cam: FloatArray, image_hw: tuple[int, int]
+    ) -> list[Surface]:
+        """The surfaces that show most of a target, best first: for its colours and its labels."""
+        return choose_sources(self._surfaces, K_px, T_fixed_cam, image_hw, max(SEERS, MAX_SOURCES))
+
+
 def _predicted_view(
     view: View,
     target: TargetCamera,
     slot: int,
     broken: float,
-    measured: Sequence[Surface],
+    measured: "_JobSurfaces",
     completed: Sequence[SeenSurface],
     scale: ScaleState,
     parameters: ProductParameters,
@@ -211,14 +229,16 @@ def _predicted_view(
     max_error: float,
 ) -> PredictedView:
     T_fixed_cam = target.T_fixed_cam
-    rendered = _rendered(view, T_fixed_cam, measured if parameters.composite else ())
+    image_hw = (view.depth.shape[0], view.depth.shape[1])
+    chosen = measured.around(view.K_px, T_fixed_cam, image_hw)
+    sources = [measured.source(s) for s in chosen[:MAX_SOURCES]] if parameters.composite else []
+    rendered = render_chosen(sources, view.K_px, T_fixed_cam, image_hw)
     composed = composed_view(view, rendered, scale, max_error)
     confidence, color = composed.confidence, composed.color
     depth_m = rep117_depth(composed.depth_m, confidence, parameters)
-    provenance = unknown_provenance((depth_m.shape[0], depth_m.shape[1]))
+    provenance = unknown_provenance(image_hw)
     if completed:
-        image_hw = (depth_m.shape[0], depth_m.shape[1])
-        seers = measured_seers(measured, view.K_px, T_fixed_cam, image_hw, parameters.rel_tolerance)
+        seers = [measured.seer(s) for s in chosen[:SEERS]]
         provenance = judged(
             classify_view(depth_m, view.K_px, T_fixed_cam, seers),
             classify_view(depth_m, view.K_px, T_fixed_cam, completed),
@@ -266,11 +286,6 @@ def _predicted_view(
             broken=broken,
         ),
     )
-
-
-def _rendered(view: View, T_fixed_cam: FloatArray, measured: Sequence[Surface]) -> RenderedView:
-    image_hw = (view.depth.shape[0], view.depth.shape[1])
-    return render_surfaces(measured, view.K_px, T_fixed_cam, image_hw, beyond_measured=True)
 
 
 def _observed_view(

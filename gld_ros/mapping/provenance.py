@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gld_ros.geometry.poses import invert_rigid, transform_points
-from gld_ros.measuring.rendering import choose_sources
 from gld_ros.measuring.surfaces import Surface, resized_K, sure_depth
 
 FloatArray = NDArray[np.floating[Any]]
@@ -360,22 +359,8 @@ def judged(first: ProvenanceMap, second: ProvenanceMap) -> ProvenanceMap:
     )
 
 
-def measured_seers(
-    measured: Sequence[Surface],
-    K_px: FloatArray,
-    T_fixed_cam: FloatArray,
-    image_hw: tuple[int, int],
-    rel_tolerance: float,
-) -> list[SeenSurface]:
-    """Measured surfaces that see most of a target view (H, W), ready to vote on its pixels."""
-    return [
-        seen_surface(
-            DepthView(
-                sure_depth(s),
-                resized_K(s.K_px, s.image.shape[:2], s.depth_m.shape),
-                s.T_fixed_cam,
-            ),
-            rel_tolerance,
-        )
-        for s in choose_sources(measured, K_px, T_fixed_cam, image_hw, SEERS)
-    ]
+def measured_seer(surface: Surface, rel_tolerance: float) -> SeenSurface:
+    """A measured surface, ready to vote on the pixels of target views."""
+    K_depth = resized_K(surface.K_px, surface.image.shape[:2], surface.depth_m.shape)
+    view = DepthView(sure_depth(surface), K_depth, surface.T_fixed_cam)
+    return seen_surface(view, rel_tolerance)

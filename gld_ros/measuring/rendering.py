@@ -58,6 +58,37 @@ class RenderedView:
         return self.covered & (self.weight >= POSSIBLE)
 
 
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A surface ready to be rendered, into any number of cameras; made by `source_of`."""
+
+    surface: Surface  # without gaps, maybe continued
+    # Depth (h, w) of parts of it, without pixels that straddle edges, and the share of each part in
+    # a mean with others.
+    parts: tuple[tuple[FloatImage, float], ...]
+
+
+def source_of(surface: Surface, *, beyond_measured: bool = False) -> Source:
+    """What of a surface does not depend on the camera that it is rendered into.
+
+    `beyond_measured` continues it over some of what was not measured, with a weight below POSSIBLE.
+    """
+    filled = without_gaps(surface)
+    if not beyond_measured:
+        return Source(filled, ((without_edges(filled.depth_m), 1.0),))
+    filled = continued(filled)
+    points_m = without_edges(filled.depth_m)
+    measured = filled.confidence >= POSSIBLE
+    nothing = np.float32(np.nan)
+    return Source(
+        filled,
+        (
+            (np.where(measured, points_m, nothing), 1.0),
+            (np.where(measured, nothing, points_m), _CONTINUED_SHARE),
+        ),
+    )
+
+
 def render_surfaces(
     surfaces: Sequence[Surface],
     K_px: FloatArray,
@@ -69,29 +100,32 @@ def render_surfaces(
 ) -> RenderedView:
     """What a camera with K_px (3, 3) and T_fixed_cam (4, 4) sees of measured surfaces.
 
-    `beyond_measured` continues surfaces a little over what was not measured of them, with a weight
-    below POSSIBLE. The order of `surfaces` affects only rounding. Raises ValueError for an empty
+    The order of `surfaces` affects only rounding. Raises ValueError for an empty
     image_hw.
     """
     if min(image_hw) < 1:
         raise ValueError(f"image_hw is {image_hw}; both must be at least 1")
     used = choose_sources(surfaces, K_px, T_fixed_cam, image_hw, max_sources)
-    if not used:
+    sources = [source_of(s, beyond_measured=beyond_measured) for s in used]
+    return render_chosen(sources, K_px, T_fixed_cam, image_hw)
+
+
+def render_chosen(
+    sources: Sequence[Source],
+    K_px: FloatArray,
+    T_fixed_cam: FloatArray,
+    image_hw: tuple[int, int],
+) -> RenderedView:
+    """`render_surfaces` of the surfaces that `choose_sources` chose for this camera."""
+    if not sources:
         return _empty(image_hw)
-    used = [without_gaps(s) for s in used]
-    if beyond_measured:
-        used = [continued(s) for s in used]
-    clean = [without_edges(s.depth_m) for s in used]
-    grid_hw = _grid_hw(used, clean, K_px, T_fixed_cam, image_hw)
+    used = [source.surface for source in sources]
+    grid_hw = _grid_hw(sources, K_px, T_fixed_cam, image_hw)
     grid_K = resized_K(K_px, image_hw, grid_hw)
     layers, shares = [], []
-    for surface, depth in zip(used, clean, strict=True):
-        for part, share in _parts(surface, beyond_measured):
-            layers.append(
-                _into_target(
-                    surface, np.where(part, depth, np.float32(np.nan)), grid_K, T_fixed_cam, grid_hw
-                )
-            )
+    for source in sources:
+        for points_m, share in source.parts:
+            layers.append(_into_target(source.surface, points_m, grid_K, T_fixed_cam, grid_hw))
             shares.append(share)
     depth, weight = _fused_depth(used, layers, shares, grid_K, T_fixed_cam)
     depth_m = enlarged_depth(depth, image_hw)
@@ -103,14 +137,6 @@ def render_surfaces(
         depth_m=np.where(covered, depth_m, np.float32(np.nan)),
         weight=np.where(covered, np.clip(weight, 0.01, 1.0), np.float32(0.0)),
     )
-
-
-def _parts(surface: Surface, beyond_measured: bool) -> list[tuple[NDArray[np.bool_], float]]:
-    """What is put into a target separately, and its share in a mean with other surfaces."""
-    if not beyond_measured:
-        return [(np.ones(surface.depth_m.shape, bool), 1.0)]
-    measured = surface.confidence >= POSSIBLE
-    return [(measured, 1.0), (~measured, _CONTINUED_SHARE)]
 
 
 def choose_sources(
@@ -175,15 +201,15 @@ def _quality_on_cells(
 
 
 def _grid_hw(
-    surfaces: Sequence[Surface],
-    depths: Sequence[FloatImage],
+    sources: Sequence[Source],
     K_px: FloatArray,
     T_fixed_cam: FloatArray,
     image_hw: tuple[int, int],
 ) -> tuple[int, int]:
     """Size of the grid on which depth is fused: no finer than the points that fall on it."""
     scales = []
-    for surface, depth in zip(surfaces, depths, strict=True):
+    for source in sources:
+        surface, depth = source.surface, source.parts[0][0]
         known = depth[np.isfinite(depth)]
         if not known.size:
             continue

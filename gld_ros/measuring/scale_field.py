@@ -107,8 +107,9 @@ def aligned_depth(
         anywhere = 0.0
     else:
         depth_cells, _ = _cell_means(log_model, np.isfinite(log_model).astype(np.float32), stride)
-        coarse, coarse_influence, left = _fitted(cells, share, depth_cells)
-        anywhere, beyond = _held_out_error(cells, share, depth_cells)
+        smoothness = _smoothness(depth_cells)
+        coarse, coarse_influence, left = _fitted(cells, share, smoothness)
+        anywhere, beyond = _held_out_error(cells, share, smoothness)
         elsewhere = max(spread, beyond)
         field = _enlarged(coarse, stride, (height, width))
         influence = np.clip(_enlarged(coarse_influence, stride, (height, width)), 0.0, 1.0)
@@ -150,32 +151,33 @@ def _cell_means(
 
 
 def _fitted(
-    offset: FloatArray, share: FloatArray, log_depth: FloatArray
+    offset: FloatArray, share: FloatArray, smoothness: FloatArray
 ) -> tuple[FloatArray, FloatArray, float]:
-    """Field (h, w), influence of the measurements (h, w), and the scatter that is left over."""
-    import scipy.sparse as sparse  # late: a start need not wait for it
-    from scipy.sparse.linalg import splu
+    """Field (h, w), influence of the measurements (h, w), and the scatter that is left over.
 
-    rows, columns = offset.shape
-    smooth = _smoothness(log_depth)
-    decay = sparse.identity(rows * columns, format="csc") / _DECAY_CELLS**2
-    measured = share.ravel() > 0
-    target = offset.ravel()
-    robust = np.ones(rows * columns)
-    field = influence = np.zeros(rows * columns)
+    `smoothness` are the bands that `_smoothness` gives for this grid.
+    """
+    from scipy.linalg import solveh_banded  # late: a start need not wait for it
+
+    measured = _in_a_row(share) > 0
+    target = _in_a_row(offset)
+    robust = np.ones(target.size)
+    field = influence = np.zeros(target.size)
     for _ in range(_ROUNDS):
-        data = _MEASURED_WEIGHT * share.ravel() * robust
-        system = (smooth + decay + sparse.diags(data)).tocsc()
-        solved = splu(system).solve(np.stack([data * target, data], axis=1))
+        data = _MEASURED_WEIGHT * _in_a_row(share) * robust
+        system = smoothness.copy()
+        system[0] += data + 1 / _DECAY_CELLS**2
+        right = np.stack([data * target, data], axis=1)
+        solved = solveh_banded(system, right, overwrite_ab=True, lower=True, check_finite=False)
         field, influence = solved[:, 0], solved[:, 1]
         residual = np.where(measured, target - field, 0.0)
         robust = 1.0 / (1.0 + (residual / _ROBUST_LOG) ** 2)
     left = 1.48 * float(np.median(np.abs(residual[measured])))
-    return field.reshape(rows, columns), influence.reshape(rows, columns), left
+    return _on_grid(field, offset.shape), _on_grid(influence, offset.shape), left
 
 
 def _held_out_error(
-    offset: FloatArray, share: FloatArray, log_depth: FloatArray
+    offset: FloatArray, share: FloatArray, smoothness: FloatArray
 ) -> tuple[float, float]:
     """How wrong the field is next to measurements, found by hiding half of them, in blocks.
 
@@ -190,7 +192,7 @@ def _held_out_error(
         shown, hidden = np.where(half, share, 0.0), (share > 0) & ~half
         if np.count_nonzero(shown) < MIN_FIELD_CELLS or not hidden.any():
             continue
-        field, influence, _ = _fitted(offset, shown, log_depth)
+        field, influence, _ = _fitted(offset, shown, smoothness)
         errors.append(np.abs(offset - field)[hidden])
         scaled.append(errors[-1] / np.maximum(1.0 - influence[hidden], _LEAST_UNCERTAIN))
     if not errors:
@@ -202,20 +204,42 @@ def _held_out_error(
     return as_it_is, beyond
 
 
-def _smoothness(log_depth: FloatArray) -> Any:
-    """Sparse (n, n) matrix of the weighted squared steps between neighbouring cells."""
-    import scipy.sparse as sparse  # late: a start need not wait for it
+def _smoothness(log_depth: FloatArray) -> FloatArray:
+    """Weighted squared steps between neighbouring cells, as the lower bands (b + 1, n) of a matrix.
 
-    index = np.arange(log_depth.size).reshape(log_depth.shape)
-    left = np.concatenate([index[:, :-1].ravel(), index[:-1].ravel()])
-    right = np.concatenate([index[:, 1:].ravel(), index[1:].ravel()])
-    values = log_depth.ravel()
-    step = np.abs(values[left] - values[right])
-    weight = _EDGE_FLOOR + (1 - _EDGE_FLOOR) * np.exp(-((step / _EDGE_LOG) ** 2))
-    n = log_depth.size
-    off = sparse.coo_matrix((weight, (left, right)), shape=(n, n))
-    off = off + off.T
-    return sparse.diags(np.asarray(off.sum(axis=1)).ravel()) - off
+    Cells are in the order of `_in_a_row`, so neighbours are 1 or b = min(h, w) apart: a direct
+    solution takes n * b^2 operations.
+    """
+    lines = log_depth if log_depth.shape[0] >= log_depth.shape[1] else log_depth.T
+    across = _coupling(np.abs(np.diff(lines, axis=1)))
+    along = _coupling(np.abs(np.diff(lines, axis=0)))
+    diagonal = np.zeros(lines.shape)
+    diagonal[:, :-1] += across
+    diagonal[:, 1:] += across
+    diagonal[:-1] += along
+    diagonal[1:] += along
+    bands = np.zeros((lines.shape[1] + 1, lines.size))
+    bands[0] = diagonal.ravel()
+    bands[1] -= np.pad(across, ((0, 0), (0, 1))).ravel()
+    bands[lines.shape[1]] -= np.pad(along, ((0, 1), (0, 0))).ravel()
+    return bands
+
+
+def _coupling(step: FloatArray) -> FloatArray:
+    """How much a step of log-depth between two cells lets the field step, too."""
+    weight: FloatArray = _EDGE_FLOOR + (1 - _EDGE_FLOOR) * np.exp(-((step / _EDGE_LOG) ** 2))
+    return weight
+
+
+def _in_a_row(cells: FloatArray) -> FloatArray:
+    """The cells (h, w) as (n,), along the shorter side first."""
+    return (cells if cells.shape[0] >= cells.shape[1] else cells.T).ravel()
+
+
+def _on_grid(values: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    """What `_in_a_row` put in a row, as (h, w) again."""
+    rows, columns = shape
+    return values.reshape(shape) if rows >= columns else values.reshape(columns, rows).T
 
 
 def _enlarged(cells: FloatArray, stride: int, image_hw: tuple[int, int]) -> FloatImage:

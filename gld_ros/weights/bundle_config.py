@@ -14,6 +14,7 @@ from torch import nn
 from gld_ros.decoders.rgb import RgbDecoder, RgbDecoderConfig
 from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.diffusion.denoiser import Denoiser
+from gld_ros.diffusion.solvers import Solver
 from gld_ros.weights.backbone_kinds import backbone_kind
 from gld_ros.weights.config_json import config_from_json
 from gld_ros.weights.errors import BundleError
@@ -72,8 +73,9 @@ class BundleConfig:
 
     `denoisers` holds "level1" (or "level0", by `boundary_level`), optionally "cascade", and
     optionally a student of each (`student_name`); it is empty and `rgb_decoder` None in a bundle
-    that carries a backbone alone. `resolutions_hw` are the image sizes (height, width) that the
-    weights were trained for, best one first.
+    that carries a backbone alone. Its own way to sample is `solver` on a time grid of
+    `num_euler_points`, one more than steps. `resolutions_hw` are the image sizes (height, width)
+    that the weights were trained for, best one first.
     """
 
     name: str
@@ -92,6 +94,7 @@ class BundleConfig:
     non_commercial: bool
     random_weights: bool
     training_notes: str = ""
+    solver: Solver = "euler"
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 

@@ -1,20 +1,30 @@
 """Named ways to sample."""
 
-from gld_ros.diffusion.presets import PRESET_NAMES, PRESETS, preset_of
-from gld_ros.diffusion.solvers import UPDATE_RULES
+from typing import get_args
+
+from gld_ros.diffusion.presets import PRESET_NAMES, SolverPresetName, SolverSteps, solver_steps
 
 
-def test_every_name_has_a_preset_with_a_known_solver():
-    assert (*PRESETS, "fastest") == PRESET_NAMES  # which runs another network, not another solver
-    assert {preset.solver for preset in PRESETS.values()} <= set(UPDATE_RULES)
+def euler(steps):
+    return SolverSteps("euler", steps)
 
 
-def test_published_keeps_the_steps_of_the_bundle_and_fast_takes_fewer():
-    for own in (1, 12, 13, 49):
-        assert preset_of("published", own).steps(own) == own
-    assert preset_of("fast", 13).steps(13) == 5
-    assert preset_of("fast", 49).steps(49) == 18
+def test_every_preset_but_that_of_students_says_how_to_solve():
+    # "fastest" runs another network, not another solver.
+    assert (*get_args(SolverPresetName), "fastest") == PRESET_NAMES
 
 
-def test_a_bundle_of_few_steps_is_sampled_as_published():
-    assert preset_of("fast", 12) == PRESETS["published"]
+def test_published_is_a_bundles_own_procedure():
+    for own in (euler(1), euler(49), SolverSteps("abm2", 4)):
+        assert solver_steps("published", own) == own
+
+
+def test_fast_takes_about_a_third_of_many_steps_and_never_more_than_there_were():
+    fast = [solver_steps("fast", euler(own)) for own in (1, 2, 3, 5, 10, 49, 99)]
+    assert [how.steps for how in fast] == [1, 2, 3, 4, 6, 16, 30]
+    assert {how.solver for how in fast} == {"abm2"}
+
+
+def test_fast_leaves_a_bundle_alone_that_has_another_solver_of_its_own():
+    own = SolverSteps("abm2", 4)
+    assert solver_steps("fast", own) == own

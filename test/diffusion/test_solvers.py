@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from gld_ros.diffusion.flow import time_grid
+from gld_ros.diffusion.flow import time_grid, unshift_time
 from gld_ros.diffusion.solvers import UPDATE_RULES, integrate
 
 NOISE = torch.tensor([1.0, -0.5])
 # dx/dt = -x, as smooth as flows get: from t = 1 to t its solution is NOISE * exp(1 - t).
-ENDS = {"euler": 1, "ab2": 2, "ab3": 3}
+ENDS = {"euler": 1, "ab2": 2, "ab3": 3, "abm2": 2}
 
 
 def error(solver, steps):
@@ -22,8 +22,26 @@ def error(solver, steps):
 @pytest.mark.parametrize(("solver", "order"), ENDS.items())
 def test_halving_the_steps_divides_the_error_by_the_order(solver, order):
     # The first step is Euler's, with an error of h^2: it hides orders above two.
-    assert error(solver, 80) < error(solver, 40) / 2 ** (min(order, 2) - 0.2)
+    assert error(solver, 320) < error(solver, 160) / 2 ** (min(order, 2) - 0.2)
     assert error("ab2", 40) < error("euler", 40) / 10
+    assert error("abm2", 40) < error("ab2", 40)  # it corrects even the first step
+
+
+@pytest.mark.parametrize("shift", [1.0, 4.2, 46.0])
+def test_a_line_over_unshifted_time_is_followed_by_all_steps_after_the_first(shift):
+    # Velocity 1 + unshifted time: all later predictions and every correction are exact.
+    grid = time_grid(7, shift).double().tolist()
+    asked = []
+
+    def velocity(x, t):
+        asked.append(x)
+        return torch.full_like(NOISE, 1 + unshift_time(t, shift)).double()
+
+    *_, last = integrate(velocity, NOISE.double(), grid, solver="abm2", shift=shift)
+    times = torch.linspace(grid[0], grid[-1], 200_001, dtype=torch.float64)
+    integral = torch.trapezoid(1 + times / (shift - (shift - 1) * times), times)
+    torch.testing.assert_close(last.latent, NOISE.double() + integral, atol=1e-6, rtol=0)
+    assert len(asked) == 6  # corrections evaluate nothing
 
 
 @pytest.mark.parametrize("solver", UPDATE_RULES)
@@ -65,5 +83,5 @@ def test_every_step_is_yielded_and_stopping_cancels():
 
 
 def test_an_unknown_solver_is_rejected():
-    with pytest.raises(ValueError, match="use one of euler, ab2, ab3, dpm2m"):
+    with pytest.raises(ValueError, match="use one of euler, ab2, ab3, abm2, dpm2m"):
         next(integrate(lambda x, t: x, NOISE, [1.0, 0.5], solver="rk4"))

@@ -60,6 +60,21 @@ def test_a_bent_model_is_straightened_where_it_is_measured() -> None:
     assert aligned.influence.min() > 0.8
 
 
+@pytest.mark.parametrize("hw", [HW, (48, 48), (3, 64)])
+def test_an_upright_view_is_aligned_as_the_same_view_on_its_side(hw: tuple[int, int]) -> None:
+    generator = np.random.default_rng(0)
+    model = (1.0 + generator.random(hw)).astype(np.float32)
+    model[:, : hw[1] // 3] += 2.0
+    measured = np.where(generator.random(hw) < 0.6, 1.7 * model, np.nan).astype(np.float32)
+    measured[:, hw[1] // 2 :] *= 1.2
+    weight = generator.random(hw).astype(np.float32)
+    one = aligned_depth(model, measured, weight, 1.7, 0.1)
+    other = aligned_depth(model.T, measured.T, weight.T, 1.7, 0.1)
+    for name in ("depth_m", "relative_error", "influence"):
+        np.testing.assert_allclose(getattr(other, name).T, getattr(one, name), rtol=1e-4, atol=1e-5)
+    assert np.ptp(one.depth_m / model) > 0.1  # there was a field to fit
+
+
 def test_the_field_follows_the_models_depth_edges() -> None:
     model = np.ones(HW, np.float32)
     model[:, 32:] = 2.0

@@ -146,6 +146,7 @@ def test_a_tensor_of_another_dtype_is_named(saved):
         (lambda d: d["backbone"]["config"].update(num_heads=3), "not valid.*num_heads|heads"),
         (lambda d: d.update(ray_grid="round"), "ray_grid must be one of 'official', 'centred'"),
         (lambda d: d.update(boundary_level=0), "boundary_level 0"),
+        (lambda d: d.update(solver="heun"), "solver must be one of 'euler', 'ab2'"),
         (lambda d: d["denoisers"].update(level7=d["denoisers"]["level1"]), "level7"),
         (student_of("level7", 2), "level7_student"),
         (student_of("level1", 0), "calls of a student must be at least 1"),

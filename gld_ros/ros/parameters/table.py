@@ -94,13 +94,12 @@ TABLE: tuple[Parameter, ...] = (
               unit="GiB", low=0.0, high=512.0),
     # Sampling
     Parameter("sampler.preset", "string", "published",
-              "How views are sampled: as the weights were published; fast, with fewer evaluations "
-              "(bundles of at most 12 steps, such as the embedded one, are unaffected); or "
-              "fastest, by the bundle's student, if it has one (the embedded one has none).",
+              "How views are sampled: as the weights were published; fast, nearer to the exact "
+              "result in fewer evaluations; or fastest, by the bundle's student, if it has one "
+              "(the embedded one has none).",
               choices=PRESET_NAMES),
     Parameter("sampler.num_steps", "int", 0,
-              "Steps of the sampler; 0 takes the preset's share of the bundle's own, or the "
-              "student's number of calls.",
+              "Steps of the sampler; 0 takes those of preset and bundle, or the student's calls.",
               low=0, high=200),
     Parameter("sampler.guidance_scale", "double", 0.0,
               "Strength of camera guidance; 1 is off, 0 takes the bundle's.", low=0.0, high=10.0),
