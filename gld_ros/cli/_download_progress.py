@@ -27,17 +27,17 @@ def download_progress(
 
 
 def _lines(name: str, total_bytes: int, have_bytes: int) -> Callable[[int], None]:
-    started_s = line_s = time.monotonic()
+    line_s, line_bytes = time.monotonic(), have_bytes
     have = have_bytes
 
     def arrived(count: int) -> None:
-        nonlocal have, line_s
+        nonlocal have, line_s, line_bytes
         have += count
         now_s = time.monotonic()
         if now_s - line_s < LINE_EVERY_S:
             return
-        line_s = now_s
-        bytes_per_s = max(1.0, (have - have_bytes) / (now_s - started_s))
+        bytes_per_s = max(1.0, (have - line_bytes) / (now_s - line_s))
+        line_s, line_bytes = now_s, have
         minutes = (total_bytes - have) / bytes_per_s / 60
         print(
             f"{name}: {have / 1e9:.2f} of {total_bytes / 1e9:.2f} GB, "

@@ -207,12 +207,10 @@ def _self_test(name: str, machine: Machine) -> None:
 def _run_bag(args: argparse.Namespace, name: str, out: Path) -> int:
     from gld_ros.cli.main import main
 
-    partial = out.with_name(f".{out.name}.quickstart")
-    shutil.rmtree(partial, ignore_errors=True)
     overrides = [word for entry in args.overrides for word in ("--set", entry)]
-    status = main(["bag", str(args.bag), str(partial), "--bundle", name, *overrides])
-    if status == 0:
-        partial.rename(out)
+    status = main(["bag", str(args.bag), str(out), "--bundle", name, *overrides])
+    if status:  # nothing useful was made; the same command tries again
+        shutil.rmtree(out, ignore_errors=True)
     return status
 
 

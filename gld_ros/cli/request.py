@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,23 @@ def run(args: argparse.Namespace) -> int:
         goal.num_steps, goal.guidance_scale = args.steps, args.guidance
         if args.seed is not None:
             goal.use_seed, goal.seed = True, args.seed
-        goal.max_wait.sec, fraction = divmod(int(args.max_wait * 1e9), 10**9)
-        goal.max_wait.nanosec = fraction
-        answer = client.ask(goal, progress.show, args.timeout)
+        answer = _ask(client, goal, progress, args.max_wait, args.timeout)
     return _report(answer, args.out)
+
+
+def _ask(client: Any, goal: Any, progress: "_Progress", max_wait_s: float, timeout_s: float) -> Any:
+    """The node's answer; where time jumped, as at each loop of a bag, that to a later goal.
+
+    The node has then lost its keyframes, which `max_wait_s` in all is there to wait for.
+    """
+    deadline_s = time.monotonic() + max_wait_s
+    while True:
+        left_s = max(0.0, deadline_s - time.monotonic())
+        goal.max_wait.sec, goal.max_wait.nanosec = divmod(int(left_s * 1e9), 10**9)
+        answer = client.ask(goal, progress.show, timeout_s)
+        if answer.result.error_code != answer.result.TIME_JUMP or time.monotonic() > deadline_s:
+            return answer
+        print("time jumped, as when a bag begins anew: asking again", file=sys.stderr)
 
 
 def _pose(values: list[float], lookup: Any) -> Any:

@@ -250,7 +250,7 @@ class SynthesisSession:
         for reason in planned.rejected:
             self._faults.throttled("guard", "warning", f"target rejected: {reason}")
         if planned.surplus:
-            self._faults.throttled(
+            self._faults.once(  # it is so at every job
                 "too many targets",
                 "warning",
                 f"{planned.surplus} targets beyond sampler.max_targets "

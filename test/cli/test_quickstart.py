@@ -232,6 +232,8 @@ def test_depth_alone_from_nothing_to_a_image(hub, bag, tmp_path, capsys, kept):
     assert "every byte as recorded" in printed
     assert "depth of 4 (4 in metres" in printed  # its depth camera gives them
     assert np.asarray(Image.open(tmp_path / "tour-da3-base.png")).max() > 0
+    made = sorted(path.name for path in (tmp_path / "tour-da3-base").iterdir())
+    assert made == ["metadata.yaml", "tour-da3-base.mcap"]
     assert GLD_REPOSITORY not in {repository for repository, _ in hub.requests}
     assert f"3 {'keep' if kept else 'remove'} the downloaded files" in printed
     assert (tmp_path / "data/downloads/da3-base").exists() == bool(kept)

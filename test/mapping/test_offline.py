@@ -11,6 +11,7 @@ from gld_ros.bags.reader import BagReader
 from gld_ros.bags.writer import BagWriter
 from gld_ros.cli.main import main
 from gld_ros.geometry.poses import rigid_transform
+from gld_ros.mapping import fault_log
 from gld_ros.mapping.model import LoadedModel
 from gld_ros.mapping.model_fault import fault_of
 from gld_ros.mapping.offline import NODE_NAMESPACE, OfflineRun, bags_differ, write_jobs
@@ -182,6 +183,15 @@ def test_the_same_bag_gives_the_same_bytes(oracle_run, tour, rendered, tmp_path)
     again = files_of(tmp_path / "again" / first.name)
     assert again.keys() == files_of(first).keys()
     assert [name for name, data in files_of(first).items() if again[name] != data] == []
+
+
+def test_targets_that_every_job_leaves_out_are_told_once(
+    tour, rendered, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(fault_log, "THROTTLE_S", 0.0)
+    _, jobs = run_offline(tour, rendered, tmp_path / "out", "sampler.max_targets=1")
+    assert len(jobs) > 1
+    assert caplog.text.count("1 targets beyond sampler.max_targets (1) are left out") == 1
 
 
 def copy_with_late_infos(tour, path, *, infos):

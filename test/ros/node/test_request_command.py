@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 pytestmark = pytest.mark.ros
+T0_NS = 1_000 * 10**9
 
 
 def requested(*arguments, out, rig=None):
@@ -57,6 +58,28 @@ def test_refused_goal_is_reported(make_rig, plain_oracle, tmp_path):
     assert done.returncode == 1
     assert "error 903" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_bag_that_begins_anew_is_waited_for(make_rig, plain_oracle, tmp_path):
+    plain_oracle.step_delay_s = 0.1
+    rig = make_rig(plain_oracle, {"use_sim_time": True, "product.max_age": 0.0})
+    rig.activate()
+    rig.set_clock(T0_NS)
+    rig.drive()
+    pose = ("0.3", "0", "1.2", "0", "0", "0.70710678", "0.70710678")
+    words = ["request", "--pose", *pose, "--steps", "30", "--max-wait", "100"]
+    command = [sys.executable, "-m", "gld_ros.cli.main", *words, "--out", str(tmp_path / "out")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    ) as client:
+        rig.graph.wait_for(lambda: rig.node.session.worker.running is not None, "the job runs")
+        rig.set_clock(T0_NS)
+        rig.graph.wait_for(lambda: rig.node.session.epoch == 1, "a new epoch")
+        rig.drive()
+        _, stderr = client.communicate(timeout=300)
+    assert "error 909" not in stderr
+    assert stderr.count("time jumped, as when a bag begins anew: asking again") == 1
+    assert (tmp_path / "out" / "view_0.png").exists(), stderr
 
 
 def test_offset_moves_along_the_optical_axes():
