@@ -22,6 +22,7 @@ ANGLE_RAD = 0.12  # between lines of sight, at which an image counts a third
 MIN_Z_M = 1e-3
 CONTINUED = 0.2  # confidence of depth that was not measured, but continues what was
 _REACH_OF_WIDTH = 0.04  # how far it continues, as a share of the image's width
+_LEAST_MEASURED = 0.5  # share of an image; what continues less than that is mostly wrong
 _SMOOTHING = 8  # times that continued depth is averaged with its surroundings
 _KERNEL = np.ones((3, 3), np.float32)
 
@@ -72,10 +73,13 @@ def continued(surface: Surface) -> Surface:
     """A surface whose depth goes on a little where nothing was measured, with little confidence.
 
     Stereo measures nothing inside plain things and beside edges. If such a thing stands in front,
-    what other images measured behind it must not be seen through it.
+    what other images measured behind it must not be seen through it. Surfaces of which little is
+    measured are returned as they are.
     """
     inverse = inverse_depth(surface.depth_m)
     measured = inverse > 0
+    if measured.mean() < _LEAST_MEASURED:
+        return surface
     known = measured.astype(np.float32)
     box = (5, 5)  # a step of growing reaches two pixels
     for _ in range(max(1, round(_REACH_OF_WIDTH * known.shape[1] / 2))):

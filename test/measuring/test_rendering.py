@@ -113,7 +113,7 @@ def board_with_a_plain_middle() -> tuple[Surface, Surface]:
     """A board whose middle gave no depth, and a wall behind it that a camera beside it measured."""
     front, behind = wall(camera_at(0.0), 1.0), wall(camera_at(1.0), 3.0)
     measured = front.depth_m.copy()
-    measured[:, :20] = measured[:, 46:] = np.nan
+    measured[:, :15] = measured[:, 65:] = np.nan
     measured[:, 30:34] = np.nan  # plain
     grey = np.full((*HW, 3), 200, np.uint8)
     return Surface(grey, K_PX, front.T_fixed_cam, measured, front.confidence), behind
@@ -139,18 +139,25 @@ def test_continued_surfaces_leave_measured_depth_as_it_is() -> None:
     assert (view.weight[view.covered & ~alone.covered] < POSSIBLE).all()
 
 
+def test_surfaces_of_which_little_is_measured_are_not_continued() -> None:
+    surface = wall(camera_at(0.0))
+    surface.depth_m[:, 35:] = np.nan
+    view = render_surfaces([surface], K_PX, camera_at(0.0), HW, beyond_measured=True)
+    assert not view.covered[:, 37:].any()
+
+
 def test_a_continued_surface_gives_way_to_cameras_that_look_past_it() -> None:
-    """A board that ends at pixel 30 does not grow over the wall that is seen beside it."""
+    """A board that ends at pixel 45 does not grow over the wall that is seen beside it."""
     front, behind = wall(camera_at(0.0), 1.0), wall(camera_at(0.0), 3.0)
     measured = front.depth_m.copy()
-    measured[:, 30:] = np.nan
+    measured[:, 45:] = np.nan
     board = Surface(front.image, K_PX, front.T_fixed_cam, measured, front.confidence)
     past = behind.depth_m.copy()
-    past[:, :30] = np.nan
+    past[:, :45] = np.nan
     beside = Surface(behind.image, K_PX, behind.T_fixed_cam, past, behind.confidence)
     view = render_surfaces([board, beside], K_PX, camera_at(0.0), HW, beyond_measured=True)
-    assert (view.depth_m[10:-10, 33:60] > 2.9).all()
-    assert (view.weight[10:-10, 33:60] >= SURE).all()
+    assert (view.depth_m[10:-10, 48:75] > 2.9).all()
+    assert (view.weight[10:-10, 48:75] >= SURE).all()
 
 
 def test_order_of_the_images_does_not_matter() -> None:
