@@ -79,6 +79,18 @@ def test_what_no_neighbour_sees_is_what_numpy_says(torch_device):
         assert (seen != expected).mean() < 0.02
 
 
+@pytest.mark.parametrize("up_m", [-1e-7, 1e-7])
+def test_the_outermost_row_is_seen_however_it_is_rounded(up_m, device):
+    greys, plane = images([HW] * 2), np.full(HW, 0.5, np.float32)
+    T = [np.linalg.inv(camera_at(0.2, up_m))]
+    if device is None:
+        seen = sweep.seen_by_any(greys[0], greys[1:], T, plane)
+    else:
+        there = torch.from_numpy(plane).to(device)
+        seen = torch_sweep.seen_by_any(greys[0], greys[1:], T, there).cpu().numpy()
+    assert seen[0].mean() == seen[-1].mean() > 0.8
+
+
 @pytest.mark.parametrize("hw", [(9, 14), (14, 9), (1, 5)])
 def test_smoothness_is_that_of_numpy(hw, torch_device):
     rng = np.random.default_rng(0)
