@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from launches import launches
 from scipy.spatial.transform import Rotation, Slerp
 
 from gld_ros.geometry.crop_resize import resized_intrinsics
@@ -212,7 +213,7 @@ def time_searches(recording: Recording, arguments: argparse.Namespace) -> None:
     }
     times: dict[str, list[float]] = {name: [] for name in actions}
     actions["NumPy"]()
-    actions["torch"]()
+    operations = launches(actions["torch"])
     for _ in range(arguments.repeats):
         for name, action in actions.items():
             started = time.process_time()
@@ -222,6 +223,7 @@ def time_searches(recording: Recording, arguments: argparse.Namespace) -> None:
     print(
         f"{recording.scene_id}, {width}x{height}, {len(neighbours)} neighbours, one CPU core: "
         + ", ".join(f"{name} {min(taken):.3f} s" for name, taken in times.items())
+        + f"; torch takes {operations} operations"
     )
 
 

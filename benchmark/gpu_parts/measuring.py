@@ -5,6 +5,7 @@ import statistics
 import cv2
 import numpy as np
 import torch
+from launches import launches
 
 from gld_ros.measuring.confidence import SURE
 from gld_ros.measuring.frames import FloatArray, PosedImage
@@ -42,6 +43,9 @@ def measuring(machine: Machine) -> list[Figures]:
             }
         )
         print(f"  {rows[-1]['search']}: {rows[-1]['ms']:.1f} ms", flush=True)
+    rows[-1]["operations"] = launches(
+        lambda: find_surface(reference, neighbours, parameters, machine.device)
+    )
     rows[-1]["within_1_percent_of_numpy"] = share_within(published[1], published[0], 0.01)
     cost = torch.rand(FINEST_HYPOTHESES, *hw, device=machine.device)
     grey = 255 * torch.rand(hw, device=machine.device)
