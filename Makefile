@@ -10,7 +10,7 @@ MINUTES ?= 3
 
 DISTRO ?=
 
-.PHONY: help build build-demo test test-distribution test-slow soak lint format demo bench docs clean
+.PHONY: help build build-demo test test-distribution test-slow soak lint format demo docs clean
 
 help:
 	@echo "make build            environment, ROS interfaces and env.sh"
@@ -21,7 +21,6 @@ help:
 	@echo "make lint             ruff, format check and mypy"
 	@echo "make format           let ruff rewrite what it can"
 	@echo "make demo [BAG=...]   node and player as processes; products in out/demo"
-	@echo "make bench            the measurements that the documents quote"
 	@echo "make docs             the documents as a site in out/site; a link that leads nowhere is an error"
 	@echo "make clean            remove build products, keep .venv"
 
@@ -52,9 +51,6 @@ soak: build
 
 demo: build-demo
 	$(ENTER) gld-ros demo $(if $(BAG),--bag "$(BAG)")
-
-bench: build
-	$(ENTER) set -e; for script in benchmark/*.py; do echo "== $$script"; python "$$script"; done
 
 # An environment of its own: nothing of the package is needed.
 out/docs_environment/ready: tools/requirements-docs.txt

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from gld_ros.backbones.da3.config import DA3_BASE
-from gld_ros.cli._size_argument import SIZE_FORM, size_hw
+from gld_ros.cli._arguments import SIZE_FORM, size_hw
 from gld_ros.cli.main import main as gld_ros
 from gld_ros.weights.bundle import save_bundle
 from gld_ros.weights.bundle_config import BackboneSpec, BundleConfig

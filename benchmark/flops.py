@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gld_ros.cli._size_argument import SIZE_FORM, size_hw
+from gld_ros.cli._arguments import SIZE_FORM, size_hw
 from gld_ros.diffusion.conditioning import (
     CAMERA_CHANNELS,
     DenoiserConditions,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gld_ros.cli._size_argument import SIZE_FORM, size_hw
+from gld_ros.cli._arguments import SIZE_FORM, size_hw
 from gld_ros.mapping.clouds import cloud_from_depth
 from gld_ros.mapping.provenance import DepthView, Provenance, classify_view, seen_surface
 

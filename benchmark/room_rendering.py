@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from gld_ros.cli._size_argument import SIZE_FORM, size_hw
+from gld_ros.cli._arguments import SIZE_FORM, size_hw
 from gld_ros.scenes.rooms import DOMAINS, render_rooms, split_ids
 from gld_ros.scenes.rooms.generate import accepted_rooms
 from gld_ros.training.environment import allocator_is_tuned

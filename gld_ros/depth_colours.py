@@ -3,8 +3,6 @@
 Owns the colours of depth. Writing files and layout are left to the caller.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import cv2

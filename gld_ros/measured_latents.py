@@ -6,8 +6,6 @@ look from a camera is `measuring.rendering`; that a network reads them, `diffusi
 Shapes: B scenes, V views (references first), N = h x w patches of p pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -14,8 +14,6 @@ A trace takes seconds of a start. `memory_bound` takes none: a rule of thumb tha
 so that a run far from the limit needs no trace.
 """
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

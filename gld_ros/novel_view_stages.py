@@ -12,8 +12,6 @@ diffused along with the patches. Networks run in the precision of their weights;
 stages are float32.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -16,10 +16,8 @@ class PartialFolder:
 
     def __init__(self, final: Path) -> None:
         final.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{final.name}.partial-"
-        for other in final.parent.glob(f"{prefix}*"):
-            _remove_unless_in_use(other)
-        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=final.parent))
+        remove_leftovers(final)
+        self.path = Path(tempfile.mkdtemp(prefix=_prefix(final), dir=final.parent))
         self._lock = os.open(self.path, os.O_RDONLY)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
@@ -27,6 +25,16 @@ class PartialFolder:
         """Remove what is still there."""
         os.close(self._lock)
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def remove_leftovers(final: Path) -> None:
+    """Remove what killed writers of `final` left beside it, as the next writer would."""
+    for other in final.parent.glob(f"{_prefix(final)}*"):
+        _remove_unless_in_use(other)
+
+
+def _prefix(final: Path) -> str:
+    return f".{final.name}.partial-"
 
 
 def _remove_unless_in_use(folder: Path) -> None:

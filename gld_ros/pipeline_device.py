@@ -3,8 +3,6 @@
 Shared by the pipelines and `pretrained`.
 """
 
-from __future__ import annotations
-
 import gc
 import time
 from collections.abc import Iterator

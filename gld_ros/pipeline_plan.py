@@ -4,8 +4,6 @@ Owns the check of a request against a bundle and a pipeline's limits, the choice
 and the start noise. Running the plan is `gld_ros.pipeline`.
 """
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Owns the last step of `gld_ros.pipeline`; the resampling itself is `geometry.crop_resize`.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

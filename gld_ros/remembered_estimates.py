@@ -5,8 +5,6 @@ decides it, the code included, so what is found there is never out of date; what
 written is computed again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

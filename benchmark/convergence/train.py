@@ -16,7 +16,7 @@ import torch
 from autoencoder_stage import AutoencoderOptions, AutoencoderStage
 from diffusion_stage import AutoencoderDiffusionOptions, diffusion_on_autoencoder
 
-from gld_ros.cli.train import add_arguments
+from gld_ros.cli.train import add_stage_arguments
 from gld_ros.training.bundle_parts import WorkingBundle
 from gld_ros.training.config import RunConfig, parse
 from gld_ros.training.data import ScenePool
@@ -54,7 +54,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_arguments(parser, STAGES)
+    parser.add_argument(
+        "stage", choices=list(STAGES), help="; ".join(f"{k}: {v}" for k, v in STAGES.items())
+    )
+    add_stage_arguments(parser)
     args = parser.parse_args()
     restart_with_tuned_allocator(sys.argv)
     return run_job(args, build_stage)

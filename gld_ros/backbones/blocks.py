@@ -5,8 +5,6 @@ tokens attend to which, and at what positions, is decided by the caller. Attribu
 of the published checkpoints.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -1,7 +1,5 @@
 """Sizes common to all geometry backbones, and their checks; each family adds its own."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from gld_ros.backbones.interface import NUM_LEVELS

@@ -5,8 +5,6 @@ coordinate embedding. How many fusion chains there are and what they predict is 
 business. Attribute names are those of the published checkpoints.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 

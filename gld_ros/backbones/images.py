@@ -1,7 +1,5 @@
 """ImageNet normalisation, and the check of a geometry backbone's input images."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

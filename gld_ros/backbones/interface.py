@@ -4,8 +4,6 @@ Owns the protocol and the two data types that cross it. Each family's own extras
 preprocessing, checkpoint names) stay in its folder.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable

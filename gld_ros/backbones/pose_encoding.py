@@ -4,8 +4,6 @@ Which transform is encoded differs between backbones (Depth Anything 3: camera t
 to camera) and is their business; the numbers are made and read here.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

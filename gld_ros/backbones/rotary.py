@@ -3,8 +3,6 @@
 Which position a token has is decided by each backbone.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gld_ros.cli._arguments import add_mode_argument, add_parameter_arguments
 from gld_ros.cli._batch_run import add_threads_argument
-from gld_ros.cli._mode_argument import add_mode_argument
-from gld_ros.cli._parameter_arguments import add_parameter_arguments
 
 if TYPE_CHECKING:
     from gld_ros.bags.reader import BagReader

@@ -4,13 +4,11 @@ Owns what the options of both commands mean.
 """
 
 import argparse
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from gld_ros import __version__
-from gld_ros.cli._sampling_arguments import add_preset_argument
-from gld_ros.cli._size_argument import SIZE_FORM, size_hw
+from gld_ros.cli._arguments import SIZE_FORM, add_preset_argument, folder_or_name, size_hw
 
 if TYPE_CHECKING:
     from gld_ros.diffusion.presets import PresetName
@@ -113,25 +111,8 @@ class EvaluationOptions:
     @classmethod
     def of(cls, args: argparse.Namespace) -> "EvaluationOptions":
         """The options of a command line."""
-        return cls(
-            bundle=str(Path(args.bundle).absolute()) if Path(args.bundle).is_dir() else args.bundle,
-            references=args.references,
-            targets=args.targets,
-            reference_choice=args.reference_choice,
-            every=args.every,
-            max_scenes=args.max_scenes,
-            size_hw=args.size,
-            preset=args.preset,
-            steps=args.steps,
-            guidance=args.guidance,
-            seeds=args.seeds,
-            first_seed=args.first_seed,
-            real_features=args.real_features,
-            measurements=args.measurements,
-            batch=args.batch,
-            device=args.device,
-            dtype=args.dtype,
-        )
+        given = vars(args) | {"bundle": folder_or_name(args.bundle), "size_hw": args.size}
+        return cls(**{field.name: given[field.name] for field in fields(cls)})
 
     def to_json(self) -> dict[str, Any]:
         """The options for a manifest, the bundle by what is in it. Raises ValueError."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gld_ros import __version__
-from gld_ros.cli._parameter_arguments import add_parameter_arguments
+from gld_ros.cli._arguments import add_parameter_arguments, folder_or_name
 
 if TYPE_CHECKING:
     from gld_ros.evaluation.recordings import RecordingRun
@@ -41,9 +41,8 @@ class RecordingOptions:
         """The options of a command line. Raises ValueError for fewer than one goal."""
         if args.goals < 1:
             raise ValueError(f"--goals is {args.goals}; at least 1 is needed")
-        bundle = str(Path(args.bundle).absolute()) if Path(args.bundle).is_dir() else args.bundle
         params = args.params and args.params.absolute()
-        return cls(bundle, args.goals, params, tuple(args.overrides))
+        return cls(folder_or_name(args.bundle), args.goals, params, tuple(args.overrides))
 
     def snapshot(self) -> "Snapshot":
         """All parameters under these options. Raises ParameterError."""
@@ -96,12 +95,3 @@ class RecordingEvaluator:
         for recording in open_recordings(recording_kind(path), path):
             show = watch(recording.scene_id)
             yield run_recording(recording, self.load(), parameters, self._options.goals, show)
-
-
-def write_figures(path: Path, reports: list[dict[str, Any]]) -> None:
-    """Write the figures of recordings as JSON; the file is complete or not there."""
-    import json
-
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)

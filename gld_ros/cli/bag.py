@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
     from gld_ros.mapping.offline_summary import OfflineSummary
 
+HELP = "make views or depth for a bag, offline: nothing is dropped, results repeat exactly"
+DESCRIPTION = """\
+Read images, CameraInfo and TF from a bag, run every job, and write a new bag with the node's
+topics. The same bag, parameters and --threads give the same bytes. What is withheld or left out is
+counted, with its reasons. Exit status 1 if no view could be made. `gld-ros bags` does the same for
+many bags.
+"""
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `gld-ros bag`."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "bag",
-        help="make views or depth for a bag, offline: nothing is dropped, results repeat exactly",
-        description="Read images, CameraInfo and TF from a bag, run every job, and write a new bag "
-        "with the node's topics. The same bag, parameters and --threads give the same bytes. What "
-        "is withheld or left out is counted, with its reasons. Exit status 1 if no view could be "
-        "made. `gld-ros bags` does the same for many bags.",
-    )
     parser.add_argument("input", type=Path, help="bag to read: folder, .mcap or .db3")
     parser.add_argument("output", type=Path, help="bag to write; must not exist")
     add_bag_options(parser)
@@ -35,7 +35,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument(
         "--compare", type=Path, metavar="BAG", help="exit 1 unless the output equals this bag"
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,15 +3,15 @@
 import argparse
 from pathlib import Path
 
+HELP = "the cameras and the fixed frame of a bag"
+DESCRIPTION = """\
+List the cameras of a bag with their topics, and the frame that poses can be taken in: the wanted
+one if the bag has it, else the root of its transforms.
+"""
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `gld-ros bag-info`."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "bag-info",
-        help="the cameras and the fixed frame of a bag",
-        description="List the cameras of a bag with their topics, and the frame that poses can be "
-        "taken in: the wanted one if the bag has it, else the root of its transforms.",
-    )
     parser.add_argument("bag", type=Path, help="folder of the bag, or one .mcap or .db3 file")
     parser.add_argument("--fixed-frame", default="odom", help="wanted frame (default: odom)")
     parser.add_argument(
@@ -20,7 +20,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="also compare images with TF: wrong extrinsics, time offsets and rectification show",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gld_ros.cli._arguments import folder_or_name
 from gld_ros.cli._bag_run import BagOptions, BagRunner, add_bag_options
 from gld_ros.cli._batch_run import add_batch_arguments, check_batch_arguments, run_batch
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 _VIEW_TOPICS = ("/gld/predicted/color/image", "/gld/predicted/depth/image")
 _DEPTH_TOPICS = ("/gld/observed/depth/image", "/gld/observed/relative_depth/image")
 
-_DESCRIPTION = """\
+HELP = "imagine views for many recorded bags, on one machine or a cluster"
+DESCRIPTION = """\
 Run every bag as `gld-ros bag` would, with byte-identical output, and write into OUT: bags/NAME, an
 image of each bag in thumbnails/, manifest.json, summary.csv and index.html. The same command
 resumes after a stop: finished bags are kept, failed or changed ones are run again.
@@ -25,7 +27,7 @@ worker that dies is replaced and its bag run again. Without Ray, bags run one af
 this process. With pyarrow, from the same extra, the table is also written as summary.parquet.
 """
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   gld-ros bags recordings/ --out views
   gld-ros bags 'monday/*.mcap' @more_bags.txt --out views --workers 2 --threads 1
@@ -33,15 +35,8 @@ examples:
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `gld-ros bags`."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "bags",
-        help="imagine views for many recorded bags, on one machine or a cluster",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument(
         "inputs",
         nargs="+",
@@ -54,7 +49,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         action="store_true",
         help="a bag without any job of metric scale has a problem",
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -118,12 +112,9 @@ def _resolved(options: BagOptions) -> BagOptions:
     """The options as every worker, wherever it is, has to understand them."""
     import torch
 
-    bundle = options.bundle
-    if bundle is not None and Path(bundle).is_dir():
-        bundle = str(Path(bundle).absolute())
     return replace(
         options,
-        bundle=bundle,
+        bundle=options.bundle and folder_or_name(options.bundle),
         params=options.params and options.params.absolute(),
         threads=options.threads or torch.get_num_threads(),
     )
@@ -131,19 +122,17 @@ def _resolved(options: BagOptions) -> BagOptions:
 
 def _recorded(options: BagOptions) -> dict[str, Any]:
     """All that decides about the outputs, for the manifest. Raises ValueError for what is wrong."""
-    import hashlib
-
     from gld_ros import __version__
+    from gld_ros.evaluation.totals import bundle_hash
     from gld_ros.weights.bundle import Bundle
 
     values = options.snapshot().values
     bundle = Bundle.open(str(values["model.bundle"]))
     if bundle.config.random_weights:
         print("WARNING: this bundle has RANDOM weights; its views are meaningless")
-    described = (bundle.folder / "config.json").read_bytes()
     return {
         "gld_ros": __version__,
-        "bundle": hashlib.sha256(described).hexdigest()[:16],
+        "bundle": bundle_hash(bundle)[:16],
         "every": options.every,
         "threads": options.threads,
         "policy_topic": options.policy_topic,

@@ -4,15 +4,13 @@ import argparse
 import json
 import platform
 import resource
-import sys
 from dataclasses import replace
 from typing import Any
 
-from gld_ros.cli._mode_argument import add_mode_argument
-from gld_ros.cli._sampling_arguments import add_preset_argument
-from gld_ros.cli._size_argument import SIZE_FORM, size_hw
+from gld_ros.cli._arguments import SIZE_FORM, add_mode_argument, add_preset_argument, size_hw
 
-_DESCRIPTION = """\
+HELP = "stage times and memory of a bundle on synthetic input"
+DESCRIPTION = """\
 Runs a bundle on synthetic images and prints one JSON object: median, fastest and slowest seconds
 of every stage over the repeats, sizes, and peak memory. A first run, which reads the weights, is
 reported separately. Times are meaningful only on an idle machine.
@@ -23,14 +21,8 @@ reported separately. Times are meaningful only on an idle machine.
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `gld-ros bench`."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "bench",
-        help="stage times and memory of a bundle on synthetic input",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument("--bundle", default="tiny", help="folder or name (default: tiny)")
     parser.add_argument(
         "--size", type=size_hw, metavar=SIZE_FORM, help="image size (default: the bundle's)"
@@ -48,7 +40,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--repeats", type=int, default=3, help="measured runs (default: 3)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if args.repeats < 1:
         raise ValueError(f"--repeats is {args.repeats}; at least 1 is needed")
     import torch
+    from tqdm import tqdm
 
     from gld_ros.depth_pipeline import DepthPipeline
     from gld_ros.novel_view_stages import sampling_of
@@ -89,14 +81,10 @@ def run(args: argparse.Namespace) -> int:
             "steps": sampling_of(config, args.preset, args.steps).num_steps,
         }
     runs = []
-    for number in range(args.repeats + 1):
+    for number in tqdm(range(args.repeats + 1), desc="run", leave=False, disable=None):
         if number == 1 and pipeline.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pipeline.device)
-        if sys.stderr.isatty():
-            print(f"\rrun {number} of {args.repeats}\033[K", end="", file=sys.stderr, flush=True)
         runs.append(_timed(pipeline, request))
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
     cuda = pipeline.device.type == "cuda"
     report = {
         "bundle": config.name,

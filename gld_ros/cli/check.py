@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,8 @@ if TYPE_CHECKING:
 
     from gld_ros.ros.graph_faults import Fault
 
-_DESCRIPTION = """\
+HELP = "check a live graph or a bag and name the first thing to fix"
+DESCRIPTION = """\
 Looks at a running graph for five seconds: image and CameraInfo topics, their types, QoS at both
 ends, rates, the age of stamps, whether CameraInfo is valid, whether TF can place the images in the
 fixed frame, and whether the node is active. With BAG, checks a recorded bag instead.
@@ -31,14 +31,8 @@ Nothing is changed. Exit status 0: nothing prevents the node from working.
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `gld-ros check`."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "check",
-        help="check a live graph or a bag and name the first thing to fix",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument(
         "bag", type=Path, nargs="?", metavar="BAG", help="bag to check instead of the graph"
     )
@@ -54,7 +48,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--seconds", type=float, default=5.0, help="how long to watch the graph (default: 5)"
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,21 +60,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_graph(args: argparse.Namespace) -> int:
-    import rclpy
-    from rclpy.executors import SingleThreadedExecutor
-    from rclpy.signals import SignalHandlerOptions
-
+    from gld_ros.cli._spinning import spinning_node
     from gld_ros.ros.graph_faults import judge
     from gld_ros.ros.graph_watch import rows, watch
-    from gld_ros.ros.init_rclpy import init_rclpy
 
-    init_rclpy("gld_check", signals=SignalHandlerOptions.ALL)
-    node = rclpy.create_node("gld_check")
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    spinner = threading.Thread(target=_spin, args=(executor,), daemon=True)
-    spinner.start()
-    try:
+    with spinning_node("gld_check", catch_signals=True) as node:
         seen = watch(
             node,
             target=args.node,
@@ -90,11 +73,6 @@ def _run_graph(args: argparse.Namespace) -> int:
             seconds=args.seconds,
             progress=_show_progress,
         )
-    finally:
-        executor.shutdown(timeout_sec=2.0)
-        spinner.join(timeout=2.0)
-        node.destroy_node()
-        rclpy.try_shutdown()
     faults = judge(seen)
     fatal = [fault for fault in faults if fault.fatal]
     if args.json:
@@ -172,15 +150,6 @@ def _print_faults(faults: "Sequence[Fault]") -> None:
         print(f"\nfix first: {faults[0].subject}: {faults[0].problem}; {faults[0].fix}")
     else:
         print("\nnothing to fix")
-
-
-def _spin(executor: Any) -> None:
-    from rclpy.executors import ExternalShutdownException
-
-    try:
-        executor.spin()
-    except ExternalShutdownException:
-        return  # the signal handler of rclpy ended the context
 
 
 def _show_progress(fraction: float) -> None:

@@ -3,9 +3,11 @@
 import argparse
 from pathlib import Path
 
+from gld_ros.cli._arguments import check_output_files
 from gld_ros.cli._eval_run import EvaluationOptions, Evaluator, add_evaluation_options
 
-_DESCRIPTION = """\
+HELP = "compare imagined views with withheld frames, next to baselines"
+DESCRIPTION = """\
 Gives the model some frames of every scene (references), withholds others (targets), lets it imagine
 views at the withheld cameras and compares them. Baselines on the same views: copying the nearest
 reference, warping the references with their TRUE depth, the mean colour. Control: the same model
@@ -26,7 +28,7 @@ Frames that cannot be used are skipped and counted. Figures that need true depth
 there is none.
 """
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   gld-ros eval --data rooms:narrow:64 --images narrow.png
   gld-ros eval --data rooms:look_around:32 --seeds 4 --json look_around.json
@@ -37,24 +39,14 @@ examples:
 """
 
 
-def add_parser(
-    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
-) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare `gld-ros eval`."""
-    parser = subparsers.add_parser(
-        "eval",
-        help="compare imagined views with withheld frames, next to baselines",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument("--data", required=True, help="what to evaluate on, see above")
     add_evaluation_options(parser)
     out = parser.add_argument_group("output")
     out.add_argument("--json", type=Path, metavar="FILE", help="write every figure and setting")
     out.add_argument("--images", type=Path, metavar="FILE.png", help="write an image grid")
     out.add_argument("--rows", type=int, default=8, help="scenes in the image grid (default: 8)")
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,9 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     from gld_ros.evaluation.report import table, write_json
 
-    for path in (args.json, args.images):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise ValueError(f"{path}: the folder to write it into does not exist")
+    check_output_files(args.json, args.images)
     images = 0 if args.images is None else args.rows
     evaluator = Evaluator(EvaluationOptions.of(args), images)
     config = evaluator.load().bundle.config

@@ -4,14 +4,15 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from gld_ros.cli._arguments import check_output_files
 from gld_ros.cli._recording_run import (
     RecordingEvaluator,
     RecordingOptions,
     add_recording_options,
-    write_figures,
 )
 
-_DESCRIPTION = """\
+HELP = "compare what would be published at withheld frames of a recording with the truth"
+DESCRIPTION = """\
 Withholds frames of a recording and everything within half a second of them, gives all other frames
 to the node's session, and requests views at the withheld cameras. Compares what would be published
 (the composite of measured and imagined pixels) with the withheld images, next to the measured
@@ -21,29 +22,19 @@ and the mean colour. If the recording has depth, published depth is compared wit
 RECORDING is a scene folder, a folder of them, or a ROS 2 bag with images, CameraInfo and TF.
 """
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   gld-ros eval-recording lounge/bag --images lounge.png
   gld-ros eval-recording tours/hospital --goals 8 --set depth.source=stereo --json hospital.json
 """
 
 
-def add_parser(
-    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
-) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare `gld-ros eval-recording`."""
-    parser = subparsers.add_parser(
-        "eval-recording",
-        help="compare what would be published at withheld frames of a recording with the truth",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument("recording", type=Path, metavar="RECORDING")
     add_recording_options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
     parser.add_argument("--images", type=Path, metavar="FILE.png", help="write an image grid")
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,10 +46,9 @@ def run(args: argparse.Namespace) -> int:
         recording_figures,
         write_recording_grid,
     )
+    from gld_ros.evaluation.report import write_json
 
-    for path in (args.json, args.images):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise ValueError(f"{path}: the folder to write it into does not exist")
+    check_output_files(args.json, args.images)
     evaluator = RecordingEvaluator(RecordingOptions.of(args))
     if evaluator.load().random_weights:
         print("WARNING: this bundle has RANDOM weights; what it imagines means nothing")
@@ -82,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             bar.clear()
             print(figures_table(reports[-1]), flush=True)
     if args.json is not None:
-        write_figures(args.json, reports)
+        write_json(args.json, reports)
         print(f"figures  {args.json}")
     if args.images is not None:
         write_recording_grid(runs, args.images)

@@ -15,13 +15,13 @@ from gld_ros.cli._recording_run import (
     RecordingEvaluator,
     RecordingOptions,
     add_recording_options,
-    write_figures,
 )
 
 if TYPE_CHECKING:
     from gld_ros.batch.work import BatchTask
 
-_DESCRIPTION = """\
+HELP = "evaluate many recordings at withheld frames, on one machine or a cluster"
+DESCRIPTION = """\
 Evaluates every recording as `gld-ros eval-recording` would and writes into OUT: every figure in
 reports/NAME.json, one image of each in thumbnails/, manifest.json, summary.csv and index.html.
 The same command goes on after a stop: what is done stays, what failed or changed is run again.
@@ -33,29 +33,19 @@ With Ray (pip install 'gld_ros[cluster]') recordings run on workers, as for `gld
 pyarrow, from the same extra, the table is written as summary.parquet, too.
 """
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   gld-ros eval-recordings tours/ --out judged
   gld-ros eval-recordings 'monday/*.mcap' --goals 8 --out judged --workers 2 --threads 1
 """
 
 
-def add_parser(
-    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
-) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare `gld-ros eval-recordings`."""
-    parser = subparsers.add_parser(
-        "eval-recordings",
-        help="evaluate many recordings at withheld frames, on one machine or a cluster",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument("recordings", nargs="+", metavar="RECORDING", help="see above")
     add_recording_options(parser)
     add_threads_argument(parser)
     add_batch_arguments(parser)
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,11 +83,11 @@ class RecordingWork:
         """Write figures and image of one item; return its summary. Raises WorkerUnusable."""
         from gld_ros.batch.work import WorkerUnusable
         from gld_ros.evaluation.recording_figures import recording_figures, write_recording_grid
+        from gld_ros.evaluation.report import write_json
         from gld_ros.evaluation.summaries import recording_summary
         from gld_ros.mapping.synthesizer import DeviceFault
 
-        for path in (task.thumbnail, task.output):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        task.thumbnail.parent.mkdir(parents=True, exist_ok=True)
         task.thumbnail.unlink(missing_ok=True)
         try:
             runs = list(self._evaluator.runs(Path(task.source)))
@@ -105,5 +95,5 @@ class RecordingWork:
             raise WorkerUnusable(str(error)) from error
         figures = [recording_figures(one) for one in runs]
         write_recording_grid(runs, task.thumbnail)
-        write_figures(task.output, figures)
+        write_json(task.output, figures)
         return recording_summary(figures)

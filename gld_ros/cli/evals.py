@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _IMAGE_ROWS = 2  # scenes in the image of each item
 
-_DESCRIPTION = """\
+HELP = "evaluate many scenes, each for itself, on one machine or a cluster"
+DESCRIPTION = """\
 Evaluates every scene as `gld-ros eval` would, each for itself, and writes into OUT: every figure in
 reports/NAME.json, one image of each in thumbnails/, manifest.json, summary.csv and index.html.
 The same command goes on after a stop: what is done stays, what failed or changed is run again.
@@ -29,7 +30,7 @@ With Ray (pip install 'gld_ros[cluster]') scenes run on workers, as for `gld-ros
 pyarrow, from the same extra, the table is written as summary.parquet, too.
 """
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   gld-ros evals rooms:narrow:64 rooms:wide:64 rooms:look_around:64 --out judged
   gld-ros evals scenes/ 'bags/*.mcap' --references 2 --targets 2 --out judged
@@ -37,22 +38,12 @@ examples:
 """
 
 
-def add_parser(
-    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
-) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare `gld-ros evals`."""
-    parser = subparsers.add_parser(
-        "evals",
-        help="evaluate many scenes, each for itself, on one machine or a cluster",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument("data", nargs="+", metavar="DATA", help="scenes, see above")
     add_evaluation_options(parser)
     add_threads_argument(parser)
     add_batch_arguments(parser)
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,12 +4,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gld_ros.cli._size_argument import SIZE_FORM, size_hw
+from gld_ros.cli._arguments import SIZE_FORM, size_hw
 
 if TYPE_CHECKING:
     from gld_ros.export.run import ExportedPart
 
-_DESCRIPTION = """\
+HELP = "the networks of a bundle as AOTInductor, ONNX or TensorRT files"
+DESCRIPTION = """\
 Writes the networks of a bundle, in float32 and at one size, to files that run without gld_ros:
 
   aoti      AOTInductor packages (.pt2) for torch alone, in Python or C++; needs a C++ compiler
@@ -24,14 +25,8 @@ and export.json lists the inputs and outputs of each file.
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `gld-ros export`."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "export",
-        help="the networks of a bundle as AOTInductor, ONNX or TensorRT files",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument("bundle", metavar="BUNDLE", help="weights: name or folder")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
     parser.add_argument("--format", required=True, choices=("aoti", "onnx", "tensorrt"))
@@ -61,7 +56,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument("--repeats", type=int, default=5, help="timed turns (default: 5)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

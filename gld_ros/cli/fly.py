@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from gld_ros.cli._parameter_arguments import add_parameter_arguments
+from gld_ros.cli._arguments import add_parameter_arguments
 
-_DESCRIPTION = """\
+HELP = "make a fly-through video of a bag, with imagined pixels tinted"
+DESCRIPTION = """\
 Runs a bag through the node's session, offline, and makes a video of the place: a camera flies along
 a smooth path through the recorded poses and leaves it a little, so that regions come into view that
 no camera has seen. Measured surfaces have their real colours and the model fills the rest, as in
@@ -21,7 +22,7 @@ BAG is a ROS 2 bag with images, CameraInfo and TF. Without BAG, a tour of a proc
 rendered, once, into OUT/tour; its depth is not used, as in `gld-ros demo`.
 """
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   gld-ros fly my_bag
   gld-ros fly --out out/tour                       (the procedural room)
@@ -33,17 +34,8 @@ OUT holds fly.gif, fly.mp4, summary.json (time, path, share of each label per vi
 """
 
 
-def add_parser(
-    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
-) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `gld-ros fly`."""
-    parser = subparsers.add_parser(
-        "fly",
-        help="make a fly-through video of a bag, with imagined pixels tinted",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument("bag", type=Path, nargs="?", metavar="BAG")
     parser.add_argument("--out", type=Path, default=Path("out/fly"), help="default: %(default)s")
     parser.add_argument("--bundle", default="tiny", help="weights: name or folder (default: tiny)")
@@ -66,7 +58,6 @@ def add_parser(
     )
     parser.add_argument("--frames", action="store_true", help="also write every frame as PNG")
     add_parameter_arguments(parser)
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

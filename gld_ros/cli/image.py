@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gld_ros.photos.result import PhotoReconstruction
 
-_DESCRIPTION = """\
+HELP = "reconstruct depth, cameras and points from photos, without poses and ROS"
+DESCRIPTION = """\
 Reconstructs one photo, or several photos of one place, with a geometry backbone only: no poses, no
 ROS. Writes depth (.npy, and colour images with a scale), confidence, cameras (JSON), and points
 (PLY and GLB) into --out, and prints a summary.
@@ -22,14 +23,8 @@ gld-ros weights fetch da3-base
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `gld-ros image`."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "image",
-        help="reconstruct depth, cameras and points from photos, without poses and ROS",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument(
         "photos", type=Path, nargs="+", metavar="PHOTO", help="image files, or folders of them"
     )
@@ -53,7 +48,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument(
         "--out", type=Path, default=Path("out/image"), help="folder to write (default: out/image)"
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,9 +1,10 @@
 """Entry point of `gld-ros`: finds the commands, parses the arguments, reports errors in one line.
 
-A command is a file of this folder, `check_bag.py` for `gld-ros check-bag`, with two functions:
+A command is a file of this folder, `check_bag.py` for `gld-ros check-bag`, with
 
-    add_parser(subparsers) -> argparse.ArgumentParser    declares its arguments, and its help
-    run(args) -> int                                     does the work, returns the exit status
+    HELP, DESCRIPTION, EXAMPLES      its help; examples only where there are some
+    add_arguments(parser) -> None    declares its arguments
+    run(args) -> int                 does the work, returns the exit status
 
 Command files import the library inside `run`, so that help and completion stay fast and a command
 that needs ROS does not keep the others from working. Only the file of the command that was typed
@@ -56,7 +57,15 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name in command_names() if only is None else [only]:
         module = import_module(f"gld_ros.cli.{name.replace('-', '_')}")
-        module.add_parser(subparsers).set_defaults(run=module.run)
+        command: argparse.ArgumentParser = subparsers.add_parser(
+            name,
+            help=module.HELP,
+            description=module.DESCRIPTION,
+            epilog=getattr(module, "EXAMPLES", None),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
     return parser
 
 

@@ -5,11 +5,14 @@ import os
 import sys
 from pathlib import Path
 
-from gld_ros.cli._mode_argument import add_mode_argument
-from gld_ros.cli._parameter_arguments import add_parameter_arguments
-from gld_ros.cli._sampling_arguments import add_preset_argument
+from gld_ros.cli._arguments import (
+    add_mode_argument,
+    add_parameter_arguments,
+    add_preset_argument,
+)
 
-_DESCRIPTION = """\
+HELP = "run the node on the cameras of a robot"
+DESCRIPTION = """\
 Run the node, already configured and active, on the image topics of one or more cameras. CameraInfo
 is expected next to each image topic, where camera drivers publish it. Ctrl-C ends it.
 
@@ -30,14 +33,8 @@ dies.
 COMPRESSED = "/compressed"
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `gld-ros node`."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "node",
-        help="run the node on the cameras of a robot",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument(
         "--camera",
         nargs="+",
@@ -63,7 +60,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     add_preset_argument(parser)
     parser.add_argument("--sim-time", action="store_true", help="take time from /clock")
     add_parameter_arguments(parser)
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

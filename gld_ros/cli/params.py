@@ -2,19 +2,18 @@
 
 import argparse
 
+HELP = "list the node's parameters; --yaml writes a complete parameter file"
+DESCRIPTION = """\
+List every parameter of the node with default, allowed values and meaning.
+"""
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `gld-ros params`."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "params",
-        help="list the node's parameters; --yaml writes a complete parameter file",
-        description="List every parameter of the node with default, allowed values and meaning.",
-    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--yaml", action="store_true", help="print config/gld.yaml")
     form.add_argument("--markdown", action="store_true", help="print docs/parameters.md")
     parser.add_argument("name", nargs="?", help="show only parameters whose name contains this")
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

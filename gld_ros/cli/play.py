@@ -6,7 +6,8 @@ import sys
 import threading
 from typing import Any
 
-_DESCRIPTION = """\
+HELP = "play a bag on the ROS graph"
+DESCRIPTION = """\
 Play a ROS 2 bag (MCAP or SQLite) on the graph, on machines without `ros2 bag play`.
 
 Image bytes are unchanged, /tf_static stays available to late joiners, and with --clock other nodes
@@ -19,14 +20,8 @@ resumes in a terminal; so does the service /gld_player/pause (std_srvs/SetBool).
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `gld-ros play`."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "play",
-        help="play a bag on the ROS graph",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument("bag", metavar="BAG", help="folder of the bag, or one .mcap or .db3 file")
     parser.add_argument("--rate", type=float, default=1.0, help="speed, 1 is real time")
     parser.add_argument("--loop", action="store_true", help="start again at the end")
@@ -60,7 +55,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         metavar="TOPIC",
         help="wait until each of these has a subscriber, and fail if it gets none",
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -90,51 +84,29 @@ def _remap_rule(rule: str) -> tuple[str, str]:
 
 
 def _play(bag: Any, options: Any) -> int:
-    import rclpy
-    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
     from std_srvs.srv import SetBool
 
-    from gld_ros.ros.init_rclpy import init_rclpy
+    from gld_ros.cli._spinning import spinning_node
     from gld_ros.ros.player import Player
 
-    init_rclpy("gld_player")
-    node = rclpy.create_node("gld_player")
-    player = Player(node, bag, options)
-    # Playback that is stopped by the user has not failed, as with any node of a launch file.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: player.stop())
+    with spinning_node("gld_player") as node:
+        player = Player(node, bag, options)
+        # Playback that is stopped by the user has not failed, as with any node of a launch file.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: player.stop())
 
-    def pause(request: Any, response: Any) -> Any:
-        if request.data:
-            player.pause()
-        else:
-            player.resume()
-        response.success = True
-        response.message = "paused" if request.data else "playing"
-        return response
+        def pause(request: Any, response: Any) -> Any:
+            if request.data:
+                player.pause()
+            else:
+                player.resume()
+            response.success = True
+            response.message = "paused" if request.data else "playing"
+            return response
 
-    node.create_service(SetBool, "~/pause", pause)
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-
-    def spin() -> None:
-        try:
-            executor.spin()
-        except ExternalShutdownException:
-            return
-
-    spinner = threading.Thread(target=spin, daemon=True)
-    spinner.start()
-    try:
+        node.create_service(SetBool, "~/pause", pause)
         with _SpaceKey(player):
             return _play_with_progress(player, bag, options)
-    finally:
-        player.stop()
-        executor.shutdown()
-        spinner.join(timeout=2.0)
-        player.close()
-        node.destroy_node()
-        rclpy.try_shutdown()
 
 
 def _play_with_progress(player: Any, bag: Any, options: Any) -> int:

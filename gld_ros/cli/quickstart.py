@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gld_ros.cli._arguments import add_set_argument
 from gld_ros.cli.weights import add_conversion_options, add_download_options
 
 if TYPE_CHECKING:
     from gld_ros.weights.catalog import PublishedModel
 
-_DESCRIPTION = """\
+HELP = "fetch published weights, run a bag with them, and look at the result"
+DESCRIPTION = """\
 Checks disk, memory and GPU and says what will happen; then fetches published weights, converts them
 to bfloat16, checks the bundle on this machine, runs the bag and opens an image of the result.
 Finished steps are skipped, so the same command continues after a stop. The steps are also separate
@@ -25,7 +27,7 @@ https://github.com/cvlab-kaist/GLD with --statistics, or compute them from your 
 --statistics-from (`gld-ros weights fetch --help`).
 """
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   gld-ros quickstart --bag drive.mcap --statistics GLD
   gld-ros quickstart --bag drive.mcap --weights da3-base
@@ -57,17 +59,8 @@ class Machine:
         return cls("cpu", "no CUDA device: the CPU", available_host_bytes())
 
 
-def add_parser(
-    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
-) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare `gld-ros quickstart`."""
-    parser = subparsers.add_parser(
-        "quickstart",
-        help="fetch published weights, run a bag with them, and look at the result",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument("--bag", type=Path, required=True, help="folder, .mcap or .db3")
     parser.add_argument(
         "--weights",
@@ -85,18 +78,10 @@ def add_parser(
         action="store_true",
         help="accept the licences shown; required for weights that exclude commercial use",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        dest="overrides",
-        help="override a parameter of the run, as for `gld-ros bag`",
-    )
+    add_set_argument(parser, "override a parameter of the run, as for `gld-ros bag`")
     add_download_options(parser)
     add_conversion_options(parser)
     parser.set_defaults(dtype="bfloat16", download_only=False, from_folder=None)
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -113,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
         _fetch_and_convert(args, model, bundle, downloads, machine)
     else:
         print(f"1-3 weights: {bundle} is here already")
+        if downloads.is_dir():  # asked for, or stopped before they were removed
+            print(f"NOTE: the downloaded files are no longer needed: rm -r {downloads}")
     _check_machine(model, machine)
     _self_test(model.name, machine)
     if out.exists():
@@ -142,6 +129,7 @@ def _fetch_and_convert(
     machine: Machine,
 ) -> None:
     from gld_ros.cli import weights
+    from gld_ros.weights.fetch import free_bytes
 
     weights.show_licences(model)
     weights.check_request(args, model, bundle, downloads)
@@ -151,7 +139,8 @@ def _fetch_and_convert(
         download_bytes / _CONVERT_BYTES_PER_S / 60,
     )
     print(
-        f"machine: {machine.device_name}, {machine.free_bytes / 1e9:.1f} GB of memory free\n"
+        f"machine: {machine.device_name}, {machine.free_bytes / 1e9:.1f} GB of memory and "
+        f"{free_bytes(downloads) / 1e9:.0f} GB of disk free\n"
         f"1 fetch {model.download_gb:.1f} GB into {downloads} "
         f"({minutes[0]:.0f} min at 100 Mbit/s; what is there already is not fetched again)\n"
         f"2 convert to a bundle of {model.download_gb / 2:.1f} GB, {bundle} "
@@ -164,7 +153,8 @@ def _fetch_and_convert(
     _check_machine(model, machine)
     if not args.yes and sys.stdin.isatty() and input("Go on? [y/N] ").strip().lower() != "y":
         raise ValueError("stopped before the first byte; nothing was changed")
-    weights.fetch_files(model, downloads, weights.BUNDLE_SHARE[args.dtype])
+    weights.fetch_files(model, downloads, bundle, weights.BUNDLE_SHARE[args.dtype])
+    print(f"2 convert: into {bundle}", flush=True)
     conversion = weights.convert_fetched(args, model, downloads, bundle)
     for note in conversion.notes:
         print(f"note: {note}")

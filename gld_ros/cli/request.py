@@ -3,11 +3,12 @@
 import argparse
 import json
 import sys
-import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-_DESCRIPTION = """\
+HELP = "request views from a running node; save images and points"
+DESCRIPTION = """\
 Sends a goal to a running gld_node and shows its progress. Target views are given as poses in any TF
 frame (x forward as for robots, or --optical), or as an offset and a turn from the current pose of
 the camera. Writes images, depth (metres, as .npy and as a colour image with a scale), the result as
@@ -19,14 +20,8 @@ JSON, and a PLY of the predicted points into --out. Exit status 0 if the views w
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `gld-ros request`."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "request",
-        help="request views from a running node; save images and points",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument(
         "--pose",
         nargs=7,
@@ -53,7 +48,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument("--timeout", type=float, default=600.0, help="give up after this, seconds")
     parser.add_argument("--out", type=Path, default=Path("out/request"), help="folder to write")
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,23 +61,14 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--seed is {args.seed}; 0 to {2**32 - 1} is allowed")
     if not 0 <= args.steps < 2**16:
         raise ValueError(f"--steps is {args.steps}; 0 to {2**16 - 1} is allowed")
-    import rclpy
-    from rclpy.executors import SingleThreadedExecutor
-
+    from gld_ros.cli._spinning import spinning_node
     from gld_ros.messages.transforms import pose_message
     from gld_ros.messages.types import rclpy_type
     from gld_ros.ros.goal_client import GoalClient, offset_pose
-    from gld_ros.ros.init_rclpy import init_rclpy
 
-    init_rclpy("gld_request")  # Ctrl-C cancels the goal
-    node = rclpy.create_node("gld_request")
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    spinner = threading.Thread(target=executor.spin, daemon=True)
-    spinner.start()
-    client = GoalClient(node, args.node)
-    progress = _Progress()
-    try:
+    # Ctrl-C is not caught by rclpy: it cancels the goal.
+    with spinning_node("gld_request") as node, closing(_Progress()) as progress:
+        client = GoalClient(node, args.node)
         if relative:
             T = offset_pose(args.forward or 0.0, args.left or 0.0, args.yaw or 0.0)
             frame = client.camera_frame(args.camera, args.max_wait)
@@ -97,12 +82,6 @@ def run(args: argparse.Namespace) -> int:
         goal.max_wait.sec, fraction = divmod(int(args.max_wait * 1e9), 10**9)
         goal.max_wait.nanosec = fraction
         answer = client.ask(goal, progress.show, args.timeout)
-    finally:
-        progress.close()
-        executor.shutdown(timeout_sec=2.0)
-        spinner.join(timeout=2.0)
-        node.destroy_node()
-        rclpy.try_shutdown()
     return _report(answer, args.out)
 
 

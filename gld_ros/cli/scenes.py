@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gld_ros.cli._size_argument import SIZE_FORM, size_hw
+from gld_ros.cli._arguments import SIZE_FORM, size_hw
 
 if TYPE_CHECKING:
     from gld_ros.scenes.rendered import RenderedScenes
     from gld_ros.scenes.store_sources import StoreSource
 
-_DESCRIPTION = """\
+HELP = "preview and render rooms and mesh worlds; prepare recordings for training"
+DESCRIPTION = """\
 Ray-traced, seeded, posed RGB-D views of procedural rooms, of rooms with real furniture, or of a
 textured mesh of your own site. A scene id always gives the same scene.
 
@@ -33,14 +34,8 @@ The splits train, validation, test and demo have no ids in common.
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare `gld-ros scenes` and its actions."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "scenes",
-        help="preview and render rooms and mesh worlds; prepare recordings for training",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     preview = actions.add_parser("preview", help="write a contact sheet of a domain")
@@ -78,7 +73,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     bag.add_argument("--rate", type=float, default=10.0, help="images per second")
     bag.add_argument("--size", type=size_hw, default=(240, 320), metavar=SIZE_FORM)
     bag.add_argument("--no-depth", action="store_true", help="leave the depth topics out")
-    return parser
 
 
 def _add_scene_arguments(

@@ -4,7 +4,8 @@ import argparse
 import json
 import sys
 
-_DESCRIPTION = """\
+HELP = "compare what this machine computes with stored references"
+DESCRIPTION = """\
 Runs stored reference cases through the library on the chosen device and precision and compares
 every quantity. Run it after installing on a new machine or driver.
 
@@ -13,7 +14,7 @@ either layout works, whatever its sizes. Exit status: 0 if everything agrees; 1 
 a file is unknown, or a stored quantity was not checked.
 """
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   gld-ros selftest
   gld-ros selftest --device cuda --dtype bfloat16
@@ -21,17 +22,8 @@ examples:
 """
 
 
-def add_parser(
-    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
-) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare `gld-ros selftest`."""
-    parser = subparsers.add_parser(
-        "selftest",
-        help="compare what this machine computes with stored references",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument(
         "folder",
         nargs="?",
@@ -51,12 +43,12 @@ def add_parser(
     parser.add_argument(
         "--json", action="store_true", help="print a JSON list of rows instead of the table"
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the fixtures, print the report; 1 if any row failed."""
     import torch
+    from tqdm import tqdm
 
     from gld_ros.selftest.rows import table
     from gld_ros.selftest.run import run_selftest
@@ -65,15 +57,13 @@ def run(args: argparse.Namespace) -> int:
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {args.device}: torch sees no CUDA device here; use cpu")
 
-    def show(name: str) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\033[Krunning {name}", end="", file=sys.stderr, flush=True)
-
-    rows = run_selftest(
-        args.folder, device=args.device, dtype=DTYPE_NAMES[args.dtype], progress=show
-    )
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    with tqdm(bar_format="running {desc}", leave=False, disable=None) as bar:
+        rows = run_selftest(
+            args.folder,
+            device=args.device,
+            dtype=DTYPE_NAMES[args.dtype],
+            progress=bar.set_description_str,
+        )
     failures = [row for row in rows if not row.ok]
     if args.json:
         print(json.dumps([row.to_json() for row in rows], indent=1))

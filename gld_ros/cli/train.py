@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+from gld_ros.cli._arguments import add_set_argument
+
 STAGES = {
     "encoder": "a small geometric encoder from nothing, on scenes with depth",
     "statistics": "mean and variance of the encoder's features",
@@ -14,7 +16,8 @@ STAGES = {
     "distill": "a student of one of these two that samples in 1 to 4 calls",
 }
 
-_DESCRIPTION = """\
+HELP = "train a bundle, fine-tune one on your site, or train one part"
+DESCRIPTION = """\
 Train a whole bundle in one command, fine-tune one on your own site, or train one part of GLD.
 
   gld-ros train bundle --recipe config/train/tiny/recipe.yaml
@@ -32,13 +35,13 @@ The same command resumes after a stop, a kill or --max-minutes.
 """
 
 _BUNDLE = """\
-A bundle from nothing, as a recipe says: scenes are rendered into stores, the stages are trained,
+A bundle as a recipe says: scenes are rendered into stores, the stages are trained,
 the bundle is written (RUN/bundle), judged on held-out scenes, and gets a model card. Finished steps
 are skipped when the command is given again, an interrupted one goes on. --max-minutes 9 runs it in
 pieces of 9 minutes.
 
 Look before: --plan prints the steps, the bytes of the stores and the time, and does nothing.
-A recipe may leave places to fill in: --set stores.furnished.scenes=furnished:FOLDER
+A recipe may name folders that are yours to give: --set places.worlds=FOLDER
 """
 
 _SITE = """\
@@ -51,20 +54,13 @@ The result is RUN/bundle, with a model card. Drive once more on another day for 
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare `gld-ros train` and its jobs."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "train",
-        help="train a bundle, fine-tune one on your site, or train one part",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     jobs = parser.add_subparsers(dest="stage", metavar="JOB", required=True)
     _add_bundle(jobs)
     _add_site(jobs)
     for name, what in STAGES.items():
         add_stage_arguments(jobs.add_parser(name, help=what, description=f"Train: {what}."))
-    return parser
 
 
 def _add_bundle(jobs: argparse._SubParsersAction) -> None:
@@ -113,16 +109,8 @@ def _add_site(jobs: argparse._SubParsersAction) -> None:
 
 def _add_chain_arguments(parser: argparse.ArgumentParser, settable: str) -> None:
     parser.add_argument("--plan", action="store_true", help="print what would be done, and stop")
-    _add_set_argument(parser, settable)
+    add_set_argument(parser, f"change {settable}")
     _add_limits(parser)
-
-
-def add_arguments(parser: argparse.ArgumentParser, stages: dict[str, str]) -> None:
-    """Declare a stage and its arguments; `stages` maps names to their help."""
-    parser.add_argument(
-        "stage", choices=list(stages), help="; ".join(f"{k}: {v}" for k, v in stages.items())
-    )
-    add_stage_arguments(parser)
 
 
 def add_stage_arguments(parser: argparse.ArgumentParser) -> None:
@@ -149,19 +137,10 @@ def add_stage_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="recordings to validate on, never learned from",
     )
-    _add_set_argument(parser, "a value of the config, e.g. --set optimizer.learning_rate=3e-4")
-    _add_limits(parser)
-
-
-def _add_set_argument(parser: argparse.ArgumentParser, settable: str) -> None:
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        dest="overrides",
-        help=f"change {settable}",
+    add_set_argument(
+        parser, "change a value of the config, e.g. --set optimizer.learning_rate=3e-4"
     )
+    _add_limits(parser)
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from gld_ros.weights.catalog import PublishedModel
     from gld_ros.weights.convert import Conversion, UnstoredSizes
 
-_DESCRIPTION = """\
+HELP = "list, fetch, verify and convert weight bundles"
+DESCRIPTION = """\
 A bundle is a folder with config.json and safetensors files. "tiny" is inside the package; others
 are fetched or converted, and only on request.
 """
@@ -50,16 +51,8 @@ _DTYPES = ("float32", "bfloat16", "float16")
 BUNDLE_SHARE = {"float32": 1.0, "bfloat16": 0.5, "float16": 0.5}
 
 
-def add_parser(
-    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
-) -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare `gld-ros weights` and its actions."""
-    parser = subparsers.add_parser(
-        "weights",
-        help="list, fetch, verify and convert weight bundles",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     actions.add_parser("list", help="bundles on this machine, and what can be fetched")
@@ -119,7 +112,6 @@ def add_parser(
     )
     add_download_options(fetch)
     add_conversion_options(fetch)
-    return parser
 
 
 def add_download_options(parser: argparse.ArgumentParser) -> None:
@@ -242,7 +234,8 @@ def _fetch(args: argparse.Namespace) -> int:
     show_licences(model)
     check_request(args, model, folder, source)
     if args.from_folder is None:
-        fetch_files(model, source, BUNDLE_SHARE[args.dtype] * (not args.download_only))
+        share = BUNDLE_SHARE[args.dtype] * (not args.download_only)
+        fetch_files(model, source, folder, share)
     if args.download_only:
         return 0
     conversion = convert_fetched(args, model, source, folder)
@@ -288,15 +281,17 @@ def check_request(
         raise WeightsError(f"missing {error}\n{family.where_from}") from error
 
 
-def fetch_files(model: "PublishedModel", folder: Path, bundle_share: float) -> None:
-    """Download what is missing of a model, with one bar over all files.
+def fetch_files(model: "PublishedModel", folder: Path, bundle: Path, bundle_share: float) -> None:
+    """Download what is missing of a model into `folder`, with one bar over all files.
 
     `bundle_share`: size of the bundle that will be written, relative to the files; room for both
     is asked for first.
     """
     from tqdm import tqdm
 
-    from gld_ros.weights.fetch import download, plan_download, require_space
+    from gld_ros.cli._download_progress import download_progress
+    from gld_ros.partial_folder import remove_leftovers
+    from gld_ros.weights.fetch import download, on_one_disk, plan_download, require_space
     from gld_ros.weights.hub import HuggingFaceHub
 
     hub = HuggingFaceHub()
@@ -310,18 +305,17 @@ def fetch_files(model: "PublishedModel", folder: Path, bundle_share: float) -> N
         f"{len(plan.files)} files, {plan.total_bytes / 1e9:.2f} GB, "
         f"{plan.missing_bytes / 1e9:.2f} GB of them to be fetched into {folder}"
     )
-    needed = plan.missing_bytes + round(bundle_share * plan.total_bytes)
-    what = "the download with the bundle made from it" if bundle_share else "the download"
-    require_space(folder, needed, what)
-    with tqdm(
-        total=plan.total_bytes,
-        initial=plan.total_bytes - plan.missing_bytes,
-        unit="B",
-        unit_scale=True,
-        desc=model.name,
-        disable=None,
-    ) as bar:
-        download(plan, hub, report, bar.update)
+    remove_leftovers(bundle)  # a conversion that was killed has left gigabytes
+    bundle_bytes = round(bundle_share * plan.total_bytes)
+    if bundle_bytes and on_one_disk(folder, bundle):
+        needed = plan.missing_bytes + bundle_bytes
+        require_space(folder, needed, "the download with the bundle made from it")
+    else:
+        require_space(folder, plan.missing_bytes, "the download")
+        require_space(bundle, bundle_bytes, "the bundle made from it")
+    have_bytes = plan.total_bytes - plan.missing_bytes
+    with download_progress(model.name, plan.total_bytes, have_bytes) as arrived:
+        download(plan, hub, report, arrived)
 
 
 def convert_fetched(

@@ -5,8 +5,6 @@ patch positions. Leaves to others: making and normalising the features, and clam
 Views are decoded independently. Module names are those of the published weights.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -3,8 +3,6 @@
 The views are goals like any other: measured surfaces where there are any, the model elsewhere.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections import defaultdict
@@ -17,7 +15,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.bags.cameras import bag_cameras
 from gld_ros.bags.reader import BagReader
 from gld_ros.demo.flight_path import flight_path
 from gld_ros.demo.video import shares, video_frame, write_gif, write_mp4
@@ -80,8 +77,7 @@ def fly(
     seconds: dict[str, float] = {}
     start_s = time.monotonic()
     offline = OfflineRun(reader, model, whole_recording(parameters), wanted=_WANTED)
-    topics = [t for c in bag_cameras(reader) for t in (c.image_topic, c.info_topic)]
-    done, total = 0, sum(reader.topics[t].num_messages for t in topics if t in reader.topics)
+    done, total = 0, offline.num_messages
 
     def count() -> None:
         nonlocal done

@@ -1,7 +1,5 @@
 """The demonstration's own node: drives the lifecycle, sends goals, collects products."""
 
-from __future__ import annotations
-
 import os
 import threading
 import time

@@ -1,7 +1,5 @@
 """Results of the demonstration to look at: a grid of images and a Rerun recording."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

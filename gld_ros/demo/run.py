@@ -1,7 +1,5 @@
 """The demonstration from start to end: processes, goals, products, figures."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -24,6 +22,7 @@ from gld_ros.evaluation.withheld import SplitBag, depth_error, nearest_shown, ps
 from gld_ros.geometry.poses import distance_m
 from gld_ros.mapping.ply import write_ply
 from gld_ros.messages.depth_images import depth_m_from_message
+from gld_ros.messages.stamps import stamp_to_ns
 from gld_ros.ros.distribution.point_clouds import read_cloud
 
 GOAL_WAIT_S = 120.0
@@ -243,7 +242,7 @@ def _goals(split: SplitBag, graph: DemoGraph) -> tuple[list[GridRow], list[dict[
             and time.monotonic() < deadline_s
         ):
             time.sleep(0.02)
-        conditioning = {s.sec * 10**9 + s.nanosec for s in view.conditioning_stamps}
+        conditioning = {stamp_to_ns(s) for s in view.conditioning_stamps}
         references = [p.image for p in split.shown if p.stamp_ns in conditioning]
         depth_m = depth_m_from_message(result.depths[0]) if result.depths else None
         if depth_m is not None and withheld.depth_m is not None:
@@ -397,6 +396,3 @@ def _print(summary: dict[str, Any], out: Path, note: str, metric: bool) -> None:
     print(f"look at {out / 'grid.png'}; figures in {out / 'summary.json'}")
     for problem in summary["problems"]:
         print(f"PROBLEM: {problem}")
-
-
-__all__ = ["DemoFailed", "DemoOptions", "run_demo"]

@@ -1,7 +1,5 @@
 """Videos of views: the view next to its provenance in colours, as GIF and MP4."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

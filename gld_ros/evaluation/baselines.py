@@ -4,8 +4,6 @@ Shapes: B scenes, R references, T targets. The warp knows the TRUE depth of the 
 the model does not.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +11,8 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from gld_ros.geometry.rigid import invert_rigid
+from gld_ros.geometry.intrinsics import unproject
+from gld_ros.geometry.rigid import invert_rigid, transform_points
 from gld_ros.scenes.rooms import DOMAINS, render_rooms, split_ids
 
 # A surface this much farther than the nearest one at a pixel lies behind it.
@@ -95,7 +94,8 @@ def forward_warp(
     images, depth_m, K_px, T_world_cam = (x.cpu() for x in (images, depth_m, K_px, T_world_cam))
     target_K_px, target_T_world_cam = target_K_px.cpu(), target_T_world_cam.cpu()
     for b in range(batch):
-        points = _world_points(depth_m[b], K_px[b], T_world_cam[b])
+        points_cam = unproject(depth_m[b], K_px[b]).flatten(1, 2)
+        points = transform_points(T_world_cam[b], points_cam).flatten(0, 1)
         known = depth_m[b].flatten() > 0
         colours = images[b].permute(0, 2, 3, 1).reshape(-1, 3)[known]
         for t in range(targets):
@@ -123,16 +123,6 @@ def mean_depth_image(
         rooms = render_rooms(domain, ids[first : first + 16], num_views, image_hw, antialias=1)
         total += rooms["depth_m"].mean(1).sum(0)
     return total / num_scenes
-
-
-def _world_points(depth_m: Tensor, K_px: Tensor, T_world_cam: Tensor) -> Tensor:
-    """Points (R * H * W, 3) of the pixels of R views."""
-    height, width = depth_m.shape[-2:]
-    v, u = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    pixels = torch.stack([u, v, torch.ones_like(u)], -1).float().reshape(-1, 3)
-    rays = pixels @ torch.linalg.inv(K_px).mT  # (R, N, 3)
-    points = rays * depth_m.flatten(1)[..., None]
-    return (points @ T_world_cam[:, :3, :3].mT + T_world_cam[:, None, :3, 3]).flatten(0, 1)
 
 
 def _splat(

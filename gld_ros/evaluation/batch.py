@@ -1,7 +1,5 @@
 """Scenes of one evaluation batch on the device, and which target pixels their references see."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

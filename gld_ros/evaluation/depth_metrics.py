@@ -5,8 +5,6 @@ positive. Figures are per image and NaN where nothing can be compared; missing t
 gives 0.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

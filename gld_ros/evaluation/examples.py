@@ -1,7 +1,5 @@
 """Targets kept for the image grid, with everything that it shows of them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -4,8 +4,6 @@ A figure that is not defined for a view is NaN; one that is defined nowhere has 
 which reports print as "no truth", never as 0.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import TypedDict

@@ -4,8 +4,6 @@ Owns the choice of the frames given to a model (references, first in every sampl
 withheld from it (targets), and the batches of equal size that a model runs on.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ Hidden pixels are tinted red in their column; depth has the colours of `depth_co
 of its row's truth; errors are doubled so that small ones are visible.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

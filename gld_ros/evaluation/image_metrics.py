@@ -4,8 +4,6 @@ Images are (N, 3, H, W) in [0, 1]; predictions are clipped to it. Every figure i
 NaN where it is not defined (too few pixels in a mask).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

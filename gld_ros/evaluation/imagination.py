@@ -5,8 +5,6 @@ spread between seeds in visible and hidden pixels: a well-calibrated spread is l
 pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

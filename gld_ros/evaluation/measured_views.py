@@ -6,8 +6,6 @@ without a model. The rendering and joining themselves are `gld_ros.measuring`.
 Shapes: B scenes, R references, T targets.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Scenes are on the model's grid already (held_out.py), so nothing is cropped here
 size, one request at a time, are `gld_ros.pipeline`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Poses are camera-to-world (V, 4, 4) NumPy of one scene: the recovered ones in mo
 ones in the unit of the data. Pairwise figures need no alignment; ATE and RPE follow a Sim(3) one.
 """
 
-from __future__ import annotations
-
 from itertools import combinations
 from typing import Any
 

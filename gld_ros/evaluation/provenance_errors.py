@@ -4,8 +4,6 @@ Classifies imagined views against the model's own depth of the references, as th
 and sums errors per class. The classes are defined in `gld_ros.mapping.provenance`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

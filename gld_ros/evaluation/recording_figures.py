@@ -1,7 +1,5 @@
 """Figures of a session over a recording: images by method, published depth, as a table and JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

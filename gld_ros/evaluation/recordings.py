@@ -6,8 +6,6 @@ cameras are then requested as goals. Owns the run and the images to compare; fig
 `recording_figures`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf

@@ -1,7 +1,5 @@
 """An evaluation as text for a terminal and as a JSON file."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,8 @@ _SCALINGS = (
 )
 
 
-def write_json(path: Path, report: dict[str, Any]) -> None:
-    """Write the report; the file is complete or not there at all."""
+def write_json(path: Path, report: dict[str, Any] | list[dict[str, Any]]) -> None:
+    """Write a report, or several; the file is complete or not there at all."""
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")

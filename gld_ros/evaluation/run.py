@@ -4,8 +4,6 @@ Owns which runs of the model a batch gets and which baselines they are compared 
 baselines and output are in the other files of this folder.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass, replace
 from typing import Any

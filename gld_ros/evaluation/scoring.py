@@ -1,7 +1,5 @@
 """Predicted views of one batch measured against the withheld ones."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """What an evaluation collects over its batches, and the report made of it."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import asdict, dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Splits a bag: what the node is shown, and frames kept back as the truth to compare with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

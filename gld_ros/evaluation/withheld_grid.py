@@ -1,7 +1,5 @@
 """One image of withheld views: rows of labelled cells; depth and provenance in colours."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

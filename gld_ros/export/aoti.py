@@ -1,7 +1,5 @@
 """AOTInductor packages: one `.pt2` file per part, loaded by torch alone, in Python or C++."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """ONNX files: one per part, its weights inside (or beside it from 2 GB on), run by onnxruntime."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Iterator, Sequence

@@ -15,8 +15,6 @@ patches of the bundle, N = h * w. Parts follow each other by the names of their 
     features       images -> level0 .. level3 of real images, for depth without diffusion
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -91,8 +89,8 @@ def check_size(config: BundleConfig, size: RunSize) -> None:
     patch = config.backbone.config.patch_size
     if any(side < patch or side % patch for side in size.image_hw):
         raise ValueError(
-            f"--size is {size.image_hw[0]} {size.image_hw[1]} (height, width); both must be "
-            f"multiples of {patch} pixels"
+            f"--size is {size.image_hw[1]}x{size.image_hw[0]}; both sides must be multiples of "
+            f"{patch} pixels"
         )
     if size.references < 1 or size.targets < 0:
         raise ValueError(

@@ -3,8 +3,6 @@
 Owns the order, the checks and `export.json`. The parts are `parts`, the formats a file each.
 """
 
-from __future__ import annotations
-
 import json
 import platform
 import time

@@ -1,7 +1,5 @@
 """TensorRT engines: made of ONNX files by NVIDIA's trtexec, on the GPU that will run them."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path

@@ -9,8 +9,7 @@ from threading import Lock
 
 from gld_ros.mapping.frames import CameraFrame
 from gld_ros.mapping.placed_frame import PlacedFrame
-
-NS_PER_S = 1_000_000_000
+from gld_ros.messages.stamps import NS_PER_S
 
 
 class DepthStream:

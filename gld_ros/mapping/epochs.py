@@ -8,7 +8,8 @@ All times are integer nanoseconds passed in; nothing here reads a clock.
 from dataclasses import dataclass
 from enum import Enum
 
-NS_PER_S = 1_000_000_000
+from gld_ros.messages.stamps import NS_PER_S
+
 FUTURE_STAMP_NS = NS_PER_S  # a stamp this far ahead of now means unsynchronised clocks
 
 

@@ -1,7 +1,5 @@
 """Log lines about faults: once per cause and epoch, or every five seconds; never per message."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Callable

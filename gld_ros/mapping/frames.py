@@ -79,6 +79,10 @@ class Keyframe(CameraFrame):
         values = {field.name: getattr(frame, field.name) for field in fields(frame)}
         return cls(**values, segment=segment)
 
+    def mixes_with(self, other: "Keyframe") -> bool:
+        """Whether the poses of both fit each other, so that they may share a job."""
+        return self.segment == other.segment and self.epoch == other.epoch
+
 
 @dataclass(frozen=True, eq=False)
 class TargetCamera:

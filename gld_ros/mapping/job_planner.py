@@ -184,7 +184,7 @@ class JobPlanner:
             anchor_time_ns=options.anchor_time_ns,
         )
         rejected = tuple(f"target {r.index}: {r.verdict.reason}" for r in plan.rejected)
-        if not plan.runnable or plan.selection is None:
+        if not plan.runnable:
             return JobRejection(
                 "; ".join(rejected) or "no keyframe qualifies", ErrorCode.INSUFFICIENT_OVERLAP
             )
@@ -193,7 +193,7 @@ class JobPlanner:
             kind=kind,
             policy=policy,
             epoch=anchor.epoch,
-            keyframes=plan.selection.keyframes,
+            keyframes=plan.references,
             targets=plan.targets,
             verdicts=plan.verdicts,
             parameters=JobParameters(parameters.products, parameters.scale),

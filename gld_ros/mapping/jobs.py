@@ -18,9 +18,9 @@ from gld_ros.mapping.frames import Keyframe, TargetCamera
 from gld_ros.mapping.guard import GuardVerdict
 from gld_ros.mapping.products import Product, ProductParameters, Products
 from gld_ros.mapping.scale import ScaleParameters
+from gld_ros.messages.stamps import NS_PER_S
 from gld_ros.view_request import DepthRequest, NovelViews, Progress, ViewRequest
 
-NS_PER_S = 1_000_000_000
 SUPERSEDE_AFTER_JOBS = 2.0  # mean job times, after which a running job's anchor is outdated
 _NEW_JOB_WEIGHT = 0.3  # of the latest job in running means
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from gld_ros.geometry.poses import distance_m, turn_rad
 from gld_ros.mapping.frames import Keyframe
+from gld_ros.messages.stamps import NS_PER_S
 
 FloatArray = NDArray[np.floating[Any]]
 
-NS_PER_S = 1_000_000_000
 # A pose that moved faster than this between two images was corrected; the robot did not drive.
 MAX_SPEED_M_S = 20.0
 MAX_TURN_RATE_RAD_S = 20.0

@@ -270,7 +270,7 @@ def _predicted_view(
 
 def _rendered(view: View, T_fixed_cam: FloatArray, measured: Sequence[Surface]) -> RenderedView:
     image_hw = (view.depth.shape[0], view.depth.shape[1])
-    return render_surfaces(measured, view.K_px, T_fixed_cam, image_hw)
+    return render_surfaces(measured, view.K_px, T_fixed_cam, image_hw, beyond_measured=True)
 
 
 def _observed_view(

@@ -180,11 +180,7 @@ class Measurements:
         with self._changed:
             results = list(self._results.values())
             typical = self._depth_or_default()
-        mixable = [
-            r
-            for r in results
-            if r.keyframe.epoch == anchor.epoch and r.keyframe.segment == anchor.segment
-        ]
+        mixable = [r for r in results if r.keyframe.mixes_with(anchor)]
         by_key = {_key(r.keyframe): r for r in mixable}
 
         def far(result: KeyframeMeasurement) -> tuple[float, int]:
@@ -223,7 +219,7 @@ class Measurements:
         found = nothing_measured(image.image_hw, "stereo")
         if frame.is_placed and self.source in ("auto", "stereo"):
             with self._changed:
-                known = [r.surface for r in self._results.values() if _mixable(r.keyframe, frame)]
+                known = [r.surface for r in self._results.values() if r.keyframe.mixes_with(frame)]
             found = carried_depth(known, image)
         if self.source in ("auto", "camera"):
             found = camera_over_stereo(camera_depth(frame, image), found)
@@ -313,7 +309,7 @@ class Measurements:
             known = [
                 r
                 for r in self._results.values()
-                if _mixable(r.keyframe, keyframe) and _key(r.keyframe) != _key(keyframe)
+                if r.keyframe.mixes_with(keyframe) and _key(r.keyframe) != _key(keyframe)
             ]
         results: list[KeyframeMeasurement] = []
         compare = False
@@ -419,7 +415,3 @@ def _agreement(keyframe: Keyframe, ring: Sequence[PlacedFrame]) -> Agreement:
 
 def _key(frame: CameraFrame) -> tuple[str, int]:
     return frame.camera, frame.stamp_ns
-
-
-def _mixable(a: Keyframe, b: Keyframe) -> bool:
-    return a.segment == b.segment and a.epoch == b.epoch

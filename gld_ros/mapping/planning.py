@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gld_ros.mapping.frames import Keyframe, TargetCamera
 from gld_ros.mapping.guard import GuardParameters, GuardVerdict, check_target
-from gld_ros.mapping.selection import Selection, select_references
+from gld_ros.mapping.selection import select_references
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class RejectedTarget:
 class ViewPlan:
     """What a job will do: reference views, targets with their verdicts, and what was rejected."""
 
-    selection: Selection | None  # None: no keyframe qualifies
+    references: tuple[Keyframe, ...]  # newest first; none if no keyframe qualifies
     targets: tuple[TargetCamera, ...]
     verdicts: tuple[GuardVerdict, ...]
     rejected: tuple[RejectedTarget, ...]
@@ -31,7 +31,7 @@ class ViewPlan:
     @property
     def runnable(self) -> bool:
         """Whether there is a target, and a view to start from."""
-        return self.selection is not None and bool(self.targets)
+        return bool(self.references and self.targets)
 
 
 def plan_views(
@@ -56,7 +56,7 @@ def plan_views(
     rejected: list[RejectedTarget] = []
     while True:
         targets = [wanted[i] for i in remaining]
-        selection = select_references(
+        references = select_references(
             keyframes,
             targets,
             count,
@@ -65,7 +65,6 @@ def plan_views(
             cameras=cameras,
             anchor_time_ns=anchor_time_ns,
         )
-        references = selection.keyframes if selection else ()
         verdicts = [check_target(t, references, median_depth_m, guard) for t in targets]
         failed = [(i, v) for i, v in zip(remaining, verdicts, strict=True) if not v.accepted]
         if not failed:
@@ -73,7 +72,7 @@ def plan_views(
         rejected.extend(RejectedTarget(i, verdict) for i, verdict in failed)
         remaining = [i for i, v in zip(remaining, verdicts, strict=True) if v.accepted]
     return ViewPlan(
-        selection,
+        references,
         tuple(targets),
         tuple(verdicts),
         tuple(sorted(rejected, key=lambda r: r.index)),

@@ -6,6 +6,7 @@ bag library's for the offline run, with the same code: `types` maps a full name 
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -245,13 +246,4 @@ def scale_message(scale: ScaleState, types: Types) -> Any:
 
 def times_message(times: StageTimes, types: Types) -> Any:
     """Return the StageTimes message of stage durations in seconds."""
-    return types("gld_ros/msg/StageTimes")(
-        wait_tf=times.wait_tf,
-        queue=times.queue,
-        encode=times.encode,
-        sample=times.sample,
-        decode=times.decode,
-        postprocess=times.postprocess,
-        publish=times.publish,
-        total=times.total,
-    )
+    return types("gld_ros/msg/StageTimes")(**asdict(times))

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from gld_ros.geometry.poses import distance_m, rotation_angle_rad
 from gld_ros.mapping.frames import Keyframe
 from gld_ros.measuring.scale_field import common_scale
+from gld_ros.messages.stamps import NS_PER_S
 from gld_ros.view_request import View
 
 FloatArray = NDArray[np.floating[Any]]
 ScaleMode = Literal["auto", "measured", "tf_baseline", "fixed", "none"]
 
 SCALE_MODES: tuple[ScaleMode, ...] = get_args(ScaleMode)
-NS_PER_S = 1_000_000_000
 
 MAX_ROTATION_ERROR_RAD = 0.05  # recovered relative rotations must agree with TF this well
 SINGLE_PAIR_BASELINE_FACTOR = 3.0  # one pair is trusted alone from this many minimal baselines on

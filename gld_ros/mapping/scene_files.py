@@ -1,7 +1,5 @@
 """`~/save_scene`: keyframes to a scene folder, all of it or nothing."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile

@@ -5,7 +5,6 @@ The same keyframes and targets always give the same choice.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,18 +20,6 @@ AGE_PENALTY = 0.2  # of a perfect score, at `max_age_s`
 _SCORE_DIGITS = 9  # beyond these, scores differ by rounding only and count as ties
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Reference keyframes, newest first: the first is the anchor whose stamp products carry."""
-
-    keyframes: tuple[Keyframe, ...]
-
-    @property
-    def anchor(self) -> Keyframe:
-        """The newest of them."""
-        return self.keyframes[0]
-
-
 def select_references(
     keyframes: Sequence[Keyframe],
     targets: Sequence[TargetCamera],
@@ -42,19 +29,19 @@ def select_references(
     *,
     cameras: Sequence[str] = (),
     anchor_time_ns: int = 0,
-) -> Selection | None:
-    """Up to `count` keyframes for `targets`, or None if no keyframe qualifies.
+) -> tuple[Keyframe, ...]:
+    """Up to `count` keyframes for `targets`, newest first; none if no keyframe qualifies.
 
-    First comes the newest keyframe of the camera whose newest one sees most of the targets. Then,
-    greedily, the highest (overlap with the targets at the median depth) x (distance or turn from
-    those chosen) - age penalty; never one of another segment or epoch, never one that adds nothing.
-    `cameras` limits the choice (empty: all); `anchor_time_ns` asks for the past: the first is then
-    the keyframe nearest to it and no newer one is taken. Ties go to the newer stamp, then to the
-    camera name.
+    The newest is the anchor, whose stamp products carry. First comes the newest keyframe of the
+    camera whose newest one sees most of the targets. Then, greedily, the highest (overlap with the
+    targets at the median depth) x (distance or turn from those chosen) - age penalty; never one of
+    another segment or epoch, never one that adds nothing. `cameras` limits the choice (empty: all);
+    `anchor_time_ns` asks for the past: the first is then the keyframe nearest to it and no newer
+    one is taken. Ties go to the newer stamp, then to the camera name.
     """
     candidates = [k for k in keyframes if not cameras or k.camera in cameras]
     if not candidates or count < 1:
-        return None
+        return ()
     if anchor_time_ns > 0:
         nearest = min(
             candidates, key=lambda k: (abs(k.stamp_ns - anchor_time_ns), -k.stamp_ns, k.camera)
@@ -74,11 +61,11 @@ def select_references(
     else:
         # A camera that stopped before the fixed frame jumped must not pull the job back there.
         latest = max(newest.values(), key=lambda k: (k.epoch, k.segment))
-        current = [k for k in newest.values() if _mixable(k, latest)]
+        current = [k for k in newest.values() if k.mixes_with(latest)]
         first = min(current, key=lambda k: (-overlap[id(k)], -k.stamp_ns, k.camera))
 
     chosen = [first]
-    rest = [k for k in candidates if k is not first and _mixable(k, first)]
+    rest = [k for k in candidates if k is not first and k.mixes_with(first)]
     now_ns = max(k.stamp_ns for k in [first, *rest])
     while rest and len(chosen) < count:
         scores = {
@@ -93,11 +80,7 @@ def select_references(
         rest.remove(best)
         if overlap[id(best)] > 0:
             chosen.append(best)
-    return Selection(tuple(sorted(chosen, key=lambda k: (-k.stamp_ns, k.camera))))
-
-
-def _mixable(a: Keyframe, b: Keyframe) -> bool:
-    return a.segment == b.segment and a.epoch == b.epoch
+    return tuple(sorted(chosen, key=lambda k: (-k.stamp_ns, k.camera)))
 
 
 def _mean_overlap(keyframe: Keyframe, points: Sequence[np.ndarray]) -> float:

@@ -43,10 +43,11 @@ class JoinedView:
 def join_view(rendered: RenderedView, model_rgb: FloatImage, aligned: AlignedDepth) -> JoinedView:
     """Measured surfaces where they cover the target, the model's view elsewhere.
 
-    model_rgb (H, W, 3) in [0, 1], NaN where the model shows nothing. With nothing measured the
-    result is the model's view, unchanged.
+    Surfaces that continue what was measured give colour, and no depth. model_rgb (H, W, 3) in
+    [0, 1], NaN where the model shows nothing. With nothing measured the result is the model's view,
+    unchanged.
     """
-    measured = rendered.covered
+    measured = rendered.measured
     depth_m = np.where(measured, rendered.depth_m, aligned.depth_m)
     error = np.where(measured, np.float32(0.0), aligned.relative_error)
     return JoinedView(joined_colour(rendered, model_rgb), depth_m, error, measured)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gld_ros.measuring.blending import blended_colour
+from gld_ros.measuring.confidence import POSSIBLE
 from gld_ros.measuring.surfaces import (
     MIN_Z_M,
     SAME_SURFACE,
@@ -21,6 +22,7 @@ from gld_ros.measuring.surfaces import (
     FloatImage,
     Surface,
     closed_gaps,
+    continued,
     direction_weight,
     enlarged_depth,
     projection,
@@ -32,6 +34,7 @@ from gld_ros.measuring.surfaces import (
 LOOKED_THROUGH = 0.08  # relative depth beyond which a view contradicts a nearer point
 MAX_SOURCES = 6  # images that one view is made of; each costs the same
 _ISLANDS = 2000  # smaller parts of a view than one in so many pixels are speckle
+_CONTINUED_SHARE = 1e-3  # of continued depth in a mean with measured depth: next to none
 _LAYERS = 3  # front-most surfaces that are tried before a pixel stays empty
 _CELLS_HW = (12, 16)  # of the coarse grid on which images are chosen
 
@@ -40,14 +43,19 @@ _CELLS_HW = (12, 16)  # of the coarse grid on which images are chosen
 class RenderedView:
     """Surfaces as a target camera sees them; arrays are (H, W) of the target."""
 
-    color: NDArray[np.uint8]  # (H, W, 3) RGB, black where nothing was measured
-    depth_m: FloatImage  # z-depth; NaN where nothing was measured
-    weight: FloatImage  # probability that depth is right; 0 where nothing was measured
+    color: NDArray[np.uint8]  # (H, W, 3) RGB, black where no surface is seen
+    depth_m: FloatImage  # z-depth; NaN where no surface is seen
+    weight: FloatImage  # probability that depth is right; 0 where no surface is seen
 
     @property
     def covered(self) -> NDArray[np.bool_]:
-        """Where a measured surface is seen."""
+        """Where a surface is seen, measured or continued."""
         return np.isfinite(self.depth_m)
+
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """Where a measured surface is seen."""
+        return self.covered & (self.weight >= POSSIBLE)
 
 
 def render_surfaces(
@@ -56,10 +64,14 @@ def render_surfaces(
     T_fixed_cam: FloatArray,
     image_hw: tuple[int, int],
     max_sources: int = MAX_SOURCES,
+    *,
+    beyond_measured: bool = False,
 ) -> RenderedView:
     """What a camera with K_px (3, 3) and T_fixed_cam (4, 4) sees of measured surfaces.
 
-    The order of `surfaces` affects only rounding. Raises ValueError for an empty image_hw.
+    `beyond_measured` continues surfaces a little over what was not measured of them, with a weight
+    below POSSIBLE. The order of `surfaces` affects only rounding. Raises ValueError for an empty
+    image_hw.
     """
     if min(image_hw) < 1:
         raise ValueError(f"image_hw is {image_hw}; both must be at least 1")
@@ -67,14 +79,21 @@ def render_surfaces(
     if not used:
         return _empty(image_hw)
     used = [without_gaps(s) for s in used]
+    if beyond_measured:
+        used = [continued(s) for s in used]
     clean = [without_edges(s.depth_m) for s in used]
     grid_hw = _grid_hw(used, clean, K_px, T_fixed_cam, image_hw)
     grid_K = resized_K(K_px, image_hw, grid_hw)
-    layers = [
-        _into_target(s, depth, grid_K, T_fixed_cam, grid_hw)
-        for s, depth in zip(used, clean, strict=True)
-    ]
-    depth, weight = _fused_depth(used, layers, grid_K, T_fixed_cam)
+    layers, shares = [], []
+    for surface, depth in zip(used, clean, strict=True):
+        for part, share in _parts(surface, beyond_measured):
+            layers.append(
+                _into_target(
+                    surface, np.where(part, depth, np.float32(np.nan)), grid_K, T_fixed_cam, grid_hw
+                )
+            )
+            shares.append(share)
+    depth, weight = _fused_depth(used, layers, shares, grid_K, T_fixed_cam)
     depth_m = enlarged_depth(depth, image_hw)
     color, color_weight = blended_colour(used, depth_m, K_px, T_fixed_cam)
     covered = np.isfinite(depth_m) & (color_weight > 0)
@@ -84,6 +103,14 @@ def render_surfaces(
         depth_m=np.where(covered, depth_m, np.float32(np.nan)),
         weight=np.where(covered, np.clip(weight, 0.01, 1.0), np.float32(0.0)),
     )
+
+
+def _parts(surface: Surface, beyond_measured: bool) -> list[tuple[NDArray[np.bool_], float]]:
+    """What is put into a target separately, and its share in a mean with other surfaces."""
+    if not beyond_measured:
+        return [(np.ones(surface.depth_m.shape, bool), 1.0)]
+    measured = surface.confidence >= POSSIBLE
+    return [(measured, 1.0), (~measured, _CONTINUED_SHARE)]
 
 
 def choose_sources(
@@ -212,6 +239,7 @@ def _without_cracks(layer: FloatImage) -> FloatImage:
 def _fused_depth(
     surfaces: Sequence[Surface],
     layers: Sequence[FloatImage],
+    shares: Sequence[float],
     K_px: FloatArray,
     T_fixed_cam: FloatArray,
 ) -> tuple[FloatImage, FloatImage]:
@@ -219,7 +247,7 @@ def _fused_depth(
 
     Of the depths at a pixel the nearest is tried first. It is confirmed unless more cameras saw
     through it than agree with it; then the next one behind it is tried. The result is averaged over
-    the layers that agree.
+    the layers that agree, by their shares.
     """
     stack = np.stack(layers)
     image_hw = (stack.shape[1], stack.shape[2])
@@ -228,6 +256,7 @@ def _fused_depth(
     weight = np.zeros(image_hw, np.float32)
     open_pixels = np.arange(depth.size)
     flat = stack.reshape(len(stack), -1)
+    share = np.array(shares, np.float32)[:, None]
     for _ in range(_LAYERS):
         candidates = flat[:, open_pixels]
         front = candidates.min(axis=0)
@@ -237,8 +266,8 @@ def _fused_depth(
             break
         same = candidates <= front * (1 + SAME_SURFACE)
         with np.errstate(invalid="ignore"):
-            inverse = np.where(same, 1.0 / candidates, 0.0)
-        mean = same.sum(0) / inverse.sum(0)
+            inverse = np.where(same, share / candidates, 0.0)
+        mean = (same * share).sum(0) / inverse.sum(0)
         agree, through, surest = _votes(surfaces, pixels[:, open_pixels], mean, K_px, T_fixed_cam)
         holds = (agree > 0) & (agree >= through)
         at = open_pixels[holds]

@@ -20,6 +20,9 @@ EDGE_RATIO = 1.05  # of neighbouring depths: beyond, two surfaces meet and pixel
 SAME_SURFACE = 0.04  # relative depth within which two views agree
 ANGLE_RAD = 0.12  # between lines of sight, at which an image counts a third
 MIN_Z_M = 1e-3
+CONTINUED = 0.2  # confidence of depth that was not measured, but continues what was
+_REACH_OF_WIDTH = 0.04  # how far it continues, as a share of the image's width
+_SMOOTHING = 8  # times that continued depth is averaged with its surroundings
 _KERNEL = np.ones((3, 3), np.float32)
 
 
@@ -62,6 +65,30 @@ def without_gaps(surface: Surface) -> Surface:
     with np.errstate(divide="ignore"):
         depth_m = np.where(inverse > 0, 1.0 / inverse, np.nan).astype(np.float32)
     confidence = np.where(filled, around, confidence).astype(np.float32)
+    return replace(surface, depth_m=depth_m, confidence=confidence)
+
+
+def continued(surface: Surface) -> Surface:
+    """A surface whose depth goes on a little where nothing was measured, with little confidence.
+
+    Stereo measures nothing inside plain things and beside edges. If such a thing stands in front,
+    what other images measured behind it must not be seen through it.
+    """
+    inverse = inverse_depth(surface.depth_m)
+    measured = inverse > 0
+    known = measured.astype(np.float32)
+    box = (5, 5)  # a step of growing reaches two pixels
+    for _ in range(max(1, round(_REACH_OF_WIDTH * known.shape[1] / 2))):
+        share, total = cv2.blur(known, box), cv2.blur(inverse, box)  # 0 where unknown
+        reached = (known == 0) & (share > 1e-3)
+        np.divide(total, share, out=inverse, where=reached)
+        known[reached] = 1.0
+    guessed = (known > 0) & ~measured
+    for _ in range(_SMOOTHING):
+        np.divide(cv2.blur(inverse, box), cv2.blur(known, box), out=inverse, where=guessed)
+    with np.errstate(divide="ignore"):
+        depth_m = np.where(guessed, 1.0 / inverse, surface.depth_m).astype(np.float32)
+    confidence = np.where(measured, surface.confidence, np.float32(CONTINUED))
     return replace(surface, depth_m=depth_m, confidence=confidence)
 
 

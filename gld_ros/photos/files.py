@@ -8,8 +8,6 @@ cameras.json          K_px and T_world_cam of every image
 points.ply, scene.glb
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

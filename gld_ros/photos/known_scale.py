@@ -5,8 +5,6 @@ the network nothing. Where too little can be measured, the network's own camera 
 with the given one, and taken if both go the same way.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

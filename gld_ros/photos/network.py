@@ -1,7 +1,5 @@
 """A geometry backbone on photos: one call for Depth Anything 3 and VGGT."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Owns the order of the steps and what is made of known cameras. Reading is `sourc
 network `network`, the scale of known cameras `known_scale`, keeping the result `result`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from pathlib import Path

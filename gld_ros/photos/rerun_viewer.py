@@ -1,7 +1,5 @@
 """A reconstruction of photos in Rerun: its viewer, or a recording for it."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

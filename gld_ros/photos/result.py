@@ -1,7 +1,5 @@
 """The result of `gld_ros.reconstruct`: depth, cameras, confidence and points, to save or show."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

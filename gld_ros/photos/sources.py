@@ -1,7 +1,5 @@
 """Photos from files, folders, arrays or PIL images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,18 +1,20 @@
-"""`gld-ros train bundle`: from a recipe in YAML to a chain that makes a bundle from nothing.
+"""`gld-ros train bundle`: from a recipe in YAML to a chain that makes a bundle.
 
     name, licence    of the bundle
     model            folder with the config.json of its sizes
+    start            bundle whose weights the first stage goes on from; without it, from nothing
+    places           NAME: folder that `scenes` of stores and `data` of evaluations call {NAME};
+                     what names a place without a folder is left out
     image_wh, views  of every stored scene
     dtype            that the finished bundle is stored in
-    stores           NAME: what is rendered; split train is learned from, the others are watched
+    stores           NAME: what is rendered or recorded; split train is learned from, the others are
+                     watched
     stages           NAME: a configuration of `gld-ros train`, in order, each from the one before
     evaluations      NAME: what the finished bundle is judged on
     measured_on      the machine that `minutes` of stores, stages and evaluations are from
 
 Paths of `model` and `config` are relative to the recipe, those of scenes to where the command runs.
 """
-
-from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,47 +25,38 @@ from typing import Any
 
 import torch
 
-from gld_ros.plain_yaml import YamlError, read_yaml
 from gld_ros.recipes.card import CardFacts, DataSource, card, figures_section, typed_command
 from gld_ros.recipes.chain import Chain, Step, read_records
-from gld_ros.recipes.inputs import content_of, read_report
+from gld_ros.recipes.inputs import read_report
+from gld_ros.recipes.recipe_stores import (
+    OpenedStore,
+    StoreRecipe,
+    in_places,
+    mixed,
+    open_store,
+    why_left_out,
+    with_scenes,
+)
 from gld_ros.recipes.steps import (
     EvaluationPlan,
     bundle_step,
     card_step,
     evaluation_step,
-    rendering_device,
     stage_step,
-    statistics_step,
     store_step,
 )
-from gld_ros.scenes.rendered import RenderedScenes, open_rendered
-from gld_ros.scenes.rooms import split_ids
-from gld_ros.scenes.store_sources import rendered_source
 from gld_ros.training.config import (
     ConfigError,
     RunConfig,
-    apply_overrides,
     load_run_config,
     parse,
+    read_settings,
 )
 from gld_ros.weights.bundle import Bundle
 from gld_ros.weights.bundle_config import read_bundle_config
 from gld_ros.weights.tensor_file import DTYPE_NAMES
 
 RESERVED_NAMES = ("stores", "evaluation", "bundle")  # folders of a chain
-
-
-@dataclass(frozen=True)
-class StoreRecipe:
-    """Scenes of `KIND:PLACE` (`gld_ros.scenes.rendered`); without them the store is left out."""
-
-    scenes: str | None
-    count: int
-    split: str = "train"
-    first: int = 0
-    licence: str = ""
-    minutes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -81,13 +74,6 @@ class EvaluationRecipe(EvaluationPlan):
 
     minutes: float | None = None
 
-    @property
-    def plan(self) -> EvaluationPlan:
-        """The same without the time it takes."""
-        return EvaluationPlan(
-            self.data, self.references, self.targets, self.seeds, self.steps, self.max_scenes
-        )
-
 
 @dataclass(frozen=True)
 class BundleRecipe:
@@ -100,6 +86,8 @@ class BundleRecipe:
     stores: dict[str, StoreRecipe]
     stages: dict[str, StageRecipe]
     evaluations: dict[str, EvaluationRecipe]
+    start: str | None = None
+    places: dict[str, str | None] = field(default_factory=dict)
     views: int = 4
     dtype: str = "float16"
     measured_on: str = "another machine"
@@ -116,19 +104,14 @@ class BundleRecipe:
                     f"{name!r} cannot be the name of a store, a stage or an evaluation; use "
                     f"letters, digits and _, and none of {', '.join(RESERVED_NAMES)}"
                 )
-        if not any(store.scenes and store.split == "train" for store in self.stores.values()):
+        used = with_scenes(self.stores, self.places)
+        if not any(store.is_learned_from for store in used.values()):
             raise ConfigError("stores has no scenes of split train, so nothing to learn from")
 
 
 def load_recipe(path: Path, overrides: Sequence[str]) -> BundleRecipe:
     """Read a recipe and apply `dotted.name=value` overrides; raises ConfigError."""
-    try:
-        values = read_yaml(path)
-    except YamlError as error:
-        raise ConfigError(str(error)) from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold a mapping")
-    apply_overrides(values, overrides)
+    values = read_settings(path, overrides)
     _forget_times(values, overrides)
     return parse(BundleRecipe, values, path.name)
 
@@ -142,63 +125,61 @@ def bundle_chain(path: Path, overrides: Sequence[str], folder: Path, device: tor
     base = path.parent
     plan_folder = base / recipe.model
     read_bundle_config(plan_folder)
-    stores = {name: store for name, store in recipe.stores.items() if store.scenes}
-    rendered = {name: _open_scenes(name, store) for name, store in stores.items()}
+    stores = with_scenes(recipe.stores, recipe.places)
+    opened = {name: open_store(name, store) for name, store in stores.items()}
+    evaluations, without_place = _evaluations(recipe)
     configs = dict(_stage_configs(base, recipe, stores, folder))
-    steps = [
-        _store(name, store, rendered[name], recipe, folder, device)
-        for name, store in stores.items()
-    ]
-    exported: Path | None = None
+    steps = [_store(name, store, recipe, folder, device) for name, store in opened.items()]
+    exported: str | Path | None = recipe.start
+    if exported is not None:
+        Bundle.open(exported)
     for name, config in configs.items():
-        make = statistics_step if config.stage == "statistics" else stage_step
-        minutes = recipe.stages[name].minutes
         steps.append(
-            make(
+            stage_step(
                 name,
                 config,
                 folder / name,
                 device,
                 bundle=exported,
                 plan_folder=plan_folder,
-                minutes_elsewhere=minutes,
+                minutes_elsewhere=recipe.stages[name].minutes,
             )
         )
         exported = folder / name / "export"
-    assert exported is not None  # a recipe has stages
     finished = folder / "bundle"
-    steps.append(_finish(recipe, rendered, exported, finished))
+    steps.append(_finish(recipe, opened, Path(exported or ""), finished))
     steps += [
         evaluation_step(
             name,
-            evaluation.plan,
+            evaluation,
             finished,
             folder / "evaluation",
             device,
             minutes_elsewhere=evaluation.minutes,
         )
-        for name, evaluation in recipe.evaluations.items()
+        for name, evaluation in evaluations.items()
     ]
     steps.append(
-        card_step(finished, partial(_card, path, overrides, recipe, configs, folder, device))
+        card_step(
+            finished,
+            partial(_card, path, overrides, recipe, stores, evaluations, configs, folder, device),
+        )
     )
     identity = {
         **asdict(recipe),
         "model": json.loads((plan_folder / "config.json").read_text(encoding="utf-8")),
         "stages": {name: asdict(config) for name, config in configs.items()},
-        "files": {n: content_of(scenes.path) for n, scenes in rendered.items() if scenes.path},
+        "files": {name: store.content for name, store in opened.items() if store.content},
     }
     left_out = tuple(
-        f"store {name} is left out: no scenes are given (--set stores.{name}.scenes=KIND:PLACE)"
-        for name, store in recipe.stores.items()
-        if not store.scenes
+        why_left_out(name, store) for name, store in recipe.stores.items() if name not in stores
     )
     return Chain(
         f"bundle {recipe.name}",
         _without_times(identity),
         tuple(steps),
         recipe.measured_on,
-        left_out,
+        left_out + without_place,
     )
 
 
@@ -212,37 +193,31 @@ def _forget_times(values: Mapping[str, Any], overrides: Sequence[str]) -> None:
             entry[name].pop("minutes", None)
 
 
-def _open_scenes(name: str, store: StoreRecipe) -> RenderedScenes:
-    try:
-        split_ids(store.split, store.count, store.first)
-        return open_rendered(store.scenes or "")
-    except ValueError as error:
-        raise ConfigError(f"stores.{name}: {error}") from error
+def _evaluations(
+    recipe: BundleRecipe,
+) -> tuple[dict[str, EvaluationRecipe], tuple[str, ...]]:
+    """The evaluations with their places filled in, and a line about each that has none."""
+    kept, notes = {}, []
+    for name, evaluation in recipe.evaluations.items():
+        data = in_places(evaluation.data, recipe.places, f"evaluations.{name}.data")
+        if data is None:
+            notes.append(f"evaluation {name} is left out: {evaluation.data} needs a folder")
+        else:
+            kept[name] = replace(evaluation, data=data)
+    return kept, tuple(notes)
 
 
 def _store(
-    name: str,
-    store: StoreRecipe,
-    scenes: RenderedScenes,
-    recipe: BundleRecipe,
-    folder: Path,
-    device: torch.device,
+    name: str, store: OpenedStore, recipe: BundleRecipe, folder: Path, device: torch.device
 ) -> Step:
     width, height = recipe.image_wh
-    source = rendered_source(
-        scenes,
-        split_ids(store.split, store.count, store.first),
-        recipe.views,
-        (height, width),
-        device=rendering_device(scenes, device),
-    )
     return store_step(
         folder / "stores" / name,
-        source,
-        store.count,
+        store.source(recipe.views, (height, width), device),
+        store.recipe.count,
         recipe.views,
         (height, width),
-        minutes_elsewhere=store.minutes,
+        minutes_elsewhere=store.recipe.minutes,
     )
 
 
@@ -250,20 +225,10 @@ def _stage_configs(
     base: Path, recipe: BundleRecipe, stores: Mapping[str, StoreRecipe], folder: Path
 ) -> Iterator[tuple[str, RunConfig]]:
     """The configuration of every stage, learning from the recipe's stores."""
-    learned, watched = (
-        tuple(
-            str((folder / "stores" / name).absolute())
-            for name, store in stores.items()
-            if (store.split == "train") == training
-        )
-        for training in (True, False)
-    )
     for name, stage in recipe.stages.items():
         overrides = [f"{key}={json.dumps(value)}" for key, value in _dotted(stage.settings)]
         config = load_run_config(base / stage.config, overrides)
-        data = replace(
-            config.data, kind="rooms", paths=learned, held_out_paths=watched, parts=(), draws=0
-        )
+        data = mixed(config.data, stores, folder / "stores")
         for width, height in data.sizes_wh:
             if width > recipe.image_wh[0] or height > recipe.image_wh[1]:
                 raise ConfigError(
@@ -287,16 +252,19 @@ def _dotted(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def _finish(
-    recipe: BundleRecipe, rendered: Mapping[str, RenderedScenes], trained: Path, finished: Path
+    recipe: BundleRecipe, opened: Mapping[str, OpenedStore], trained: Path, finished: Path
 ) -> Step:
-    learned = [s for name, s in rendered.items() if recipe.stores[name].split == "train"]
-    places = ", ".join(dict.fromkeys(f"{s.kind} {s.short_name}" for s in learned))
+    learned = [store for store in opened.values() if store.recipe.is_learned_from]
+    places = ", ".join(dict.fromkeys(place for store in learned for place in store.places))
+    start = (
+        "from nothing" if recipe.start is None else f"from {Bundle.open(recipe.start).config.name}"
+    )
     return bundle_step(
         trained,
         finished,
         dtype=DTYPE_NAMES[recipe.dtype],
         name=recipe.name,
-        origin=f"trained from nothing on {places} (gld-ros train bundle)",
+        origin=f"trained {start} on {places} (gld-ros train bundle)",
         licence=recipe.licence,
     )
 
@@ -305,6 +273,8 @@ def _card(
     path: Path,
     overrides: Sequence[str],
     recipe: BundleRecipe,
+    stores: Mapping[str, StoreRecipe],
+    evaluations: Mapping[str, EvaluationRecipe],
     configs: Mapping[str, RunConfig],
     folder: Path,
     device: torch.device,
@@ -313,17 +283,17 @@ def _card(
     facts = CardFacts(
         Bundle.open(finished),
         typed_command("bundle", ["--recipe", str(path)], overrides),
-        "Trained from nothing by one command; every figure below was measured at its end.",
+        f"Trained {'from nothing' if recipe.start is None else f'on from {recipe.start}'} by one "
+        "command; every figure below was measured at its end.",
         [
             DataSource(
                 name,
-                store.scenes,
+                store.scenes or "",
                 store.count,
-                "training" if store.split == "train" else "validation",
+                "training" if store.is_learned_from else "validation",
                 store.licence,
             )
-            for name, store in recipe.stores.items()
-            if store.scenes
+            for name, store in stores.items()
         ],
         configs,
         read_records(folder),
@@ -334,10 +304,10 @@ def _card(
         [
             figures_section(
                 name,
-                evaluation.plan.command(finished),
+                evaluation.command(finished),
                 read_report(folder / "evaluation" / f"{name}.json"),
             )
-            for name, evaluation in recipe.evaluations.items()
+            for name, evaluation in evaluations.items()
         ],
     )
 

@@ -1,7 +1,5 @@
 """The model card of a trained bundle: Markdown from what was set and what was measured, no more."""
 
-from __future__ import annotations
-
 import platform
 import shlex
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ is refused, time limits and signals end it cleanly, progress is told with the ti
 What the steps do is in steps.py, which there are in bundle_recipe.py and site_recipe.py.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math

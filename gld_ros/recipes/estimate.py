@@ -1,7 +1,5 @@
 """How long a chain still takes, from what its steps took so far; unknown where nothing tells."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

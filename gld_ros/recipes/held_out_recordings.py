@@ -1,7 +1,5 @@
 """Recordings of a site, those to learn from and the one held out, which must share no frame."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,3 +67,9 @@ def shared_frame(one: Recording, other: Recording) -> tuple[int, int] | None:
 def _pose_keys(recording: Recording) -> list[bytes]:
     rounded = np.round(np.asarray(recording.T_world_cam, dtype=np.float64), POSE_DECIMALS)
     return [(pose + 0.0).tobytes() for pose in rounded]  # -0.0 is 0.0
+
+
+def shown_name(path: Path) -> str:
+    """The name of a recording; a folder called "bag" is told by the one around it."""
+    resolved = path.resolve()
+    return resolved.parent.name if resolved.name == "bag" else resolved.name

@@ -1,7 +1,5 @@
 """What a chain is made from, as it remembers it: files by name and size, and read-back reports."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -5,8 +5,6 @@ that the model keeps what it knows. Judged, before and after, on a recording tha
 rooms. The encoder, and so the feature space, stays as it is, and so does a cascade.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +19,7 @@ from gld_ros.evaluation.totals import bundle_hash
 from gld_ros.geometry.crop_resize import choose_model_hw
 from gld_ros.recipes.card import CardFacts, DataSource, card, comparison_section, typed_command
 from gld_ros.recipes.chain import Chain, Step, read_records
-from gld_ros.recipes.held_out_recordings import open_site_recordings, refuse_overlap
+from gld_ros.recipes.held_out_recordings import open_site_recordings, refuse_overlap, shown_name
 from gld_ros.recipes.inputs import content_of, read_report
 from gld_ros.recipes.steps import (
     EvaluationPlan,
@@ -359,9 +357,3 @@ def _card(
             for name, plan in plans.items()
         ],
     )
-
-
-def shown_name(path: Path) -> str:
-    """The name of a recording; a folder called "bag" is told by the one around it."""
-    resolved = path.resolve()
-    return resolved.parent.name if resolved.name == "bag" else resolved.name

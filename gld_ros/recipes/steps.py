@@ -3,8 +3,6 @@
 Each can be interrupted and run again; what a chain is and does with them is in chain.py.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -111,13 +109,16 @@ def stage_step(
     folder: Path,
     device: torch.device,
     *,
-    bundle: Path | None,
+    bundle: Path | str | None,
     plan_folder: Path | None,
     minutes_elsewhere: float | None = None,
 ) -> Step:
-    """Train a stage; stops after any step, saved. Its bundle is in `folder / "export"`."""
+    """Train a stage, or measure feature statistics. Its bundle is in `folder / "export"`.
 
-    def run(watch: StepWatch) -> bool:
+    Training stops after any step, saved; statistics are measured in one go.
+    """
+
+    def train_stage(watch: StepWatch) -> bool:
         source, held_out = open_scenes(config.data), open_held_out(config.data)
         stage = build_stage(config, bundle, plan_folder, source, held_out, device)
         outcome = train(
@@ -130,47 +131,22 @@ def stage_step(
         )
         return outcome.finished
 
-    sizes = " and ".join(f"{w}x{h}" for w, h in config.data.sizes_wh)
-    return Step(
-        name,
-        f"{config.stage}, {config.steps} steps of {config.batch_size} scenes, {sizes}",
-        config.steps,
-        "steps",
-        folder / "export" / CONFIG_FILE,
-        run,
-        minutes_elsewhere=minutes_elsewhere,
-    )
-
-
-def statistics_step(
-    name: str,
-    config: RunConfig,
-    folder: Path,
-    device: torch.device,
-    *,
-    bundle: Path | None,
-    plan_folder: Path | None,
-    minutes_elsewhere: float | None = None,
-) -> Step:
-    """Measure feature statistics, in one go."""
-    options = parse(StatisticsOptions, config.options, f"options of {name}")
-
-    def run(watch: StepWatch) -> bool:
+    def measure(watch: StepWatch) -> bool:
         watch.done(0)
         opened = WorkingBundle.open(bundle, plan_folder)
         source = open_scenes(config.data)
-        write_statistics(config, options.scenes, opened, source, folder / "export", device)
+        write_statistics(config, units, opened, source, folder / "export", device)
         return True
 
-    return Step(
-        name,
-        f"mean and variance of the features of {options.scenes} scenes",
-        options.scenes,
-        "scenes",
-        folder / "export" / CONFIG_FILE,
-        run,
-        minutes_elsewhere=minutes_elsewhere,
-    )
+    if config.stage == "statistics":
+        units = parse(StatisticsOptions, config.options, f"options of {name}").scenes
+        run, unit, text = measure, "scenes", f"mean and variance of the features of {units} scenes"
+    else:
+        sizes = " and ".join(f"{w}x{h}" for w, h in config.data.sizes_wh)
+        run, unit, units = train_stage, "steps", config.steps
+        text = f"{config.stage}, {units} steps of {config.batch_size} scenes, {sizes}"
+    product = folder / "export" / CONFIG_FILE
+    return Step(name, text, units, unit, product, run, minutes_elsewhere=minutes_elsewhere)
 
 
 def evaluation_step(

@@ -5,8 +5,6 @@ being replaced goes to the dead one and is never answered. A node that starts it
 after every kind of crash, whatever restarts the process.
 """
 
-from __future__ import annotations
-
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import TransitionCallbackReturn
 

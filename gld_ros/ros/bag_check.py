@@ -3,8 +3,6 @@
 The offline half of `gld-ros check`; faults are those of `graph_faults`. Needs no ROS.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

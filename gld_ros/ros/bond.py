@@ -5,8 +5,6 @@ calls the bond formed when it hears the node, and broken when heartbeats stop or
 it ends. The message package comes with Nav2; where it is missing, there is no manager to tell.
 """
 
-from __future__ import annotations
-
 import uuid
 from typing import Any
 

@@ -1,7 +1,5 @@
 """An rclpy executor that ends cleanly, used by the node's process and the demonstration."""
 
-from __future__ import annotations
-
 from rclpy.executors import MultiThreadedExecutor
 
 

@@ -1,7 +1,5 @@
 """Requests views from a running gld_node: goals from poses or offsets, feedback, result, cloud."""
 
-from __future__ import annotations
-
 import math
 import threading
 import time
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gld_ros.messages.stamps import stamp_to_ns
 from gld_ros.messages.types import rclpy_type
 
 POLL_S = 0.02
@@ -126,9 +125,7 @@ class GoalClient:
             time.sleep(0.2)  # so that the request leaves before this process does
             raise
         result = future.result().result
-        stamps = {
-            view.header.stamp.sec * 10**9 + view.header.stamp.nanosec for view in result.views.views
-        }
+        stamps = {stamp_to_ns(view.header.stamp) for view in result.views.views}
         deadline_s = time.monotonic() + (CLOUD_WAIT_S if stamps and result.error_code == 0 else 0.0)
         while not (cloud := self._cloud_of(stamps)) and time.monotonic() < deadline_s:
             time.sleep(POLL_S)
@@ -139,9 +136,8 @@ class GoalClient:
             return next((self._clouds[s] for s in stamps if s in self._clouds), None)
 
     def _keep_cloud(self, message: Any) -> None:
-        stamp = message.header.stamp
         with self._lock:
-            self._clouds[stamp.sec * 10**9 + stamp.nanosec] = message
+            self._clouds[stamp_to_ns(message.header.stamp)] = message
             while len(self._clouds) > 8:
                 del self._clouds[next(iter(self._clouds))]
 

@@ -3,8 +3,6 @@
 Looking at the graph belongs to `graph_watch`; nothing here needs a running graph.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -4,8 +4,6 @@
 changes nothing on the graph; what of it is wrong is judged in `graph_faults`.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

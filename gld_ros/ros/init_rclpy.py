@@ -1,7 +1,5 @@
 """Initialise rclpy, even where no log file can be written."""
 
-from __future__ import annotations
-
 import sys
 
 import rclpy

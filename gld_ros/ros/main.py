@@ -1,7 +1,5 @@
 """The process of `gld_node`: spin until stopped, end cleanly, exit code 70 for a respawn."""
 
-from __future__ import annotations
-
 import sys
 import threading
 from collections.abc import Callable

@@ -182,8 +182,6 @@ class Player:
         """
         while not self._stopped.is_set():
             self._play_once(progress)
-            if self._stopped.is_set():
-                break
             if not self._options.loop:
                 break
         self._let_last_messages_arrive()

@@ -5,8 +5,6 @@ evaluation and on a robot. A bag gives one recording per colour camera. An image
 (no transform at its stamp, an unknown encoding) is left out and counted by reason.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from dataclasses import dataclass

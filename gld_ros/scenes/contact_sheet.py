@@ -1,7 +1,5 @@
 """An image of many samples at a glance: colours above depth, captioned with what is visible."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

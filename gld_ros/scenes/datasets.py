@@ -1,7 +1,5 @@
 """Recordings of any kind behind one interface: scene folders, bags and preprocessed datasets."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from gld_ros.scenes.bags import open_bag

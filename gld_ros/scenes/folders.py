@@ -4,8 +4,6 @@ One pinhole camera without distortion per folder; poses are camera-to-world in O
 format of the recorded scenes and of what `gld-ros scenes render` writes.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence

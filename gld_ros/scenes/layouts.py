@@ -4,8 +4,6 @@ All keep one `.npz` of camera-to-world pose (OpenCV axes) and pixel intrinsics b
 they differ in folders, names and keys. Depth is not part of these layouts.
 """
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

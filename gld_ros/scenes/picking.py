@@ -5,8 +5,6 @@ filter on camera distance, a seeded mixture of datasets. All draws depend on see
 resumed run skips what it has seen without loading it.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Readers (folders.py, layouts.py, bags.py) make recordings; picking.py draws samples from them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -8,8 +8,6 @@ STYLE is `along` (views spread over a path) or `look_around` (targets turn away 
 references saw).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -11,8 +11,6 @@
 A batch has one more leading axis, and a list of scene ids.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -13,7 +13,7 @@ import multiprocessing
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +130,7 @@ def write_store(
     complete = 0
     if (folder / DESCRIPTION_FILE).exists():
         present = read_description(folder)
-        if (present.source, present.scenes, present.views, present.image_hw) != (
-            source,
-            scenes,
-            views,
-            image_hw,
-        ):
+        if replace(present, complete=0) != wanted:
             raise StoreError(
                 f"{folder} holds {present}; requested: {wanted}. Choose another folder."
             )
@@ -163,7 +158,7 @@ def write_store(
                 arrays[name][first:last] = batch[name].cpu().numpy()
             for array in arrays.values():
                 array.flush()
-            _write_description(folder, StoreDescription(source, scenes, views, image_hw, last))
+            _write_description(folder, replace(wanted, complete=last))
             bar.update(last - first)
             after_chunk(last)
     return SceneStore.open(folder)

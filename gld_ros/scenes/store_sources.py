@@ -3,8 +3,6 @@
 Owns the name that a store's description gives its scenes; writing them is store.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

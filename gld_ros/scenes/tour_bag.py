@@ -5,8 +5,6 @@ Topics: /camera/image_raw (rgb8), /camera/camera_info, /camera/depth/image_raw (
 (base_link -> camera_link -> camera_optical_frame).
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any, Literal

@@ -4,8 +4,6 @@ Works on any dataset with depth: procedural rooms accept scenes with it, evaluat
 from hidden pixels with it. Pixel centres lie at integer coordinates.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -61,6 +61,11 @@ class Fixture:
             self._checked.add(quantity)
             yield compare(self.name, quantity, computed, self.outputs[quantity], tolerance)
 
+    def size_hw(self, name: str = "size_hw") -> tuple[int, int]:
+        """Height and width of images, which an input says."""
+        height, width = (int(side) for side in self.inputs[name])
+        return height, width
+
     def claim(self, name: str) -> Tensor:
         """One of `others`, from now on counted as checked."""
         self._checked.add(name)

@@ -3,8 +3,6 @@
 Owns its own optimiser and learning-rate schedule. Small configurations do without it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,12 +7,11 @@ nearest surface wins, then colours are looked up in the images that see the same
 Shapes: B scenes, S source views, T target views, N = H x W pixels.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gld_ros.geometry.intrinsics import pixel_grid
 from gld_ros.geometry.rigid import invert_rigid
 from gld_ros.measured_latents import RenderedMeasurements
 from gld_ros.measuring.surfaces import ANGLE_RAD, MIN_Z_M, SAME_SURFACE
@@ -143,7 +142,5 @@ def _projected(
 
 def _pixels(height: int, width: int, like: Tensor) -> Tensor:
     """Homogeneous pixels (3, N)."""
-    rows = torch.arange(height, device=like.device, dtype=like.dtype)
-    columns = torch.arange(width, device=like.device, dtype=like.dtype)
-    row, column = torch.meshgrid(rows, columns, indexing="ij")
-    return torch.stack((column, row, torch.ones_like(row))).flatten(1)
+    grid = pixel_grid((height, width), dtype=like.dtype, device=like.device)
+    return grid.flatten(0, 1).mT.contiguous()

@@ -1,7 +1,5 @@
 """Checkpoints of a training run: atomic, with a checksum, and tied to their configuration."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Configuration of a training run: dataclasses read strictly from YAML."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -179,9 +177,14 @@ def with_recordings(config: RunConfig, paths: Sequence[str], held_out: Sequence[
 
 
 def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a YAML run configuration and apply `dotted.name=value` overrides.
+    """Read a YAML run configuration as `read_settings` does; raises ConfigError for bad values."""
+    return parse(RunConfig, read_settings(path, overrides), path.name)
 
-    Raises ConfigError for an unreadable file, bad YAML or bad values.
+
+def read_settings(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Read a YAML mapping and apply `dotted.name=value` overrides.
+
+    Raises ConfigError for an unreadable file or bad YAML.
     """
     try:
         values = read_yaml(path)
@@ -190,7 +193,7 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping of settings")
     apply_overrides(values, overrides)
-    return parse(RunConfig, values, path.name)
+    return values
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:

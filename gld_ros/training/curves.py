@@ -1,7 +1,5 @@
 """What a run leaves to look at: a line of JSON per step, TensorBoard events, one PNG of curves."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

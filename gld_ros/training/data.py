@@ -4,13 +4,12 @@ What a step sees is a pure function of (seed, step, position in the batch), so t
 skips what it has seen without reading it, and processes share a batch without talking.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -161,7 +160,7 @@ class RecordedPart:
         )
         self._length = draws or sum(len(recording) for recording in recordings)
         self._counting = threading.Lock()
-        self._reading: threading.Lock | None = None if thread_safe else threading.Lock()
+        self._reading = nullcontext() if thread_safe else threading.Lock()
         self._scenes((SIZE_MULTIPLE, SIZE_MULTIPLE))  # complains now about too few frames
 
     def __len__(self) -> int:
@@ -172,11 +171,8 @@ class RecordedPart:
         """Draw frames, crop and resize them; raises BadBatch when nothing usable was found."""
         scenes = self._scenes(size_wh)
         try:
-            if self._reading is None:
+            with self._reading:
                 drawn = scenes.sample(derived_seed(epoch, index))
-            else:
-                with self._reading:
-                    drawn = scenes.sample(derived_seed(epoch, index))
         except NoSample as error:
             raise BadBatch(str(error)) from error
         finally:
@@ -351,17 +347,13 @@ def _open(
             raise ConfigError(f"data: paths of kind {part.kind!r} is empty; name at least one")
         name = f"{part.kind} {number}"
         parts[name] = _open_part(part, paths, config, split)
-        draws[name] = part.draws
+        draws[name] = part.draws if split == "train" else 0  # each held-out scene once
     pool = ScenePool(parts, draws, config)
-    for name, part_opened in parts.items():
-        log.info("%s: %d scenes per epoch from %s", name, pool.draws[name], _shown(chosen, name))
+    for (name, part_opened), (_, paths) in zip(parts.items(), chosen, strict=True):
+        log.info("%s: %d scenes per epoch from %s", name, pool.draws[name], ", ".join(paths))
         if part_opened.skipped:
             log.warning("%s: frames left out: %s", name, dict(part_opened.skipped))
     return pool
-
-
-def _shown(chosen: list[tuple[PartConfig, tuple[str, ...]]], name: str) -> str:
-    return ", ".join(chosen[int(name.rsplit(" ", 1)[1])][1])
 
 
 def _open_part(

@@ -1,7 +1,5 @@
 """Several processes as one run: ranks, shares of the global batch, and small reductions."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 

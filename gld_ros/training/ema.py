@@ -1,7 +1,5 @@
 """Exponential moving average of trained parameters."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor

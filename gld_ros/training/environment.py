@@ -3,8 +3,6 @@
 Owns what must be decided before or right after Python starts; the loop only reads the result.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

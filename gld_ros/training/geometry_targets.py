@@ -3,8 +3,6 @@
 Used by the encoder stage and by the fine-tuning of the geometry head in the decoder stage.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gld_ros.backbones.interface import Geometry, GeometryBackbone
+from gld_ros.geometry.intrinsics import pixel_grid
 from gld_ros.geometry.rigid import invert_rigid
 from gld_ros.training.losses import confident_l1, log_depth_gradient
 
@@ -88,16 +87,8 @@ def geometry_targets(
 
 def _grid(height: int, width: int, step_x: float, step_y: float, like: Tensor) -> Tensor:
     """Return homogeneous pixel positions (height, width, 3) at the given steps."""
-    x = torch.arange(width, device=like.device, dtype=like.dtype) * step_x
-    y = torch.arange(height, device=like.device, dtype=like.dtype) * step_y
-    return torch.stack(
-        [
-            x.expand(height, width),
-            y[:, None].expand(height, width),
-            torch.ones(height, width, device=like.device, dtype=like.dtype),
-        ],
-        -1,
-    )
+    pixels = pixel_grid((height, width), dtype=like.dtype, device=like.device)
+    return pixels * pixels.new_tensor([step_x, step_y, 1.0])
 
 
 def world_directions(K_px: Tensor, T_world_cam: Tensor, pixels: Tensor) -> Tensor:

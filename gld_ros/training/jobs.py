@@ -1,7 +1,5 @@
 """From a command line to a training job: opens data and bundles, builds the stage, runs it."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 from collections.abc import Callable

@@ -4,8 +4,6 @@
 benchmark brings another `LatentCodec`, a convolutional autoencoder.
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import torch

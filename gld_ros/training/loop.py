@@ -4,8 +4,6 @@ Owns optimisation, skipping of bad batches, averaging, checkpoints, the wall-clo
 logging. What is learned, and from which data, belongs to the stages in `stages/`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import logging

@@ -3,8 +3,6 @@
 Images are (N, 3, H, W) in [0, 1]; geometry is in the scene's normalised units.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -4,8 +4,6 @@ Owns those draws. What stereo gets wrong is `spoilt_depth`, the way into the tar
 `carried_measurements`, what a denoiser reads of it `gld_ros.measured_latents`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

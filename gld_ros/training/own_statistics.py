@@ -4,8 +4,6 @@ For weights whose published statistics are not at hand. Views come out worse tha
 the denoisers were trained with.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -4,8 +4,6 @@ A resumed run, and a run spread over several processes, therefore draws exactly 
 uninterrupted process would have drawn.
 """
 
-from __future__ import annotations
-
 import hashlib
 
 import torch

@@ -1,7 +1,5 @@
 """One process per run folder: a lock that the operating system releases when its holder ends."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shlex

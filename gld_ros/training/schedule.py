@@ -1,7 +1,5 @@
 """Learning-rate schedule: linear warm-up, then a cosine down to a fraction of the peak."""
 
-from __future__ import annotations
-
 import math
 
 

@@ -4,8 +4,6 @@ Checkpoints always hold whole tensors, so a run may go on with another number of
 or not. With unsharded parameters every function here changes nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ result into other cameras is `carried_measurements`.
 Shapes: B scenes, V views. Every draw is a function of the scene's generator alone.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Which views of a scene are references: they come first, the targets after them."""
 
-from __future__ import annotations
-
 import torch
 
 from gld_ros.training.randomness import generator_for

@@ -82,14 +82,23 @@ def plan_download(
 
 def require_space(folder: Path, needed_bytes: int, what: str) -> None:
     """Raise WeightsError unless the disk of `folder`, which need not exist, has room."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(folder)
     if free < needed_bytes:
         raise WeightsError(
-            f"the disk of {existing} has {free / 1e9:.2f} GB free and {what} needs "
+            f"the disk of {_existing(folder)} has {free / 1e9:.2f} GB free and {what} needs "
             f"{needed_bytes / 1e9:.2f} GB. Free {(needed_bytes - free) / 1e9:.2f} GB, or set "
             "GLD_ROS_DATA to a folder on a larger disk."
         )
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space of the disk of a folder, which need not exist."""
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def on_one_disk(folder: Path, other: Path) -> bool:
+    """Whether two folders, which need not exist, share the space of one file system."""
+    return _existing(folder).stat().st_dev == _existing(other).stat().st_dev
 
 
 def download(
@@ -117,6 +126,11 @@ def _remote(published: PublishedFile, repository: Repository) -> RemoteFile:
         f"{published.repository} (commit {repository.revision[:12]}) has no "
         f"{' or '.join(published.paths)}; it was reorganised after this version of gld_ros"
     )
+
+
+def _existing(folder: Path) -> Path:
+    """The folder itself or the nearest one above it that is there."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
 def _part(path: Path) -> Path:

@@ -1,7 +1,5 @@
 """A bundle written again, under another name, in another precision: what training ends with."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

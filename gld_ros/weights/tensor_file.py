@@ -8,6 +8,7 @@ has is not decided here.
 import errno
 import hashlib
 import json
+import math
 import os
 import struct
 from collections.abc import Callable, Iterable, Mapping
@@ -72,7 +73,7 @@ def write_tensor_file(path: Path, tensors: Iterable[PlannedTensor]) -> WrittenFi
             f"no space left on the disk of {path.parent}; nothing of the new folder is kept. Free "
             "some space and run the same command again"
         ) from error
-    num_values = sum(_count(entry.shape) for entry in planned)
+    num_values = sum(math.prod(entry.shape) for entry in planned)
     return WrittenFile(sha256, size_bytes, len(planned), num_values)
 
 
@@ -105,7 +106,7 @@ def _header(planned: list[PlannedTensor]) -> bytes:
             raise WeightsError(f"{entry.name}: cannot store {entry.dtype}; allowed: {allowed}")
         if entry.name in entries:
             raise WeightsError(f"{entry.name} would be written twice")
-        end = offset + _count(entry.shape) * entry.dtype.itemsize
+        end = offset + math.prod(entry.shape) * entry.dtype.itemsize
         entries[entry.name] = {
             "dtype": codes[entry.dtype],
             "shape": list(entry.shape),
@@ -127,13 +128,6 @@ def _values(entry: PlannedTensor, path: Path) -> Tensor:
             f"{path.name} is not written (bfloat16 or float32 hold a wider range than float16)"
         )
     return stored
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count
 
 
 def sha256_of(path: Path) -> str:

@@ -1,7 +1,5 @@
 """Modules without storage, to measure them or to read weights into them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -3,7 +3,7 @@
 import pytest
 
 from gld_ros.cli.main import build_parser
-from gld_ros.cli.node import _DESCRIPTION, node_arguments
+from gld_ros.cli.node import DESCRIPTION, node_arguments
 
 
 def arguments_of(*typed):
@@ -57,7 +57,7 @@ def test_what_clashes_is_told(typed, words):
 
 
 def test_the_examples_of_its_help_are_accepted():
-    examples = [words.split() for words in _DESCRIPTION.split("gld-ros node ")[1:]]
+    examples = [words.split() for words in DESCRIPTION.split("gld-ros node ")[1:]]
     assert len(examples) == 5
     for words in examples:
         end = next((i for i, word in enumerate(words) if word in ("gld-ros", "Views")), len(words))

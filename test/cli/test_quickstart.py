@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import time
@@ -165,6 +166,7 @@ def test_what_will_happen_is_said_before_the_first_byte(hub, arguments, capsys):
     assert main(arguments) == 1
     printed, error = capsys.readouterr()
     assert "SeonghuJeon/GLD (diffusion, decoders): Apache-2.0" in printed
+    assert re.search(r"^machine: .* GB of memory and \d+ GB of disk free$", printed, re.M)
     assert "1 fetch 7.9 GB" in printed
     assert "min at 100 Mbit/s" in printed
     assert "2 convert to a bundle of" in printed
@@ -233,3 +235,7 @@ def test_depth_alone_from_nothing_to_a_image(hub, bag, tmp_path, capsys, kept):
     assert GLD_REPOSITORY not in {repository for repository, _ in hub.requests}
     assert f"3 {'keep' if kept else 'remove'} the downloaded files" in printed
     assert (tmp_path / "data/downloads/da3-base").exists() == bool(kept)
+    assert main(run) == 0  # finished steps are skipped
+    again = capsys.readouterr().out
+    assert "is here already" in again
+    assert (f"no longer needed: rm -r {tmp_path}" in again) == bool(kept)

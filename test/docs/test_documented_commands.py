@@ -3,9 +3,11 @@
 import contextlib
 import os
 import re
+import resource
 import shlex
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,17 @@ def test_images_are_small_enough_to_clone():
     assert sum(p.stat().st_size for p in pictures) < 3_000_000
 
 
+def still_running_s(group):
+    """Processor time of the processes of a group, such as a node in the background."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group:
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 @pytest.mark.slow
 @pytest.mark.ros
 @pytest.mark.timeout(1800)
@@ -126,6 +139,7 @@ def test_quick_start_runs_as_it_stands(page, tmp_path, own_domain):
     script = "\n".join(["set -e", *runs])
     said, folder = tmp_path / "said.txt", tmp_path / "typed_here"
     folder.mkdir()
+    started, waited_for = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     with said.open("w") as output:
         process = subprocess.Popen(
             ["bash", "-c", script], cwd=folder, stdout=output, stderr=subprocess.STDOUT,
@@ -133,6 +147,10 @@ def test_quick_start_runs_as_it_stands(page, tmp_path, own_domain):
         )  # fmt: skip
         try:
             assert process.wait(1500) == 0, said.read_text()[-3000:]
+            ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+            processor_s = ended.ru_utime + ended.ru_stime + still_running_s(process.pid)
+            processor_s -= waited_for.ru_utime + waited_for.ru_stime
+            print(f"{page.stem}: {time.monotonic() - started:.0f} s, processor {processor_s:.0f} s")
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)  # what it started in the background

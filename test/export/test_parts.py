@@ -108,7 +108,7 @@ def test_the_names_of_parts_are_those_that_can_be_built(da3_bundle, backbone_alo
 @pytest.mark.parametrize(
     ("size", "told"),
     [
-        (RunSize((84, 100), 2, 2), r"84 100 \(height, width\).* multiples of 14"),
+        (RunSize((84, 100), 2, 2), "100x84; both sides must be multiples of 14"),
         (RunSize((0, 112), 2, 2), "multiples of 14"),
         (RunSize((84, 112), 0, 2), "at least one reference"),
         (RunSize((84, 112), 2, -1), "cannot be negative"),

@@ -50,6 +50,18 @@ def test_with_nothing_measured_the_models_view_is_unchanged(seed: int) -> None:
     assert not joined.measured.any()
 
 
+def test_continued_surfaces_give_colour_and_leave_depth_to_the_model() -> None:
+    rng = np.random.default_rng(3)
+    color = rng.integers(0, 256, (*HW, 3))
+    view = rendered(np.ones(HW, bool), color)
+    view.weight[:, :20] = 0.2
+    rgb, aligned = model_view(3)
+    joined = join_view(view, rgb, aligned)
+    np.testing.assert_array_equal(joined.color, color)
+    np.testing.assert_array_equal(joined.depth_m[:, :20], aligned.depth_m[:, :20])
+    np.testing.assert_array_equal(joined.measured, view.weight > 0.5)
+
+
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 1000), share=st.floats(0.05, 1.0))
 def test_measured_pixels_are_never_changed(seed: int, share: float) -> None:

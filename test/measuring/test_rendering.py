@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gld_ros.measuring.confidence import POSSIBLE, SURE
 from gld_ros.measuring.rendering import render_surfaces
 from gld_ros.measuring.surfaces import Surface, without_edges
 
@@ -106,6 +107,50 @@ def test_a_point_that_other_cameras_looked_through_is_not_there() -> None:
     view = render_surfaces(surfaces, K_PX, camera_at(0.0), HW)
     known = view.depth_m[view.covered]
     assert np.abs(known / 2.0 - 1).max() < 0.02
+
+
+def board_with_a_plain_middle() -> tuple[Surface, Surface]:
+    """A board whose middle gave no depth, and a wall behind it that a camera beside it measured."""
+    front, behind = wall(camera_at(0.0), 1.0), wall(camera_at(1.0), 3.0)
+    measured = front.depth_m.copy()
+    measured[:, :20] = measured[:, 46:] = np.nan
+    measured[:, 30:34] = np.nan  # plain
+    grey = np.full((*HW, 3), 200, np.uint8)
+    return Surface(grey, K_PX, front.T_fixed_cam, measured, front.confidence), behind
+
+
+def test_a_wall_is_not_seen_through_the_plain_middle_of_what_stands_in_front() -> None:
+    surfaces, middle = board_with_a_plain_middle(), np.s_[10:-10, 31:33]
+    through = render_surfaces(surfaces, K_PX, camera_at(0.0), HW)
+    assert (through.depth_m[middle] > 2.9).all()  # the wall, by measured depth alone
+    view = render_surfaces(surfaces, K_PX, camera_at(0.0), HW, beyond_measured=True)
+    assert (view.color[middle] == 200).all()
+    assert np.abs(view.depth_m[middle] - 1.0).max() < 0.01
+    assert not view.measured[middle].any()
+
+
+def test_continued_surfaces_leave_measured_depth_as_it_is() -> None:
+    surfaces = board_with_a_plain_middle()
+    alone = render_surfaces(surfaces, K_PX, camera_at(0.0), HW)
+    view = render_surfaces(surfaces, K_PX, camera_at(0.0), HW, beyond_measured=True)
+    sure = view.weight >= SURE
+    assert sure.mean() > 0.3
+    np.testing.assert_allclose(view.depth_m[sure], alone.depth_m[sure], rtol=1e-3)
+    assert (view.weight[view.covered & ~alone.covered] < POSSIBLE).all()
+
+
+def test_a_continued_surface_gives_way_to_cameras_that_look_past_it() -> None:
+    """A board that ends at pixel 30 does not grow over the wall that is seen beside it."""
+    front, behind = wall(camera_at(0.0), 1.0), wall(camera_at(0.0), 3.0)
+    measured = front.depth_m.copy()
+    measured[:, 30:] = np.nan
+    board = Surface(front.image, K_PX, front.T_fixed_cam, measured, front.confidence)
+    past = behind.depth_m.copy()
+    past[:, :30] = np.nan
+    beside = Surface(behind.image, K_PX, behind.T_fixed_cam, past, behind.confidence)
+    view = render_surfaces([board, beside], K_PX, camera_at(0.0), HW, beyond_measured=True)
+    assert (view.depth_m[10:-10, 33:60] > 2.9).all()
+    assert (view.weight[10:-10, 33:60] >= SURE).all()
 
 
 def test_order_of_the_images_does_not_matter() -> None:

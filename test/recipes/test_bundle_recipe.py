@@ -16,7 +16,7 @@ from gld_ros.training.environment import ALLOCATOR_ENVIRONMENT
 from gld_ros.weights.bundle import Bundle
 from gld_ros.weights.verify import verify_bundle
 
-from .conftest import CPU, make_bundle, small_and_quiet, write_recipe
+from .conftest import CPU, make_bundle, small_and_quiet, write_drive, write_recipe
 
 
 class Killed(BaseException):
@@ -175,6 +175,13 @@ def test_a_changed_step_no_longer_takes_the_time_it_took_elsewhere(tmp_path, rec
         ("dtype=int8", "use one of"),
         ("epochs=3", r"unknown field\(s\) 'epochs'"),
         ("evaluations.rooms.data=rooms:nowhere:3", "nowhere"),
+        (
+            "stores.narrow.scenes=meshes:{site}/a.glb",
+            r"stores\.narrow\.scenes names the place {site}",
+        ),
+        ("evaluations.rooms.data=meshes:{site}/a.glb", r"evaluations\.rooms\.data names the place"),
+        ("stores.narrow.scenes=recordings:no/bag", r"stores\.narrow: no/bag does not exist"),
+        ("start=no/bundle", "no/bundle"),
     ],
 )
 def test_a_recipe_that_cannot_be_made_is_refused_before_anything_is_begun(
@@ -185,14 +192,54 @@ def test_a_recipe_that_cannot_be_made_is_refused_before_anything_is_begun(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_shipped_recipe_can_be_made(tmp_path):
-    shipped = Path(__file__).parents[2] / "config" / "train" / "tiny" / "recipe.yaml"
-    names = [step.name for step in bundle_chain(shipped, [], tmp_path / "run", CPU).steps]
+SHIPPED = Path(__file__).parents[2] / "config" / "train" / "tiny"
+
+
+@pytest.mark.parametrize("recipe_file", ["recipe.yaml", "furnished.yaml"])
+def test_the_shipped_recipes_can_be_made(tmp_path, recipe_file):
+    chain = bundle_chain(SHIPPED / recipe_file, [], tmp_path / "run", CPU)
+    names = [step.name for step in chain.steps]
     assert names[:3] == ["stores/narrow", "stores/look_around", "stores/watched"]
     assert [name for name in names if "/" not in name] == [
         "encoder_small", "encoder", "statistics", "decoder", "level1_small", "level1",
-        "decoder_posed", "bundle", "card",
+        "bundle", "card",
     ]  # fmt: skip
+    assert "store hospital is left out" in "\n".join(chain.notes)
+
+
+def test_recordings_are_a_store_and_places_and_shares_are_set_once(tmp_path):
+    """Two recordings below one folder, mixed one to three with rooms, from a bundle there is."""
+    path = write_recipe(tmp_path)
+    values = json.loads(path.read_text())
+    learned, held_out = (write_drive(tmp_path / "drives" / f"{i}", i) for i in range(2))
+    recordings = {"scenes": f"recordings:{{site}}/{learned.name}", "count": 4, "draws": 2}
+    values["places"] = {"site": None}
+    values["stores"] |= {"site": recordings}
+    values["stores"]["narrow"]["draws"] = 6
+    values["evaluations"]["held_out"] = {"data": f"{{site}}/{held_out.name}", "max_scenes": 2}
+    path.write_text(json.dumps(values))
+    without = bundle_chain(path, [], tmp_path / "run", CPU)
+    assert "store site is left out" in without.notes[1]
+    assert "--set places.site=FOLDER" in without.notes[1]
+    assert "evaluation held_out is left out" in without.notes[2]
+    assert "stores/site" not in [step.name for step in without.steps]
+
+    place = f"places.site={learned.parent}"
+    assert make_bundle(path, tmp_path / "run", [place])
+    chain = json.loads((tmp_path / "run" / "chain.json").read_text())
+    parts = chain["recipe"]["stages"]["level1"]["data"]["parts"]
+    assert [part["draws"] for part in parts] == [6, 2]
+    assert [len(part["held_out_paths"]) for part in parts] == [1, 0]
+    origin = Bundle.open(tmp_path / "run" / "bundle").config.origin
+    learned_from = f"rooms narrow, recording {learned.name}"
+    assert origin == f"trained from nothing on {learned_from} (gld-ros train bundle)"
+    card = (tmp_path / "run" / "bundle" / "model_card.md").read_text()
+    assert "### held_out" in card
+
+    start = f"start={tmp_path / 'run' / 'bundle'}"
+    assert make_bundle(path, tmp_path / "more", [place, start])
+    origin = Bundle.open(tmp_path / "more" / "bundle").config.origin
+    assert origin.startswith("trained from micro on rooms narrow")
 
 
 def test_a_recipe_without_stages_is_refused(tmp_path):

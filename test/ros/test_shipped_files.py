@@ -56,6 +56,17 @@ def test_every_panel_of_the_foxglove_layout_is_placed_once():
     assert sorted(placed) == sorted(layout["configById"])
 
 
+def test_foxglove_panels_of_numbers_state_their_range():
+    largest = {"depth": 10, "relative_depth": 3, "confidence": 1, "provenance": 5}
+    layout = json.loads((ROOT / "config" / "foxglove_layout.json").read_text())
+    images = [c["imageMode"] for name, c in layout["configById"].items() if "Image!" in name]
+    topics = {image["imageTopic"].split("/")[-2]: image for image in images}
+    assert topics.keys() == {"color", *largest}
+    for name, value in largest.items():  # without it 1 m is white, and all beyond
+        shown = [topics[name][key] for key in ("colorMode", "minValue", "maxValue")]
+        assert shown == ["colormap", 0, value]
+
+
 def panels_of(place):
     """The panels of a layout: a name, or two halves."""
     if isinstance(place, str):

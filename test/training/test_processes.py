@@ -126,7 +126,7 @@ def test_two_processes_train_as_one(
 def test_torchrun_starts_several_processes(tmp_path, rooms, plan_folder, micro_bundle):
     config = write_config(tmp_path / "run.yaml", rooms, "level1", steps=2, batch_size=4)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    job = [*launcher, "-m", "gld_ros.cli.main", "train", "level1", "--config", config]
+    job = [*launcher, "-m", "--", "gld_ros.cli.main", "train", "level1", "--config", config]
     job += ["--device", "cpu", "--bundle", micro_bundle, "--model", plan_folder]
     environment = {**os.environ, **ALLOCATOR_ENVIRONMENT, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -3,12 +3,18 @@
 import hashlib
 import json
 import re
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
+
 REVISION = "c" * 40
+BLOCK = 1 << 18  # bytes that are read and sent at once
+ZEROS = bytes(BLOCK)
 
 
 @dataclass
@@ -20,12 +26,50 @@ class Fault:
     times: int = 10**6
 
 
+class SparseFile:
+    """A file whose holes are served filled with numbers, so that gigabytes take no disk.
+
+    The numbers are float32 between -0.02 and 0.02; their period is a prime, so that bytes of a
+    wrong position are wrong bytes.
+    """
+
+    FILLING = np.random.default_rng(0).uniform(-0.02, 0.02, 262_147).astype("<f4").tobytes()
+    TWICE = 2 * FILLING
+
+    def __init__(self, path):
+        self.path = path
+
+    def __len__(self):
+        return self.path.stat().st_size
+
+    def __getitem__(self, part):
+        """Bytes of a slice, which is as much as is in memory at once."""
+        start, stop, _ = part.indices(len(self))
+        with self.path.open("rb") as file:
+            first = start // BLOCK
+            file.seek(first * BLOCK)
+            blocks = [self._filled(file.read(BLOCK), k) for k in range(first, -(-stop // BLOCK))]
+        return b"".join(blocks)[start - first * BLOCK : stop - first * BLOCK]
+
+    def _filled(self, block, index):
+        if block != ZEROS[: len(block)]:
+            return block
+        at = index * BLOCK % len(self.FILLING)
+        return self.TWICE[at : at + len(block)]
+
+    @cached_property
+    def sha256(self):
+        digest = hashlib.sha256()
+        for at in range(0, len(self), BLOCK):
+            digest.update(self[at : at + BLOCK])
+        return digest.hexdigest()
+
+
 class FakeHub(ThreadingHTTPServer):
-    """Serves `repositories` (name -> path -> bytes).
+    """Serves `repositories` (name -> path -> bytes or SparseFile).
 
     faults: path (or repository name) -> Fault. cut_after: bytes after which a download's line
-    drops, once. bytes_per_s: of every download. stated_sizes: sizes in the listing other than those
-    of the content, for files that are listed and never downloaded.
+    drops, once. bytes_per_s: of every download.
     """
 
     daemon_threads = True
@@ -36,7 +80,6 @@ class FakeHub(ThreadingHTTPServer):
         self.faults = {}
         self.cut_after = None
         self.bytes_per_s = None
-        self.stated_sizes = {}
         self.corrupt = set()
         self.ignores_ranges = False
         self.requests = []  # (path, start) of every download
@@ -54,21 +97,29 @@ class FakeHub(ThreadingHTTPServer):
         self.server_close()
         self.thread.join()
 
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that was killed
+            super().handle_error(request, client_address)
+
     def listing(self, name):
         files = self.repositories[name]
         siblings = []
         for path, content in files.items():
-            size = self.stated_sizes.get(path, len(content))
-            entry = {"rfilename": path, "size": size, "blobId": _git_blob(content)}
+            entry = {"rfilename": path, "size": len(content)}
             if path.endswith((".pt", ".safetensors", ".bin")):
-                sha256 = hashlib.sha256(content).hexdigest()
-                entry["lfs"] = {"size": size, "sha256": sha256, "pointerSize": 130}
+                entry["blobId"] = "a" * 40  # of the pointer that git holds in place of the file
+                entry["lfs"] = {"size": len(content), "sha256": _sha256(content)}
+                entry["lfs"]["pointerSize"] = 130
+            else:
+                entry["blobId"] = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
             siblings.append(entry)
         return {"id": name, "sha": REVISION, "siblings": siblings}
 
 
-def _git_blob(content):
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+def _sha256(content):
+    if isinstance(content, SparseFile):
+        return content.sha256
+    return hashlib.sha256(content).hexdigest()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -129,20 +180,20 @@ class _Handler(BaseHTTPRequestHandler):
             start = int(match[1])
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         server.requests.append((path, start))
-        if path in server.corrupt:
-            content = content[:-1] + bytes([content[-1] ^ 1])
-        body = content[start:]
-        self._head(206 if start else 200, len(body), headers)
-        if server.cut_after is not None and server.cut_after < len(body):
-            self.wfile.write(body[: server.cut_after])
+        end = len(content)
+        self._head(206 if start else 200, end - start, headers)
+        if server.cut_after is not None and server.cut_after < end - start:
+            end = start + server.cut_after
             server.cut_after = None
             self.close_connection = True
-            return
-        block = len(body) or 1
+        step = BLOCK
         if server.bytes_per_s is not None:
-            block = max(1, server.bytes_per_s // 20)
-        for at in range(0, len(body), block):
-            self.wfile.write(body[at : at + block])
-            server.sent_bytes += len(body[at : at + block])
+            step = max(1, server.bytes_per_s // 20)
+        for at in range(start, end, step):
+            part = content[at : min(at + step, end)]
+            if path in server.corrupt and at + len(part) == len(content):
+                part = part[:-1] + bytes([part[-1] ^ 1])
+            self.wfile.write(part)
+            server.sent_bytes += len(part)
             if server.bytes_per_s is not None:
                 time.sleep(0.05)

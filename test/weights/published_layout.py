@@ -1,14 +1,21 @@
-"""The published GLD (DA3) files with random small weights, laid out as upstream has them."""
+"""The published GLD (DA3) files as upstream has them: small with random weights, or full-size."""
 
+import json
+import struct
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from gld_ros.backbones.da3.config import DA3_BASE
 from gld_ros.backbones.da3.model import DepthAnything3
 from gld_ros.backbones.da3.official_keys import official_key
-from gld_ros.decoders.rgb import RgbDecoder
+from gld_ros.decoders.rgb import RgbDecoder, RgbDecoderConfig
+from gld_ros.diffusion.config import GLD_DA3_CASCADE, GLD_DA3_LEVEL1
 from gld_ros.diffusion.denoiser import Denoiser
+from gld_ros.weights.without_storage import without_storage
 
 ENCODER_REPOSITORY, GLD_REPOSITORY = "depth-anything/DA3-BASE", "SeonghuJeon/GLD"
 # Files of the GLD repository that gld-da3 does not need.
@@ -19,59 +26,98 @@ OTHER_FILES = (
     "checkpoints/vggt_level1.pt",
     "pretrained_models/vggt/mae_decoder.pt",
 )
-# Bytes of the published files: four per parameter, containers left out.
-PUBLISHED_BYTES = {
-    "checkpoints/da3_level1.pt": 3_133_200_000,
-    "checkpoints/da3_cascade.pt": 1_890_000_000,
-    "pretrained_models/mae_decoder.pt": 1_690_000_000,
-    "pretrained_models/da3/model.safetensors": 541_600_000,
-    "pretrained_models/da3/dpt_decoder.pt": 61_600_000,
-    "model.safetensors": 541_600_000,
-}
 
 
-def random_state(module, seed, scale=1.0):
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: scale * torch.randn(values.shape, generator=generator)
-        for name, values in module.state_dict().items()
-    }
+def gld_da3_files(da3, rgb_decoder, level1, cascade, values):
+    """Yield (path on the hub, content) of every file; `values(shape, seed)` makes its tensors."""
+
+    def state(module, seed, named=str):
+        with without_storage():
+            layout = module().state_dict()
+        return {named(name): values(entry.shape, seed) for name, entry in layout.items()}
+
+    def model():
+        return DepthAnything3(da3)
+
+    for seed, name in ((1, ENCODER_REPOSITORY), (2, "pretrained_models/da3")):
+        yield f"{name}/model.safetensors", state(model, seed, official_key)
+    head = state(lambda: model().head, 3, "decoder.{}".format)
+    yield "pretrained_models/da3/dpt_decoder.pt", {"model": head, "epoch": 3}
+    mae = state(lambda: RgbDecoder(rgb_decoder), 4, "decoder.{}".format)
+    yield "pretrained_models/mae_decoder.pt", {"ema": mae}
+    wrong = {"x": torch.zeros(1)}
+    ema = state(lambda: Denoiser(level1), 5, "module.{}".format)
+    yield "checkpoints/da3_level1.pt", {"model": wrong, "ema": ema}
+    yield "checkpoints/da3_cascade.pt", state(lambda: Denoiser(cascade), 6)
 
 
 def write_gld_da3(root, da3, rgb_decoder, level1, cascade, scale=1.0):
     """Write all files below `root`: hub files by their paths, statistics as the code has them."""
+    generators = {}
 
-    def place(name):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+    def values(shape, seed):
+        generator = generators.setdefault(seed, torch.Generator().manual_seed(seed))
+        return scale * torch.randn(shape, generator=generator)
 
-    model = DepthAnything3(da3)
-    for seed, name in ((1, ENCODER_REPOSITORY), (2, "pretrained_models/da3")):
-        state = {official_key(k): v for k, v in random_state(model, seed, scale).items()}
-        save_file(state, place(f"{name}/model.safetensors"))
-    head = {f"decoder.{k}": v for k, v in random_state(model.head, 3, scale).items()}
-    torch.save({"model": head, "epoch": 3}, place("pretrained_models/da3/dpt_decoder.pt"))
-    mae = {f"decoder.{k}": v for k, v in random_state(RgbDecoder(rgb_decoder), 4, scale).items()}
-    torch.save({"ema": mae}, place("pretrained_models/mae_decoder.pt"))
-    state = {f"module.{k}": v for k, v in random_state(Denoiser(level1), 5, scale).items()}
-    wrong = {"x": torch.zeros(1)}
-    torch.save({"model": wrong, "ema": state}, place("checkpoints/da3_level1.pt"))
-    torch.save(random_state(Denoiser(cascade), 6, scale), place("checkpoints/da3_cascade.pt"))
-    for level in (0, 1):
-        values = torch.full((1, level1.channels, 1, 1), 2.0 + level)
-        torch.save(
-            {"mean": values, "var": values, "std": values.sqrt(), "count": 5, "level": level},
-            place(f"model_stats/da3/normalization_stats_level{level}.pt"),
-        )
+    for name, content in gld_da3_files(da3, rgb_decoder, level1, cascade, values):
+        path = _place(root, name)
+        save_file(content, path) if path.suffix == ".safetensors" else torch.save(content, path)
+    _write_statistics(root, level1.channels)
     return root
 
 
-def hub_repositories(root: Path) -> dict[str, dict[str, bytes]]:
-    """What the hub holds of it: everything but the statistics, in two repositories."""
-    encoder = {"model.safetensors": (root / ENCODER_REPOSITORY / "model.safetensors").read_bytes()}
+def write_published_sizes(root):
+    """Write the same files in the published sizes, with holes for all values: they take no disk."""
+    decoder = RgbDecoderConfig(in_channels=4 * DA3_BASE.channels)
+    with FakeTensorMode(), torch.serialization.skip_data(materialize_fake_tensors=True):
+        files = gld_da3_files(
+            DA3_BASE, decoder, GLD_DA3_LEVEL1, GLD_DA3_CASCADE, lambda shape, _: torch.empty(shape)
+        )
+        for name, content in files:
+            path = _place(root, name)
+            if path.suffix == ".safetensors":
+                _save_safetensors_with_holes(path, content)
+            else:
+                torch.save(content, path)
+    _write_statistics(root, GLD_DA3_LEVEL1.channels)
+    return root
+
+
+def _place(root, name):
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _save_safetensors_with_holes(path, tensors):
+    header, end = {}, 0
+    for name, values in tensors.items():
+        start, end = end, end + 4 * values.numel()
+        header[name] = {"dtype": "F32", "shape": [*values.shape], "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+
+
+def _write_statistics(root, channels):
+    for level in (0, 1):
+        values = torch.full((1, channels, 1, 1), 2.0 + level)
+        torch.save(
+            {"mean": values, "var": values, "std": values.sqrt(), "count": 5, "level": level},
+            _place(root, f"model_stats/da3/normalization_stats_level{level}.pt"),
+        )
+
+
+def hub_repositories(root: Path, served=Path.read_bytes) -> dict[str, dict[str, Any]]:
+    """What the hub holds of it: everything but the statistics, in two repositories.
+
+    `served`: what a hub is given of a file (`fake_hub.FakeHub`).
+    """
+    encoder = {"model.safetensors": served(root / ENCODER_REPOSITORY / "model.safetensors")}
     gld = {
-        str(path.relative_to(root)): path.read_bytes()
+        str(path.relative_to(root)): served(path)
         for folder in ("checkpoints", "pretrained_models")
         for path in sorted((root / folder).rglob("*"))
         if path.is_file()

@@ -4,8 +4,6 @@ Owns the encoding and the two small networks. Making posed input comparable and 
 back to the units of the input is `pose_alignment.py`; cameras from ray maps are `ray_cameras.py`.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -3,8 +3,6 @@
 Owns `Da3Config` and the published constants. The modules that read it are beside it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

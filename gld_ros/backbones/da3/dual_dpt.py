@@ -5,8 +5,6 @@ rays into cameras is `ray_cameras.py` (DA3's routine) or `gld_ros.geometry.rays`
 names are those of the published checkpoints.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

@@ -5,8 +5,6 @@ Owns the whole model, the check of its inputs and the two ways to run it: `forwa
 are in the files beside it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ Inside the modules names are the published ones, so only the top-level prefixes 
 files is the work of `gld_ros.weights`.
 """
 
-from __future__ import annotations
-
 # (our prefix, prefix in the published model.safetensors)
 PREFIXES = (
     ("backbone.", "model.backbone.pretrained."),

@@ -4,8 +4,6 @@ Owns the pose normalisation of DA3's public interface and the scale between the 
 predicted camera paths.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ Owns DA3's own resizing rules. Novel view synthesis crops and resizes by other r
 `gld_ros.geometry.crop_resize`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args

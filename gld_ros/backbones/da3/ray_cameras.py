@@ -4,8 +4,6 @@ The diffusion pipeline uses GLD's deterministic routine instead, `gld_ros.geomet
 gives every view its own focal length and principal point, and survives outliers.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

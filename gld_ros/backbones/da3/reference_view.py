@@ -3,8 +3,6 @@
 Novel view synthesis never selects: there view 0 is the reference.
 """
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 import torch

@@ -4,8 +4,6 @@ Owns the position of every token in local and in global blocks. Tables depend on
 are computed once per size and device.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import torch

@@ -5,8 +5,6 @@ token and the taps. It reads ImageNet-normalised images; checking and normalisin
 `model.py`'s work. Parameter names are those of the published checkpoints.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 

@@ -5,8 +5,6 @@ transformer is `image_transformer.py`; checking and normalising images is `model
 Parameter names are those of the published checkpoint.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 

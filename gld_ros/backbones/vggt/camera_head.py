@@ -5,8 +5,6 @@ world to camera; the world is the first camera, the unit of length the network's
 names are those of the published checkpoint.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -3,8 +3,6 @@
 Owns `VggtConfig` and `VGGT_1B`. The modules that read it are beside it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from gld_ros.backbones.config import BackboneConfig

@@ -4,8 +4,6 @@ Owns the decoder around the shared parts of `gld_ros.backbones.dpt`. Parameter n
 the published checkpoint.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

@@ -4,8 +4,6 @@ Owns patch projection, positional table and its blocks. Parameter names are thos
 checkpoint.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

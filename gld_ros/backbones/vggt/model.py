@@ -3,8 +3,6 @@
 Owns the whole model and the check of its inputs. The parts are in the files beside it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 python -m gld_ros.ros.distribution.image_bridge      prints the encodings that it gets right
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import logging

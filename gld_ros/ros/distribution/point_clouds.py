@@ -1,7 +1,5 @@
 """The distribution's sensor_msgs_py as a reader of clouds."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

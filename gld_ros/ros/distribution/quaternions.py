@@ -1,7 +1,5 @@
 """The distribution's tf_transformations for the quaternions of messages."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The table on an rclpy node: declaration with descriptors, validate-then-apply, snapshots."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

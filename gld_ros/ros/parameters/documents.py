@@ -1,7 +1,5 @@
 """The table as a YAML file and as a docs page; tests compare both with those in the repository."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from gld_ros.ros.parameters.spec import Parameter, Value

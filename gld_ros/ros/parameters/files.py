@@ -1,7 +1,5 @@
 """Parameter files and NAME=VALUE overrides for programs that run without a graph."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What a row of the parameter table holds."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal

@@ -4,8 +4,6 @@
 family in `per_camera_parameters`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from gld_ros.diffusion.presets import PRESET_NAMES

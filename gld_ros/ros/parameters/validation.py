@@ -1,7 +1,5 @@
 """Checks of parameter values: each by its row, and the set as a whole."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

@@ -4,8 +4,6 @@ World: metres, z up, room centred on x = y = 0, floor at z = 0. Poses T_world_pi
 whose foot is at its origin.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

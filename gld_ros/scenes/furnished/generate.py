@@ -5,8 +5,6 @@ consecutive ids share a room and differ in camera path and light: building a roo
 rendering a few views of it.
 """
 
-from __future__ import annotations
-
 import colorsys
 import functools
 import zlib
@@ -50,11 +48,10 @@ def render_furnished(
 
     Raises MeshError for an unusable folder, ValueError for an id of no split.
     """
-    batches = []
-    for scene_id in ids:
-        batches.append(
-            render_scene(folder, style, scene_id, num_views, image_hw, num_references, antialias)
-        )
+    batches = [
+        render_scene(folder, style, scene_id, num_views, image_hw, num_references, antialias)
+        for scene_id in ids
+    ]
     merged: dict[str, Any] = {
         name: torch.cat([batch[name] for batch in batches])
         for name in ("images", "depth_m", "K_px", "T_world_cam", "visible_fraction")

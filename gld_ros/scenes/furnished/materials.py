@@ -1,7 +1,5 @@
 """Generated textures of walls, floors and covers: planks, tiles, bricks, carpets, wallpapers."""
 
-from __future__ import annotations
-
 import colorsys
 from collections.abc import Callable
 

@@ -4,8 +4,6 @@ The folder holds `furniture.csv` with at least the columns name, file, category 
 top, wall or ceiling). Pieces are in metres, z up, standing on z = 0 with x = y = 0 in their middle.
 """
 
-from __future__ import annotations
-
 import csv
 import functools
 import math

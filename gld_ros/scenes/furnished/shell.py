@@ -3,8 +3,6 @@
 World: metres, z up, room centred on x = y = 0, floor at z = 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

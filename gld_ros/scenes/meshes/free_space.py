@@ -3,8 +3,6 @@
 Found by rays alone, so it works on any triangle soup. World: metres, z up.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

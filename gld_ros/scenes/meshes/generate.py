@@ -23,7 +23,12 @@ from gld_ros.scenes.meshes.paths import PathStyle, draw_path
 from gld_ros.scenes.meshes.raycast import Hits, RayCaster
 from gld_ros.scenes.meshes.shading import LINEAR_OF_BYTE, shade, shadow_rays
 from gld_ros.scenes.meshes.surfaces import FloatArray, MipMaps, Surfaces, mip_maps
-from gld_ros.scenes.rooms.cameras import CameraPath, pinhole_from_fov, view_parameters
+from gld_ros.scenes.rooms.cameras import (
+    CameraPath,
+    pinhole_from_fov,
+    reference_views,
+    view_parameters,
+)
 from gld_ros.scenes.rooms.domains import split_of
 from gld_ros.scenes.visibility import DepthViews, visible_fraction, visible_from
 
@@ -95,7 +100,7 @@ def render_world(
     Pixels whose ray leaves the mesh have depth 0 (unknown). Raises ValueError for an id of no
     split, MeshError where no path is accepted.
     """
-    references = style.reference_views(num_views)
+    references = reference_views(num_views, style.reference_target_split)
     if num_references is not None and style.reference_target_split is not None:
         if not 1 <= num_references < num_views:
             raise ValueError(f"num_references is {num_references}; use 1 to {num_views - 1}")
@@ -230,7 +235,7 @@ def _rays(
 
 
 def _probe(path: CameraPath, style: PathStyle) -> tuple[FloatArray, FloatArray]:
-    references = style.reference_views(PROBE_VIEWS)
+    references = reference_views(PROBE_VIEWS, style.reference_target_split)
     s = view_parameters(PROBE_VIEWS, len(references), style.reference_target_split)
     K_px = np.tile(pinhole_from_fov(path.horizontal_fov, PROBE_HW), (PROBE_VIEWS, 1, 1))
     return path.poses(s).astype(np.float32), K_px.astype(np.float32)
@@ -256,7 +261,7 @@ def _acceptable(world: MeshWorld, style: PathStyle, path: CameraPath) -> bool:
     share = np.bincount(materials) / triangles.size
     if (share >= SEEN_PIXEL_SHARE).sum() < style.materials_seen:
         return False
-    references = style.reference_views(PROBE_VIEWS)
+    references = reference_views(PROBE_VIEWS, style.reference_target_split)
     depth, K, poses = (torch.from_numpy(a)[None] for a in (depth_m, K_px, T_world_cam))
     fraction = _fractions(depth, K, poses, references)[0]
     targets = [float(fraction[v]) for v in range(PROBE_VIEWS) if v not in references]

@@ -1,7 +1,5 @@
 """Random lighting of a place and the camera's response: lamps, exposure, white balance, noise."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -206,10 +206,7 @@ def _upright(surfaces: Surfaces, address: MeshAddress) -> Surfaces:
     turn = np.eye(4) if address.up == "z" else np.array(
         [[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
     )  # fmt: skip
-    scaled = Surfaces(
-        **{**surfaces.__dict__, "corners": surfaces.corners * np.float32(address.scale)}
-    )
-    return scaled.moved(turn)
+    return replace(surfaces, corners=surfaces.corners * np.float32(address.scale)).moved(turn)
 
 
 def _require_colours(path: Path, surfaces: Surfaces, missing_images: int) -> None:

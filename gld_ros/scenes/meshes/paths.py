@@ -1,7 +1,5 @@
 """Camera paths of a robot through free space, and which of them are useful for training."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -34,12 +32,6 @@ class PathStyle:
     nearest_m: float = 0.3
     unknown_share: float = 0.25
     materials_seen: int = 4
-
-    def reference_views(self, num_views: int) -> tuple[int, ...]:
-        """Indices of the views that paths are accepted with as references."""
-        if self.reference_target_split is None:
-            return (0, num_views - 1) if num_views > 1 else (0,)
-        return tuple(range(max(1, num_views // 2)))
 
 
 ALONG = PathStyle("along", ("forward", "arc", "side", "turn"), (0.3, 2.0), (0.0, 60.0), (0.4, 1.0))
@@ -85,10 +77,6 @@ def draw_path(rng: np.random.Generator, style: PathStyle, space: FreeSpace) -> C
         pitch=math.radians(rng.uniform(*style.pitch_deg)),
         roll=math.radians(rng.uniform(-1.0, 1.0) * style.roll_deg),
         horizontal_fov=math.radians(rng.uniform(*style.horizontal_fov_deg)),
-    )
-    shift = middle - path.positions(np.array([0.5]))[0, :2]
-    path = CameraPath(
-        **{**path.__dict__, "start": (float(shift[0]), float(shift[1]), path.start[2])}
-    )
+    ).centred_on(middle)
     along = path.positions(np.linspace(0.0, 1.0, 12))[:, :2]
     return path if space.are_free(along).all() else None

@@ -4,8 +4,6 @@ Rays are parameterised by z-depth: a camera ray's direction has length 1 along t
 the ray parameter of a hit is its z-depth in metres.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

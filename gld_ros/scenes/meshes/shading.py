@@ -5,8 +5,6 @@ from both sides by Lambert's law: point lights that fade with distance, and ambi
 stronger from above.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

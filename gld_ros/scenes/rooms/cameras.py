@@ -3,10 +3,8 @@
 World: metres, z up, floor at z = 0. Cameras: OpenCV axes, pixel centres at integer coordinates.
 """
 
-from __future__ import annotations
-
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,6 +44,11 @@ class CameraPath:
         pitch, roll = np.full_like(s, self.pitch), np.full_like(s, self.roll)
         return camera_to_world(self.positions(s), yaw, pitch, roll)
 
+    def centred_on(self, middle_xy: np.ndarray) -> "CameraPath":
+        """The same path, for one that starts at x = y = 0, with its middle at (2,) metres."""
+        x, y = middle_xy - self.positions(np.array([0.5]))[0, :2]
+        return replace(self, start=(float(x), float(y), self.start[2]))
+
 
 def camera_to_world(
     position: np.ndarray, yaw: np.ndarray, pitch: np.ndarray, roll: np.ndarray
@@ -76,6 +79,15 @@ def pinhole_from_fov(horizontal_fov: float, image_hw: tuple[int, int]) -> np.nda
     return np.array(
         [[focal, 0.0, 0.5 * (width - 1)], [0.0, focal, 0.5 * (height - 1)], [0.0, 0.0, 1.0]]
     )
+
+
+def reference_views(
+    num_views: int, reference_target_split: tuple[float, float] | None
+) -> tuple[int, ...]:
+    """Indices of the views that paths are accepted with as references."""
+    if reference_target_split is None:
+        return (0, num_views - 1) if num_views > 1 else (0,)
+    return tuple(range(max(1, num_views // 2)))
 
 
 def view_parameters(

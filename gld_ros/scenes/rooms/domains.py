@@ -4,8 +4,6 @@ Drawing a room from these ranges belongs to layout.py, the camera path to camera
 Lengths in metres, angles in degrees; a pair is a (low, high) range that is drawn uniformly.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 Range = tuple[float, float]
@@ -63,12 +61,6 @@ class RoomDomain:
     target_visible: Range = (0.5, 1.0)
     objects_seen: int = 3
     mean_depth_m: Range = (0.8, 8.0)
-
-    def reference_views(self, num_views: int) -> tuple[int, ...]:
-        """Indices of the views that scenes of this domain are accepted with as references."""
-        if self.reference_target_split is None:
-            return (0, num_views - 1) if num_views > 1 else (0,)
-        return tuple(range(max(1, num_views // 2)))
 
 
 NARROW = RoomDomain(name="narrow")

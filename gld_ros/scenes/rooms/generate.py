@@ -5,8 +5,6 @@ references see of every view. A scene depends on its domain and id alone: not on
 rendered in, nor on the number or size of the images.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gld_ros.scenes.rooms.cameras import pinhole_from_fov, view_parameters
+from gld_ros.scenes.rooms.cameras import pinhole_from_fov, reference_views, view_parameters
 from gld_ros.scenes.rooms.domains import RoomDomain, domain_named, split_of
 from gld_ros.scenes.rooms.layout import LayoutFailed, Room, draw_room
 from gld_ros.scenes.rooms.packed import PackedRooms, pack_rooms
@@ -52,7 +50,7 @@ def render_rooms(
     """
     domain = domain_named(domain) if isinstance(domain, str) else domain
     _check_request(ids, num_views, image_hw, antialias)
-    references = domain.reference_views(num_views)
+    references = reference_views(num_views, domain.reference_target_split)
     if num_references is not None and domain.reference_target_split is not None:
         if not 1 <= num_references < num_views:
             raise ValueError(f"num_references is {num_references}; use 1 to {num_views - 1}")
@@ -159,7 +157,7 @@ def accepted_rooms(
 
 def _acceptable(domain: RoomDomain, rooms: Sequence[Room], device: torch.device | str) -> Tensor:
     """Which rooms pass the domain's conditions, (B,) bool."""
-    references = domain.reference_views(PROBE_VIEWS)
+    references = reference_views(PROBE_VIEWS, domain.reference_target_split)
     s = view_parameters(PROBE_VIEWS, len(references), domain.reference_target_split)
     T_world_cam, K_px = _cameras(rooms, s, PROBE_HW, device)
     packed = pack_rooms(rooms, device)

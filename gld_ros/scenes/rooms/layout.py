@@ -4,8 +4,6 @@ Rendering belongs to raycast.py, ranges to domains.py; whether a room is accepte
 World: metres, z up, room centred on x = y = 0, floor at z = 0.
 """
 
-from __future__ import annotations
-
 import colorsys
 import math
 import zlib
@@ -137,11 +135,7 @@ def _draw_path(
             pitch=math.radians(rng.uniform(*domain.pitch_deg)),
             roll=math.radians(rng.uniform(-1.0, 1.0) * domain.roll_deg),
             horizontal_fov=math.radians(rng.uniform(*domain.horizontal_fov_deg)),
-        )
-        shift = middle - path.positions(np.array([0.5]))[0, :2]
-        path = CameraPath(
-            **{**path.__dict__, "start": (float(shift[0]), float(shift[1]), path.start[2])}
-        )
+        ).centred_on(middle)
         centres = path.positions(np.linspace(0.0, 1.0, 9))
         inside = (np.abs(centres[:, 0]) <= half_x) & (np.abs(centres[:, 1]) <= half_y)
         if inside.all():

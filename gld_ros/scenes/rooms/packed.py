@@ -3,8 +3,6 @@
 Drawing rooms belongs to layout.py, casting rays to raycast.py, colours to shading.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

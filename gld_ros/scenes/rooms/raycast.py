@@ -5,8 +5,6 @@ parameter of a hit *is* its z-depth in metres. Shapes: B rooms, V views, N rays 
 surface looks like belongs to shading.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

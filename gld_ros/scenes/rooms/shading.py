@@ -3,8 +3,6 @@
 Surface patterns belong to textures.py, hits and shadow rays to raycast.py. Shapes as there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

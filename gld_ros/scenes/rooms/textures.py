@@ -5,8 +5,6 @@ Edges are filtered over the footprint of the pixel, and the whole pattern fades 
 four and two pixels per period: what lies beyond would be aliasing noise in the training data.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +14,8 @@ import torch
 from torch import Tensor
 
 from gld_ros.scenes.rooms.layout import TEXTURES
+from gld_ros.scenes.rooms.vectors import Vec
 
-Vec = tuple[Tensor, Tensor, Tensor]
 _TABLE_SIDE = 64
 _STEEPEST = 0.02  # cosine below which a ray grazes no flatter
 

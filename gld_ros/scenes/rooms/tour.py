@@ -3,8 +3,6 @@
 Writing it as a bag belongs to scenes/tour_bag.py.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

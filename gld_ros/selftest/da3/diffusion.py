@@ -29,7 +29,7 @@ def check_prope(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
     """Camera maps, camera matrices, and features transformed by them."""
     inputs = {name: models.to_device(values) for name, values in fixture.inputs.items()}
     T_world_cam, K_px = inputs["c2w"], inputs["K"]
-    image_hw = _size_hw(fixture.inputs["size_hw"])
+    image_hw = fixture.size_hw()
     for name in fixture.outputs:
         if match := re.fullmatch(r"mask_and_plucker_cond(\d+)", name):
             camera_map, _, _ = camera_conditions(T_world_cam, K_px, image_hw, int(match[1]))
@@ -132,7 +132,7 @@ def _conditions(
     views = T_world_cam.shape[:2]
     features = models.to_device(inputs["ref_feat"]).unflatten(0, views)
     camera_map, viewmats, _ = camera_conditions(
-        T_world_cam, K_px, _size_hw(inputs["size_hw"]), num_references
+        T_world_cam, K_px, fixture.size_hw(), num_references
     )
     source = None
     if denoiser.config.source_conditioned:
@@ -166,8 +166,3 @@ def _transformed(feat: Tensor, tables: PropeTables) -> dict[str, Tensor]:
         name: rearrange(values, "b v n (h d) -> b h (v n) d", h=heads)
         for name, values in parts.items()
     }
-
-
-def _size_hw(size: Tensor) -> tuple[int, int]:
-    height, width = (int(side) for side in size)
-    return height, width

@@ -71,7 +71,7 @@ def check_from_layer(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
 
 def check_dualdpt(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
     """Depth and rays from four feature maps, with the published and the fine-tuned head."""
-    image_hw = _size_hw(fixture.inputs["size_hw"])
+    image_hw = fixture.size_hw()
     features = [models.to_device(fixture.inputs[f"feat{level}"]) for level in _LEVELS]
     for prefix in ("", "finetuned."):
         if not fixture.expects(f"{prefix}depth"):
@@ -92,7 +92,7 @@ def check_dualdpt(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
 def check_camera(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
     """Pose encoding, camera encoder and decoder, whole-model runs, cameras from rays."""
     inputs = {name: models.to_device(values) for name, values in fixture.inputs.items()}
-    image_hw = _size_hw(fixture.inputs["size_hw"])
+    image_hw = fixture.size_hw()
     T_cam_world, K_px = inputs["w2c"], inputs["K"]
 
     encoding = pose_encoding(T_cam_world, K_px, image_hw)
@@ -151,8 +151,3 @@ def _half_image_units(K_px: Tensor, image_hw: tuple[int, int]) -> tuple[Tensor, 
     half = K_px.new_tensor([image_hw[1], image_hw[0]]) / 2
     focal = torch.stack([K_px[..., 0, 0], K_px[..., 1, 1]], dim=-1)
     return focal / half, K_px[..., :2, 2] / half
-
-
-def _size_hw(size: Tensor) -> tuple[int, int]:
-    height, width = (int(side) for side in size)
-    return height, width

@@ -12,7 +12,7 @@ def check_mae(fixture: Fixture, models: Da3Models) -> Iterator[Row]:
     decoder, tolerance = models.rgb_decoder, models.limits.module
     patch = decoder.config.patch_size
     for case in (n.removeprefix("tokens_") for n in fixture.inputs if n.startswith("tokens_")):
-        height, width = (int(side) for side in fixture.inputs[f"size_hw_{case}"])
+        height, width = fixture.size_hw(f"size_hw_{case}")
         grid_hw = (height // patch, width // patch)
         tokens = models.to_network(fixture.inputs[f"tokens_{case}"])
         table = decoder.position_table(grid_hw)

@@ -5,8 +5,6 @@ Decoders must work from what diffusion gives them: without a cascade that is the
 batches is therefore exactly that; the rest are true features with random levels dropped.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -12,8 +12,6 @@ Owns trajectories and loss. Scenes, references, cameras and noise are drawn as f
 (`level1`).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import reduce

@@ -8,8 +8,6 @@ diffusion could recover them. A second one, of the cameras' motion from the patc
 the unit of length. The read-outs are thrown away after training.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ All views are noised, references included; the loss runs over all views. Targets
 features of all views encoded together, the condition features of the references encoded alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
