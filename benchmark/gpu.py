@@ -24,6 +24,7 @@ import torch
 from gpu_parts.compilation import compiled, compiled_variants, cuda_graph
 from gpu_parts.full_size import kernels, samples, stages
 from gpu_parts.machine import SIZES, Figures, Machine, NotHere, ceilings
+from gpu_parts.measuring import measuring
 from gpu_parts.numerics import numerics
 from gpu_parts.table import markdown
 
@@ -50,6 +51,7 @@ def run_parts(machine: Machine, report: Figures, compile_s: float, out: Path | N
     parts: dict[str, Callable[[Machine], Any]] = {
         "ceilings": ceilings,
         "numerics": numerics,
+        "measuring": measuring,
         "stages": stages,
         "kernels": kernels,
         "samples": samples,

@@ -4,8 +4,8 @@ Run: `OMP_NUM_THREADS=1 python benchmark/measuring.py SCENE_FOLDER ...`. Each bl
 measured with its neighbours among all frames of the folder, then checked across the block. Prints
 per scene a row of what would be published of single images, and one with what the others of the
 block say. Coverage is of pixels whose depth is known. `--robustness` adds rows with disturbed poses
-and images; `--speed` times the fast sweep against the one written to be read, alternately in one
-process.
+and images. Instead, `--torch cpu` or `--torch cuda` compares the search in torch with the one in
+NumPy, and `--speed` times both and the sweep written to be read, alternately in one process.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from launches import launches
 from scipy.spatial.transform import Rotation, Slerp
 
 from gld_ros.geometry.crop_resize import resized_intrinsics
@@ -122,10 +123,12 @@ def search_arguments(
     return choose_neighbours(frames[i], around, typical_m, PARTNERS), parameters
 
 
-def measure_block(frames: dict[int, PosedImage], keyframes: list[int]) -> list[MeasuredImage]:
+def measure_block(
+    frames: dict[int, PosedImage], keyframes: list[int], device: torch.device | None = None
+) -> list[MeasuredImage]:
     """The keyframes, each measured with neighbours among the frames around it."""
     return [
-        MeasuredImage(frames[i], measure_depth(frames[i], *search_arguments(frames, i)))
+        MeasuredImage(frames[i], measure_depth(frames[i], *search_arguments(frames, i), device))
         for i in keyframes
     ]
 
@@ -175,30 +178,52 @@ def _sure(measured: MeasuredDepth) -> FloatArray:
     return np.where(measured.confidence >= SURE, measured.depth_m, np.nan).ravel()
 
 
-def time_both(recording: Recording, arguments: argparse.Namespace) -> None:
-    """Print processor times of the fast sweep and of the reference, measured alternately."""
+def compare(recording: Recording, device: torch.device, arguments: argparse.Namespace) -> None:
+    """Print how far depth that torch publishes of single images is from NumPy's."""
+    in_numpy, in_torch = [], []
+    for frames, keyframes in keyframe_blocks(recording, Disturbance(""), arguments):
+        for found, where in ((in_numpy, None), (in_torch, device)):
+            block = measure_block(frames, keyframes, where)
+            found += [_sure(image.measured) for image in block]
+    numpy_m, torch_m = np.concatenate(in_numpy), np.concatenate(in_torch)
+    here, there = np.isfinite(numpy_m), np.isfinite(torch_m)
+    difference = np.abs(torch_m / numpy_m - 1)[here & there]
+    print(
+        f"{recording.scene_id}, {len(in_numpy)} keyframes: measured in NumPy {here.mean():.2%}, in "
+        f"torch on {device} {there.mean():.2%}, by one alone {(here != there).mean():.2%}; of the "
+        f"others {(difference < 0.01).mean():.2%} within 1 %, median difference "
+        f"{np.median(difference):.1e}",
+        flush=True,
+    )
+
+
+def time_searches(recording: Recording, arguments: argparse.Namespace) -> None:
+    """Print processor times of all that measure a keyframe, taken alternately."""
     middle = len(recording) // 2
     wanted = range(max(0, middle - WINDOW), min(len(recording), middle + WINDOW + 1))
     frames = disturbed_frames(recording, wanted, Disturbance(""), arguments.width)
     neighbours, parameters = search_arguments(frames, middle)
+    cpu = torch.device("cpu")
     actions: dict[str, Callable[[], object]] = {
-        "fast": lambda: measure_depth(frames[middle], neighbours, parameters),
-        "reference": lambda: reference_depth(
+        "NumPy": lambda: measure_depth(frames[middle], neighbours, parameters),
+        "torch": lambda: measure_depth(frames[middle], neighbours, parameters, cpu),
+        "written to be read": lambda: reference_depth(
             frames[middle], neighbours, parameters.depth_range_m, parameters.planes, 2
         ),
     }
     times: dict[str, list[float]] = {name: [] for name in actions}
-    measure_depth(frames[middle], neighbours, parameters)
+    actions["NumPy"]()
+    operations = launches(actions["torch"])
     for _ in range(arguments.repeats):
         for name, action in actions.items():
             started = time.process_time()
             action()
             times[name].append(time.process_time() - started)
-    fast, slow = (min(times[name]) for name in actions)
     height, width = frames[middle].image_hw
     print(
-        f"{recording.scene_id}, {width}x{height}, {len(neighbours)} neighbours: fast {fast:.3f} s, "
-        f"reference {slow:.3f} s, {slow / fast:.1f} times"
+        f"{recording.scene_id}, {width}x{height}, {len(neighbours)} neighbours, one CPU core: "
+        + ", ".join(f"{name} {min(taken):.3f} s" for name, taken in times.items())
+        + f"; torch takes {operations} operations"
     )
 
 
@@ -211,6 +236,7 @@ def main() -> None:
     parser.add_argument("--stride", type=int, default=2, help="frames between keyframes")
     parser.add_argument("--width", type=int, default=320, help="largest width of images, pixels")
     parser.add_argument("--robustness", action="store_true", help="disturb poses and images, too")
+    parser.add_argument("--torch", metavar="DEVICE", help="only compare torch there with NumPy")
     parser.add_argument("--speed", action="store_true", help="only time the sweeps")
     parser.add_argument("--repeats", type=int, default=3, help="of each sweep that is timed")
     arguments = parser.parse_args()
@@ -220,7 +246,10 @@ def main() -> None:
         for folder in find_scene_folders(path):
             recording = open_scene_folder(folder)
             if arguments.speed:
-                time_both(recording, arguments)
+                time_searches(recording, arguments)
+                continue
+            if arguments.torch:
+                compare(recording, torch.device(arguments.torch), arguments)
                 continue
             judge(recording, Disturbance(""), arguments)
             for disturbance in DISTURBANCES if arguments.robustness else ():

@@ -1,4 +1,4 @@
-"""Is the device right: parts of the embedded bundle and measured depth, against the CPU."""
+"""Is the device right: parts of the embedded bundle, against the CPU."""
 
 import copy
 from collections.abc import Callable, Iterator

@@ -69,8 +69,8 @@ def measure_depth(
     Depth (H, W) is NaN where texture or parallax is missing, where neighbours do not agree with
     the reference, and everywhere without neighbours. Poses of neighbours are corrected by what
     the images show. The order of neighbours does not matter. `device` is where torch searches the
-    surface; None is NumPy on the CPU, which is faster there than torch. Raises
-    torch.OutOfMemoryError if a GPU has no memory left.
+    surface; None is NumPy on the CPU, which is faster there than torch. Raises ValueError for a GPU
+    that is not there, and torch.OutOfMemoryError for one without memory left.
     """
     if not neighbours:
         return nothing_measured(reference.image_hw, "stereo")

@@ -26,6 +26,8 @@ TEXTURE_FLOOR = 1.0
 # power of two, so that sums of it and of costs can be told apart again.
 _HIDDEN = 128.0
 NEAREST_Z = np.float32(1e-3)  # metres in front of a neighbour's camera; nearer is meaningless
+# Outermost pixels are seen, whichever way a surface right on their centres is rounded.
+RIM_PX = 1e-3
 # Around neighbours' images their border is repeated for so many pixels, which is all that windows
 # beside it see. OpenCV's own repeated border takes several times as long.
 _PAD_PX = 32
@@ -38,7 +40,7 @@ _CHUNK, _GROUP = 24 * 1024, 8
 class _Windows:
     """The reference's windows, (h, w) each."""
 
-    around: FloatImage  # (h + 2 radius, w) grey values, the first and last row repeated
+    around: FloatImage  # (h + 2 radius, w) grey less `mean_grey`, the first and last row repeated
     mean: FloatImage
     scale: FloatImage  # -0.5 / standard deviation: of a covariance, its part of the cost
     radius: int
@@ -48,7 +50,7 @@ class _Windows:
 class _Projection:
     """Where the reference's pixels fall in a neighbour: linear in column, row and inverse depth."""
 
-    padded: FloatImage  # the neighbour's grey values, _PAD_PX more on each side
+    padded: FloatImage  # the neighbour's grey values less `mean_grey`, _PAD_PX more on each side
     by_column: FloatImage  # (3, w): x * z, y * z, and z; x and y in pixels of `padded`
     by_row: FloatImage  # (3, h)
     by_inverse_depth: FloatImage  # (3,)
@@ -68,7 +70,7 @@ def matching_cost(
     Cost is (1 - ZNCC) / 2 averaged over the better half of the neighbours in whose images the
     surface falls; NEUTRAL_COST where there is none. The order of neighbours does not matter.
     """
-    windows = _windows(reference.grey, radius)
+    windows = _windows(reference.grey - mean_grey(reference), radius)
     limits = float(around.min() + steps.min()), float(around.max() + steps.max())
     projections = [
         _projection(neighbour, T, reference, limits)
@@ -100,6 +102,15 @@ def matching_cost(
                 _cost(windows, projection, points[:, : len(rows)], few, top, space, into)
         _better_half_mean(here[:, : len(moves)], cost[first : first + group, top:bottom])
     return cost
+
+
+def mean_grey(reference: GreyImage) -> np.float32:
+    """What is subtracted from all images: ZNCC does not change, but squares keep their precision.
+
+    The squares of a bright wall are tens of thousands of times its variance, and float32 would keep
+    two digits of that.
+    """
+    return np.float32(reference.grey.mean())
 
 
 def seen_by_any(
@@ -203,7 +214,7 @@ def _projection(
     behind = bool((z <= NEAREST_Z).any())
     leaves = (x < left * z, x > right * z, y < top * z, y > bottom * z)
     return _Projection(
-        np.pad(neighbour.grey, _PAD_PX, mode="edge"),
+        np.pad(neighbour.grey - mean_grey(reference), _PAD_PX, mode="edge"),
         by_column.astype(np.float32),
         by_row.astype(np.float32),
         m.astype(np.float32),
@@ -211,10 +222,11 @@ def _projection(
     )
 
 
-def _border(image_hw: tuple[int, int]) -> tuple[int, int, int, int]:
+def _border(image_hw: tuple[int, int]) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of an image after padding, the outermost pixels included."""
     height, width = image_hw
-    return _PAD_PX, _PAD_PX, _PAD_PX + width - 1, _PAD_PX + height - 1
+    before, behind = _PAD_PX - RIM_PX, _PAD_PX - 1 + RIM_PX
+    return before, before, behind + width, behind + height
 
 
 def _project(

@@ -46,8 +46,11 @@ def search_surface(
 ) -> FoundSurface:
     """The surface at one neighbour or more, on the grid of the last level.
 
-    As `search.search_surface`, on a device. Raises torch.OutOfMemoryError.
+    As `search.search_surface`, on a device. Raises ValueError if there is no such device, and
+    torch.OutOfMemoryError.
     """
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device}, but torch sees no CUDA device; use None, for NumPy")
     with _own_stream(device):
         surface: _Surface | None = None
         for level in levels:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from gld_ros.measuring.frames import FloatArray
 from gld_ros.measuring.levels import GreyImage
-from gld_ros.measuring.sweep import NEAREST_Z, NEUTRAL_COST, TEXTURE_FLOOR
+from gld_ros.measuring.sweep import NEAREST_Z, NEUTRAL_COST, RIM_PX, TEXTURE_FLOOR, mean_grey
 
 # Values (neighbours x hypotheses x pixels) that are worked on at a time; a keyframe's default
 # search stays below. About 15 tensors of so many exist at the worst moment: 250 MB.
@@ -43,13 +43,14 @@ def matching_cost(
     As `sweep.matching_cost`, on the device of `around`.
     """
     device = around.device
-    images = _stacked(neighbours, device)
+    mean_everywhere = mean_grey(reference)
+    images = _stacked(neighbours, device).sub_(float(mean_everywhere))
     # Beside the image windows see its outermost pixels again.
     rows, columns = (_repeated(size, radius, device) for size in reference.hw)
     projections = _projections(reference, neighbours, T_neighbour_reference, rows, columns)
     if around.numel() > 1:
         around = around[rows][:, columns]
-    grey = torch.from_numpy(reference.grey).to(device)[rows][:, columns]
+    grey = torch.from_numpy(reference.grey - mean_everywhere).to(device)[rows][:, columns]
     mean, of_squares = _window_means(torch.stack([grey, grey * grey]), radius)
     windows = grey, mean, torch.rsqrt(of_squares - mean * mean + TEXTURE_FLOOR)
     planes = max(1, _AT_ONCE // (len(neighbours) * grey.numel()))
@@ -118,7 +119,7 @@ def _places(projections: _Projections, inverse_depth: Tensor) -> tuple[Tensor, T
     z.clamp_(min=float(NEAREST_Z))
     for place, last in zip((x, y), projections.last_xy, strict=True):
         place.div_(z)
-        seen &= (place >= 0) & (place <= last)
+        seen &= (place >= -RIM_PX) & (place <= last + RIM_PX)
     return x, y, seen
 
 

@@ -79,6 +79,18 @@ def test_what_no_neighbour_sees_is_what_numpy_says(torch_device):
         assert (seen != expected).mean() < 0.02
 
 
+@pytest.mark.parametrize("up_m", [-1e-7, 1e-7])
+def test_the_outermost_row_is_seen_however_it_is_rounded(up_m, device):
+    greys, plane = images([HW] * 2), np.full(HW, 0.5, np.float32)
+    T = [np.linalg.inv(camera_at(0.2, up_m))]
+    if device is None:
+        seen = sweep.seen_by_any(greys[0], greys[1:], T, plane)
+    else:
+        there = torch.from_numpy(plane).to(device)
+        seen = torch_sweep.seen_by_any(greys[0], greys[1:], T, there).cpu().numpy()
+    assert seen[0].mean() == seen[-1].mean() > 0.8
+
+
 @pytest.mark.parametrize("hw", [(9, 14), (14, 9), (1, 5)])
 def test_smoothness_is_that_of_numpy(hw, torch_device):
     rng = np.random.default_rng(0)
@@ -87,6 +99,16 @@ def test_smoothness_is_that_of_numpy(hw, torch_device):
     there = (torch.from_numpy(values).to(torch_device) for values in (cost, grey))
     found = torch_aggregation.semi_global(*there).cpu().numpy()
     np.testing.assert_allclose(found, aggregation.semi_global(cost, grey), atol=1e-5)
+
+
+def test_no_step_of_a_search_waits_for_the_device():
+    greys, nowhere = images([HW] * 3), torch.device("meta")  # which has no values to wait for
+    around = torch.empty(HW, device=nowhere)
+    T = [np.linalg.inv(place) for place in PLACES[:2]]
+    steps = torch.empty(5, device=nowhere)
+    cost = torch_sweep.matching_cost(greys[0], greys[1:], T, around, steps, 2)
+    aggregated = torch_aggregation.semi_global(cost, around)
+    assert winner_in_torch.lowest_cost(aggregated).position.shape == HW
 
 
 def test_winners_are_those_of_numpy(torch_device):
@@ -144,3 +166,10 @@ def test_depth_is_that_of_numpy(scene, torch_device):
     assert (np.abs(torch_m[both] / numpy_m[both] - 1) < 0.01).mean() > 0.99
     assert abs(np.isfinite(torch_m).mean() - np.isfinite(numpy_m).mean()) < 0.01
     assert (np.isfinite(torch_m) != np.isfinite(numpy_m)).mean() < 0.01
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+def test_a_gpu_that_is_not_there_is_refused():
+    frames = plane_frames(2.0, 0.0)
+    with pytest.raises(ValueError, match="device is cuda, but torch sees no CUDA device"):
+        measure_depth(frames[0], frames[1:], MeasuringParameters(), torch.device("cuda"))

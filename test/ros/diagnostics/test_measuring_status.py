@@ -4,6 +4,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 from gld_ros.mapping.measurements import MeasuringFacts
+from gld_ros.mapping.stereo_device import StereoDevice
 from gld_ros.measuring.agreement import Agreement
 from gld_ros.measuring.depth_camera_agreement import DepthCameraAgreement
 from gld_ros.ros.diagnostics.facts import OK, WARN, DiagnosticsMemory
@@ -12,7 +13,9 @@ from gld_ros.ros.diagnostics.inputs import measuring_status
 
 def status(depth_cameras=None, **disagreements):
     facts = MeasuringFacts(8, 0, 0, 0.1, disagreements, depth_cameras or {})
-    measurements = SimpleNamespace(facts=lambda: facts, counts=Counter(stereo=8), source="stereo")
+    measurements = SimpleNamespace(
+        facts=lambda: facts, counts=Counter(stereo=8), source="stereo", device=StereoDevice()
+    )
     return measuring_status(SimpleNamespace(measurements=measurements), DiagnosticsMemory())
 
 
