@@ -95,19 +95,15 @@ def render_surfaces(
     T_fixed_cam: FloatArray,
     image_hw: tuple[int, int],
     max_sources: int = MAX_SOURCES,
-    *,
-    beyond_measured: bool = False,
 ) -> RenderedView:
     """What a camera with K_px (3, 3) and T_fixed_cam (4, 4) sees of measured surfaces.
 
-    The order of `surfaces` affects only rounding. Raises ValueError for an empty
-    image_hw.
+    The order of `surfaces` affects only rounding. Raises ValueError for an empty image_hw.
     """
     if min(image_hw) < 1:
         raise ValueError(f"image_hw is {image_hw}; both must be at least 1")
     used = choose_sources(surfaces, K_px, T_fixed_cam, image_hw, max_sources)
-    sources = [source_of(s, beyond_measured=beyond_measured) for s in used]
-    return render_chosen(sources, K_px, T_fixed_cam, image_hw)
+    return render_chosen([source_of(s) for s in used], K_px, T_fixed_cam, image_hw)
 
 
 def render_chosen(
@@ -116,7 +112,10 @@ def render_chosen(
     T_fixed_cam: FloatArray,
     image_hw: tuple[int, int],
 ) -> RenderedView:
-    """`render_surfaces` of the surfaces that `choose_sources` chose for this camera."""
+    """What a camera sees of the surfaces that `choose_sources` chose for it.
+
+    K_px (3, 3), T_fixed_cam (4, 4); a view without sources is empty.
+    """
     if not sources:
         return _empty(image_hw)
     used = [source.surface for source in sources]

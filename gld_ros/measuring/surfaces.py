@@ -92,7 +92,7 @@ def continued(surface: Surface) -> Surface:
         np.divide(cv2.blur(inverse, box), cv2.blur(known, box), out=inverse, where=guessed)
     with np.errstate(divide="ignore"):
         depth_m = np.where(guessed, 1.0 / inverse, surface.depth_m).astype(np.float32)
-    confidence = np.where(measured, surface.confidence, np.float32(CONTINUED))
+    confidence = np.where(guessed, np.float32(CONTINUED), surface.confidence)
     return replace(surface, depth_m=depth_m, confidence=confidence)
 
 

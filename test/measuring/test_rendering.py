@@ -1,12 +1,14 @@
 """Measured surfaces in another camera: geometry, occlusion, exposure."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gld_ros.measuring.confidence import POSSIBLE, SURE
-from gld_ros.measuring.rendering import render_surfaces
+from gld_ros.measuring.rendering import RenderedView, render_chosen, render_surfaces, source_of
 from gld_ros.measuring.surfaces import Surface, without_edges
 
 HW = (60, 80)
@@ -109,6 +111,11 @@ def test_a_point_that_other_cameras_looked_through_is_not_there() -> None:
     assert np.abs(known / 2.0 - 1).max() < 0.02
 
 
+def beyond_measured(surfaces: Sequence[Surface]) -> RenderedView:
+    sources = [source_of(surface, beyond_measured=True) for surface in surfaces]
+    return render_chosen(sources, K_PX, camera_at(0.0), HW)
+
+
 def board_with_a_plain_middle() -> tuple[Surface, Surface]:
     """A board whose middle gave no depth, and a wall behind it that a camera beside it measured."""
     front, behind = wall(camera_at(0.0), 1.0), wall(camera_at(1.0), 3.0)
@@ -123,7 +130,7 @@ def test_a_wall_is_not_seen_through_the_plain_middle_of_what_stands_in_front() -
     surfaces, middle = board_with_a_plain_middle(), np.s_[10:-10, 31:33]
     through = render_surfaces(surfaces, K_PX, camera_at(0.0), HW)
     assert (through.depth_m[middle] > 2.9).all()  # the wall, by measured depth alone
-    view = render_surfaces(surfaces, K_PX, camera_at(0.0), HW, beyond_measured=True)
+    view = beyond_measured(surfaces)
     assert (view.color[middle] == 200).all()
     assert np.abs(view.depth_m[middle] - 1.0).max() < 0.01
     assert not view.measured[middle].any()
@@ -132,7 +139,7 @@ def test_a_wall_is_not_seen_through_the_plain_middle_of_what_stands_in_front() -
 def test_continued_surfaces_leave_measured_depth_as_it_is() -> None:
     surfaces = board_with_a_plain_middle()
     alone = render_surfaces(surfaces, K_PX, camera_at(0.0), HW)
-    view = render_surfaces(surfaces, K_PX, camera_at(0.0), HW, beyond_measured=True)
+    view = beyond_measured(surfaces)
     sure = view.weight >= SURE
     assert sure.mean() > 0.3
     np.testing.assert_allclose(view.depth_m[sure], alone.depth_m[sure], rtol=1e-3)
@@ -142,7 +149,7 @@ def test_continued_surfaces_leave_measured_depth_as_it_is() -> None:
 def test_surfaces_of_which_little_is_measured_are_not_continued() -> None:
     surface = wall(camera_at(0.0))
     surface.depth_m[:, 35:] = np.nan
-    view = render_surfaces([surface], K_PX, camera_at(0.0), HW, beyond_measured=True)
+    view = beyond_measured([surface])
     assert not view.covered[:, 37:].any()
 
 
@@ -155,7 +162,7 @@ def test_a_continued_surface_gives_way_to_cameras_that_look_past_it() -> None:
     past = behind.depth_m.copy()
     past[:, :45] = np.nan
     beside = Surface(behind.image, K_PX, behind.T_fixed_cam, past, behind.confidence)
-    view = render_surfaces([board, beside], K_PX, camera_at(0.0), HW, beyond_measured=True)
+    view = beyond_measured([board, beside])
     assert (view.depth_m[10:-10, 48:75] > 2.9).all()
     assert (view.weight[10:-10, 48:75] >= SURE).all()
 
