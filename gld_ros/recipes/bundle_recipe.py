@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from gld_ros.evaluation.totals import bundle_hash
 from gld_ros.recipes.card import CardFacts, DataSource, card, figures_section, typed_command
 from gld_ros.recipes.chain import Chain, Step, read_records
 from gld_ros.recipes.inputs import read_report
@@ -131,8 +132,9 @@ def bundle_chain(path: Path, overrides: Sequence[str], folder: Path, device: tor
     configs = dict(_stage_configs(base, recipe, stores, folder))
     steps = [_store(name, store, recipe, folder, device) for name, store in opened.items()]
     exported: str | Path | None = recipe.start
+    start_hash = ""
     if exported is not None:
-        Bundle.open(exported)
+        start_hash = bundle_hash(Bundle.open(exported))
     for name, config in configs.items():
         steps.append(
             stage_step(
@@ -170,6 +172,7 @@ def bundle_chain(path: Path, overrides: Sequence[str], folder: Path, device: tor
         "model": json.loads((plan_folder / "config.json").read_text(encoding="utf-8")),
         "stages": {name: asdict(config) for name, config in configs.items()},
         "files": {name: store.content for name, store in opened.items() if store.content},
+        "start_hash": start_hash,
     }
     left_out = tuple(
         why_left_out(name, store) for name, store in recipe.stores.items() if name not in stores

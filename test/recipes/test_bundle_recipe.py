@@ -1,6 +1,7 @@
 """`gld-ros train bundle`: from nothing to a bundle that opens, killed anywhere, never mixed."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -207,7 +208,7 @@ def test_the_shipped_recipes_can_be_made(tmp_path, recipe_file):
     assert "store hospital is left out" in "\n".join(chain.notes)
 
 
-def test_recordings_are_a_store_and_places_and_shares_are_set_once(tmp_path):
+def test_recordings_are_a_store_and_places_and_shares_are_set_once(tmp_path, straight):
     """Two recordings below one folder, mixed one to three with rooms, from a bundle there is."""
     path = write_recipe(tmp_path)
     values = json.loads(path.read_text())
@@ -240,6 +241,9 @@ def test_recordings_are_a_store_and_places_and_shares_are_set_once(tmp_path):
     assert make_bundle(path, tmp_path / "more", [place, start])
     origin = Bundle.open(tmp_path / "more" / "bundle").config.origin
     assert origin.startswith("trained from micro on rooms narrow")
+    shutil.copytree(straight / "bundle", tmp_path / "run" / "bundle", dirs_exist_ok=True)
+    with pytest.raises(ChainError, match="start_hash"):
+        make_bundle(path, tmp_path / "more", [place, start])
 
 
 def test_a_recipe_without_stages_is_refused(tmp_path):
