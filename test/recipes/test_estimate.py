@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gld_ros.recipes.estimate import StepTime, duration, time_left
+from gld_ros.recipes.estimate import StepTime, TimeLeft, duration, time_left
 
 NUMBERS = st.integers(0, 10**6)
 RATES = st.none() | st.floats(0, 1e6)
@@ -53,3 +53,11 @@ def test_durations_read_as_people_say_them():
     assert [duration(s) for s in (-1, 40, 600, 3900, 7200)] == [
         "0 s", "40 s", "10 min", "65 min", "2 h 0 min",
     ]  # fmt: skip
+
+
+def test_a_step_that_took_no_time_elsewhere_does_not_set_the_pace():
+    steps = [
+        StepTime("a", units=1, done=0, seconds_per_unit=2.0, minutes_elsewhere=1e-308),
+        StepTime("b", units=1, done=0, minutes_elsewhere=1.0),
+    ]
+    assert time_left(steps) == TimeLeft(2.0, ("b",))
