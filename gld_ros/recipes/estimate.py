@@ -45,10 +45,11 @@ def time_left(steps: Sequence[StepTime]) -> TimeLeft:
     rates = {step.name: step.seconds_per_unit for step in steps if step.seconds_per_unit}
     here = elsewhere = 0.0
     for step in steps:
+        seconds_elsewhere = 60 * (step.minutes_elsewhere or 0.0)
         # What took less than a second elsewhere says nothing about how fast this machine is.
-        if step.seconds_per_unit and 60 * (step.minutes_elsewhere or 0.0) >= 1.0:
+        if step.seconds_per_unit and seconds_elsewhere >= 1.0:
             here += step.seconds_per_unit * step.units
-            elsewhere += 60 * step.minutes_elsewhere
+            elsewhere += seconds_elsewhere
     seconds = 0.0
     unknown: list[str] = []
     for step in steps:
