@@ -42,7 +42,7 @@ from gld_ros.mapping.provenance import (
 )
 from gld_ros.mapping.relative_depth import relative_depth
 from gld_ros.mapping.scale import ScaleState
-from gld_ros.measuring.rendering import MAX_SOURCES, choose_sources, render_chosen, source_of
+from gld_ros.measuring.rendering import choose_surfaces, render_chosen, source_of
 from gld_ros.measuring.surfaces import MeasuredScene, Surface
 from gld_ros.view_request import NovelViews, View
 
@@ -211,9 +211,9 @@ class _JobSurfaces:
 
     def around(
         self, K_px: FloatArray, T_fixed_cam: FloatArray, image_hw: tuple[int, int]
-    ) -> list[Surface]:
-        """The surfaces that show most of a target, best first: for its colours and its labels."""
-        return choose_sources(self._surfaces, K_px, T_fixed_cam, image_hw, max(SEERS, MAX_SOURCES))
+    ) -> tuple[list[Surface], list[Surface]]:
+        """Sources of a target's colours and depth, best first, and witnesses."""
+        return choose_surfaces(self._surfaces, K_px, T_fixed_cam, image_hw)
 
 
 def _predicted_view(
@@ -230,15 +230,15 @@ def _predicted_view(
 ) -> PredictedView:
     T_fixed_cam = target.T_fixed_cam
     image_hw = (view.depth.shape[0], view.depth.shape[1])
-    chosen = measured.around(view.K_px, T_fixed_cam, image_hw)
-    sources = [measured.source(s) for s in chosen[:MAX_SOURCES]] if parameters.composite else []
-    rendered = render_chosen(sources, view.K_px, T_fixed_cam, image_hw)
+    shown, witnesses = measured.around(view.K_px, T_fixed_cam, image_hw)
+    sources = [measured.source(s) for s in shown] if parameters.composite else []
+    rendered = render_chosen(sources, view.K_px, T_fixed_cam, image_hw, witnesses)
     composed = composed_view(view, rendered, scale, max_error)
     confidence, color = composed.confidence, composed.color
     depth_m = rep117_depth(composed.depth_m, confidence, parameters)
     provenance = unknown_provenance(image_hw)
     if completed:
-        seers = [measured.seer(s) for s in chosen[:SEERS]]
+        seers = [measured.seer(s) for s in shown[:SEERS]]
         provenance = judged(
             classify_view(depth_m, view.K_px, T_fixed_cam, seers),
             classify_view(depth_m, view.K_px, T_fixed_cam, completed),
@@ -269,6 +269,9 @@ def _predicted_view(
             keep=allowed[provenance.labels],
         )
         points = voxel_filtered(points, parameters.voxel_size_m)
+    # Who reads a depth image often reads no labels: it holds nothing that is known to be wrong.
+    contradicted = provenance.labels == Provenance.CONTRADICTED
+    depth_m[contradicted] = confidence[contradicted] = np.nan
     return PredictedView(
         slot=slot,
         target=target,

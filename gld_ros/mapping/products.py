@@ -72,7 +72,7 @@ class UnusableOutput(RuntimeError):
 
 @dataclass(frozen=True)
 class ViewQuality:
-    """How good one target view is; shares are of its pixels with published depth."""
+    """How good one target view is; shares are of its pixels with a label."""
 
     mean_confidence: float = 0.0
     measured: float = 0.0
@@ -89,7 +89,7 @@ class PredictedView:
     slot: int
     target: TargetCamera
     color: NDArray[np.uint8] | None  # (H, W, 3) RGB
-    depth_m: NDArray[np.float32] | None  # (H, W) z-depth, REP-117
+    depth_m: NDArray[np.float32] | None  # (H, W) z-depth, REP-117; NaN where CONTRADICTED
     confidence: NDArray[np.float32] | None  # (H, W) in [0, 1], NaN where depth is NaN
     provenance: NDArray[np.uint8] | None  # (H, W) of `Provenance`
     points: NDArray[Any] | None  # (N,) CLOUD_DTYPE in the fixed frame, finite

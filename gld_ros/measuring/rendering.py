@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from gld_ros.geometry.poses import distance_m
 from gld_ros.measuring.blending import blended_colour
 from gld_ros.measuring.confidence import POSSIBLE
 from gld_ros.measuring.surfaces import (
@@ -32,7 +33,11 @@ from gld_ros.measuring.surfaces import (
 )
 
 LOOKED_THROUGH = 0.08  # relative depth beyond which a view contradicts a nearer point
+# Votes of images that look through a point, per vote that agrees, beyond which it is not there.
+# Beside edges of thin things images look through points that are right.
+CLEARLY_MORE = 1.5
 MAX_SOURCES = 6  # images that one view is made of; each costs the same
+MAX_WITNESSES = 18  # other images that vote on what these show, at a tenth of the cost
 _ISLANDS = 2000  # smaller parts of a view than one in so many pixels are speckle
 _CONTINUED_SHARE = 1e-3  # of continued depth in a mean with measured depth: next to none
 _LAYERS = 3  # front-most surfaces that are tried before a pixel stays empty
@@ -102,8 +107,9 @@ def render_surfaces(
     """
     if min(image_hw) < 1:
         raise ValueError(f"image_hw is {image_hw}; both must be at least 1")
-    used = choose_sources(surfaces, K_px, T_fixed_cam, image_hw, max_sources)
-    return render_chosen([source_of(s) for s in used], K_px, T_fixed_cam, image_hw)
+    used, witnesses = choose_surfaces(surfaces, K_px, T_fixed_cam, image_hw, max_sources)
+    sources = [source_of(surface) for surface in used]
+    return render_chosen(sources, K_px, T_fixed_cam, image_hw, witnesses)
 
 
 def render_chosen(
@@ -111,10 +117,12 @@ def render_chosen(
     K_px: FloatArray,
     T_fixed_cam: FloatArray,
     image_hw: tuple[int, int],
+    witnesses: Sequence[Surface] = (),
 ) -> RenderedView:
-    """What a camera sees of the surfaces that `choose_sources` chose for it.
+    """What a camera sees of the surfaces that `choose_surfaces` chose for it.
 
-    K_px (3, 3), T_fixed_cam (4, 4); a view without sources is empty.
+    K_px (3, 3), T_fixed_cam (4, 4). `witnesses` show nothing, but vote on what the sources show.
+    A view without sources is empty.
     """
     if not sources:
         return _empty(image_hw)
@@ -126,7 +134,7 @@ def render_chosen(
         for points_m, share in source.parts:
             layers.append(_into_target(source.surface, points_m, grid_K, T_fixed_cam, grid_hw))
             shares.append(share)
-    depth, weight = _fused_depth(used, layers, shares, grid_K, T_fixed_cam)
+    depth, weight = _fused_depth(used, witnesses, layers, shares, grid_K, T_fixed_cam)
     depth_m = enlarged_depth(depth, image_hw)
     color, color_weight = blended_colour(used, depth_m, K_px, T_fixed_cam)
     covered = np.isfinite(depth_m) & (color_weight > 0)
@@ -138,32 +146,36 @@ def render_chosen(
     )
 
 
-def choose_sources(
+def choose_surfaces(
     surfaces: Sequence[Surface],
     K_px: FloatArray,
     T_fixed_cam: FloatArray,
     image_hw: tuple[int, int],
-    count: int,
-) -> list[Surface]:
-    """Up to `count` surfaces that together show most of the target from the nearest directions.
+    max_sources: int = MAX_SOURCES,
+) -> tuple[list[Surface], list[Surface]]:
+    """Sources, which show most of the target from the nearest directions, and witnesses.
 
     Greedy: on a coarse grid over the target, the surface that improves the best view of most cells
-    comes next; surfaces that improve nothing are left out.
+    is the next source; surfaces that improve nothing are none. Witnesses are those of the rest that
+    see most cells, from farthest away: neighbours share their errors.
     """
     quality = [_quality_on_cells(s, K_px, T_fixed_cam, image_hw) for s in surfaces]
-    remaining = list(range(len(surfaces)))
-    chosen: list[int] = []
+    cells_seen = [np.count_nonzero(cells) for cells in quality]
+    remaining = [i for i, cells in enumerate(cells_seen) if cells]
+    sources: list[int] = []
     # Three good views are enough for a cell: their mean is better than the best of them.
     best = np.zeros((3, *_CELLS_HW), np.float32)
-    while remaining and len(chosen) < count:
+    while remaining and len(sources) < max_sources:
         gains = [float(np.maximum(quality[i] - best[0], 0.0).sum()) for i in remaining]
         index = int(np.argmax(gains))
         if gains[index] <= 1e-6:
             break
         i = remaining.pop(index)
-        chosen.append(i)
+        sources.append(i)
         best = np.sort(np.concatenate([best, quality[i][None]]), axis=0)[1:]
-    return [surfaces[i] for i in chosen]
+    apart_m = [distance_m(s.T_fixed_cam, T_fixed_cam) for s in surfaces]
+    witnesses = sorted(remaining, key=lambda i: (-cells_seen[i], -apart_m[i]))[:MAX_WITNESSES]
+    return [surfaces[i] for i in sources], [surfaces[i] for i in witnesses]
 
 
 def _quality_on_cells(
@@ -262,7 +274,8 @@ def _without_cracks(layer: FloatImage) -> FloatImage:
 
 
 def _fused_depth(
-    surfaces: Sequence[Surface],
+    sources: Sequence[Surface],
+    witnesses: Sequence[Surface],
     layers: Sequence[FloatImage],
     shares: Sequence[float],
     K_px: FloatArray,
@@ -270,9 +283,9 @@ def _fused_depth(
 ) -> tuple[FloatImage, FloatImage]:
     """Depth (H, W), NaN where none, and its weight, of the front-most confirmed surface.
 
-    Of the depths at a pixel the nearest is tried first. It is confirmed unless more cameras saw
-    through it than agree with it; then the next one behind it is tried. The result is averaged over
-    the layers that agree, by their shares.
+    Of the depths at a pixel the nearest is tried first. It is confirmed unless clearly more cameras
+    saw through it than agree with it; then the next one behind it is tried. The result is averaged
+    over the layers that agree, by their shares. Witnesses do not make it surer than its sources do.
     """
     stack = np.stack(layers)
     image_hw = (stack.shape[1], stack.shape[2])
@@ -293,8 +306,11 @@ def _fused_depth(
         with np.errstate(invalid="ignore"):
             inverse = np.where(same, share / candidates, 0.0)
         mean = (same * share).sum(0) / inverse.sum(0)
-        agree, through, surest = _votes(surfaces, pixels[:, open_pixels], mean, K_px, T_fixed_cam)
-        holds = (agree > 0) & (agree >= through)
+        here = pixels[:, open_pixels]
+        agree, through, surest = _votes(sources, here, mean, K_px, T_fixed_cam)
+        also_agree, also_through, _ = _votes(witnesses, here, mean, K_px, T_fixed_cam)
+        agree, through = agree + also_agree, through + also_through
+        holds = (agree > 0) & (through <= CLEARLY_MORE * agree)
         at = open_pixels[holds]
         depth.reshape(-1)[at] = mean[holds]
         weight.reshape(-1)[at] = (surest * agree / (agree + through).clip(min=1e-9))[holds]

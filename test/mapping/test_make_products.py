@@ -149,7 +149,7 @@ def test_wrong_scale_would_be_seen(room, scene):
     assert np.median(room.surface_distance(xyz(products.predicted[0].points))) > 0.02
 
 
-def test_contradicted_points_do_not_leave_by_default(room, keyframe_of, camera_at, target_of):
+def test_contradicted_depth_does_not_leave_by_default(room, keyframe_of, camera_at, target_of):
     keyframes = [keyframe_of(camera_at(-1.0, y), 2.0 - y, hw=HW) for y in (0.0, 0.5)]
     targets = [target_of(camera_at(-1.0, 0.2), HW)]
     views = synthesize(room, keyframes, targets)
@@ -162,6 +162,10 @@ def test_contradicted_points_do_not_leave_by_default(room, keyframe_of, camera_a
     assert view.quality.contradicted == pytest.approx(600 / (48 * 64), abs=0.02)
     assert room.surface_distance(xyz(view.points)).max() < 0.01
     assert (view.provenance[12:28, 12:38] == Provenance.CONTRADICTED).all()
+    contradicted = view.provenance == Provenance.CONTRADICTED
+    assert np.isnan(view.depth_m[contradicted]).all()
+    assert np.isnan(view.confidence[contradicted]).all()
+    assert np.isfinite(view.depth_m[view.provenance == Provenance.CORROBORATED]).all()
     asked = ProductParameters(predicted_provenance=frozenset({Provenance.CONTRADICTED}))
     ghosts = make_products(haunted, keyframes, targets, (3,), scale, asked).predicted[0].points
     assert (ghosts["provenance"] == Provenance.CONTRADICTED).all()

@@ -1,6 +1,7 @@
 """Measured surfaces in another camera: geometry, occlusion, exposure."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,6 +110,19 @@ def test_a_point_that_other_cameras_looked_through_is_not_there() -> None:
     view = render_surfaces(surfaces, K_PX, camera_at(0.0), HW)
     known = view.depth_m[view.covered]
     assert np.abs(known / 2.0 - 1).max() < 0.02
+
+
+def test_images_too_far_away_to_show_it_tell_that_a_point_is_not_there() -> None:
+    near = [wall(camera_at(dx)) for dx in (-0.002, 0.0, 0.002)]
+    far = [wall(camera_at(dx)) for dx in (-0.3, -0.25, -0.2, 0.2, 0.25, 0.3)]
+    for k, surface in enumerate(near):  # neighbours share what their images have in common
+        ghost = surface.depth_m.copy()
+        ghost[20:40, 36:44] = 0.8
+        near[k] = replace(surface, depth_m=ghost)
+    alone = render_surfaces(near, K_PX, camera_at(0.0), HW)
+    assert (alone.depth_m[25:35, 38:42] < 1.0).all()
+    view = render_surfaces([*near, *far], K_PX, camera_at(0.0), HW, max_sources=3)
+    assert np.abs(view.depth_m[view.covered] / 2.0 - 1).max() < 0.02
 
 
 def beyond_measured(surfaces: Sequence[Surface]) -> RenderedView:
