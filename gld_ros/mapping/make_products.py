@@ -7,8 +7,7 @@ lists which products there are.
 """
 
 from collections.abc import Sequence
-from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from gld_ros.mapping.clouds import cloud_from_depth, joined_points, moved_points, voxel_filtered
 from gld_ros.mapping.composition import ComposedView, color_image, completed_view, composed_view
 from gld_ros.mapping.frames import Keyframe, TargetCamera
+from gld_ros.mapping.prepared_surfaces import PreparedSurfaces
 from gld_ros.mapping.products import (
     ALL_PRODUCTS,
     ObservedView,
@@ -28,7 +28,6 @@ from gld_ros.mapping.products import (
     ViewQuality,
 )
 from gld_ros.mapping.provenance import (
-    SEERS,
     DepthView,
     Provenance,
     ProvenanceMap,
@@ -36,14 +35,14 @@ from gld_ros.mapping.provenance import (
     classify_view,
     judged,
     lowered_by_spread,
-    measured_seer,
     seen_surface,
     unknown_provenance,
 )
 from gld_ros.mapping.relative_depth import relative_depth
 from gld_ros.mapping.scale import ScaleState
-from gld_ros.measuring.rendering import MAX_SOURCES, choose_sources, render_chosen, source_of
-from gld_ros.measuring.surfaces import MeasuredScene, Surface
+from gld_ros.measuring.rendering import render_chosen
+from gld_ros.measuring.sources import Candidates
+from gld_ros.measuring.surfaces import MeasuredScene
 from gld_ros.view_request import NovelViews, View
 
 FloatArray = NDArray[np.floating[Any]]
@@ -81,11 +80,13 @@ def make_products(
     wanted: frozenset[Product] = ALL_PRODUCTS,
     measured: MeasuredScene = NOTHING_MEASURED,
     max_error: float = float("inf"),
+    prepared: PreparedSurfaces | None = None,
 ) -> Products:
     """Publishable arrays of one result.
 
     `keyframes` are the references of `views` in order, newest first; `targets` and `slots` its
     targets. The model's depth is left out where its expected relative error is above `max_error`.
+    `prepared` keeps what the next job may need again.
     Without a metric scale, depth, confidence and clouds are None and provenance is UNKNOWN
     everywhere; if they are not to be withheld, the best guess is used. Without targets
     (mode depth) relative depth is made of the image, whatever the scale.
@@ -127,11 +128,10 @@ def make_products(
             seen_surface(DepthView(depth_m, view.K_px, k.T_fixed_cam), parameters.rel_tolerance)
             for depth_m, view, k in zip(reference_depths, views.references, keyframes, strict=True)
         ]
-    surfaces_of_job = _JobSurfaces(measured.surfaces, parameters.rel_tolerance)
+    prepared = prepared or PreparedSurfaces()
+    around = _Around(prepared.candidates(measured.surfaces), prepared, seen)
     predicted = tuple(
-        _predicted_view(
-            view, target, slot, share, surfaces_of_job, seen, scale, parameters, wanted, max_error
-        )
+        _predicted_view(view, target, slot, share, around, scale, parameters, wanted, max_error)
         for view, target, slot, share in zip(
             views.targets, targets, slots, broken[len(views.references) :], strict=True
         )
@@ -201,19 +201,12 @@ def _colour_only(
     )
 
 
-class _JobSurfaces:
-    """The measured surfaces of one job; its targets share what is prepared of each."""
+class _Around(NamedTuple):
+    """What a job's targets are surrounded by."""
 
-    def __init__(self, surfaces: Sequence[Surface], rel_tolerance: float) -> None:
-        self._surfaces = surfaces
-        self.source = cache(partial(source_of, beyond_measured=True))
-        self.seer = cache(partial(measured_seer, rel_tolerance=rel_tolerance))
-
-    def around(
-        self, K_px: FloatArray, T_fixed_cam: FloatArray, image_hw: tuple[int, int]
-    ) -> list[Surface]:
-        """The surfaces that show most of a target, best first: for its colours and its labels."""
-        return choose_sources(self._surfaces, K_px, T_fixed_cam, image_hw, max(SEERS, MAX_SOURCES))
+    measured: Candidates
+    prepared: PreparedSurfaces
+    completed: Sequence[SeenSurface]  # the references; empty: no labels are wanted
 
 
 def _predicted_view(
@@ -221,8 +214,7 @@ def _predicted_view(
     target: TargetCamera,
     slot: int,
     broken: float,
-    measured: "_JobSurfaces",
-    completed: Sequence[SeenSurface],
+    around: _Around,
     scale: ScaleState,
     parameters: ProductParameters,
     wanted: frozenset[Product],
@@ -230,18 +222,19 @@ def _predicted_view(
 ) -> PredictedView:
     T_fixed_cam = target.T_fixed_cam
     image_hw = (view.depth.shape[0], view.depth.shape[1])
-    chosen = measured.around(view.K_px, T_fixed_cam, image_hw)
-    sources = [measured.source(s) for s in chosen[:MAX_SOURCES]] if parameters.composite else []
+    prepared = around.prepared
+    chosen = prepared.around(around.measured, view.K_px, T_fixed_cam, image_hw)
+    sources = prepared.sources(chosen) if parameters.composite else []
     rendered = render_chosen(sources, view.K_px, T_fixed_cam, image_hw)
     composed = composed_view(view, rendered, scale, max_error)
     confidence, color = composed.confidence, composed.color
     depth_m = rep117_depth(composed.depth_m, confidence, parameters)
     provenance = unknown_provenance(image_hw)
-    if completed:
-        seers = [measured.seer(s) for s in chosen[:SEERS]]
+    if around.completed:
+        seers = prepared.seers(chosen, parameters.rel_tolerance)
         provenance = judged(
             classify_view(depth_m, view.K_px, T_fixed_cam, seers),
-            classify_view(depth_m, view.K_px, T_fixed_cam, completed),
+            classify_view(depth_m, view.K_px, T_fixed_cam, around.completed),
         )
         known = composed.measured & (provenance.labels != Provenance.UNKNOWN)
         labels = np.where(known, np.uint8(Provenance.MEASURED), provenance.labels)

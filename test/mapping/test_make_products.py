@@ -17,10 +17,12 @@ from gld_ros.mapping.make_products import (
     make_products,
     rep117_depth,
 )
+from gld_ros.mapping.prepared_surfaces import PreparedSurfaces
 from gld_ros.mapping.products import ALL_PRODUCTS, Product, ProductParameters, UnusableOutput
 from gld_ros.mapping.provenance import Provenance
 from gld_ros.mapping.scale import MetricScale, ScaleParameters, measure_from_views
 from gld_ros.mapping.synthesizer import OracleSynthesizer
+from gld_ros.measuring.surfaces import MeasuredScene, Surface
 from gld_ros.messages.clouds import CLOUD_DTYPE
 from gld_ros.view_request import NovelViews, View, ViewRequest
 
@@ -221,6 +223,33 @@ def test_only_what_is_wanted_is_made(scene):
         assert made == {(holder, name)}
     nothing = products_of(scene, frozenset())
     assert nothing.predicted[0].quality.corroborated == 0.0
+
+
+def test_what_an_earlier_job_prepared_changes_nothing(room, scene):
+    views, keyframes, targets, scale = scene
+    surfaces = []
+    for keyframe in keyframes:
+        _, depth_m = room(keyframe.T_fixed_cam, keyframe.K_px, HW)
+        sure = np.ones(HW, np.float32)
+        surfaces.append(Surface(keyframe.image, keyframe.K_px, keyframe.T_fixed_cam, depth_m, sure))
+    around = MeasuredScene(tuple(surfaces), tuple(surfaces))
+    prepared = PreparedSurfaces()
+
+    def made(prepared):
+        return make_products(
+            *(views, keyframes, targets, (0, 1), scale, ProductParameters()),
+            measured=around,
+            prepared=prepared,
+        )
+
+    first, again, anew = made(prepared), made(prepared), made(None)
+    assert first.predicted[0].quality.measured > 0.5
+    for one, other in ((again, first), (anew, first)):
+        for a, b in zip(one.predicted, other.predicted, strict=True):
+            for name in ("color", "depth_m", "confidence", "provenance", "points"):
+                assert getattr(a, name).tobytes() == getattr(b, name).tobytes(), name
+    assert prepared.sources(surfaces) == prepared.sources(surfaces)  # kept, not made again
+    assert prepared.seers(surfaces, 0.05) == prepared.seers(surfaces, 0.05)
 
 
 def test_quality_shares_add_up(scene):
