@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gld_ros.mapping.clouds import cloud_from_depth, joined_points, moved_points, voxel_filtered
-from gld_ros.mapping.composition import ComposedView, color_image, completed_view, composed_view
+from gld_ros.mapping.composition import CompletedView, color_image, completed_view, composed_view
 from gld_ros.mapping.frames import Keyframe, TargetCamera
 from gld_ros.mapping.prepared_surfaces import PreparedSurfaces
 from gld_ros.mapping.products import (
@@ -92,7 +92,10 @@ def make_products(
     (mode depth) relative depth is made of the image, whatever the scale.
     Raises UnusableOutput when the model left more than 5 % of a view without valid numbers.
     """
-    broken = [broken_fraction(view) for view in (*views.references, *views.targets)]
+    broken = [
+        *(broken_fraction(view, colour=False) for view in views.references),
+        *(broken_fraction(view) for view in views.targets),
+    ]
     for i, fraction in enumerate(broken):
         if fraction > MAX_BROKEN_FRACTION:
             raise UnusableOutput(
@@ -149,15 +152,18 @@ def make_products(
     return Products(predicted, observed, merged, scale, median_depth_m)
 
 
-def broken_fraction(view: View) -> float:
+def broken_fraction(view: View, *, colour: bool = True) -> float:
     """Share of pixels where a model's output is not a number, or its depth not positive.
+
+    Without `colour`, which nothing shows of references, depth and confidence decide.
 
     Pixels outside what the model covered (confidence 0) are left blank on purpose and do not count.
     """
     covered = ~(view.confidence == 0)
     with np.errstate(invalid="ignore"):
         sound = np.isfinite(view.depth) & (view.depth > 0) & np.isfinite(view.confidence)
-    sound &= np.isfinite(view.rgb).all(axis=2)
+    if colour:
+        sound &= np.isfinite(view.rgb).all(axis=2)
     count = int(np.count_nonzero(covered))
     return int(np.count_nonzero(covered & ~sound)) / count if count else 1.0
 
@@ -178,7 +184,7 @@ def rep117_depth(
     return depth
 
 
-def _confident_depth(view: ComposedView, min_confidence: float) -> NDArray[np.float32]:
+def _confident_depth(view: CompletedView, min_confidence: float) -> NDArray[np.float32]:
     """Metric depth where a reference is sure enough to vote, else NaN."""
     with np.errstate(invalid="ignore"):
         valid = (view.confidence >= min_confidence) & (view.depth_m > 0)
@@ -283,7 +289,7 @@ def _predicted_view(
 
 def _observed_view(
     view: View,
-    completed: ComposedView,
+    completed: CompletedView,
     keyframe: Keyframe,
     parameters: ProductParameters,
     wanted: frozenset[Product],

@@ -301,6 +301,16 @@ def test_a_view_with_many_broken_pixels_is_refused(scene):
             make_products(sound, keyframes, targets, (0, 1), scale, ProductParameters())
 
 
+def test_references_without_colours_are_not_broken(scene):
+    views, keyframes, targets, scale = scene
+    blank = tuple(changed(view, rgb=np.full_like(view.rgb, np.nan)) for view in views.references)
+    lean = NovelViews(blank, views.targets, 0, {})
+    products = make_products(lean, keyframes, targets, (0, 1), scale, ProductParameters())
+    expected = products_of(scene)
+    assert products.observed.points.tobytes() == expected.observed.points.tobytes()
+    assert products.predicted[0].color.tobytes() == expected.predicted[0].color.tobytes()
+
+
 def test_pixels_outside_the_models_view_are_not_broken(scene):
     view = scene[0].targets[0]
     depth, confidence, rgb = view.depth.copy(), view.confidence.copy(), view.rgb.copy()
