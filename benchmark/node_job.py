@@ -82,7 +82,7 @@ def main() -> None:
     )
     parser.add_argument("bag", type=Path, help="with images, CameraInfo and TF")
     parser.add_argument("--bundle", default="tiny", help="name or folder (default: tiny)")
-    parser.add_argument("--preset", default="fast", help="sampler.preset (default: fast)")
+    parser.add_argument("--preset", default="published", help="sampler.preset (default: published)")
     parser.add_argument("--jobs", type=int, default=4, help="timed jobs of a run (default: 4)")
     parser.add_argument("--threads", type=int, default=1, help="of the networks (default: 1)")
     parser.add_argument("--trees", type=Path, nargs="+", default=[], help="source trees, in turns")

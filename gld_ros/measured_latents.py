@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gld_ros.diffusion.conditioning import DenoiserConditions
-from gld_ros.measuring.rendering import RenderedView, render_surfaces
+from gld_ros.measuring.rendering import RenderedView, render_views
 from gld_ros.measuring.surfaces import Surface
 
 NEAREST_M = 0.1  # inverse depth is limited to that of this distance
@@ -44,7 +44,7 @@ def render_measurements(
 ) -> RenderedMeasurements:
     """Surfaces in the T targets of one scene (B = 1): K_px (T, 3, 3), T_fixed_cam (T, 4, 4)."""
     cameras = zip(K_px, T_fixed_cam, strict=True)
-    return stacked_measurements([[render_surfaces(surfaces, *c, image_hw) for c in cameras]])
+    return stacked_measurements([render_views(surfaces, cameras, image_hw)])
 
 
 def stacked_measurements(views: Sequence[Sequence[RenderedView]]) -> RenderedMeasurements:

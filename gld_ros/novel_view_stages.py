@@ -278,23 +278,38 @@ def decode(
     inputs: Sequence[Tensor],
     image_hw: tuple[int, int],
     views_together: int | None = None,
+    colourless: int = 0,
 ) -> DecodedViews:
     """RGB, depth and rays of all views from the four decoder inputs, each (B, V, N, C).
 
     `views_together`: how many views are in the decoders at once, None for all. Decoders treat views
-    one by one, so this changes the memory that is needed and, but for rounding, nothing else.
+    one by one, so this changes the memory that is needed and, but for rounding, nothing else. The
+    colours of the first `colourless` views are not decoded, and are NaN.
     """
     views = inputs[0].shape[1]
     step = views_together or views
     parts = []
     for i in range(0, views, step):
         some = [level[:, i : i + step] for level in inputs]
-        parts.append((decode_rgb(rgb_decoder, some, image_hw), some))
+        parts.append((_colours(rgb_decoder, some, image_hw, max(0, colourless - i)), some))
     rgb = [colours for colours, _ in parts]
     geometry = [backbone.decode_geometry(some, image_hw) for _, some in parts]
     if len(parts) == 1:
         return DecodedViews(rgb[0], geometry[0])
     return DecodedViews(torch.cat(rgb, dim=1), _side_by_side(geometry))
+
+
+def _colours(
+    rgb_decoder: RgbDecoder, inputs: Sequence[Tensor], image_hw: tuple[int, int], colourless: int
+) -> Tensor:
+    """`decode_rgb`, but NaN for the first views."""
+    scenes, views = inputs[0].shape[:2]
+    if colourless >= views:
+        return inputs[0].new_full((scenes, views, 3, *image_hw), torch.nan, dtype=torch.float32)
+    rgb = decode_rgb(rgb_decoder, [level[:, colourless:] for level in inputs], image_hw)
+    if not colourless:
+        return rgb
+    return F.pad(rgb, (0, 0, 0, 0, 0, 0, colourless, 0), value=torch.nan)
 
 
 def _side_by_side(parts: Sequence[Geometry]) -> Geometry:

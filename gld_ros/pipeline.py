@@ -347,8 +347,16 @@ class NovelViewPipeline:
                     plan.grid_hw,
                 )
                 inputs = decoder_inputs(backbone, tokens)
+                colourless = 0 if plan.request.reference_colours else plan.num_references
                 decoded.append(
-                    decode(backbone, rgb_decoder, inputs, plan.image_hw, plan.decoded_together)
+                    decode(
+                        backbone,
+                        rgb_decoder,
+                        inputs,
+                        plan.image_hw,
+                        plan.decoded_together,
+                        colourless,
+                    )
                 )
                 if k == 0:
                     cameras = recovered_cameras(

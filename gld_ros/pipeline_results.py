@@ -6,6 +6,7 @@ Owns the last step of `gld_ros.pipeline`; the resampling itself is `geometry.cro
 import logging
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -38,9 +39,11 @@ def views_of(
     views = []
     for i, hw in enumerate(plan.view_hw):
         K_model, K_view = plan.model_K_px[i], plan.view_K_px[i]
+        coloured = i >= plan.num_references or plan.request.reference_colours
+        nothing = np.full((*hw, 3), np.nan, np.float32)
         views.append(
             View(
-                rgb=resample_image(rgb[i], K_model, K_view, hw),
+                rgb=resample_image(rgb[i], K_model, K_view, hw) if coloured else nothing,
                 depth=resample_depth(depth[i], K_model, K_view, hw),
                 confidence=resample_confidence(confidence[i], K_model, K_view, hw),
                 K_px=K_view,

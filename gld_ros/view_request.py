@@ -40,6 +40,8 @@ class ViewRequest:
     seed: int | None = None  # None: the synthesizer picks one and reports it
     noise: Any = None  # explicit start noise in the synthesizer's own layout
     samples: int = 1  # independent samples per target; their spread goes to `View.spread`
+    # Whether references come with the model's colours of them; NaN without, which takes less time.
+    reference_colours: bool = True
     model_hw: tuple[int, int] | None = None  # size the model runs at; None: the best trained one
     # What posed images have measured, its fixed frame being this world, in metres; read by models
     # that continue measurements, and by no others.
@@ -122,7 +124,8 @@ class View:
     `ray_confidence_mean` also where it predicts no rays.
     """
 
-    rgb: NDArray[np.float32]  # (H, W, 3) in [0, 1]; NaN where the model does not look
+    # (H, W, 3) in [0, 1]; NaN where the model does not look, and for references without colours
+    rgb: NDArray[np.float32]
     depth: NDArray[np.float32]  # (H, W) z-depth, model units; NaN where nothing is known
     confidence: NDArray[np.float32]  # (H, W) in (0, 1], more is surer; 0 where no depth
     K_px: FloatArray  # (3, 3) as requested

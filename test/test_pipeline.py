@@ -447,6 +447,20 @@ def test_samples_share_the_encoding_and_report_their_spread(pipeline):
     assert two.references[0].spread is None
 
 
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_colours_of_references_may_be_left_out(bundle, pipeline, one_by_one):
+    with_colours = pipeline(_request())
+    lean = NovelViewPipeline(bundle, device="cpu")
+    lean.limit_memory(chunk_decoder=one_by_one, smallest_bucket=False)
+    without = lean(_request(reference_colours=False))
+    _assert_same_views(without.targets, with_colours.targets, atol=1e-4)
+    for view, coloured in zip(without.references, with_colours.references, strict=True):
+        assert view.rgb.shape == coloured.rgb.shape
+        assert np.isnan(view.rgb).all()
+        assert np.isfinite(coloured.rgb).all()
+        np.testing.assert_allclose(view.depth, coloured.depth, rtol=1e-4)
+
+
 def test_equal_samples_have_no_spread(pipeline):
     noise = _noise(4)
     request = _request(samples=2, noise={"level1": torch.stack([noise, noise])})

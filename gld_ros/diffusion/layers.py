@@ -93,8 +93,12 @@ class PropeAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, tables: PropeTables) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        return self.proj(prope_attention(q, k, v, tables, self.heads))
+        # One product per part, each in a piece: PRoPE then needs no copies.
+        weights = self.qkv.weight.unflatten(0, (3, -1))
+        biases = self.qkv.bias.unflatten(0, (3, 1, -1))
+        tokens = x.flatten(0, -2).expand(3, -1, -1)
+        qkv = torch.baddbmm(biases, tokens, weights.mT)
+        return self.proj(prope_attention(qkv.unflatten(1, x.shape[:-1]), tables, self.heads))
 
 
 class ModulatedBlock(nn.Module):

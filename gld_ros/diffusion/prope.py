@@ -147,32 +147,37 @@ def transform(
 ) -> Tensor:
     """Apply a camera matrix of the tables and the patch rotation to features of all heads.
 
-    x (B, V, S + N, heads * d), matrix (B, V, d/2, d/2); returns the shape and dtype of x. Special
-    tokens, the S in front of the patches of a view, have no place and are left as they are.
+    x (..., B, V, S + N, heads * d), matrix (..., B, V, d/2, d/2); returns the shape and dtype of x.
+    Special tokens, the S in front of the patches of a view, have no place and are left as they are.
     """
-    num_special = x.shape[2] - len(tables.cos)
+    num_special = x.shape[-2] - len(tables.cos)
     if num_special:
-        special, patches = x.tensor_split((num_special,), dim=2)
+        special, patches = x.tensor_split((num_special,), dim=-2)
         patches = transform(patches, matrix, tables, heads, rotate_back=rotate_back)
-        return torch.cat((special, patches), dim=2)
+        return torch.cat((special, patches), dim=-2)
     half = x.shape[-1] // (2 * heads)  # of weights, not of tables: constant where it is compiled
-    by_head = x.unflatten(-1, (heads, 2 * half))
-    vectors, turning = by_head[..., :half], by_head[..., half:]
+    by_head = x.flatten(0, -3).unflatten(-1, (heads, 2 * half))  # (views, N, heads, d)
+    vectors, turning = by_head.flatten(1, 2).tensor_split((half,), dim=-1)
     cos, sin, swap = (table.to(x.dtype) for table in (tables.cos, tables.sin, tables.swap))
     with full_precision(x.device):
         # float32 whatever the rest runs in: bfloat16 keeps three digits of a camera position.
-        projected = (vectors.float().flatten(2, 3) @ matrix).view(vectors.shape).to(x.dtype)
-        sign = -1 if rotate_back else 1
-        turned = torch.addcmul(turning * cos, turning @ swap, sin, value=sign)
-    return torch.cat((projected, turned), dim=-1).flatten(3)
+        projected = torch.bmm(vectors.float(), matrix.flatten(0, -3)).to(x.dtype)
+        # One matrix for all, but a batch of them takes the half as it lies, without a copy.
+        swapped = torch.bmm(turning, swap.expand(len(turning), -1, -1))
+        projected, turning, swapped = (
+            part.unflatten(1, by_head.shape[1:3]) for part in (projected, turning, swapped)
+        )
+        turned = torch.addcmul(turning * cos, swapped, sin, value=-1 if rotate_back else 1)
+    return torch.cat((projected, turned), dim=-1).view(x.shape)
 
 
-def prope_attention(q: Tensor, k: Tensor, v: Tensor, tables: PropeTables, heads: int) -> Tensor:
-    """Softmax attention among all tokens of a scene; q, k, v, result (B, V, S + N, heads * d)."""
-    shape = v.shape
-    q, k, v = (
-        rearrange(transform(x, matrix, tables, heads), "b v n (h d) -> b h (v n) d", h=heads)
-        for x, matrix in ((q, tables.query), (k, tables.key_value), (v, tables.key_value))
-    )
+def prope_attention(qkv: Tensor, tables: PropeTables, heads: int) -> Tensor:
+    """Softmax attention among all tokens of a scene.
+
+    qkv (3, B, V, S + N, heads * d) queries, keys, values; the result is (B, V, S + N, heads * d).
+    """
+    matrices = torch.stack((tables.query, tables.key_value, tables.key_value))
+    placed = transform(qkv, matrices, tables, heads)
+    q, k, v = rearrange(placed, "three b v n (h d) -> three b h (v n) d", h=heads)
     mixed = rearrange(F.scaled_dot_product_attention(q, k, v), "b h m d -> b m (h d)")
-    return transform(mixed.view(shape), tables.output, tables, heads, rotate_back=True)
+    return transform(mixed.view(qkv.shape[1:]), tables.output, tables, heads, rotate_back=True)

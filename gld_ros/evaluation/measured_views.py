@@ -17,7 +17,7 @@ from gld_ros.evaluation.batch import Batch
 from gld_ros.evaluation.model_runs import ImaginedViews
 from gld_ros.measured_latents import RenderedMeasurements, stacked_measurements
 from gld_ros.measuring.joining import inpainted_view, join_view
-from gld_ros.measuring.rendering import RenderedView, render_surfaces
+from gld_ros.measuring.rendering import RenderedView, render_views
 from gld_ros.measuring.scale_field import aligned_depth
 from gld_ros.measuring.surfaces import FloatImage, Surface
 
@@ -52,7 +52,7 @@ def measured_targets(batch: Batch) -> MeasuredTargets:
             sure = np.ones(known.shape, np.float32)
             surfaces.append(Surface(image.cpu().numpy(), *cameras[v], known, sure))
         targets = cameras[batch.num_references :]
-        views.append([render_surfaces(surfaces, *camera, batch.image_hw) for camera in targets])
+        views.append(render_views(surfaces, targets, batch.image_hw))
     return MeasuredTargets(views)
 
 

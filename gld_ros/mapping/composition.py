@@ -24,13 +24,19 @@ FloatArray = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class ComposedView:
-    """A view in metres; arrays are (H, W)."""
+class CompletedView:
+    """Depth of a view in metres; arrays are (H, W)."""
 
-    color: NDArray[np.uint8]  # (H, W, 3) RGB
     depth_m: NDArray[np.float32]  # NaN where unknown, or where the expected error is too large
     confidence: NDArray[np.float32]  # [0, 1]
     measured: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class ComposedView(CompletedView):
+    """A target view, with colours."""
+
+    color: NDArray[np.uint8]  # (H, W, 3) RGB
 
 
 def measured_on_grid(surface: Surface | None, image_hw: tuple[int, int]) -> NDArray[np.float32]:
@@ -42,7 +48,7 @@ def measured_on_grid(surface: Surface | None, image_hw: tuple[int, int]) -> NDAr
 
 def completed_view(
     view: View, surface: Surface | None, scale: ScaleState, max_error: float
-) -> ComposedView:
+) -> CompletedView:
     """A reference view: its measured depth, and elsewhere the model's, aligned to it."""
     image_hw = (view.depth.shape[0], view.depth.shape[1])
     measured_m = measured_on_grid(surface, image_hw)
@@ -54,7 +60,7 @@ def completed_view(
     aligned = _aligned(view, measured_m, np.where(measured, weight, 0.0), scale)
     confidence = np.where(measured, weight, np.nan_to_num(view.confidence, nan=0.0))
     depth_m = np.where(measured, measured_m, _within(aligned, max_error))
-    return ComposedView(color_image(view.rgb), depth_m, confidence.astype(np.float32), measured)
+    return CompletedView(depth_m, confidence.astype(np.float32), measured)
 
 
 def composed_view(
@@ -69,7 +75,7 @@ def composed_view(
     # Pixels below SURE keep the colour that cameras saw, but have no depth.
     unsure = joined.measured & (rendered.weight < SURE)
     depth_m = np.where(unsure, np.float32(np.nan), joined.depth_m)
-    return ComposedView(joined.color, depth_m, confidence.astype(np.float32), joined.measured)
+    return ComposedView(depth_m, confidence.astype(np.float32), joined.measured, joined.color)
 
 
 def _aligned(

@@ -167,6 +167,7 @@ class JobRequest:
             guidance_scale=self.guidance_scale,
             seed=self.effective_seed,
             samples=self.samples,
+            reference_colours=False,  # products show real images
         )
 
 

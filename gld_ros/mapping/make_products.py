@@ -7,16 +7,16 @@ lists which products there are.
 """
 
 from collections.abc import Sequence
-from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from gld_ros.mapping.clouds import cloud_from_depth, joined_points, moved_points, voxel_filtered
-from gld_ros.mapping.composition import ComposedView, color_image, completed_view, composed_view
+from gld_ros.mapping.composition import CompletedView, color_image, completed_view, composed_view
 from gld_ros.mapping.frames import Keyframe, TargetCamera
+from gld_ros.mapping.prepared_surfaces import PreparedSurfaces
 from gld_ros.mapping.products import (
     ALL_PRODUCTS,
     ObservedView,
@@ -28,7 +28,6 @@ from gld_ros.mapping.products import (
     ViewQuality,
 )
 from gld_ros.mapping.provenance import (
-    SEERS,
     DepthView,
     Provenance,
     ProvenanceMap,
@@ -36,14 +35,14 @@ from gld_ros.mapping.provenance import (
     classify_view,
     judged,
     lowered_by_spread,
-    measured_seer,
     seen_surface,
     unknown_provenance,
 )
 from gld_ros.mapping.relative_depth import relative_depth
 from gld_ros.mapping.scale import ScaleState
-from gld_ros.measuring.rendering import choose_surfaces, render_chosen, source_of
-from gld_ros.measuring.surfaces import MeasuredScene, Surface
+from gld_ros.measuring.rendering import render_chosen
+from gld_ros.measuring.sources import Candidates, choose_surfaces
+from gld_ros.measuring.surfaces import MeasuredScene
 from gld_ros.view_request import NovelViews, View
 
 FloatArray = NDArray[np.floating[Any]]
@@ -81,17 +80,22 @@ def make_products(
     wanted: frozenset[Product] = ALL_PRODUCTS,
     measured: MeasuredScene = NOTHING_MEASURED,
     max_error: float = float("inf"),
+    prepared: PreparedSurfaces | None = None,
 ) -> Products:
     """Publishable arrays of one result.
 
     `keyframes` are the references of `views` in order, newest first; `targets` and `slots` its
     targets. The model's depth is left out where its expected relative error is above `max_error`.
+    `prepared` keeps what the next job may need again.
     Without a metric scale, depth, confidence and clouds are None and provenance is UNKNOWN
     everywhere; if they are not to be withheld, the best guess is used. Without targets
     (mode depth) relative depth is made of the image, whatever the scale.
     Raises UnusableOutput when the model left more than 5 % of a view without valid numbers.
     """
-    broken = [broken_fraction(view) for view in (*views.references, *views.targets)]
+    broken = [
+        *(broken_fraction(view, colour=False) for view in views.references),
+        *(broken_fraction(view) for view in views.targets),
+    ]
     for i, fraction in enumerate(broken):
         if fraction > MAX_BROKEN_FRACTION:
             raise UnusableOutput(
@@ -127,11 +131,10 @@ def make_products(
             seen_surface(DepthView(depth_m, view.K_px, k.T_fixed_cam), parameters.rel_tolerance)
             for depth_m, view, k in zip(reference_depths, views.references, keyframes, strict=True)
         ]
-    surfaces_of_job = _JobSurfaces(measured.surfaces, parameters.rel_tolerance)
+    prepared = prepared or PreparedSurfaces()
+    around = _Around(prepared.candidates(measured.surfaces), prepared, seen)
     predicted = tuple(
-        _predicted_view(
-            view, target, slot, share, surfaces_of_job, seen, scale, parameters, wanted, max_error
-        )
+        _predicted_view(view, target, slot, share, around, scale, parameters, wanted, max_error)
         for view, target, slot, share in zip(
             views.targets, targets, slots, broken[len(views.references) :], strict=True
         )
@@ -149,15 +152,18 @@ def make_products(
     return Products(predicted, observed, merged, scale, median_depth_m)
 
 
-def broken_fraction(view: View) -> float:
+def broken_fraction(view: View, *, colour: bool = True) -> float:
     """Share of pixels where a model's output is not a number, or its depth not positive.
+
+    Without `colour`, which nothing shows of references, depth and confidence decide.
 
     Pixels outside what the model covered (confidence 0) are left blank on purpose and do not count.
     """
     covered = ~(view.confidence == 0)
     with np.errstate(invalid="ignore"):
         sound = np.isfinite(view.depth) & (view.depth > 0) & np.isfinite(view.confidence)
-    sound &= np.isfinite(view.rgb).all(axis=2)
+    if colour:
+        sound &= np.isfinite(view.rgb).all(axis=2)
     count = int(np.count_nonzero(covered))
     return int(np.count_nonzero(covered & ~sound)) / count if count else 1.0
 
@@ -178,7 +184,7 @@ def rep117_depth(
     return depth
 
 
-def _confident_depth(view: ComposedView, min_confidence: float) -> NDArray[np.float32]:
+def _confident_depth(view: CompletedView, min_confidence: float) -> NDArray[np.float32]:
     """Metric depth where a reference is sure enough to vote, else NaN."""
     with np.errstate(invalid="ignore"):
         valid = (view.confidence >= min_confidence) & (view.depth_m > 0)
@@ -201,19 +207,12 @@ def _colour_only(
     )
 
 
-class _JobSurfaces:
-    """The measured surfaces of one job; its targets share what is prepared of each."""
+class _Around(NamedTuple):
+    """What a job's targets are surrounded by."""
 
-    def __init__(self, surfaces: Sequence[Surface], rel_tolerance: float) -> None:
-        self._surfaces = surfaces
-        self.source = cache(partial(source_of, beyond_measured=True))
-        self.seer = cache(partial(measured_seer, rel_tolerance=rel_tolerance))
-
-    def around(
-        self, K_px: FloatArray, T_fixed_cam: FloatArray, image_hw: tuple[int, int]
-    ) -> tuple[list[Surface], list[Surface]]:
-        """Sources of a target's colours and depth, best first, and witnesses."""
-        return choose_surfaces(self._surfaces, K_px, T_fixed_cam, image_hw)
+    measured: Candidates
+    prepared: PreparedSurfaces
+    completed: Sequence[SeenSurface]  # the references; empty: no labels are wanted
 
 
 def _predicted_view(
@@ -221,8 +220,7 @@ def _predicted_view(
     target: TargetCamera,
     slot: int,
     broken: float,
-    measured: "_JobSurfaces",
-    completed: Sequence[SeenSurface],
+    around: _Around,
     scale: ScaleState,
     parameters: ProductParameters,
     wanted: frozenset[Product],
@@ -230,18 +228,19 @@ def _predicted_view(
 ) -> PredictedView:
     T_fixed_cam = target.T_fixed_cam
     image_hw = (view.depth.shape[0], view.depth.shape[1])
-    shown, witnesses = measured.around(view.K_px, T_fixed_cam, image_hw)
-    sources = [measured.source(s) for s in shown] if parameters.composite else []
+    prepared = around.prepared
+    shown, witnesses = choose_surfaces(around.measured, view.K_px, T_fixed_cam, image_hw)
+    sources = prepared.sources(shown) if parameters.composite else []
     rendered = render_chosen(sources, view.K_px, T_fixed_cam, image_hw, witnesses)
     composed = composed_view(view, rendered, scale, max_error)
     confidence, color = composed.confidence, composed.color
     depth_m = rep117_depth(composed.depth_m, confidence, parameters)
     provenance = unknown_provenance(image_hw)
-    if completed:
-        seers = [measured.seer(s) for s in shown[:SEERS]]
+    if around.completed:
+        seers = prepared.seers(shown, parameters.rel_tolerance)
         provenance = judged(
             classify_view(depth_m, view.K_px, T_fixed_cam, seers),
-            classify_view(depth_m, view.K_px, T_fixed_cam, completed),
+            classify_view(depth_m, view.K_px, T_fixed_cam, around.completed),
         )
         known = composed.measured & (provenance.labels != Provenance.UNKNOWN)
         labels = np.where(known, np.uint8(Provenance.MEASURED), provenance.labels)
@@ -293,7 +292,7 @@ def _predicted_view(
 
 def _observed_view(
     view: View,
-    completed: ComposedView,
+    completed: CompletedView,
     keyframe: Keyframe,
     parameters: ProductParameters,
     wanted: frozenset[Product],

@@ -1,7 +1,8 @@
 """What follows every run of the synthesizer: measure and filter the scale, make products.
 
-Owns what is remembered between jobs besides keyframes: the running scale and the scene's median
-depth. `scale` measures, `make_products` makes the arrays.
+Owns what is remembered between jobs besides keyframes: the running scale, the scene's median
+depth, and what was prepared of measured surfaces. `scale` measures, `make_products` makes the
+arrays.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from threading import Lock
 from gld_ros.mapping.composition import measured_on_grid
 from gld_ros.mapping.jobs import JobRequest, SynthesisRun
 from gld_ros.mapping.make_products import NOTHING_MEASURED, make_products
+from gld_ros.mapping.prepared_surfaces import PreparedSurfaces
 from gld_ros.mapping.products import Product, Products
 from gld_ros.mapping.scale import (
     MetricScale,
@@ -47,6 +49,7 @@ class Postprocessor:
         self._lock = Lock()
         self._scale = MetricScale(ScaleParameters())
         self._median_depth_m = DEFAULT_MEDIAN_DEPTH_M
+        self._prepared = PreparedSurfaces()
         self._epoch = 0
 
     def __call__(self, request: JobRequest, run: SynthesisRun) -> Products:
@@ -74,6 +77,7 @@ class Postprocessor:
             self._wanted() | request.always_wanted,
             measured,
             parameters.scale.max_dispersion,
+            self._prepared,
         )
         with self._lock:
             if current and state.metric and products.median_depth_m > 0:
@@ -96,6 +100,7 @@ class Postprocessor:
         with self._lock:
             self._epoch = epoch
             self._scale.reset()
+            self._prepared = PreparedSurfaces()
             self._median_depth_m = DEFAULT_MEDIAN_DEPTH_M
 
     def _use(self, parameters: ScaleParameters) -> None:

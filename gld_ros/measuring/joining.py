@@ -62,14 +62,19 @@ def joined_colour(rendered: RenderedView, model_rgb: FloatImage) -> NDArray[np.u
         trust = _trust(known)
         true_share = detail_share(model, color, known)
         share = 1.0 + trust * (true_share - 1.0)
-        model = share * model + np.float32(1.0 - share) * model[known].mean(0)
+        model = np.float32(share) * model + np.float32(1.0 - share) * _mean_of(model, known)
         difference = color - model
-        far = trust * difference[known].mean(0)
+        far = trust * _mean_of(difference, known)
         farther = 1.0 + trust**2 * (max(true_share, _LEAST_SHARE) ** -2 - 1.0)
         reach_px = farther * _REACH_OF_SIDE * max(known.shape)
         model = model + membrane(difference, known, far, reach_px)
     rounded = np.clip(model + np.float32(0.5), 0.0, 255.0).astype(np.uint8)
     return np.where(known[..., None], rendered.color, rounded)
+
+
+def _mean_of(image: FloatImage, known: NDArray[np.bool_]) -> FloatImage:
+    """Mean (3,) of an image (H, W, 3) over known pixels (H, W)."""
+    return np.array(cv2.mean(image, known.view(np.uint8))[:3], np.float32)
 
 
 def _trust(known: NDArray[np.bool_]) -> float:
@@ -94,10 +99,10 @@ def detail_share(model: FloatImage, color: FloatImage, known: NDArray[np.bool_])
 
     def detail(image: FloatImage) -> FloatImage:
         mean = cv2.blur(image * weight[..., None], (size, size)) / around
-        return (image - mean)[known]
+        return ((image - mean) * weight[..., None]).ravel()
 
     shown, true = detail(model), detail(color)
-    return float(np.clip((shown * true).sum() / max(float((shown**2).sum()), 1e-6), 0.0, 1.0))
+    return float(np.clip(np.dot(shown, true) / max(float(np.dot(shown, shown)), 1e-6), 0.0, 1.0))
 
 
 def membrane(
@@ -120,13 +125,17 @@ def membrane(
         size = (known.shape[1], known.shape[0])
         start = cv2.resize(coarse, size, interpolation=cv2.INTER_LINEAR)
     else:
-        start = np.broadcast_to(far, values.shape)
-    result = np.where(known[..., None], values, start).astype(np.float32)
-    pull = np.float32(1.0 / (3.0 * reach_px**2))  # a 3 x 3 mean moves by a third of the laplacian
-    towards = (pull * np.asarray(far)).astype(np.float32)
+        start = np.broadcast_to(np.asarray(far, np.float32), values.shape)
+    hole = 1.0 - mask[..., None]
+    result = filled + hole * start
+    # What one sweep does to unknown pixels: a 3 x 3 mean moves by a third of the laplacian.
+    pull = 1.0 / (3.0 * reach_px**2)
+    kept = hole * np.float32(1.0 / (1.0 + pull))
+    fixed = filled + kept * (pull * np.asarray(far)).astype(np.float32)
     for _ in range(_SWEEPS):
         smooth = cv2.blur(result, (3, 3), borderType=cv2.BORDER_REPLICATE)
-        result = np.where(known[..., None], values, (smooth + towards) / (1 + pull))
+        np.multiply(smooth, kept, out=result)
+        result += fixed
     return result
 
 

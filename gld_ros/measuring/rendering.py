@@ -2,20 +2,28 @@
 
 Depth first: the surfaces' points go into the target, each surface by itself, and the front-most
 depth that no camera saw through wins. Then colour: every target pixel is looked up in all
-images that see the same point, so that texture keeps the resolution of the images. Owns which
-images are used, occlusion and blending; depth is measured elsewhere and not changed here.
+images that see the same point, so that texture keeps the resolution of the images. Owns occlusion;
+which surfaces are used, and what of them can be kept for other views, is `sources`, colour is
+`blending`. Depth is measured elsewhere and not changed here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.geometry.poses import distance_m
 from gld_ros.measuring.blending import blended_colour
 from gld_ros.measuring.confidence import POSSIBLE
+from gld_ros.measuring.sources import (
+    MAX_SOURCES,
+    Source,
+    candidates_of,
+    choose_surfaces,
+    source_of,
+)
 from gld_ros.measuring.surfaces import (
     MIN_Z_M,
     SAME_SURFACE,
@@ -23,25 +31,17 @@ from gld_ros.measuring.surfaces import (
     FloatImage,
     Surface,
     closed_gaps,
-    continued,
-    direction_weight,
     enlarged_depth,
     projection,
     resized_K,
-    without_edges,
-    without_gaps,
 )
 
 LOOKED_THROUGH = 0.08  # relative depth beyond which a view contradicts a nearer point
 # Votes of images that look through a point, per vote that agrees, beyond which it is not there.
 # Beside edges of thin things images look through points that are right.
 CLEARLY_MORE = 1.5
-MAX_SOURCES = 6  # images that one view is made of; each costs the same
-MAX_WITNESSES = 18  # other images that vote on what these show, at a tenth of the cost
 _ISLANDS = 2000  # smaller parts of a view than one in so many pixels are speckle
-_CONTINUED_SHARE = 1e-3  # of continued depth in a mean with measured depth: next to none
 _LAYERS = 3  # front-most surfaces that are tried before a pixel stays empty
-_CELLS_HW = (12, 16)  # of the coarse grid on which images are chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,37 +63,6 @@ class RenderedView:
         return self.covered & (self.weight >= POSSIBLE)
 
 
-@dataclass(frozen=True, eq=False)
-class Source:
-    """A surface ready to be rendered, into any number of cameras; made by `source_of`."""
-
-    surface: Surface  # without gaps, maybe continued
-    # Depth (h, w) of parts of it, without pixels that straddle edges, and the share of each part in
-    # a mean with others.
-    parts: tuple[tuple[FloatImage, float], ...]
-
-
-def source_of(surface: Surface, *, beyond_measured: bool = False) -> Source:
-    """What of a surface does not depend on the camera that it is rendered into.
-
-    `beyond_measured` continues it over some of what was not measured, with a weight below POSSIBLE.
-    """
-    filled = without_gaps(surface)
-    if not beyond_measured:
-        return Source(filled, ((without_edges(filled.depth_m), 1.0),))
-    filled = continued(filled)
-    points_m = without_edges(filled.depth_m)
-    measured = filled.confidence >= POSSIBLE
-    nothing = np.float32(np.nan)
-    return Source(
-        filled,
-        (
-            (np.where(measured, points_m, nothing), 1.0),
-            (np.where(measured, nothing, points_m), _CONTINUED_SHARE),
-        ),
-    )
-
-
 def render_surfaces(
     surfaces: Sequence[Surface],
     K_px: FloatArray,
@@ -105,11 +74,24 @@ def render_surfaces(
 
     The order of `surfaces` affects only rounding. Raises ValueError for an empty image_hw.
     """
+    return render_views(surfaces, [(K_px, T_fixed_cam)], image_hw, max_sources)[0]
+
+
+def render_views(
+    surfaces: Sequence[Surface],
+    cameras: Iterable[tuple[FloatArray, FloatArray]],
+    image_hw: tuple[int, int],
+    max_sources: int = MAX_SOURCES,
+) -> list[RenderedView]:
+    """`render_surfaces` for several cameras (K_px, T_fixed_cam), which share what they can."""
     if min(image_hw) < 1:
         raise ValueError(f"image_hw is {image_hw}; both must be at least 1")
-    used, witnesses = choose_surfaces(surfaces, K_px, T_fixed_cam, image_hw, max_sources)
-    sources = [source_of(surface) for surface in used]
-    return render_chosen(sources, K_px, T_fixed_cam, image_hw, witnesses)
+    candidates, source = candidates_of(surfaces), cache(source_of)
+    views = []
+    for camera in cameras:
+        used, witnesses = choose_surfaces(candidates, *camera, image_hw, max_sources)
+        views.append(render_chosen([source(s) for s in used], *camera, image_hw, witnesses))
+    return views
 
 
 def render_chosen(
@@ -124,19 +106,19 @@ def render_chosen(
     K_px (3, 3), T_fixed_cam (4, 4). `witnesses` show nothing, but vote on what the sources show.
     A view without sources is empty.
     """
-    if not sources:
+    if not any(source.parts for source in sources):
         return _empty(image_hw)
     used = [source.surface for source in sources]
     grid_hw = _grid_hw(sources, K_px, T_fixed_cam, image_hw)
     grid_K = resized_K(K_px, image_hw, grid_hw)
     layers, shares = [], []
     for source in sources:
-        for points_m, share in source.parts:
-            layers.append(_into_target(source.surface, points_m, grid_K, T_fixed_cam, grid_hw))
-            shares.append(share)
+        for part in source.parts:
+            layers.append(_into_target(source.surface, part.points_m, grid_K, T_fixed_cam, grid_hw))
+            shares.append(part.share)
     depth, weight = _fused_depth(used, witnesses, layers, shares, grid_K, T_fixed_cam)
     depth_m = enlarged_depth(depth, image_hw)
-    color, color_weight = blended_colour(used, depth_m, K_px, T_fixed_cam)
+    color, color_weight = blended_colour(sources, depth_m, K_px, T_fixed_cam)
     covered = np.isfinite(depth_m) & (color_weight > 0)
     weight = cv2.resize(weight, image_hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     return RenderedView(
@@ -144,71 +126,6 @@ def render_chosen(
         depth_m=np.where(covered, depth_m, np.float32(np.nan)),
         weight=np.where(covered, np.clip(weight, 0.01, 1.0), np.float32(0.0)),
     )
-
-
-def choose_surfaces(
-    surfaces: Sequence[Surface],
-    K_px: FloatArray,
-    T_fixed_cam: FloatArray,
-    image_hw: tuple[int, int],
-    max_sources: int = MAX_SOURCES,
-) -> tuple[list[Surface], list[Surface]]:
-    """Sources, which show most of the target from the nearest directions, and witnesses.
-
-    Greedy: on a coarse grid over the target, the surface that improves the best view of most cells
-    is the next source; surfaces that improve nothing are none. Witnesses are those of the rest that
-    see most cells, from farthest away: neighbours share their errors.
-    """
-    quality = [_quality_on_cells(s, K_px, T_fixed_cam, image_hw) for s in surfaces]
-    cells_seen = [np.count_nonzero(cells) for cells in quality]
-    remaining = [i for i, cells in enumerate(cells_seen) if cells]
-    sources: list[int] = []
-    # Three good views are enough for a cell: their mean is better than the best of them.
-    best = np.zeros((3, *_CELLS_HW), np.float32)
-    while remaining and len(sources) < max_sources:
-        gains = [float(np.maximum(quality[i] - best[0], 0.0).sum()) for i in remaining]
-        index = int(np.argmax(gains))
-        if gains[index] <= 1e-6:
-            break
-        i = remaining.pop(index)
-        sources.append(i)
-        best = np.sort(np.concatenate([best, quality[i][None]]), axis=0)[1:]
-    apart_m = [distance_m(s.T_fixed_cam, T_fixed_cam) for s in surfaces]
-    witnesses = sorted(remaining, key=lambda i: (-cells_seen[i], -apart_m[i]))[:MAX_WITNESSES]
-    return [surfaces[i] for i in sources], [surfaces[i] for i in witnesses]
-
-
-def _quality_on_cells(
-    surface: Surface, K_px: FloatArray, T_fixed_cam: FloatArray, image_hw: tuple[int, int]
-) -> FloatImage:
-    """How well a surface shows each coarse cell of the target, [0, 1]."""
-    cells = np.zeros(_CELLS_HW, np.float32)
-    step = max(1, round(np.sqrt(surface.depth_m.size / 4000)))
-    rows, columns = np.mgrid[
-        step // 2 : surface.depth_m.shape[0] : step, step // 2 : surface.depth_m.shape[1] : step
-    ]
-    depth = surface.depth_m[rows, columns].ravel().astype(np.float64)
-    known = np.isfinite(depth)
-    if not known.any():
-        return cells
-    pixels = np.stack([columns.ravel()[known], rows.ravel()[known], np.ones(int(known.sum()))])
-    K_depth = resized_K(surface.K_px, surface.image.shape[:2], surface.depth_m.shape)
-    in_source = np.linalg.inv(K_depth) @ pixels * depth[known]
-    T_target_source = np.linalg.inv(T_fixed_cam) @ surface.T_fixed_cam
-    in_target = T_target_source[:3, :3] @ in_source + T_target_source[:3, 3:]
-    z = in_target[2]
-    front = z > MIN_Z_M
-    u, v = (K_px @ in_target)[:2, front] / z[front]
-    inside = (u >= -0.5) & (u < image_hw[1] - 0.5) & (v >= -0.5) & (v < image_hw[0] - 0.5)
-    if not inside.any():
-        return cells
-    row = ((v[inside] + 0.5) * _CELLS_HW[0] / image_hw[0]).astype(int)
-    column = ((u[inside] + 0.5) * _CELLS_HW[1] / image_hw[1]).astype(int)
-    points = in_target[:, front][:, inside]
-    towards_source = points - T_target_source[:3, 3:]
-    quality = direction_weight(points, towards_source)
-    np.maximum.at(cells, (row, column), quality.astype(np.float32))
-    return cells
 
 
 def _grid_hw(
@@ -220,14 +137,12 @@ def _grid_hw(
     """Size of the grid on which depth is fused: no finer than the points that fall on it."""
     scales = []
     for source in sources:
-        surface, depth = source.surface, source.parts[0][0]
-        known = depth[np.isfinite(depth)]
-        if not known.size:
+        surface, z_m = source.surface, source.typical_m
+        if np.isnan(z_m):
             continue
-        z_m = float(np.median(known))
         # Depth of the same points in the target, roughly: along its own axis.
         shift = np.linalg.inv(T_fixed_cam) @ surface.T_fixed_cam @ [0.0, 0.0, z_m, 1.0]
-        focal = surface.K_px[0, 0] * depth.shape[1] / surface.image.shape[1]
+        focal = surface.K_px[0, 0] * surface.depth_m.shape[1] / surface.image.shape[1]
         spacing_px = K_px[0, 0] / max(float(shift[2]), 0.3 * z_m) * z_m / focal
         scales.append(1.0 / spacing_px)
     scale = min(1.0, float(np.median(scales)) if scales else 1.0)
@@ -236,28 +151,25 @@ def _grid_hw(
 
 def _into_target(
     surface: Surface,
-    depth_m: FloatImage,
+    points_m: FloatImage,
     K_px: FloatArray,
     T_fixed_cam: FloatArray,
     image_hw: tuple[int, int],
 ) -> FloatImage:
-    """Depth (H, W) of one surface's points in the target, nearest first; inf where none fell."""
+    """Depth (H, W) of a surface's points (3, N) in the target, nearest first; inf where none fell.
+
+    The points are in the frame of the surface's own camera.
+    """
     height, width = image_hw
-    rows, columns = np.nonzero(np.isfinite(depth_m))
-    depth = depth_m[rows, columns]
-    K_depth = resized_K(surface.K_px, surface.image.shape[:2], depth_m.shape)
-    ray_to_pixel, offset = projection(K_depth, surface.T_fixed_cam, K_px, T_fixed_cam)
-    x, y, z = (
-        (ray_to_pixel[i, 0] * columns + ray_to_pixel[i, 1] * rows + ray_to_pixel[i, 2]) * depth
-        + offset[i]
-        for i in range(3)
-    )
-    front = z > MIN_Z_M
-    x, y, z = x[front], y[front], z[front]
-    column, row = np.rint(x / z).astype(np.int64), np.rint(y / z).astype(np.int64)
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    point_to_pixel, offset = projection(np.eye(3), surface.T_fixed_cam, K_px, T_fixed_cam)
+    x, y, z = point_to_pixel @ points_m + offset[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        column, row = np.rint(x / z), np.rint(y / z)
+        inside = (z > MIN_Z_M) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    at = np.flatnonzero(inside)
+    pixel = row[at].astype(np.intp) * width + column[at].astype(np.intp)
     layer = np.full(height * width, np.inf, np.float32)
-    np.minimum.at(layer, row[inside] * width + column[inside], z[inside].astype(np.float32))
+    np.minimum.at(layer, pixel, z[at])
     return _without_cracks(layer.reshape(image_hw))
 
 
@@ -296,17 +208,18 @@ def _fused_depth(
     flat = stack.reshape(len(stack), -1)
     share = np.array(shares, np.float32)[:, None]
     for _ in range(_LAYERS):
-        candidates = flat[:, open_pixels]
+        candidates = flat.take(open_pixels, axis=1)
         front = candidates.min(axis=0)
-        some = np.isfinite(front)
-        open_pixels, candidates, front = open_pixels[some], candidates[:, some], front[some]
-        if not open_pixels.size:
+        some = np.flatnonzero(np.isfinite(front))
+        if not some.size:
             break
-        same = candidates <= front * (1 + SAME_SURFACE)
-        with np.errstate(invalid="ignore"):
-            inverse = np.where(same, share / candidates, 0.0)
-        mean = (same * share).sum(0) / inverse.sum(0)
-        here = pixels[:, open_pixels]
+        if some.size < open_pixels.size:
+            open_pixels, front = open_pixels[some], front[some]
+            candidates = candidates.take(some, axis=1)
+        same = candidates <= front * np.float32(1 + SAME_SURFACE)
+        shares_there = same * share
+        mean = shares_there.sum(0) / (shares_there / candidates).sum(0)
+        here = pixels.take(open_pixels, axis=1)
         agree, through, surest = _votes(sources, here, mean, K_px, T_fixed_cam)
         also_agree, also_through, _ = _votes(witnesses, here, mean, K_px, T_fixed_cam)
         agree, through = agree + also_agree, through + also_through
@@ -314,8 +227,9 @@ def _fused_depth(
         at = open_pixels[holds]
         depth.reshape(-1)[at] = mean[holds]
         weight.reshape(-1)[at] = (surest * agree / (agree + through).clip(min=1e-9))[holds]
-        open_pixels = open_pixels[~holds]
-        flat[:, open_pixels] = np.where(same[:, ~holds], np.inf, candidates[:, ~holds])
+        behind = np.flatnonzero(~holds)
+        open_pixels = open_pixels[behind]
+        flat[:, open_pixels] = np.where(same, np.float32(np.inf), candidates).take(behind, axis=1)
     known = np.isfinite(depth)
     known &= ~_speckle(known)
     return (
@@ -360,16 +274,15 @@ def _votes(
         with np.errstate(divide="ignore", invalid="ignore"):
             u, v = np.rint(x / z), np.rint(y / z)
             inside = (z > MIN_Z_M) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
-        at = np.flatnonzero(inside)
-        row, column = v[at].astype(np.int64), u[at].astype(np.int64)
-        seen = surface.depth_m[row, column]
-        confidence = surface.confidence[row, column]
+        # All points at once: most are inside, and picking them would cost more.
+        at = np.where(inside, v, 0).astype(np.intp) * width + np.where(inside, u, 0).astype(np.intp)
+        confidence = np.where(inside, surface.confidence.take(at), np.float32(0.0))
         with np.errstate(invalid="ignore"):
-            ratio = z[at] / seen
-            same = np.abs(ratio - 1) <= SAME_SURFACE
-            agree[at] += confidence * same
-            surest[at] = np.maximum(surest[at], confidence * same)
-            through[at] += confidence * (ratio < 1 - LOOKED_THROUGH)
+            ratio = z / surface.depth_m.take(at)
+            agreeing = confidence * (np.abs(ratio - 1) <= SAME_SURFACE)
+            agree += agreeing
+            np.maximum(surest, agreeing, out=surest)
+            through += confidence * (ratio < 1 - LOOKED_THROUGH)
     return agree, through, surest
 
 

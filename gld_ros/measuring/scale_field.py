@@ -115,8 +115,8 @@ def aligned_depth(
         influence = np.clip(_enlarged(coarse_influence, stride, (height, width)), 0.0, 1.0)
     depth_m = np.exp(log_model + field + np.float32(math.log(scale)))
     far = max(elsewhere, MIN_ERROR)
-    error = np.hypot(influence * max(left, MIN_ERROR), (1.0 - influence) * far)
-    error = np.maximum(error, anywhere)
+    near = influence * max(left, MIN_ERROR)
+    error = np.maximum(np.sqrt(near**2 + ((1.0 - influence) * far) ** 2), anywhere)
     return AlignedDepth(
         depth_m.astype(np.float32), error.astype(np.float32), influence.astype(np.float32)
     )
@@ -140,14 +140,16 @@ def _cell_means(
     """
     height, width = values.shape
     pad = ((0, -height % stride), (0, -width % stride))
-    filled = np.pad(np.where(weight > 0, values, 0.0), pad)
     weights = np.pad(weight, pad)
-    shape = (filled.shape[0] // stride, stride, filled.shape[1] // stride, stride)
-    total = weights.reshape(shape).sum((1, 3))
-    mean = (filled * weights).reshape(shape).sum((1, 3)) / np.maximum(total, 1e-12)
-    share = total / stride**2
+    filled = np.pad(np.where(weight > 0, values, 0.0), pad) * weights
+    cells = (filled.shape[1] // stride, filled.shape[0] // stride)
+    # Over whole multiples, this is the mean of each cell.
+    mean, share = (
+        cv2.resize(part.astype(np.float32), cells, interpolation=cv2.INTER_AREA).astype(np.float64)
+        for part in (filled, weights)
+    )
     share[share < 0.02] = 0.0
-    return np.where(share > 0, mean, 0.0), share
+    return np.divide(mean, share, out=np.zeros_like(mean), where=share > 0), share
 
 
 def _fitted(

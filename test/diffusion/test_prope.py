@@ -66,16 +66,16 @@ def test_key_matrix_keeps_the_intrinsics_uninverted(cameras):
 def test_attention_depends_on_relative_poses_only(cameras):
     viewmats, K_px = cameras
     shift = random_poses(views=1, seed=9)
-    q, k, v = torch.randn(3, 1, VIEWS, 6, HEADS * HEAD_DIM, generator=torch.manual_seed(0))
+    qkv = torch.randn(3, 1, VIEWS, 6, HEADS * HEAD_DIM, generator=torch.manual_seed(0))
     outputs = [
-        prope_attention(q, k, v, prope_tables(m, K_px, IMAGE_HW, GRID_HW, HEAD_DIM), HEADS)
+        prope_attention(qkv, prope_tables(m, K_px, IMAGE_HW, GRID_HW, HEAD_DIM), HEADS)
         for m in (viewmats, viewmats @ shift)
     ]
     torch.testing.assert_close(*outputs, atol=1e-4, rtol=1e-4)
     other = prope_tables(
         viewmats @ random_poses(views=VIEWS, seed=5), K_px, IMAGE_HW, GRID_HW, HEAD_DIM
     )
-    assert (prope_attention(q, k, v, other, HEADS) - outputs[0]).abs().max() > 0.01
+    assert (prope_attention(qkv, other, HEADS) - outputs[0]).abs().max() > 0.01
 
 
 def test_camera_positions_keep_float32_under_autocast(cameras):

@@ -17,10 +17,12 @@ from gld_ros.mapping.make_products import (
     make_products,
     rep117_depth,
 )
+from gld_ros.mapping.prepared_surfaces import PreparedSurfaces
 from gld_ros.mapping.products import ALL_PRODUCTS, Product, ProductParameters, UnusableOutput
 from gld_ros.mapping.provenance import Provenance
 from gld_ros.mapping.scale import MetricScale, ScaleParameters, measure_from_views
 from gld_ros.mapping.synthesizer import OracleSynthesizer
+from gld_ros.measuring.surfaces import MeasuredScene, Surface
 from gld_ros.messages.clouds import CLOUD_DTYPE
 from gld_ros.view_request import NovelViews, View, ViewRequest
 
@@ -227,6 +229,33 @@ def test_only_what_is_wanted_is_made(scene):
     assert nothing.predicted[0].quality.corroborated == 0.0
 
 
+def test_what_an_earlier_job_prepared_changes_nothing(room, scene):
+    views, keyframes, targets, scale = scene
+    surfaces = []
+    for keyframe in keyframes:
+        _, depth_m = room(keyframe.T_fixed_cam, keyframe.K_px, HW)
+        sure = np.ones(HW, np.float32)
+        surfaces.append(Surface(keyframe.image, keyframe.K_px, keyframe.T_fixed_cam, depth_m, sure))
+    around = MeasuredScene(tuple(surfaces), tuple(surfaces))
+    prepared = PreparedSurfaces()
+
+    def made(prepared):
+        return make_products(
+            *(views, keyframes, targets, (0, 1), scale, ProductParameters()),
+            measured=around,
+            prepared=prepared,
+        )
+
+    first, again, anew = made(prepared), made(prepared), made(None)
+    assert first.predicted[0].quality.measured > 0.5
+    for one, other in ((again, first), (anew, first)):
+        for a, b in zip(one.predicted, other.predicted, strict=True):
+            for name in ("color", "depth_m", "confidence", "provenance", "points"):
+                assert getattr(a, name).tobytes() == getattr(b, name).tobytes(), name
+    assert prepared.sources(surfaces) == prepared.sources(surfaces)  # kept, not made again
+    assert prepared.seers(surfaces, 0.05) == prepared.seers(surfaces, 0.05)
+
+
 def test_quality_shares_add_up(scene):
     for view in products_of(scene).predicted:
         quality = view.quality
@@ -274,6 +303,16 @@ def test_a_view_with_many_broken_pixels_is_refused(scene):
         depth.ravel()[: depth.size // 15] = bad  # 6.7 %
         with pytest.raises(UnusableOutput, match="view 3"):
             make_products(sound, keyframes, targets, (0, 1), scale, ProductParameters())
+
+
+def test_references_without_colours_are_not_broken(scene):
+    views, keyframes, targets, scale = scene
+    blank = tuple(changed(view, rgb=np.full_like(view.rgb, np.nan)) for view in views.references)
+    lean = NovelViews(blank, views.targets, 0, {})
+    products = make_products(lean, keyframes, targets, (0, 1), scale, ProductParameters())
+    expected = products_of(scene)
+    assert products.observed.points.tobytes() == expected.observed.points.tobytes()
+    assert products.predicted[0].color.tobytes() == expected.predicted[0].color.tobytes()
 
 
 def test_pixels_outside_the_models_view_are_not_broken(scene):

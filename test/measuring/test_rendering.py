@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gld_ros.measuring.confidence import POSSIBLE, SURE
-from gld_ros.measuring.rendering import RenderedView, render_chosen, render_surfaces, source_of
+from gld_ros.measuring.rendering import (
+    RenderedView,
+    render_chosen,
+    render_surfaces,
+    render_views,
+)
+from gld_ros.measuring.sources import candidates_of, choose_surfaces, source_of
 from gld_ros.measuring.surfaces import Surface, without_edges
 
 HW = (60, 80)
@@ -188,6 +194,39 @@ def test_order_of_the_images_does_not_matter() -> None:
     np.testing.assert_array_equal(one.covered, two.covered)
     assert np.abs(one.color.astype(int) - two.color).max() <= 1
     np.testing.assert_allclose(one.depth_m[one.covered], two.depth_m[two.covered], rtol=1e-5)
+
+
+def test_views_that_share_what_is_prepared_are_those_rendered_alone() -> None:
+    surfaces = [wall(camera_at(dx), gain=g) for dx, g in ((-0.3, 1.0), (0.1, 0.8), (0.4, 1.0))]
+    cameras = [(K_PX, camera_at(0.05)), (K_PX, camera_at(-0.2, yaw_rad=0.1))]
+    for view, camera in zip(render_views(surfaces, cameras, HW), cameras, strict=True):
+        alone = render_surfaces(surfaces, *camera, HW)
+        assert view.covered.any()
+        for one, other in ((view.color, alone.color), (view.depth_m, alone.depth_m)):
+            np.testing.assert_array_equal(one, other)
+
+
+def moved(surface: Surface, shift_m: float) -> Surface:
+    T = surface.T_fixed_cam.copy()
+    T[:3, 3] += shift_m
+    return Surface(surface.image, surface.K_px, T, surface.depth_m, surface.confidence)
+
+
+def test_far_from_the_origin_of_the_fixed_frame_a_view_is_the_same() -> None:
+    surfaces = [wall(camera_at(dx)) for dx in (-0.3, 0.1, 0.4)]
+    far = [moved(surface, 1e6) for surface in surfaces]
+    one = render_surfaces(surfaces, K_PX, camera_at(0.05), HW)
+    two = render_surfaces(far, K_PX, camera_at(0.05 + 1e6, 1e6, 1e6), HW)
+    np.testing.assert_array_equal(one.covered, two.covered)
+    assert np.abs(one.color.astype(int) - two.color).max() <= 1
+
+
+def test_surfaces_that_show_a_target_from_nearby_are_chosen_first() -> None:
+    near, beside, elsewhere = (wall(camera_at(dx)) for dx in (0.05, 0.8, 9.0))
+    candidates = candidates_of([elsewhere, beside, near])
+    assert choose_surfaces(candidates, K_PX, camera_at(0.0), HW, 6)[0] == [near, beside]
+    assert choose_surfaces(candidates, K_PX, camera_at(0.0), HW, 1)[0] == [near]
+    assert choose_surfaces(candidates_of([]), K_PX, camera_at(0.0), HW, 6) == ([], [])
 
 
 def test_exposures_are_matched() -> None:
