@@ -50,7 +50,7 @@ def pair_angles_deg(
     """Errors in degrees of relative rotation and of translation direction, per pair of views.
 
     Pairs hold at least one target (the views after the references). The second is NaN where the
-    true baseline is too short to have a direction.
+    true baseline is too short to have a direction, and 180 where the model sees none.
     """
     distances = _distances(T_world_cam)
     limit = max(MIN_BASELINE_SHARE * distances.max(initial=0.0), MIN_BASELINE)
@@ -97,6 +97,17 @@ def pair_figures(rotation_deg: FloatArray, direction_deg: FloatArray) -> dict[st
     return figures
 
 
+def baseline_in_depths(T_frame_cam: FloatArray, depth: FloatArray) -> float:
+    """Mean distance between the cameras of a scene over the median of its depth (V, H, W).
+
+    Both in one unit; depth that is not positive is unknown. NaN without known depth.
+    """
+    valid = depth[depth > 0]
+    if not valid.size:
+        return float("nan")
+    return float(_distances(T_frame_cam).mean() / np.median(valid))
+
+
 def trajectory_errors(T_world_cam: FloatArray, T_model_cam: FloatArray) -> dict[str, float] | None:
     """ATE, RPE of translation (unit of the data) and of rotation (degrees): RMSE by `evo`.
 
@@ -131,6 +142,8 @@ def _distances(T: FloatArray) -> FloatArray:
 
 
 def _angle_deg(a: FloatArray, b: FloatArray) -> float:
+    if not a.any() or not b.any():
+        return 180.0  # no direction is as wrong as can be, not right by chance
     return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b)), np.dot(a, b))))
 
 

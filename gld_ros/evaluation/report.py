@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gld_ros.evaluation.methods import GENERATED
+from gld_ros.evaluation.methods import GENERATED, NO_MOTION
 
 NO_TRUTH = "no truth"
 NOT_DEFINED = "-"
@@ -136,32 +136,38 @@ def _named(method: str, report: dict[str, Any]) -> str:
 
 
 def _cameras(report: dict[str, Any]) -> str:
-    cameras = report["cameras"]
-    if cameras is None:
-        return ""
-    if not cameras["scenes"]:
-        return "Recovered cameras: none (the backbone recovers none, or none that is a camera)"
-    parts = []
-    for name, unit in (
-        ("RRA@15", "%"),
-        ("RTA@15", "%"),
-        ("mAA@30", "%"),
-        ("AUC@3", "%"),
-        ("AUC@30", "%"),
-        ("focal_relative_error", "%"),
-        ("ATE", ""),
-        ("RPE_translation", ""),
-        ("RPE_rotation_deg", ""),
-    ):
-        value = cameras.get(name)
-        shown = NOT_DEFINED if value is None else f"{100 * value:.1f}" if unit else f"{value:.3f}"
-        parts.append((name.replace("_", " ") + (f" {unit}" if unit else ""), shown))
-    heads, row = zip(*parts, strict=True)
-    text = _aligned(
-        "Cameras recovered from generated views (ATE, RPE by evo after Sim(3), data units)",
-        list(heads),
-        [[f"{cameras['scenes']} scenes", *row]],
+    cameras, compared = report["cameras"], report["cameras_compared"]
+    methods = ({} if cameras is None else {GENERATED: cameras}) | compared
+    if not any(figures["scenes"] for name, figures in methods.items() if name != NO_MOTION):
+        none = "Recovered cameras: none (the backbone recovers none, or none that is a camera)"
+        return none if methods else ""
+    columns = (
+        ("RRA@15", "RRA@15 %", 100, 1),
+        ("RTA@15", "RTA@15 %", 100, 1),
+        ("mAA@30", "mAA@30 %", 100, 1),
+        ("AUC@3", "AUC@3 %", 100, 1),
+        ("AUC@30", "AUC@30 %", 100, 1),
+        ("baseline_share", "baselines %", 100, 1),
+        ("focal_relative_error", "focal error %", 100, 1),
+        ("ATE", "ATE", 1, 3),
+        ("RPE_translation", "RPE", 1, 3),
+        ("RPE_rotation_deg", "RPE deg", 1, 3),
     )
+    text = _aligned(
+        "Recovered cameras (baselines against the true ones, in median depths; ATE and RPE by evo "
+        "after Sim(3), data units)",
+        [head for _, head, *_ in columns],
+        [
+            [
+                _named(name, report),
+                *(_number(figures.get(key), factor, digits) for key, _, factor, digits in columns),
+            ]
+            for name, figures in methods.items()
+            if figures["scenes"]
+        ],
+    )
+    if cameras is None:
+        return text
     if cameras["scenes_without_alignment"]:
         text += (
             f"\n{cameras['scenes_without_alignment']} scenes without ATE and RPE: too few cameras "

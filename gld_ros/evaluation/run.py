@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -29,7 +28,6 @@ from gld_ros.evaluation.held_out import HeldOutScenes, batches
 from gld_ros.evaluation.image_metrics import PerceptualDistance, perceptual_distance
 from gld_ros.evaluation.measured_views import MeasuredTargets, inpainted, joined, measured_targets
 from gld_ros.evaluation.model_runs import EvaluatedModel, ImaginedViews
-from gld_ros.evaluation.pose_metrics import pair_angles_deg, trajectory_errors
 from gld_ros.evaluation.scoring import Scorer
 from gld_ros.evaluation.totals import EvaluationSettings, Totals, report_of
 from gld_ros.measured_latents import RenderedMeasurements
@@ -126,7 +124,9 @@ def _evaluate_batch(
         labels = _score_cameras(imagined[methods.GENERATED], batch, totals)
     baselines = _score_baselines(scorer, batch, prior)
     if settings.real_features:
-        _score_true_features(model, scorer, batch)
+        _score_true_features(model, scorer, batch, totals)
+    if totals.cameras:
+        totals.cameras_of(methods.NO_MOTION).add_without_motion(batch)
     if examples_wanted <= 0 or not imagined:
         return []
     return examples_of(batch, imagined, baselines, labels, examples_wanted)
@@ -236,24 +236,7 @@ def _score_measured(
 
 def _score_cameras(views: ImaginedViews, batch: Batch, totals: Totals) -> list[Any]:
     """Camera and provenance figures of the generated views; returns provenance labels per scene."""
-    references = batch.num_references
-    for b in range(len(batch.images)):
-        T_model = views.T_model_cam[b].numpy()
-        if not np.isfinite(T_model).all():
-            totals.scenes_without_cameras += 1
-            continue
-        T_world = batch.T_world_cam[b].double().cpu().numpy()
-        rotation, direction = pair_angles_deg(T_world, T_model, references)
-        totals.rotation_deg.append(rotation)
-        totals.direction_deg.append(direction)
-        focal = views.K_px[b, references:].diagonal(dim1=-2, dim2=-1)[:, :2]
-        true = batch.K_px[b, references:].double().cpu().diagonal(dim1=-2, dim2=-1)[:, :2]
-        totals.focal_error += ((focal - true).abs() / true).mean(1).tolist()
-        errors = trajectory_errors(T_world, T_model)
-        if errors is None:
-            totals.degenerate_trajectories += 1
-        else:
-            totals.trajectories.append(errors)
+    totals.cameras_of(methods.GENERATED).add(views, batch)
     return totals.provenance.add(
         views,
         camera_scales(views, batch),
@@ -261,7 +244,7 @@ def _score_cameras(views: ImaginedViews, batch: Batch, totals: Totals) -> list[A
         batch.depth_m,
         batch.K_px,
         batch.T_world_cam,
-        references,
+        batch.num_references,
     )
 
 
@@ -299,7 +282,9 @@ def _score_baselines(
     return made | {methods.COPY: (copy, copied_depth), methods.WARP: (warp.rgb, warp.depth_m)}
 
 
-def _score_true_features(model: EvaluatedModel, scorer: Scorer, batch: Batch) -> None:
+def _score_true_features(
+    model: EvaluatedModel, scorer: Scorer, batch: Batch, totals: Totals
+) -> None:
     """The ceilings: what decoders make of the features of the true images."""
     targets = slice(batch.num_references, None)
     for name, keep_level0 in ((methods.TRUE_FEATURES, False), (methods.TRUE_FEATURES_ALL, True)):
@@ -307,6 +292,7 @@ def _score_true_features(model: EvaluatedModel, scorer: Scorer, batch: Batch) ->
         if model.rgb_decoder is not None:
             scorer.colour(name, views.rgb[:, targets])
         scorer.depth(name, views.depth[:, targets], camera_scales(views, batch))
+        totals.cameras_of(name).add(views, batch)
     if batch.depth_m is not None and bool((batch.depth_m > 0).flatten(1).any(1).all()):
         posed = model.posed_depth(batch.images, batch.K_px, batch.T_world_cam, batch.depth_m)
         if posed is not None:

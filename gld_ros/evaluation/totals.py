@@ -4,19 +4,18 @@ import hashlib
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from gld_ros import __version__
 from gld_ros.diffusion.presets import PresetName
 from gld_ros.evaluation import methods
-from gld_ros.evaluation.figures import Figures, known
+from gld_ros.evaluation.figures import Figures
 from gld_ros.evaluation.held_out import HeldOutScenes
 from gld_ros.evaluation.image_metrics import PerceptualDistance
 from gld_ros.evaluation.imagination import SeedSpread, imagination_report
 from gld_ros.evaluation.model_runs import EvaluatedModel
-from gld_ros.evaluation.pose_metrics import pair_figures
 from gld_ros.evaluation.provenance_errors import ProvenanceErrors
+from gld_ros.evaluation.recovered_cameras import RecoveredCameraFigures
 from gld_ros.novel_view_stages import sampling_of
 from gld_ros.weights.bundle import Bundle
 from gld_ros.weights.bundle_config import CONFIG_FILE
@@ -54,18 +53,17 @@ class Totals:
     figures: Figures = field(default_factory=Figures)
     spread: SeedSpread = field(default_factory=SeedSpread)
     provenance: ProvenanceErrors = field(default_factory=ProvenanceErrors)
-    rotation_deg: list[Any] = field(default_factory=list)
-    direction_deg: list[Any] = field(default_factory=list)
-    focal_error: list[float] = field(default_factory=list)
-    trajectories: list[dict[str, float]] = field(default_factory=list)
-    degenerate_trajectories: int = 0
-    scenes_without_cameras: int = 0
+    cameras: dict[str, RecoveredCameraFigures] = field(default_factory=dict)  # by method
     known_pixels: int = 0
     hidden_pixels: int = 0
     per_seed: dict[int, Figures] = field(default_factory=dict)
     scenes: int = 0
     without_shuffle: int = 0
     notes: list[str] = field(default_factory=list)
+
+    def cameras_of(self, method: str) -> RecoveredCameraFigures:
+        """The camera figures of a method."""
+        return self.cameras.setdefault(method, RecoveredCameraFigures())
 
 
 def report_of(
@@ -118,29 +116,17 @@ def report_of(
             for other in (methods.COPY, methods.SHUFFLED, methods.MEAN_COLOUR, methods.WARP)
         },
         "per_seed": {str(s): f.to_json()[methods.GENERATED] for s, f in totals.per_seed.items()},
-        "cameras": _camera_report(totals) if model.can_imagine else None,
+        "cameras": totals.cameras_of(methods.GENERATED).to_json() if model.can_imagine else None,
+        "cameras_compared": {
+            method: figures.to_json()
+            for method, figures in totals.cameras.items()
+            if method != methods.GENERATED
+        },
         "provenance": totals.provenance.to_json() if model.can_imagine else None,
         "imagination": imagination_report(totals.figures, share),
         "seed_spread": totals.spread.to_json(),
         "notes": list(dict.fromkeys(totals.notes)),
     }
-
-
-def _camera_report(totals: Totals) -> dict[str, Any]:
-    figures: dict[str, Any] = {
-        "scenes": len(totals.rotation_deg),
-        "scenes_without_recovered_cameras": totals.scenes_without_cameras,
-        "scenes_without_alignment": totals.degenerate_trajectories,
-    }
-    if totals.rotation_deg:
-        rotation_deg = np.concatenate(totals.rotation_deg)
-        pairs = pair_figures(rotation_deg, np.concatenate(totals.direction_deg))
-        figures |= {name: known(value) for name, value in pairs.items()}
-        figures["focal_relative_error"] = known(float(np.mean(totals.focal_error)))
-    for name in ("ATE", "RPE_translation", "RPE_rotation_deg"):
-        values = [errors[name] for errors in totals.trajectories]
-        figures[name] = known(float(np.mean(values))) if values else None
-    return figures
 
 
 def bundle_hash(bundle: Bundle) -> str:

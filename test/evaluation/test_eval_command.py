@@ -94,6 +94,11 @@ def test_a_folder_is_evaluated_with_baselines_and_images(
     assert views[methods.WARP]["psnr"]["mean"] > views[methods.COPY]["psnr"]["mean"]
     assert report["seed_spread"]["colour"]["std_visible"] > 0
     assert views[methods.COPY]["abs_rel_unscaled"]["mean"] == pytest.approx(0.0, abs=1e-3)
+    # The camera steps sideways without turning: to see no motion at all is half of the truth.
+    still = report["cameras_compared"][methods.NO_MOTION]
+    assert (still["RRA@15"], still["RTA@15"]) == (1.0, 0.0)
+    assert report["cameras_compared"][methods.TRUE_FEATURES]["scenes"] == 2
+    assert methods.NO_MOTION in out
     # A flat wall has no order in depth.
     assert views[methods.GENERATED]["ordinal"]["mean"] is None
     grid = np.asarray(Image.open(images))

@@ -7,6 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from gld_ros.evaluation.pose_metrics import (
+    baseline_in_depths,
     pair_angles_deg,
     pair_figures,
     scale_from_baselines,
@@ -51,6 +52,25 @@ def test_a_scale_that_the_node_would_refuse_is_none():
     assert scale_from_baselines(T, T, 1.0, metric=False) == pytest.approx(1.0)
     scattered = _poses(CENTRES * [[1, 1, 1], [1, 1, 1], [3, 1, 1], [1, 2, 1]])
     assert math.isnan(scale_from_baselines(_poses(CENTRES), scattered, 1.0, metric=True))
+
+
+def test_cameras_in_one_place_have_no_direction_that_is_right():
+    T = _poses(CENTRES, [0, 10, 20, 30])
+    same = np.tile(np.eye(4), (4, 1, 1))
+    rotation, direction = pair_angles_deg(T, same, 2)
+    assert (direction == 180).all()
+    assert pair_figures(rotation, direction)["RTA@15"] == 0.0
+
+
+def test_a_baseline_counts_in_depths_whatever_the_unit():
+    depth = np.full((4, 2, 3), 2.0)
+    depth[0, 0, 0] = 0.0  # unknown
+    T = _poses(CENTRES)
+    share = baseline_in_depths(T, depth)
+    assert share > 0.3
+    assert baseline_in_depths(_moved(T, 0.25), 0.25 * depth) == pytest.approx(share)
+    assert baseline_in_depths(_moved(T, 1e-3), depth) < 0.01 * share
+    assert math.isnan(baseline_in_depths(T, 0 * depth))
 
 
 def test_cameras_that_a_model_puts_in_one_place_have_no_scale():

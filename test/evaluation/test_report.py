@@ -38,6 +38,7 @@ def report(cameras_abs_rel, corroborated_share):
         },
         "better_than": {},
         "cameras": None,
+        "cameras_compared": {},
         "provenance": {
             "rel_tolerance": 0.1,
             "unclassified_scenes": 2,
