@@ -37,7 +37,7 @@ from gld_ros.measuring.surfaces import (
 )
 
 LOOKED_THROUGH = 0.08  # relative depth beyond which a view contradicts a nearer point
-# Votes of images that look through a point, per vote that agrees, beyond which it is not there.
+# Votes of all images that look through a point, per vote that agrees, beyond which it is not there.
 # Beside edges of thin things images look through points that are right.
 CLEARLY_MORE = 1.5
 _ISLANDS = 2000  # smaller parts of a view than one in so many pixels are speckle
@@ -195,9 +195,10 @@ def _fused_depth(
 ) -> tuple[FloatImage, FloatImage]:
     """Depth (H, W), NaN where none, and its weight, of the front-most confirmed surface.
 
-    Of the depths at a pixel the nearest is tried first. It is confirmed unless clearly more cameras
-    saw through it than agree with it; then the next one behind it is tried. The result is averaged
-    over the layers that agree, by their shares. Witnesses do not make it surer than its sources do.
+    Of the depths at a pixel the nearest is tried first. It is confirmed unless more sources, or
+    clearly more of all cameras, saw through it than agree with it; then the next one behind it is
+    tried. The result is averaged over the layers that agree, by their shares. Witnesses do not make
+    it surer than its sources do.
     """
     stack = np.stack(layers)
     image_hw = (stack.shape[1], stack.shape[2])
@@ -222,8 +223,9 @@ def _fused_depth(
         here = pixels.take(open_pixels, axis=1)
         agree, through, surest = _votes(sources, here, mean, K_px, T_fixed_cam)
         also_agree, also_through, _ = _votes(witnesses, here, mean, K_px, T_fixed_cam)
+        holds = (agree > 0) & (agree >= through)
         agree, through = agree + also_agree, through + also_through
-        holds = (agree > 0) & (through <= CLEARLY_MORE * agree)
+        holds &= through <= CLEARLY_MORE * agree
         at = open_pixels[holds]
         depth.reshape(-1)[at] = mean[holds]
         weight.reshape(-1)[at] = (surest * agree / (agree + through).clip(min=1e-9))[holds]
