@@ -2,7 +2,7 @@
 
     python benchmark/live_rate.py out/demo/tour --camera /camera/image_raw --frame map
 
-Starts a node (`gld-ros node`, stereo, no policy) and a player (`gld-ros play --clock`) as
+Starts a node (`gld-ros node`, stereo, no policy) and a player (`gld-ros play --clock 20`) as
 processes, and sends a goal beside the camera `--goals` times a second, each with a second to wait.
 Prints JSON: keyframes made, measured and left waiting, goals by their result, times from goal to
 answer, ages of products. All seconds are the bag's. On a machine that other work shares, `--rate`
@@ -230,7 +230,7 @@ def main() -> int:
     ]  # fmt: skip
     try:
         watcher.wait_until_active(processes[0])
-        played = ["play", str(args.bag), "--clock", "--rate", str(args.rate)]
+        played = ["play", str(args.bag), "--clock", "20", "--rate", str(args.rate)]
         processes.append(start(*played, log=logs / "player.log"))
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while not (watcher.statuses and watcher.statuses[-1].images_received):

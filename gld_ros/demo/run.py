@@ -31,7 +31,7 @@ STANDSTILL_S = 120.0
 SCALE_UNRESOLVED = 906
 # Of the embedded bundle on its own tour: worse means that something is broken.
 MIN_GAIN_DB = 3.0
-MAX_DEPTH_ERROR = 0.1
+MAX_DEPTH_ERROR = 0.07
 SPARSE_M = 1.0  # from a withheld image to the nearest shown one
 
 

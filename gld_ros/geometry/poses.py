@@ -46,8 +46,15 @@ def transform_points(T_a_b: FloatArray, points_b: FloatArray) -> FloatArray:
 
 def rotation_angle_rad(R: FloatArray) -> float:
     """Angle in [0, pi] of a rotation (3, 3); accurate near 0 and near pi."""
-    sine2 = np.linalg.norm([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]])
-    return float(np.arctan2(sine2, np.trace(R) - 1.0))
+    return float(rotation_angles_rad(R))
+
+
+def rotation_angles_rad(R: FloatArray) -> FloatArray:
+    """`rotation_angle_rad` of many rotations (..., 3, 3)."""
+    skew = R - np.swapaxes(R, -1, -2)
+    sine2 = np.sqrt(skew[..., 2, 1] ** 2 + skew[..., 0, 2] ** 2 + skew[..., 1, 0] ** 2)
+    angles: FloatArray = np.arctan2(sine2, np.trace(R, axis1=-2, axis2=-1) - 1.0)
+    return angles
 
 
 def distance_m(T_a_b: FloatArray, T_a_c: FloatArray) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.geometry.poses import invert_rigid, transform_points
+from gld_ros.geometry.poses import transform_points
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -34,15 +34,26 @@ def visible(
     points_fixed: FloatArray, T_fixed_cam: FloatArray, K_px: FloatArray, image_hw: tuple[int, int]
 ) -> NDArray[np.bool_]:
     """Which points (N, 3) lie in front of a camera and inside its image: (N,)."""
-    projected = transform_points(invert_rigid(T_fixed_cam), points_fixed) @ K_px.T
-    z = projected[:, 2]
-    in_front = z > MIN_DEPTH_M
+    return visible_to_each(points_fixed, T_fixed_cam[None], K_px[None], [image_hw])[0]
+
+
+def visible_to_each(
+    points_fixed: FloatArray,
+    T_fixed_cam: FloatArray,
+    K_px: FloatArray,
+    image_hw: Sequence[tuple[int, int]],
+) -> NDArray[np.bool_]:
+    """`visible` for C cameras (C, 4, 4), (C, 3, 3): (C, N)."""
+    R_cam_fixed = np.swapaxes(T_fixed_cam[:, :3, :3], 1, 2)
+    M = K_px @ R_cam_fixed
+    x, y, z = np.moveaxis(M @ points_fixed.T - M @ T_fixed_cam[:, :3, 3:], 1, 0)
+    height, width = np.array(image_hw, np.float64).T[:, :, None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        u, v = projected[:, 0] / z, projected[:, 1] / z
-        height, width = image_hw
+        u, v = x / z, y / z
         # The image reaches half a pixel beyond its outer pixel centres.
         inside = (u >= -0.5) & (u < width - 0.5) & (v >= -0.5) & (v < height - 0.5)
-    return in_front & inside
+    seen: NDArray[np.bool_] = (z > MIN_DEPTH_M) & inside
+    return seen
 
 
 def covered_fraction(visible_by_camera: Sequence[NDArray[np.bool_]]) -> float:

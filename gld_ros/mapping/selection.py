@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gld_ros.geometry.poses import distance_m, turn_rad
-from gld_ros.mapping.frames import Keyframe, TargetCamera
-from gld_ros.mapping.overlap import depth_plane_points, visible
+from gld_ros.geometry.poses import rotation_angles_rad
+from gld_ros.mapping.frames import FloatArray, Keyframe, TargetCamera
+from gld_ros.mapping.overlap import depth_plane_points, visible_to_each
 
 # A baseline of this fraction of the scene's depth, or this turn, makes a view fully worth adding.
 DIVERSE_BASELINE = 0.1
@@ -51,7 +51,8 @@ def select_references(
     points = [
         depth_plane_points(t.T_fixed_cam, t.K_px, t.image_hw, median_depth_m) for t in targets
     ]
-    overlap = {id(k): _mean_overlap(k, points) for k in candidates}
+    overlaps = zip(candidates, _mean_overlaps(candidates, points), strict=True)
+    overlap = {id(k): share for k, share in overlaps}
 
     newest: dict[str, Keyframe] = {}
     for keyframe in sorted(candidates, key=lambda k: k.stamp_ns):
@@ -66,43 +67,46 @@ def select_references(
 
     chosen = [first]
     rest = [k for k in candidates if k is not first and k.mixes_with(first)]
+    if not rest or count == 1:
+        return (first,)
     now_ns = max(k.stamp_ns for k in [first, *rest])
-    while rest and len(chosen) < count:
-        scores = {
-            id(k): round(
-                overlap[id(k)] * _diversity(k, chosen, median_depth_m)
-                - AGE_PENALTY * (now_ns - k.stamp_ns) * 1e-9 / max(max_age_s, 1e-9),
-                _SCORE_DIGITS,
-            )
-            for k in rest
-        }
-        best = min(rest, key=lambda k: (-scores[id(k)], -k.stamp_ns, k.camera))
-        rest.remove(best)
-        if overlap[id(best)] > 0:
-            chosen.append(best)
+    ages_s = np.array([now_ns - k.stamp_ns for k in rest]) * 1e-9
+    penalty = AGE_PENALTY * ages_s / max(max_age_s, 1e-9)
+    seen = np.array([overlap[id(k)] for k in rest])
+    poses = np.stack([k.T_fixed_cam for k in rest])
+    worth = _diversity(poses, first.T_fixed_cam, median_depth_m)
+    useful = [i for i in range(len(rest)) if seen[i] > 0]
+    while useful and len(chosen) < count:
+        scores = np.round(seen * worth - penalty, _SCORE_DIGITS)
+        best = min(useful, key=lambda i: (-scores[i], -rest[i].stamp_ns, rest[i].camera))
+        useful.remove(best)
+        chosen.append(rest[best])
+        worth = np.minimum(worth, _diversity(poses, poses[best], median_depth_m))
     return tuple(sorted(chosen, key=lambda k: (-k.stamp_ns, k.camera)))
 
 
-def _mean_overlap(keyframe: Keyframe, points: Sequence[np.ndarray]) -> float:
+def _mean_overlaps(keyframes: Sequence[Keyframe], points: Sequence[FloatArray]) -> list[float]:
+    """How much of the targets' points each keyframe sees, on average; 1 without targets."""
     if not points:
-        return 1.0
-    fractions = [
-        visible(p, keyframe.T_fixed_cam, keyframe.K_px, keyframe.image_hw).mean() for p in points
-    ]
-    return round(float(np.mean(fractions)), _SCORE_DIGITS)
-
-
-def _diversity(keyframe: Keyframe, chosen: Sequence[Keyframe], median_depth_m: float) -> float:
-    """From almost 0 (same place and direction as one chosen) to 1."""
-    return min(
-        max(
-            REDUNDANT_WORTH,
-            min(
-                1.0,
-                distance_m(keyframe.T_fixed_cam, other.T_fixed_cam)
-                / (DIVERSE_BASELINE * median_depth_m)
-                + turn_rad(keyframe.T_fixed_cam, other.T_fixed_cam) / DIVERSE_TURN_RAD,
-            ),
-        )
-        for other in chosen
+        return [1.0] * len(keyframes)
+    seen = visible_to_each(
+        np.concatenate(points),
+        np.stack([k.T_fixed_cam for k in keyframes]),
+        np.stack([k.K_px for k in keyframes]),
+        [k.image_hw for k in keyframes],
     )
+    shares: list[float] = np.round(seen.mean(axis=1), _SCORE_DIGITS).tolist()
+    return shares
+
+
+def _diversity(
+    T_fixed_cams: FloatArray, T_fixed_chosen: FloatArray, median_depth_m: float
+) -> FloatArray:
+    """What poses (N, 4, 4) add to a chosen one: from almost 0 (same place and direction) to 1."""
+    apart_m = np.linalg.norm(T_fixed_cams[:, :3, 3] - T_fixed_chosen[:3, 3], axis=1)
+    turned = np.swapaxes(T_fixed_cams[:, :3, :3], 1, 2) @ T_fixed_chosen[:3, :3]
+    worth: FloatArray = (
+        apart_m / (DIVERSE_BASELINE * median_depth_m)
+        + rotation_angles_rad(turned) / DIVERSE_TURN_RAD
+    ).clip(REDUNDANT_WORTH, 1.0)
+    return worth
