@@ -229,9 +229,9 @@ def _predicted_view(
     T_fixed_cam = target.T_fixed_cam
     image_hw = (view.depth.shape[0], view.depth.shape[1])
     prepared = around.prepared
-    shown, witnesses = choose_surfaces(around.measured, view.K_px, T_fixed_cam, image_hw)
+    shown, voters = choose_surfaces(around.measured, view.K_px, T_fixed_cam, image_hw)
     sources = prepared.sources(shown) if parameters.composite else []
-    rendered = render_chosen(sources, view.K_px, T_fixed_cam, image_hw, witnesses)
+    rendered = render_chosen(sources, view.K_px, T_fixed_cam, image_hw, voters)
     composed = composed_view(view, rendered, scale, max_error)
     confidence, color = composed.confidence, composed.color
     depth_m = rep117_depth(composed.depth_m, confidence, parameters)

@@ -89,8 +89,8 @@ def render_views(
     candidates, source = candidates_of(surfaces), cache(source_of)
     views = []
     for camera in cameras:
-        used, witnesses = choose_surfaces(candidates, *camera, image_hw, max_sources)
-        views.append(render_chosen([source(s) for s in used], *camera, image_hw, witnesses))
+        used, voters = choose_surfaces(candidates, *camera, image_hw, max_sources)
+        views.append(render_chosen([source(s) for s in used], *camera, image_hw, voters))
     return views
 
 
@@ -99,11 +99,11 @@ def render_chosen(
     K_px: FloatArray,
     T_fixed_cam: FloatArray,
     image_hw: tuple[int, int],
-    witnesses: Sequence[Surface] = (),
+    voters: Sequence[Surface] = (),
 ) -> RenderedView:
     """What a camera sees of the surfaces that `choose_surfaces` chose for it.
 
-    K_px (3, 3), T_fixed_cam (4, 4). `witnesses` show nothing, but vote on what the sources show.
+    K_px (3, 3), T_fixed_cam (4, 4). `voters` show nothing, but vote on what the sources show.
     A view without sources is empty.
     """
     if not any(source.parts for source in sources):
@@ -116,7 +116,7 @@ def render_chosen(
         for part in source.parts:
             layers.append(_into_target(source.surface, part.points_m, grid_K, T_fixed_cam, grid_hw))
             shares.append(part.share)
-    depth, weight = _fused_depth(used, witnesses, layers, shares, grid_K, T_fixed_cam)
+    depth, weight = _fused_depth(used, voters, layers, shares, grid_K, T_fixed_cam)
     depth_m = enlarged_depth(depth, image_hw)
     color, color_weight = blended_colour(sources, depth_m, K_px, T_fixed_cam)
     covered = np.isfinite(depth_m) & (color_weight > 0)
@@ -187,7 +187,7 @@ def _without_cracks(layer: FloatImage) -> FloatImage:
 
 def _fused_depth(
     sources: Sequence[Surface],
-    witnesses: Sequence[Surface],
+    voters: Sequence[Surface],
     layers: Sequence[FloatImage],
     shares: Sequence[float],
     K_px: FloatArray,
@@ -197,7 +197,7 @@ def _fused_depth(
 
     Of the depths at a pixel the nearest is tried first. It is confirmed unless more sources, or
     clearly more of all cameras, saw through it than agree with it; then the next one behind it is
-    tried. The result is averaged over the layers that agree, by their shares. Witnesses do not make
+    tried. The result is averaged over the layers that agree, by their shares. Voters do not make
     it surer than its sources do.
     """
     stack = np.stack(layers)
@@ -222,7 +222,7 @@ def _fused_depth(
         mean = shares_there.sum(0) / (shares_there / candidates).sum(0)
         here = pixels.take(open_pixels, axis=1)
         agree, through, surest = _votes(sources, here, mean, K_px, T_fixed_cam)
-        also_agree, also_through, _ = _votes(witnesses, here, mean, K_px, T_fixed_cam)
+        also_agree, also_through, _ = _votes(voters, here, mean, K_px, T_fixed_cam)
         holds = (agree > 0) & (agree >= through)
         agree, through = agree + also_agree, through + also_through
         holds &= through <= CLEARLY_MORE * agree

@@ -26,7 +26,7 @@ from gld_ros.measuring.surfaces import (
 )
 
 MAX_SOURCES = 6  # images that one view is made of; each costs the same
-MAX_WITNESSES = 18  # other images that vote on what these show, at a tenth of the cost
+MAX_VOTERS = 18  # other images that only vote on what these show, at a fraction of the cost
 _CONTINUED_SHARE = 1e-3  # of continued depth in a mean with measured depth: next to none
 _CELLS_HW = (12, 16)  # of the coarse grid on which images are chosen
 _GLANCE_POINTS = 4000  # of a surface, roughly, by which it is chosen
@@ -122,10 +122,10 @@ def choose_surfaces(
     image_hw: tuple[int, int],
     max_sources: int = MAX_SOURCES,
 ) -> tuple[list[Surface], list[Surface]]:
-    """Sources, which show most of the target from the nearest directions, and witnesses.
+    """Sources, which show most of the target from the nearest directions, and voters.
 
     Greedy: on a coarse grid over the target, the surface that improves the best view of most cells
-    is the next source; surfaces that improve nothing are none. Witnesses are those of the rest that
+    is the next source; surfaces that improve nothing are none. Voters are those of the rest that
     see most cells, from farthest away: neighbours share their errors.
     """
     quality = _quality_on_cells(candidates, K_px, T_fixed_cam, image_hw)
@@ -144,8 +144,8 @@ def choose_surfaces(
         sources.append(i)
         best = np.sort(np.concatenate([best, quality[i][None]]), axis=0)[1:]
     apart_m = [distance_m(s.T_fixed_cam, T_fixed_cam) for s in surfaces]
-    witnesses = sorted(remaining, key=lambda i: (-cells_seen[i], -apart_m[i]))[:MAX_WITNESSES]
-    return [surfaces[i] for i in sources], [surfaces[i] for i in witnesses]
+    voters = sorted(remaining, key=lambda i: (-cells_seen[i], -apart_m[i]))[:MAX_VOTERS]
+    return [surfaces[i] for i in sources], [surfaces[i] for i in voters]
 
 
 def _points(surface: Surface, depth_m: FloatImage, chosen: NDArray[np.bool_]) -> FloatImage:
