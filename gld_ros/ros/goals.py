@@ -37,7 +37,7 @@ from gld_ros.ros.serving_thread import ServingThread
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 0.05  # of what a goal's job is asked to do; its end is noticed at once
+POLL_S = 0.05  # at whether a running goal is cancelled; its end is noticed at once
 LOOK_PERIOD_S = 0.05  # at goals that wait
 CLOSING_S = 1.0  # for the answers of goals that wait when the process ends
 HIGHEST = {parameter.name: parameter.high for parameter in TABLE}
