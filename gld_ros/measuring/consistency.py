@@ -71,50 +71,52 @@ def votes_of(reference: MeasuredImage, others: Sequence[MeasuredImage]) -> Votes
     depth_m = reference.measured.depth_m
     rows, columns = np.nonzero(np.isfinite(depth_m))
     own_m = depth_m[rows, columns].astype(np.float64)
-    own_confidence = reference.measured.confidence[rows, columns].astype(np.float64)
+    weight = reference.measured.confidence[rows, columns].astype(np.float64)
+    total = weight * own_m
     rays = _rays(reference.frame, rows, columns)
-    weight = own_confidence.copy()
-    total = own_confidence * own_m
     agreeing, looking_through, hiding = np.zeros((3, len(rows)), np.int64)
     for other in others:
         T_other_reference = invert_rigid(other.frame.T_fixed_cam) @ reference.frame.T_fixed_cam
-        direction = rays @ T_other_reference[:3, :3].T  # of one metre of the reference's depth
-        offset = T_other_reference[:3, 3]
-        points = direction * own_m[:, None] + offset
-        there_m, confidence = _look_up(other, points)
+        K_px = other.frame.K_px
+        # x * z, y * z and z in the other's pixels: of one metre of the reference's depth, of all.
+        direction = K_px @ T_other_reference[:3, :3] @ rays
+        offset = K_px @ T_other_reference[:3, 3]
+        points = direction * own_m
+        points += offset[:, None]
+        there_m, confidence = _look_up(other.measured, points)
         with np.errstate(invalid="ignore", divide="ignore"):
             # The reference's depth at which its ray meets the other's measurement.
-            as_reference_m = (there_m - offset[2]) / direction[:, 2]
-            error = (there_m - points[:, 2]) / points[:, 2]
+            as_reference_m = (there_m - offset[2]) / direction[2]
+            error = (there_m - points[2]) / points[2]
             same = np.abs(error) <= RELATIVE_TOLERANCE
+            # Where the ray runs along the other's image plane its depth says nothing about ours.
+            usable = same & (np.abs(as_reference_m - own_m) <= RELATIVE_TOLERANCE * own_m)
         agreeing += same
         looking_through += error > 2 * RELATIVE_TOLERANCE
         hiding += error < -2 * RELATIVE_TOLERANCE
-        # Where the ray runs along the other's image plane its depth says nothing about ours.
-        usable = same & (np.abs(as_reference_m - own_m) <= RELATIVE_TOLERANCE * own_m)
-        total[usable] += confidence[usable] * as_reference_m[usable]
-        weight[usable] += confidence[usable]
+        confidence *= usable
+        weight += confidence
+        total += confidence * np.where(usable, as_reference_m, 0.0)
     mean_m = total / weight.clip(min=1e-9)
     return Votes(agreeing, looking_through, hiding, mean_m)
 
 
 def _rays(frame: PosedImage, rows: NDArray[np.integer], columns: NDArray[np.integer]) -> FloatArray:
-    """Directions (N, 3) with z = 1 of pixels, in the optical frame."""
-    pixels = np.stack([columns, rows, np.ones_like(rows)], axis=-1).astype(np.float64)
-    return pixels @ np.linalg.inv(frame.K_px).T
+    """Directions (3, N) with z = 1 of pixels, in the optical frame."""
+    pixels = np.stack([columns, rows, np.ones_like(rows)]).astype(np.float64)
+    rays: FloatArray = np.linalg.inv(frame.K_px) @ pixels
+    return rays
 
 
-def _look_up(image: MeasuredImage, points_m: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Depth and confidence (N,) measured where points (N, 3) fall in an image; NaN outside."""
-    height, width = image.measured.depth_m.shape
+def _look_up(measured: MeasuredDepth, points: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Depth and confidence (N,) measured at x * z, y * z and z (3, N); NaN and 0 outside."""
+    height, width = measured.depth_m.shape
+    x, y, z = points
     with np.errstate(invalid="ignore", divide="ignore"):
-        pixels = points_m @ np.asarray(image.frame.K_px).T
-        u = np.round(pixels[:, 0] / pixels[:, 2])
-        v = np.round(pixels[:, 1] / pixels[:, 2])
-        inside = (points_m[:, 2] > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
-    depth_m = np.full(len(points_m), np.nan)
-    confidence = np.zeros(len(points_m))
-    at = v[inside].astype(np.int64), u[inside].astype(np.int64)
-    depth_m[inside] = image.measured.depth_m[at]
-    confidence[inside] = image.measured.confidence[at]
+        u, v = np.rint(x / z), np.rint(y / z)
+        inside = (z > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
+        # One index past the image is what lies outside.
+        at = np.where(inside, v * width + u, height * width).astype(np.int64)
+    depth_m = np.append(measured.depth_m, np.float64(np.nan)).take(at)
+    confidence = np.append(measured.confidence, np.float64(0.0)).take(at)
     return depth_m, confidence
