@@ -43,6 +43,7 @@ class _Windows:
     around: FloatImage  # (h + 2 radius, w) grey less `mean_grey`, the first and last row repeated
     mean: FloatImage
     scale: FloatImage  # -0.5 / standard deviation: of a covariance, its part of the cost
+    line: FloatImage  # (2 radius + 1,) weights of a window's rows, and of its columns
     radius: int
 
 
@@ -50,8 +51,8 @@ class _Windows:
 class _Projection:
     """Where the reference's pixels fall in a neighbour: linear in column, row and inverse depth."""
 
-    padded: FloatImage  # the neighbour's grey values less `mean_grey`, _PAD_PX more on each side
-    by_column: FloatImage  # (3, w): x * z, y * z, and z; x and y in pixels of `padded`
+    border: tuple[float, float, float, float]  # of the neighbour, after padding
+    by_column: FloatImage  # (3, w): x * z, y * z, and z; x and y in pixels of the padded neighbour
     by_row: FloatImage  # (3, h)
     by_inverse_depth: FloatImage  # (3,)
     leaves: tuple[bool, ...]  # whether any point is left, right, above, below, and behind
@@ -70,12 +71,11 @@ def matching_cost(
     Cost is (1 - ZNCC) / 2 averaged over the better half of the neighbours in whose images the
     surface falls; NEUTRAL_COST where there is none. The order of neighbours does not matter.
     """
-    windows = _windows(reference.grey - mean_grey(reference), radius)
+    mean = mean_grey(reference)
+    windows = _windows(reference.grey - mean, radius)
     limits = float(around.min() + steps.min()), float(around.max() + steps.max())
-    projections = [
-        _projection(neighbour, T, reference, limits)
-        for neighbour, T in zip(neighbours, T_neighbour_reference, strict=True)
-    ]
+    projections = _projections(reference, neighbours, T_neighbour_reference, limits)
+    padded = [_padded(neighbour.grey - mean) for neighbour in neighbours]
     count, (height, width) = len(steps), reference.hw
     # Rows as the windows see them: the first and last are repeated.
     seen_rows = np.arange(-radius, height + radius).clip(0, height - 1)
@@ -93,13 +93,13 @@ def matching_cost(
         reach = slice(top, bottom + 2 * radius)
         rows = seen_rows[reach]
         here, moves = costs[:, :, : bottom - top], steps[first : first + group]
-        for projection, of_one in zip(projections, here[:-1], strict=True):
+        for projection, image, of_one in zip(projections, padded, here[:-1], strict=True):
             _project(projection, w[reach] if len(w) > 1 else w, rows, points[:, : len(rows)])
             for k in range(0, len(moves), planes):
                 few = moves[k : k + planes]
                 space = room[:, : len(few), : len(rows)]
                 into = of_one[k : k + len(few)]
-                _cost(windows, projection, points[:, : len(rows)], few, top, space, into)
+                _cost(windows, projection, image, points[:, : len(rows)], few, top, space, into)
         _better_half_mean(here[:, : len(moves)], cost[first : first + group, top:bottom])
     return cost
 
@@ -123,8 +123,7 @@ def seen_by_any(
     unseen = np.ones(reference.hw, bool)
     places = np.empty((3, *reference.hw), np.float32)
     limits = float(inverse_depth.min()), float(inverse_depth.max())
-    for neighbour, T in zip(neighbours, T_neighbour_reference, strict=True):
-        projection = _projection(neighbour, T, reference, limits)
+    for projection in _projections(reference, neighbours, T_neighbour_reference, limits):
         _project(projection, inverse_depth, np.arange(len(inverse_depth)), places)
         _divide_by_z(projection, places)
         unseen &= _outside(projection, places)
@@ -163,21 +162,21 @@ def _better_half_mean(costs: FloatImage, mean: FloatImage) -> None:
 
 def _windows(grey: FloatImage, radius: int) -> _Windows:
     around = np.pad(grey, ((radius, radius), (0, 0)), mode="edge")
+    line = np.full(2 * radius + 1, 1.0 / (2 * radius + 1), np.float32)
     mean, variance = np.empty((2, *around.shape), np.float32)
-    _window_mean(around, radius, mean)
-    _window_mean(around * around, radius, variance, TEXTURE_FLOOR)
+    _window_mean(around, line, mean)
+    _window_mean(around * around, line, variance, TEXTURE_FLOOR)
     inner = slice(radius, radius + len(grey))
     mean, variance = mean[inner], variance[inner]
     variance -= mean * mean
-    return _Windows(around, mean, np.float32(-0.5) / np.sqrt(variance), radius)
+    return _Windows(around, mean, np.float32(-0.5) / np.sqrt(variance), line, radius)
 
 
-def _window_mean(images: FloatImage, radius: int, into: FloatImage, plus: float = 0.0) -> None:
+def _window_mean(images: FloatImage, line: FloatImage, into: FloatImage, plus: float = 0.0) -> None:
     """Mean over (2 radius + 1)^2 windows of images (..., h, w) one below the other.
 
     The first and last columns are repeated outwards; that of `radius` rows has no meaning.
     """
-    line = np.full(2 * radius + 1, 1.0 / (2 * radius + 1), np.float32)
     tall = (-1, images.shape[-1])
     # Faster than cv2.blur for windows as small as ours.
     cv2.sepFilter2D(
@@ -191,35 +190,47 @@ def _window_mean(images: FloatImage, radius: int, into: FloatImage, plus: float 
     )
 
 
-def _projection(
-    neighbour: GreyImage,
-    T_neighbour_reference: FloatArray,
+def _padded(grey: FloatImage) -> FloatImage:
+    """An image with its border repeated for _PAD_PX on each side."""
+    sides = (_PAD_PX,) * 4
+    return np.asarray(cv2.copyMakeBorder(grey, *sides, cv2.BORDER_REPLICATE), np.float32)
+
+
+def _projections(
     reference: GreyImage,
+    neighbours: Sequence[GreyImage],
+    T_neighbour_reference: Sequence[FloatArray],
     inverse_depth_limits: tuple[float, float],
-) -> _Projection:
+) -> list[_Projection]:
     height, width = reference.hw
     to_padded = np.array([[1, 0, _PAD_PX], [0, 1, _PAD_PX], [0, 0, 1]], np.float64)
-    # A point at inverse depth w projects to M [column, row, 1] + w m.
-    M = to_padded @ neighbour.K_px @ T_neighbour_reference[:3, :3] @ np.linalg.inv(reference.K_px)
-    m = to_padded @ neighbour.K_px @ T_neighbour_reference[:3, 3]
-    by_column = M[:, :1] * np.arange(width)
-    by_row = M[:, 1:2] * np.arange(height) + M[:, 2:]
-    # Linear, so the corners of the volume tell what may happen anywhere in it.
-    x, y, z = (
-        by_column[:, [0, -1], None, None]
-        + by_row[:, None, [0, -1], None]
-        + np.multiply.outer(m, inverse_depth_limits)[:, None, None]
-    )
-    left, top, right, bottom = _border(neighbour.hw)
-    behind = bool((z <= NEAREST_Z).any())
-    leaves = (x < left * z, x > right * z, y < top * z, y > bottom * z)
-    return _Projection(
-        np.pad(neighbour.grey - mean_grey(reference), _PAD_PX, mode="edge"),
-        by_column.astype(np.float32),
-        by_row.astype(np.float32),
-        m.astype(np.float32),
-        (*(behind or bool(corners.any()) for corners in leaves), behind),
-    )
+    to_ray = np.linalg.inv(reference.K_px)
+    projections = []
+    for neighbour, T in zip(neighbours, T_neighbour_reference, strict=True):
+        # A point at inverse depth w projects to M [column, row, 1] + w m.
+        K_px = to_padded @ neighbour.K_px
+        M, m = K_px @ T[:3, :3] @ to_ray, K_px @ T[:3, 3]
+        by_column = M[:, :1] * np.arange(width)
+        by_row = M[:, 1:2] * np.arange(height) + M[:, 2:]
+        # Linear, so the corners of the volume tell what may happen anywhere in it.
+        x, y, z = (
+            by_column[:, [0, -1], None, None]
+            + by_row[:, None, [0, -1], None]
+            + np.multiply.outer(m, inverse_depth_limits)[:, None, None]
+        )
+        left, top, right, bottom = border = _border(neighbour.hw)
+        behind = bool((z <= NEAREST_Z).any())
+        leaves = (x < left * z, x > right * z, y < top * z, y > bottom * z)
+        projections.append(
+            _Projection(
+                border,
+                by_column.astype(np.float32),
+                by_row.astype(np.float32),
+                m.astype(np.float32),
+                (*(behind or bool(corners.any()) for corners in leaves), behind),
+            )
+        )
+    return projections
 
 
 def _border(image_hw: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -249,8 +260,7 @@ def _divide_by_z(projection: _Projection, points: FloatImage) -> None:
 
 def _outside(projection: _Projection, places: FloatImage) -> NDArray[np.bool_]:
     """Whether x, y and z (3, ...) fall outside the neighbour's image."""
-    height, width = (n - 2 * _PAD_PX for n in projection.padded.shape)
-    left, top, right, bottom = _border((height, width))
+    left, top, right, bottom = projection.border
     x, y, z = places
     passes_left, passes_right, passes_top, passes_bottom, behind = projection.leaves
     outside = x < left if passes_left else np.zeros(x.shape, bool)
@@ -268,6 +278,7 @@ def _outside(projection: _Projection, places: FloatImage) -> NDArray[np.bool_]:
 def _cost(
     windows: _Windows,
     projection: _Projection,
+    padded: FloatImage,
     points: FloatImage,
     steps: FloatImage,
     top: int,
@@ -276,8 +287,8 @@ def _cost(
 ) -> None:
     """Write the cost (d, r, w) of steps (d,) from points (3, r + 2 radius, w) for one neighbour.
 
-    _HIDDEN where it does not see. `top` is the first of the rows; `room` (6, d, r + 2 radius, w) is
-    overwritten.
+    _HIDDEN where it does not see. `padded` is its image; `top` the first of the rows; `room`
+    (6, d, r + 2 radius, w) is overwritten.
     """
     places, maps = room[:3], room[3:]
     for place, point, by_w in zip(places, points, projection.by_inverse_depth, strict=True):
@@ -287,11 +298,11 @@ def _cost(
     inner, own = slice(radius, radius + count), slice(top, top + count)
     outside = _outside(projection, places[:, :, inner])
     x, y, sampled = (image.reshape(-1, image.shape[-1]) for image in (*places[:2], maps[0]))
-    cv2.remap(projection.padded, x, y, cv2.INTER_LINEAR, sampled, cv2.BORDER_CONSTANT)
+    cv2.remap(padded, x, y, cv2.INTER_LINEAR, sampled, cv2.BORDER_CONSTANT)
     np.multiply(maps[0], maps[0], out=maps[1])
     np.multiply(maps[0], windows.around[top : top + count + 2 * radius], out=maps[2])
     for images, means, plus in zip(maps, places, (0.0, TEXTURE_FLOOR, 0.0), strict=True):
-        _window_mean(images, radius, means, plus)
+        _window_mean(images, windows.line, means, plus)
     mean, variance, covariance, spare, *_ = room[:, :, inner]
     covariance -= np.multiply(mean, windows.mean[own], out=spare)
     variance -= np.multiply(mean, mean, out=spare)
