@@ -284,6 +284,25 @@ class RosGraph:
 
 
 @pytest.fixture(scope="session")
+def measuring_processes() -> Callable[[int], list[int]]:
+    """List the measuring processes that a process has started and that still run."""
+
+    def of(owner: int) -> list[int]:
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+                command = (folder / "cmdline").read_text()
+            except OSError:  # it has ended
+                continue
+            if int(parent) == owner and state != "Z" and "gld_ros.measuring.process" in command:
+                found.append(int(folder.name))
+        return found
+
+    return of
+
+
+@pytest.fixture(scope="session")
 def cheap_collection() -> None:
     """Leave the libraries, which stay, out of garbage collection."""
     import rclpy.executors  # noqa: F401

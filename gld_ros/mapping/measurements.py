@@ -104,6 +104,7 @@ class Measurements:
         """Measure on a thread of its own from now on."""
         with self._changed:
             if self._thread is None:
+                self.device.start(expected=self.source in ("auto", "stereo"))
                 self._thread = Thread(target=self._work, name="gld_measuring", daemon=True)
                 self._thread.start()
 
@@ -118,6 +119,7 @@ class Measurements:
             if thread.is_alive():
                 # Python aborts when it ends while a thread is in torch. It ends with its keyframe.
                 atexit.register(thread.join)
+        self.device.stop()
 
     def reset(self) -> None:
         """Discard everything: a new epoch, or the user requested it."""

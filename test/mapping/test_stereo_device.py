@@ -1,5 +1,7 @@
 """Keyframes are searched for depth on the model's device, and on the CPU when that fails."""
 
+import os
+import signal
 from dataclasses import replace
 
 import cv2
@@ -20,6 +22,7 @@ from gld_ros.ros.parameters.table import TABLE, per_camera_parameters
 
 HW = (96, 128)
 CPU = torch.device("cpu")
+WAIT_S = 60.0
 
 
 def parameters(device="cpu"):
@@ -79,11 +82,11 @@ def measured_depth(keyframe_of, camera_at, target_of, pinhole_of):
         image = np.ascontiguousarray(wall[:, number * shift_px :][:, : HW[1]])
         return replace(keyframe_of(T, 1.0 + number, hw=HW), image=image)
 
-    def measure(session):
+    def measure(session, wait_s=0.0):
         left, middle, right = (keyframe(number) for number in range(3))
         for one in (left, right, middle):
             session.measurements.add(one)
-        session.measurements.await_results(0.0)
+        session.measurements.await_results(wait_s)
         scene = session.measurements.scene([middle], [target_of(middle.T_fixed_cam, HW)])
         return scene.references[0].depth_m
 
@@ -137,6 +140,44 @@ def test_when_the_device_fails_the_cpu_takes_over_and_it_is_told(
     status = measuring_status(session, DiagnosticsMemory())
     assert told in status.message
     assert status.values["device"] == "cpu"
+
+
+def test_a_thread_measures_in_a_process_and_itself_when_that_is_lost(
+    session_on, measured_depth, measuring_processes, lines
+):
+    expected = measured_depth(session_on(None))
+    session = session_on(None)
+    session.start()
+    try:
+        (process,) = measuring_processes(os.getpid())
+        np.testing.assert_array_equal(measured_depth(session, WAIT_S), expected)
+        assert not lines
+        assert session.measurements.device.problem == ""
+        session.reset()
+        os.kill(process, signal.SIGKILL)
+        np.testing.assert_array_equal(measured_depth(session, WAIT_S), expected)
+        (line,) = lines
+        assert "killed by signal 9" in line
+        assert "killed by signal 9" in measuring_status(session, DiagnosticsMemory()).message
+        session.stop(WAIT_S)
+        session.start()
+        assert session.measurements.device.problem == ""
+    finally:
+        session.stop(WAIT_S)
+    assert measuring_processes(os.getpid()) == []
+
+
+@pytest.mark.parametrize(("source", "processes"), [("camera", 0), ("model", 0), ("auto", 1)])
+def test_a_process_is_started_where_images_will_be_searched(
+    source, processes, session_on, measuring_processes
+):
+    session = session_on(None)
+    session.measurements.source = source
+    for _ in range(2):  # an activation after a deactivation
+        session.start()
+        assert len(measuring_processes(os.getpid())) == processes
+        session.stop(WAIT_S)
+        assert measuring_processes(os.getpid()) == []
 
 
 def test_a_defect_of_the_search_is_not_hidden(session_on, measured_depth, monkeypatch):
