@@ -53,6 +53,7 @@ _WANTED = frozenset(
         Product.PREDICTED_CONFIDENCE,
         Product.PREDICTED_PROVENANCE,
         Product.OBSERVED_DEPTH,
+        Product.OBSERVED_CONFIDENCE,
     }
 )
 
