@@ -50,12 +50,15 @@ class Disturbance:
 
 
 DISTURBANCES = (
-    Disturbance("pose noise 5 mm, 0.25 deg", noise_m=0.005, noise_deg=0.25),
-    Disturbance("pose noise 10 mm, 0.5 deg", noise_m=0.01, noise_deg=0.5),
-    Disturbance("time offset 20 ms", offset_s=0.02),
-    Disturbance("exposure +-30 %", exposure=0.3),
+    *(
+        Disturbance(f"pose noise {mm} mm, {mm / 20:g} deg", noise_m=mm / 1000, noise_deg=mm / 20)
+        for mm in (5, 10, 20)
+    ),
+    *(Disturbance(f"time offset {ms} ms", offset_s=ms / 1000) for ms in (10, 20, 40)),
+    *(Disturbance(f"exposure +-{percent} %", exposure=percent / 100) for percent in (15, 30, 50)),
     Disturbance("moving block", block=True),
 )
+VERY_SURE = 0.95  # confidence of depth that hardly ever may be wrong
 
 
 def disturbed_frames(
@@ -142,20 +145,27 @@ def depth_on_grid(recording: Recording, i: int, image_hw: tuple[int, int]) -> Fl
     return np.where(depth_m > 0, depth_m, np.nan)
 
 
-def row(name: str, depth_m: FloatArray, true_m: FloatArray) -> str:
-    """Coverage of the pixels with a true depth, and their errors."""
+def row(name: str, depth_m: FloatArray, confidence: FloatArray, true_m: FloatArray) -> str:
+    """Coverage of the pixels with a true depth, and their errors; those of very sure ones."""
     known = np.isfinite(true_m)
     if not known.any():
         return f"{name:42s} measured {np.isfinite(depth_m).mean():6.1%}  nothing to compare"
     error = np.abs(depth_m[known] / true_m[known] - 1)
     coverage = np.isfinite(error).mean()
+    very_sure = error[np.isfinite(error) & (confidence[known] >= VERY_SURE)]
     error = error[np.isfinite(error)]
     if len(error) == 0:
         return f"{name:42s} coverage {coverage:6.1%}"
-    return (
+    told = (
         f"{name:42s} coverage {coverage:6.1%}  median {np.median(error):6.2%}  "
         f"mean {error.mean():6.2%}  over 20 %: {(error > 0.2).mean():6.2%}"
     )
+    if len(very_sure):
+        told += (
+            f"  confidence {VERY_SURE:g} and more: {len(very_sure) / len(error):6.1%} of these, "
+            f"over 20 %: {(very_sure > 0.2).mean():6.2%}"
+        )
+    return told
 
 
 def judge(recording: Recording, disturbance: Disturbance, arguments: argparse.Namespace) -> None:
@@ -165,12 +175,14 @@ def judge(recording: Recording, disturbance: Disturbance, arguments: argparse.Na
         block = measure_block(frames, keyframes)
         for i, image in zip(keyframes, block, strict=True):
             true.append(depth_on_grid(recording, i, image.frame.image_hw).ravel())
-            single.append(_sure(image.measured))
-            published.append(_sure(consistent(image, [o for o in block if o is not image])))
+            single.append(image.measured)
+            published.append(consistent(image, [o for o in block if o is not image]))
     name = f"{recording.scene_id} {disturbance.name}".strip()
     true_m = np.concatenate(true)
-    print(row(f"{name}: one image", np.concatenate(single), true_m), flush=True)
-    print(row(f"{name}: with others", np.concatenate(published), true_m), flush=True)
+    for kind, found in (("one image", single), ("with others", published)):
+        depth_m = np.concatenate([_sure(measured) for measured in found])
+        confidence = np.concatenate([measured.confidence.ravel() for measured in found])
+        print(row(f"{name}: {kind}", depth_m, confidence, true_m), flush=True)
 
 
 def _sure(measured: MeasuredDepth) -> FloatArray:
