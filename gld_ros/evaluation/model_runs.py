@@ -56,6 +56,7 @@ class EvaluatedModel:
         config = bundle.config
         self.bundle, self.device = bundle, device
         self.can_imagine = bool(config.denoisers) and config.rgb_decoder is not None
+        self.reads_measurements = config.reads_measurements
         self.backbone: Any = bundle.load_module("backbone", device, torch.float32)
         self.rgb_decoder: Any = None
         if config.rgb_decoder is not None:

@@ -180,7 +180,7 @@ def _imagine_all(
     seeds = range(first, first + settings.seeds)
     samples = [run(methods.GENERATED, seed, batch.T_world_cam, num_steps) for seed in seeds]
     runs = {methods.GENERATED: samples[0]}
-    if measured is not None and config.reads_measurements:
+    if measured is not None and model.reads_measurements:
         name, shown = methods.GENERATED_SHOWN, measured.tensors()
         runs[name] = run(name, first, batch.T_world_cam, num_steps, shown)
     one_step = num_steps > 1 and not sampling.by_student  # whose number of calls is its own
