@@ -22,6 +22,7 @@ from gld_ros.evaluation.withheld import SplitBag, depth_error, nearest_shown, ps
 from gld_ros.geometry.poses import distance_m
 from gld_ros.mapping.ply import write_ply
 from gld_ros.messages.depth_images import depth_m_from_message
+from gld_ros.messages.images import mono8_from_image, rgb_from_message
 from gld_ros.messages.stamps import stamp_to_ns
 from gld_ros.ros.distribution.point_clouds import read_cloud
 
@@ -215,8 +216,7 @@ def _goals(split: SplitBag, graph: DemoGraph) -> tuple[list[GridRow], list[dict[
         figures.append(figure)
         if not result.images:
             continue
-        height, width = withheld.image.shape[:2]
-        imagined = np.frombuffer(result.images[0].data, np.uint8).reshape(height, width, 3)
+        imagined = rgb_from_message(result.images[0]).rgb
         nearest = nearest_shown(split, withheld)
         figure["psnr_db"] = round(psnr_db(imagined, withheld.image), 2)
         figure["copy_nearest_psnr_db"] = round(psnr_db(nearest.image, withheld.image), 2)
@@ -245,6 +245,7 @@ def _goals(split: SplitBag, graph: DemoGraph) -> tuple[list[GridRow], list[dict[
         conditioning = {stamp_to_ns(s) for s in view.conditioning_stamps}
         references = [p.image for p in split.shown if p.stamp_ns in conditioning]
         depth_m = depth_m_from_message(result.depths[0]) if result.depths else None
+        provenance = graph.arrived.latest.get("predicted/provenance/image")
         if depth_m is not None and withheld.depth_m is not None:
             figure["depth"] = depth_error(depth_m, withheld.depth_m)
         rows.append(
@@ -254,18 +255,12 @@ def _goals(split: SplitBag, graph: DemoGraph) -> tuple[list[GridRow], list[dict[
                 nearest.image,
                 imagined,
                 depth_m,
-                _pixels(graph.arrived.latest.get("predicted/provenance/image")),
+                None if provenance is None else mono8_from_image(provenance),
                 figure["psnr_db"],
                 figure["copy_nearest_psnr_db"],
             )
         )
     return rows, figures
-
-
-def _pixels(message: Any) -> Any:
-    if message is None:
-        return None
-    return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width)
 
 
 def _report(

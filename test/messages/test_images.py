@@ -13,6 +13,7 @@ from gld_ros.messages.images import (
     UnsupportedEncoding,
     compressed_message,
     image_message,
+    mono8_from_image,
     rgb_from_compressed,
     rgb_from_image,
 )
@@ -170,6 +171,14 @@ def test_subsampled_colours_need_even_sizes(family, encoding):
     rows = np.zeros((3, 20), np.uint8)
     with pytest.raises(MalformedImage, match="even"):
         rgb_from_image(make_image(family, encoding, rows, 5, height=2))
+
+
+def test_labels_are_the_values_of_mono8_without_padding(family):
+    rows = random_rows("mono8", padding=5)
+    labels = mono8_from_image(make_image(family, "mono8", rows, W))
+    np.testing.assert_array_equal(labels, rows[:, :W])
+    with pytest.raises(UnsupportedEncoding, match="'rgb8' is not supported; allowed: mono8"):
+        mono8_from_image(make_image(family, "rgb8", random_rows("rgb8"), W))
 
 
 def test_depth_in_metres_and_in_millimetres(family):
