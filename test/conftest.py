@@ -148,10 +148,19 @@ def backbone_alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from gld_ros.weights.bundle_config import BackboneSpec
 
     backbone = Da3Config(
-        embed_dim=16, depth=5, num_heads=2, image_size=42, alt_start=1, qknorm_start=1,
-        rope_start=1, tap_layers=(1, 2, 3, 4), head_features=8, head_out_channels=(4, 8, 8, 12),
-        camera_heads=2, camera_depth=1,
-    )  # fmt: skip
+        embed_dim=16,
+        depth=5,
+        num_heads=2,
+        image_size=42,
+        alt_start=1,
+        qknorm_start=1,
+        rope_start=1,
+        tap_layers=(1, 2, 3, 4),
+        head_features=8,
+        head_out_channels=(4, 8, 8, 12),
+        camera_heads=2,
+        camera_depth=1,
+    )
     config = replace(
         _micro_vggt(cascade=False, camera_head=False),
         name="micro-backbone",

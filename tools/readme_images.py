@@ -137,9 +137,14 @@ def write_film(views: Sequence[FlownView], path: Path) -> None:
         frames.append(Image.fromarray(video_frame(color, labels)))
     duration_ms = round(1000 / VIDEO_RATE_HZ)
     frames[0].save(
-        path, save_all=True, append_images=frames[1:], duration=duration_ms, loop=0, quality=55,
+        path,
+        save_all=True,
+        append_images=frames[1:],
+        duration=duration_ms,
+        loop=0,
+        quality=55,
         method=6,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

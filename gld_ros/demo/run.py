@@ -105,10 +105,8 @@ def _start_node(split: SplitBag, options: DemoOptions) -> subprocess.Popen[bytes
     command = [sys.executable, "-m", "gld_ros.ros.main", "--ros-args"]
     for name, value in parameters.items():
         command += ["-p", f"{name}:={value}"]
-    command += [
-        "-r", f"camera/image:={split.image_topic}",
-        "-r", f"camera/camera_info:={split.info_topic}",
-    ]  # fmt: skip
+    command += ["-r", f"camera/image:={split.image_topic}"]
+    command += ["-r", f"camera/camera_info:={split.info_topic}"]
     if split.depth_topic is not None:
         command += ["-r", f"camera/depth:={split.depth_topic}"]
     log = (options.out / "node.log").open("wb")
@@ -148,10 +146,8 @@ def _guard(split: SplitBag) -> dict[str, str]:
 
 def _start_player(split: SplitBag, rate: float) -> subprocess.Popen[bytes]:
     images = f"{split.image_topic}/compressed" if split.compressed else split.image_topic
-    command = [
-        sys.executable, "-m", "gld_ros.cli.main", "play", str(split.path), "--clock",
-        "--rate", str(rate), "--wait-for", images, split.info_topic,
-    ]  # fmt: skip
+    command = [sys.executable, "-m", "gld_ros.cli.main", "play", str(split.path), "--clock"]
+    command += ["--rate", str(rate), "--wait-for", images, split.info_topic]
     return subprocess.Popen(command, env=_environment())
 
 

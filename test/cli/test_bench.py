@@ -20,9 +20,18 @@ def micro_bundle(tmp_path):
         backbone=BackboneSpec(
             "da3",
             Da3Config(
-                embed_dim=16, depth=5, num_heads=2, image_size=42, alt_start=1, qknorm_start=1,
-                rope_start=1, tap_layers=(1, 2, 3, 4), head_features=8,
-                head_out_channels=(4, 8, 8, 12), camera_heads=2, camera_depth=1,
+                embed_dim=16,
+                depth=5,
+                num_heads=2,
+                image_size=42,
+                alt_start=1,
+                qknorm_start=1,
+                rope_start=1,
+                tap_layers=(1, 2, 3, 4),
+                head_features=8,
+                head_out_channels=(4, 8, 8, 12),
+                camera_heads=2,
+                camera_depth=1,
             ),
         ),
         rgb_decoder=RgbDecoderConfig(
@@ -36,10 +45,18 @@ def micro_bundle(tmp_path):
                 4.5,
             )
         },
-        boundary_level=1, num_views=4, num_euler_points=3, guidance_scale=1.0,
-        ray_grid="official", pose_scale="max", resolutions_hw=((42, 56),),
-        licence="Apache-2.0", origin="made by a test", non_commercial=False, random_weights=True,
-    )  # fmt: skip
+        boundary_level=1,
+        num_views=4,
+        num_euler_points=3,
+        guidance_scale=1.0,
+        ray_grid="official",
+        pose_scale="max",
+        resolutions_hw=((42, 56),),
+        licence="Apache-2.0",
+        origin="made by a test",
+        non_commercial=False,
+        random_weights=True,
+    )
     modules = {name: config.build_module(name) for name in config.module_names}
     statistics = {f"level1.{quantity}": torch.ones(32) for quantity in ("mean", "var")}
     return save_bundle(tmp_path / "micro", config, modules, statistics).folder

@@ -142,9 +142,12 @@ def test_quick_start_runs_as_it_stands(page, tmp_path, own_domain):
     started, waited_for = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     with said.open("w") as output:
         process = subprocess.Popen(
-            ["bash", "-c", script], cwd=folder, stdout=output, stderr=subprocess.STDOUT,
+            ["bash", "-c", script],
+            cwd=folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
-        )  # fmt: skip
+        )
         try:
             assert process.wait(1500) == 0, said.read_text()[-3000:]
             ended = resource.getrusage(resource.RUSAGE_CHILDREN)

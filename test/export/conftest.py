@@ -13,13 +13,26 @@ from gld_ros.weights.bundle_config import BackboneSpec, BundleConfig, DenoiserSp
 @pytest.fixture(scope="session")
 def da3_bundle(tmp_path_factory):
     backbone = Da3Config(
-        embed_dim=16, depth=5, num_heads=2, image_size=42, alt_start=1, qknorm_start=1,
-        rope_start=1, tap_layers=(1, 2, 3, 4), head_features=8, head_out_channels=(4, 8, 8, 12),
-        camera_heads=2, camera_depth=1,
-    )  # fmt: skip
+        embed_dim=16,
+        depth=5,
+        num_heads=2,
+        image_size=42,
+        alt_start=1,
+        qknorm_start=1,
+        rope_start=1,
+        tap_layers=(1, 2, 3, 4),
+        head_features=8,
+        head_out_channels=(4, 8, 8, 12),
+        camera_heads=2,
+        camera_depth=1,
+    )
     sizes = {
-        "channels": 32, "hidden": (16, 32), "depth": (1, 1), "heads": (2, 2), "time_features": 8,
-    }  # fmt: skip
+        "channels": 32,
+        "hidden": (16, 32),
+        "depth": (1, 1),
+        "heads": (2, 2),
+        "time_features": 8,
+    }
     config = BundleConfig(
         name="micro",
         backbone=BackboneSpec("da3", backbone),
@@ -30,10 +43,18 @@ def da3_bundle(tmp_path_factory):
             "level1": DenoiserSpec(DenoiserConfig(**sizes, measured=True), 4.5),
             "cascade": DenoiserSpec(DenoiserConfig(**sizes, source_conditioned=True), 4.5),
         },
-        boundary_level=1, num_views=4, num_euler_points=3, guidance_scale=1.0,
-        ray_grid="official", pose_scale="max", resolutions_hw=((42, 56),),
-        licence="Apache-2.0", origin="made by a test", non_commercial=False, random_weights=True,
-    )  # fmt: skip
+        boundary_level=1,
+        num_views=4,
+        num_euler_points=3,
+        guidance_scale=1.0,
+        ray_grid="official",
+        pose_scale="max",
+        resolutions_hw=((42, 56),),
+        licence="Apache-2.0",
+        origin="made by a test",
+        non_commercial=False,
+        random_weights=True,
+    )
     torch.manual_seed(2)
     modules = {name: config.build_module(name) for name in config.module_names}
     for module in modules.values():

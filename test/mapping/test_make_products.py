@@ -282,7 +282,7 @@ def test_confidence_is_nan_where_depth_is(scene):
     unsure = NovelViews(views.references, (target,), 0, {})
     view = make_products(
         unsure, keyframes, targets[:1], (0,), scale, ProductParameters()
-    ).predicted[0]  # fmt: skip
+    ).predicted[0]
     assert np.isnan(view.depth_m[:10]).all()
     assert (view.depth_m[20] == np.inf).all()
     np.testing.assert_array_equal(np.isnan(view.confidence), np.isnan(view.depth_m))
@@ -330,9 +330,9 @@ def test_samples_that_disagree_hide_what_is_only_imagined(scene):
     spread = np.full(HW, 1.0, np.float32)
     wide = NovelViews(views.references, (changed(views.targets[0], spread=spread),), 0, {})
     calm = products_of(scene).predicted[0]
-    view = make_products(
-        wide, keyframes, targets[:1], (0,), scale, ProductParameters()
-    ).predicted[0]  # fmt: skip
+    view = make_products(wide, keyframes, targets[:1], (0,), scale, ProductParameters()).predicted[
+        0
+    ]
     imagined = calm.provenance == Provenance.HALLUCINATED
     assert imagined.any()
     assert np.isnan(view.depth_m[imagined]).all()
@@ -343,8 +343,14 @@ def test_samples_that_disagree_hide_what_is_only_imagined(scene):
 def test_cloud_layout_is_what_readers_expect():
     offsets = {name: CLOUD_DTYPE.fields[name][1] for name in CLOUD_DTYPE.names}
     assert offsets == {
-        "x": 0, "y": 4, "z": 8, "rgb": 12, "confidence": 16, "provenance": 20, "view": 21
-    }  # fmt: skip
+        "x": 0,
+        "y": 4,
+        "z": 8,
+        "rgb": 12,
+        "confidence": 16,
+        "provenance": 20,
+        "view": 21,
+    }
     assert CLOUD_DTYPE.itemsize == 24
     rgb = np.array([[[255, 128, 1]]], np.uint8)
     cloud = cloud_from_depth(

@@ -213,9 +213,10 @@ def test_fractions_are_of_pixels_with_depth(seen):
     provenance = classify(depth_m, view.K_px, view.T_fixed_cam, [view])
     assert provenance.fraction(Provenance.CORROBORATED) == 1.0
     depth_m[:] = np.nan
-    assert classify(depth_m, view.K_px, view.T_fixed_cam, [view]).fraction(
-        Provenance.HALLUCINATED
-    ) == 0.0  # fmt: skip
+    assert (
+        classify(depth_m, view.K_px, view.T_fixed_cam, [view]).fraction(Provenance.HALLUCINATED)
+        == 0.0
+    )
 
 
 def test_without_views_everything_is_hallucinated(seen):

@@ -442,9 +442,7 @@ def test_a_job_may_want_what_nobody_subscribed_to(room, job_of):
     bench = Bench(room)
     bench.postprocessor = Postprocessor(frozenset)
     bench.worker.start()
-    bench.worker.submit_goal(
-        job_of(1, GOAL, always_wanted=frozenset({Product.PREDICTED_DEPTH}))
-    )  # fmt: skip
+    bench.worker.submit_goal(job_of(1, GOAL, always_wanted=frozenset({Product.PREDICTED_DEPTH})))
     view = bench.wait_results(1).runs[0].products.predicted[0]
     assert view.depth_m is not None
     assert view.color is None

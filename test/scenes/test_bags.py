@@ -50,9 +50,15 @@ def image(stamp_ns, pixels, encoding, frame="camera", padding=0):
     rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(height, -1)
     rows = np.concatenate((rows, np.full((height, padding), 255, np.uint8)), axis=1)
     return message(
-        "sensor_msgs/Image", header=header(stamp_ns, frame), height=height, width=width,
-        encoding=encoding, is_bigendian=0, step=rows.shape[1], data=rows.reshape(-1),
-    )  # fmt: skip
+        "sensor_msgs/Image",
+        header=header(stamp_ns, frame),
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=0,
+        step=rows.shape[1],
+        data=rows.reshape(-1),
+    )
 
 
 def jpeg(stamp_ns, rgb, frame="camera"):
@@ -69,10 +75,19 @@ def camera_info(stamp_ns, hw, frame="camera", d=(0.0,) * 5, focal=20.0):
         "sensor_msgs/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
     )
     return message(
-        "sensor_msgs/CameraInfo", header=header(stamp_ns, frame), height=height, width=width,
-        distortion_model="plumb_bob", d=np.array(d), k=k, r=np.eye(3).reshape(-1),
-        p=np.insert(k, [3, 6, 9], 0.0), binning_x=0, binning_y=0, roi=roi,
-    )  # fmt: skip
+        "sensor_msgs/CameraInfo",
+        header=header(stamp_ns, frame),
+        height=height,
+        width=width,
+        distortion_model="plumb_bob",
+        d=np.array(d),
+        k=k,
+        r=np.eye(3).reshape(-1),
+        p=np.insert(k, [3, 6, 9], 0.0),
+        binning_x=0,
+        binning_y=0,
+        roi=roi,
+    )
 
 
 def write_bag(path, stream, storage=StoragePlugin.MCAP):

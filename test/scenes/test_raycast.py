@@ -165,9 +165,13 @@ def test_contrast_is_peak_to_peak():
 
 def test_surface_distance_of_known_points():
     room = empty_room(
-        spheres=[[2.0, 0.0, 1.0, 0.5]], sphere_material=[6], sphere_object=[0],
-        boxes=[[-2.0, 0, 0.5, 0.5, 0.5, 0.5, 1.0, 0.0]], box_material=[6], box_object=[1],
-    )  # fmt: skip
+        spheres=[[2.0, 0.0, 1.0, 0.5]],
+        sphere_material=[6],
+        sphere_object=[0],
+        boxes=[[-2.0, 0, 0.5, 0.5, 0.5, 0.5, 1.0, 0.0]],
+        box_material=[6],
+        box_object=[1],
+    )
     points = torch.tensor([[[2.0, 0.0, 1.0], [2.0, 0.7, 1.0], [-2.0, 0.0, 1.3], [0.0, 2.9, 1.0]]])
     expected = torch.tensor([0.5, 0.2, 0.3, 0.1])
     assert (surface_distance(pack_rooms([room]), points)[0] - expected).abs().max() < 1e-5
