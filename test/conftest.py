@@ -331,8 +331,8 @@ def _is_empty(domain: int) -> bool:
 def own_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A domain that other tests left long ago; children inherit it.
 
-    A node stays on the graph until the last reference to it is gone, and would answer for its
-    namesake in the next test.
+    A node stays on the graph until the last reference to it is gone, and would answer for the node
+    of the same name in the next test.
     """
     if importlib.util.find_spec("domain_coordinator") is None:
         yield

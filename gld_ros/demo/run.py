@@ -62,7 +62,7 @@ def run_demo(options: DemoOptions) -> int:
     graph = DemoGraph()
     started_s = time.monotonic()
     try:
-        graph.refuse_a_namesake()
+        graph.require_unique_node_name()
         node = _start_node(split, options)
         graph.configure_and_activate(timeout_s=180.0)
         player = _start_player(split, options.rate)

@@ -110,8 +110,8 @@ def test_every_page_is_in_the_site():
 
 
 def test_images_are_small_enough_to_clone():
-    pictures = [p for p in (ROOT / "docs" / "images").iterdir() if p.suffix != ".md"]
-    assert sum(p.stat().st_size for p in pictures) < 3_000_000
+    images = [p for p in (ROOT / "docs" / "images").iterdir() if p.suffix != ".md"]
+    assert sum(p.stat().st_size for p in images) < 3_000_000
 
 
 def still_running_s(group):

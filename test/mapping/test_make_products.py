@@ -115,7 +115,7 @@ def test_observed_points_lie_on_true_surfaces_in_the_camera_frame(room, scene):
 def test_crops_and_resizes_leave_points_where_they_are(
     room, keyframe_of, camera_at, target_of, route
 ):
-    """Pictures that are cut and resized between camera and model still give true points."""
+    """Images that are cut and resized between camera and model still give true points."""
     full = [keyframe_of(camera_at(-1.0, y), 2.0 - y, hw=(100, 150)) for y in (0.0, 0.5)]
     keyframes = []
     for k in full:
@@ -129,7 +129,7 @@ def test_crops_and_resizes_leave_points_where_they_are(
         keyframes.append(
             keyframe_of(k.T_fixed_cam, k.stamp_ns / 1e9, hw=image.shape[:2], K_px=K_px)
         )
-        # What the renderer sees there is what the resampled picture shows.
+        # What the renderer sees there is what the resampled image shows.
         difference = np.abs(keyframes[-1].image.astype(int) - image.astype(int))
         assert np.median(difference) <= 2
     targets = [target_of(camera_at(-1.0, 0.2), (30, 50))]

@@ -180,7 +180,7 @@ def measured_products(parameters):
 
 
 def slightly_near(parameters):
-    """Products of a model that puts its views 8 % too near, in half of the picture unsurely."""
+    """Products of a model that puts its views 8 % too near, in half of the image unsurely."""
 
     def spoil(view):
         confidence = view.confidence.copy()
