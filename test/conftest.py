@@ -139,13 +139,10 @@ def save_vggt_bundle() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def backbone_alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A micro-bundle that holds a geometry backbone and nothing else, with random weights."""
-    import torch
-
+def micro_da3() -> Any:
+    """The configuration of a micro-bundle of Depth Anything 3: its backbone and nothing else."""
     from gld_ros.backbones.da3.config import Da3Config
-    from gld_ros.weights.bundle import save_bundle
-    from gld_ros.weights.bundle_config import BackboneSpec
+    from gld_ros.weights.bundle_config import BackboneSpec, BundleConfig
 
     backbone = Da3Config(
         embed_dim=16,
@@ -161,10 +158,36 @@ def backbone_alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
         camera_heads=2,
         camera_depth=1,
     )
+    return BundleConfig(
+        name="micro",
+        backbone=BackboneSpec("da3", backbone),
+        rgb_decoder=None,
+        denoisers={},
+        boundary_level=1,
+        num_views=4,
+        num_euler_points=3,
+        guidance_scale=1.0,
+        ray_grid="official",
+        pose_scale="max",
+        resolutions_hw=((42, 56),),
+        licence="Apache-2.0",
+        origin="made by a test",
+        non_commercial=False,
+        random_weights=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def backbone_alone(tmp_path_factory: pytest.TempPathFactory, micro_da3: Any) -> Any:
+    """A micro-bundle that holds a geometry backbone and nothing else, with random weights."""
+    import torch
+
+    from gld_ros.weights.bundle import save_bundle
+
     config = replace(
         _micro_vggt(cascade=False, camera_head=False),
         name="micro-backbone",
-        backbone=BackboneSpec("da3", backbone),
+        backbone=micro_da3.backbone,
         rgb_decoder=None,
         denoisers={},
         resolutions_hw=((42, 56),),

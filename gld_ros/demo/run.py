@@ -238,8 +238,8 @@ def _goals(split: SplitBag, graph: DemoGraph) -> tuple[list[GridRow], list[dict[
             and time.monotonic() < deadline_s
         ):
             time.sleep(0.02)
-        conditioning = {stamp_to_ns(s) for s in view.conditioning_stamps}
-        references = [p.image for p in split.shown if p.stamp_ns in conditioning]
+        reference_stamps_ns = {stamp_to_ns(s) for s in view.conditioning_stamps}
+        references = [p.image for p in split.shown if p.stamp_ns in reference_stamps_ns]
         depth_m = depth_m_from_message(result.depths[0]) if result.depths else None
         provenance = graph.arrived.latest.get("predicted/provenance/image")
         if depth_m is not None and withheld.depth_m is not None:
