@@ -17,8 +17,11 @@ from gld_ros.evaluation.withheld_grid import (
 from gld_ros.mapping.frames import FloatArray
 from gld_ros.mapping.provenance import Provenance
 from gld_ros.mapping.provenance_colours import provenance_colours
+from gld_ros.measuring.consistency import RELATIVE_TOLERANCE
 
 METHODS = ("composite", "measured, inpainted", "model alone", "copy nearest", "mean colour")
+# Bounds of confidence between which published depth is compared with the truth.
+_CONFIDENCE_BOUNDS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 _PARTS = ("all", "measured", "not measured", "seen, not measured", "hidden")
 
 
@@ -46,6 +49,20 @@ def recording_figures(run: RecordingRun) -> dict[str, Any]:
         },
         "keyframe_depth": _depth_errors([(k.depth_m, k.true_depth_m) for k in run.measured]),
         "observed_depth": _depth_errors([(o.depth_m, o.true_depth_m) for o in run.observed]),
+        "calibration": {
+            "keyframes": _calibration(
+                [(k.confidence, k.depth_m, k.true_depth_m) for k in run.measured]
+            ),
+            "target": _calibration(
+                [
+                    (f.confidence, f.depth_m, f.true_depth_m)
+                    for f in run.withheld
+                    if f.confidence is not None
+                    and f.depth_m is not None
+                    and f.true_depth_m is not None
+                ]
+            ),
+        },
     }
 
 
@@ -75,6 +92,8 @@ def figures_table(figures: dict[str, Any]) -> str:
             f"{name:28s}{errors['coverage']:10.1%}{errors['median']:10.2%}{errors['mean']:10.2%}"
             f"{errors['over_20_percent']:7.1%}"
         )
+    for name, curve in figures["calibration"].items():
+        lines += _calibration_lines(name, curve)
     lines += [f"rejected: {reason}" for reason in figures["rejected"]]
     return "\n".join(lines)
 
@@ -140,6 +159,50 @@ def _depth_errors(pairs: Sequence[tuple[FloatArray, FloatArray]]) -> dict[str, f
         "mean": float(error.mean()),
         "over_20_percent": float((error > 0.2).mean()),
     }
+
+
+def _calibration(
+    triples: Sequence[tuple[FloatArray, FloatArray, FloatArray]],
+) -> list[dict[str, float]]:
+    """Errors of depth by its confidence: (confidence, published, true) of pixels (H, W) each.
+
+    One row per interval of confidence in which anything was published and the truth is known;
+    shares are of all these pixels. "correct" is within RELATIVE_TOLERANCE.
+    """
+    if not triples:
+        return []
+    confidence, published, true = (
+        np.concatenate([np.ravel(t[k]) for t in triples]) for k in range(3)
+    )
+    both = np.isfinite(true) & (true > 0) & np.isfinite(published) & np.isfinite(confidence)
+    error = np.abs(published[both] / true[both] - 1)
+    interval = np.digitize(confidence[both], _CONFIDENCE_BOUNDS[1:-1])
+    rows = []
+    for k in np.unique(interval):
+        here = error[interval == k]
+        rows.append(
+            {
+                "from": _CONFIDENCE_BOUNDS[k],
+                "to": _CONFIDENCE_BOUNDS[k + 1],
+                "share": float(len(here) / both.sum()),
+                "correct": float((here <= RELATIVE_TOLERANCE).mean()),
+                "median": float(np.median(here)),
+                "over_20_percent": float((here > 0.2).mean()),
+            }
+        )
+    return rows
+
+
+def _calibration_lines(name: str, rows: Sequence[dict[str, float]]) -> list[str]:
+    head = f"{'confidence, ' + name:28s}{'share':>10s}{'median':>10s}{'correct':>10s}  >20 %"
+    lines = [head] if rows else []
+    for row in rows:
+        interval = f"{row['from']:g} to {row['to']:g}"
+        lines.append(
+            f"{interval:28s}{row['share']:10.1%}{row['median']:10.2%}{row['correct']:10.1%}"
+            f"{row['over_20_percent']:7.1%}"
+        )
+    return lines
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -50,8 +50,10 @@ _WANTED = frozenset(
     {
         Product.PREDICTED_COLOR,
         Product.PREDICTED_DEPTH,
+        Product.PREDICTED_CONFIDENCE,
         Product.PREDICTED_PROVENANCE,
         Product.OBSERVED_DEPTH,
+        Product.OBSERVED_CONFIDENCE,
     }
 )
 
@@ -68,6 +70,7 @@ class WithheldFrame:
     true_depth_m: FloatArray | None  # (H, W)
     images: dict[str, NDArray[np.uint8]]  # by method
     depth_m: NDArray[np.float32] | None  # of the composite, as published; None: withheld
+    confidence: NDArray[np.float32] | None  # of that depth
     provenance: NDArray[np.uint8]  # (H, W) of the composite
     # (H, W) whether a shown frame sees the surface, where the truth is known; all False otherwise
     seen: NDArray[np.bool_]
@@ -77,9 +80,10 @@ class WithheldFrame:
 
 @dataclass(frozen=True, eq=False)
 class ObservedDepth:
-    """Published depth of a real image, and the sensor's."""
+    """Published depth of a real image with its confidence, and the sensor's."""
 
     depth_m: NDArray[np.float32]  # (H, W)
+    confidence: NDArray[np.float32]  # (H, W)
     true_depth_m: FloatArray  # (H, W)
 
 
@@ -201,7 +205,7 @@ def _asked_for(
         if result is not None:
             why = result.error_msg
         return WithheldFrame(
-            truth.stamp_ns, image, true_depth_m, images, None, nothing, seen, hidden, why
+            truth.stamp_ns, image, true_depth_m, images, None, None, nothing, seen, hidden, why
         ), None
     measured = session.measurements.scene(planned.request.keyframes, [target]).surfaces
     rendered = render_surfaces(measured, K_px, target.T_fixed_cam, image_hw)
@@ -213,7 +217,15 @@ def _asked_for(
     provenance = nothing if view.provenance is None else view.provenance
     return (
         WithheldFrame(
-            truth.stamp_ns, image, true_depth_m, images, view.depth_m, provenance, seen, hidden
+            truth.stamp_ns,
+            image,
+            true_depth_m,
+            images,
+            view.depth_m,
+            view.confidence,
+            provenance,
+            seen,
+            hidden,
         ),
         result,
     )
@@ -297,7 +309,7 @@ def _measured(
         scales = hw[1] / surface.image.shape[1], hw[0] / surface.image.shape[0]
         K_px = resized_intrinsics(surface.K_px, *scales)
         true_m = resample_sensor_depth(frame.depth_m, frame.K_px, K_px, hw)
-        found.append(ObservedDepth(sure_depth(surface), true_m))
+        found.append(ObservedDepth(sure_depth(surface), surface.confidence, true_m))
     return tuple(found)
 
 
@@ -306,7 +318,7 @@ def _observed(
 ) -> dict[int, ObservedDepth]:
     """The published depth of a result's newest reference, by its stamp, if its truth is known."""
     observed = result.products[-1].observed
-    if observed is None or observed.depth_m is None:
+    if observed is None or observed.depth_m is None or observed.confidence is None:
         return {}
     stamp_ns = observed.keyframe.stamp_ns
     frame = recording.load(stamps_ns.index(stamp_ns))
@@ -314,4 +326,4 @@ def _observed(
         return {}
     hw = (observed.depth_m.shape[0], observed.depth_m.shape[1])
     true_m = resample_sensor_depth(frame.depth_m, frame.K_px, observed.K_px, hw)
-    return {stamp_ns: ObservedDepth(observed.depth_m, true_m)}
+    return {stamp_ns: ObservedDepth(observed.depth_m, observed.confidence, true_m)}

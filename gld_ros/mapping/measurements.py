@@ -7,6 +7,7 @@ for them. How depth is measured is in `gld_ros.measuring`; what is made of it in
 """
 
 import atexit
+import logging
 import math
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,7 +35,6 @@ from gld_ros.mapping.stereo_partners import (
     stereo_partners,
     up_to_later_partners,
 )
-from gld_ros.mapping.triangulation import first_depth_m
 from gld_ros.measuring.agreement import Agreement, image_pose_agreement
 from gld_ros.measuring.carried import carried_depth, filled_surface
 from gld_ros.measuring.consistency import MeasuredImage
@@ -42,9 +42,12 @@ from gld_ros.measuring.depth_camera_agreement import (
     DepthCameraAgreement,
     depth_camera_agreement,
 )
+from gld_ros.measuring.depth_range import depth_range
 from gld_ros.measuring.frames import MeasuredDepth, PosedImage, nothing_measured
 from gld_ros.measuring.measure import MeasuringParameters
 from gld_ros.measuring.surfaces import MeasuredScene, Surface
+
+log = logging.getLogger(__name__)
 
 RING = 24  # recent images per camera
 WAITING = 4  # keyframes that could be measured; when there are more, the oldest is not
@@ -67,6 +70,8 @@ class MeasuringFacts:
     disagreements: Mapping[str, Agreement] = field(default_factory=dict)
     # By camera, where its depth camera turned out to measure something else than stereo.
     depth_cameras: Mapping[str, DepthCameraAgreement] = field(default_factory=dict)
+    failed: int = 0  # keyframes whose measuring raised something
+    failure: str = ""  # what the last of these raised
 
 
 class Measurements:
@@ -82,6 +87,7 @@ class Measurements:
         self.source: DepthSource = source
         self.device = device or StereoDevice()
         self.skipped = 0  # keyframes that were never measured, for lack of time
+        self._failed, self._failure = 0, ""  # see MeasuringFacts
         self._changed = Condition()
         self._rings: dict[str, deque[PlacedFrame]] = {}
         self._waiting: deque[Keyframe] = deque()
@@ -109,17 +115,17 @@ class Measurements:
                 self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """End the thread; what waits is discarded."""
+        """End the thread; what waits or is being measured is discarded."""
         with self._changed:
             thread, self._thread = self._thread, None
             self._waiting.clear()
             self._changed.notify_all()
+        self.device.stop()
         if thread is not None:
             thread.join(timeout_s)
             if thread.is_alive():
                 # Python aborts when it ends while a thread is in torch. It ends with its keyframe.
                 atexit.register(thread.join)
-        self.device.stop()
 
     def reset(self) -> None:
         """Discard everything: a new epoch, or the user requested it."""
@@ -256,10 +262,13 @@ class Measurements:
             shares = [result.coverage for result in self._results.values()]
             ready = self._ready([*self._waiting, *self._early.values()])
             behind, skipped = ready + self._busy, self.skipped
+            failed, failure = self._failed, self._failure
             disagreements = self._pose_check.disagreements()
             depth_cameras = self._depth_camera_check.disagreements()
         coverage = float(np.mean(shares)) if shares else math.nan
-        return MeasuringFacts(len(shares), behind, skipped, coverage, disagreements, depth_cameras)
+        return MeasuringFacts(
+            len(shares), behind, skipped, coverage, disagreements, depth_cameras, failed, failure
+        )
 
     # -- measuring --------------------------------------------------------------------------------
 
@@ -278,7 +287,15 @@ class Measurements:
                 if self._thread is not me:
                     return
                 in_a_hurry = self._in_a_hurry > 0
-            self._measure_next(in_a_hurry)
+            try:
+                self._measure_next(in_a_hurry)
+            except Exception as error:
+                with self._changed:
+                    if self._thread is not me:
+                        return
+                    self._failed += 1
+                    self._failure = f"{type(error).__name__}: {error}"
+                log.exception("a keyframe was not measured")
 
     def _next(self, in_a_hurry: bool) -> Keyframe | None:
         """The keyframe to measure now: one that is new, else one that was measured too early."""
@@ -395,9 +412,9 @@ class Measurements:
         typical = self._typical_depth_m
         if not math.isfinite(typical):
             frames = [f for f in (p.frame() for p in near) if f]
-            typical = first_depth_m(keyframe, [*frames, *(r.keyframe for r in known)])
-        if not math.isfinite(typical):
-            typical = _UNKNOWN_DEPTH_M
+            others = [posed_image(frame) for frame in (*frames, *(r.keyframe for r in known))]
+            found = depth_range(reference, others)
+            typical = found.typical_m if found else _UNKNOWN_DEPTH_M
         partners = stereo_partners(keyframe, near, measured, typical)
         if not partners:
             return nothing_measured(reference.image_hw, "stereo")

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     import torch
 
 
+MOST_LOSSES = 3  # of the process, after which a thread measures
+
+
 class StereoDevice:
     """Measures on a device; one that has failed is not tried again.
 
-    device: None is NumPy on the CPU, in a process of its own between `start` and `stop`. fault_of
-    tells what an exception of the device means, and `warn` is given one line when something else
-    takes over.
+    device: None is NumPy on the CPU, in a process of its own between `start` and `stop`, which may
+    be lost MOST_LOSSES times. fault_of tells what an exception of the device means, and `warn` is
+    given one line when something else takes over.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class StereoDevice:
     ) -> None:
         self._device, self._fault_of, self._warn = device, fault_of, warn
         self._process: MeasuringProcess | None = None
+        self._losses = 0  # of the process
         self._device_problem = self._process_problem = ""
 
     def start(self, expected: bool = True) -> None:
@@ -42,12 +46,12 @@ class StereoDevice:
 
         It loads at once where searches are expected, else with the first one.
         """
-        self._process, self._process_problem = MeasuringProcess(), ""
+        self._process, self._losses, self._process_problem = MeasuringProcess(), 0, ""
         if expected and self._device is None:
             self._process.start()
 
     def stop(self) -> None:
-        """End the process; a search that runs is made again on its caller's thread."""
+        """End the process; a search that runs there raises ProcessLost."""
         process, self._process = self._process, None
         if process is not None:
             process.close()
@@ -68,7 +72,11 @@ class StereoDevice:
         neighbours: Sequence[PosedImage],
         parameters: MeasuringParameters,
     ) -> MeasuredDepth:
-        """`measure_depth` on the device, or on the CPU where that fails; see there what raises."""
+        """`measure_depth` on the device, or on the CPU where that fails.
+
+        Raises SearchFailed for what the process raised, ProcessLost once it is stopped, and what
+        `measure_depth` raises.
+        """
         if self._device is not None:
             try:
                 return measure_depth(reference, neighbours, parameters, self._device)
@@ -83,10 +91,9 @@ class StereoDevice:
             try:
                 return process.measure(reference, neighbours, parameters)
             except ProcessLost as error:
-                if process is self._process:  # not stopped
-                    self._process = None
-                    self._process_problem = f"{error}: a thread measures keyframes, more slowly"
-                    self._warn(self._process_problem)
+                if process is not self._process:  # stopped
+                    raise
+                self._lost(error)
         return measure_depth(reference, neighbours, parameters)
 
     def _give_up(self, fault: Fault, error: str) -> None:
@@ -94,3 +101,12 @@ class StereoDevice:
         self._device_problem = f"{what} on {self.name}: keyframes are measured on the CPU"
         self._device = None
         self._warn(f"{self._device_problem} ({error})")
+
+    def _lost(self, error: ProcessLost) -> None:
+        self._losses += 1
+        if self._losses == MOST_LOSSES:
+            self._process = None
+            self._process_problem = f"{error}: a thread measures keyframes, more slowly"
+            self._warn(self._process_problem)
+        else:
+            self._warn(f"{error}, and is started again")

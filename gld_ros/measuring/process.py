@@ -11,20 +11,27 @@ import argparse
 import contextlib
 import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from threading import Lock
-from typing import Any
+
+import cv2
 
 from gld_ros.measuring.frames import MeasuredDepth, PosedImage
 from gld_ros.measuring.measure import MeasuringParameters, measure_depth
 
-END_TIMEOUT_S = 5.0  # for the search that still runs; then it is killed
+ANSWER_TIMEOUT_S = 60.0  # for a search, which takes a fraction of a second; then it hangs
+END_TIMEOUT_S = 5.0  # for an end without being killed
 
 
 class ProcessLost(RuntimeError):
-    """The process ended before it answered, or did not start."""
+    """The process ended or hung before it answered, or did not start."""
+
+
+class SearchFailed(RuntimeError):
+    """A search raised something in the process; the text names it, its cause has the traceback."""
 
 
 class MeasuringProcess:
@@ -33,7 +40,8 @@ class MeasuringProcess:
     It starts with the first one, or earlier with `start`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        self._answer_timeout_s = answer_timeout_s
         self._searching = Lock()
         self._lock = Lock()  # of start and end, so that it can be closed during a search
         self._process: subprocess.Popen[bytes] | None = None
@@ -51,20 +59,27 @@ class MeasuringProcess:
         neighbours: Sequence[PosedImage],
         parameters: MeasuringParameters,
     ) -> MeasuredDepth:
-        """`measure_depth` on the CPU, there; raises what it raises.
+        """`measure_depth` on the CPU, there.
 
-        Raises ProcessLost when the process ended before it answered.
+        Raises SearchFailed for whatever that raises, and ProcessLost when the process ended or hung
+        before it answered.
         """
         with self._searching:
             try:
                 pipe = self._started()
                 pipe.send((reference, neighbours, parameters))
-                answer: dict[str, Any] | Exception = pipe.recv()
+                if not pipe.poll(self._answer_timeout_s):
+                    hung = f"the measuring process did not answer in {self._answer_timeout_s:g} s"
+                    self._end(kill=True)
+                    raise ProcessLost(hung)
+                answer: MeasuredDepth | tuple[str, str] = pipe.recv()
             except (EOFError, OSError) as error:
                 raise ProcessLost(f"the measuring process {self._end()}") from error
-        if isinstance(answer, Exception):
-            raise answer
-        return MeasuredDepth(**answer)
+        if isinstance(answer, tuple):
+            what, where = answer
+            raise SearchFailed(what) from RuntimeError(where)
+        # Made again, since arrays that come through a pipe can be written to.
+        return MeasuredDepth(**vars(answer))
 
     def close(self) -> None:
         """End the process; a search that runs raises ProcessLost."""
@@ -115,11 +130,11 @@ def serve(pipe: Connection) -> None:
             reference, neighbours, parameters = pipe.recv()
         except (EOFError, OSError):  # the caller has closed it, or was killed
             return
-        answer: dict[str, Any] | Exception
+        answer: MeasuredDepth | tuple[str, str]  # or what was raised: not every exception passes
         try:
-            answer = dict(vars(measure_depth(reference, neighbours, parameters)))
+            answer = measure_depth(reference, neighbours, parameters)
         except Exception as error:  # noqa: BLE001 - the caller raises it
-            answer = error
+            answer = f"{type(error).__name__}: {error}", traceback.format_exc()
         try:
             pipe.send(answer)
         except OSError:
@@ -130,6 +145,7 @@ def main() -> None:
     """Serve the pipe whose file descriptor is given."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("descriptor", type=int, help="of the pipe to the caller")
+    cv2.setNumThreads(1)  # one core measures, the others are the caller's
     serve(Connection(parser.parse_args().descriptor))
 
 

@@ -1,6 +1,7 @@
 """A session over a recording: what is hidden stays hidden, and what is measured is shown."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -112,6 +113,29 @@ def test_what_no_shown_frame_sees_counts_as_hidden(recording):
     figures = recording_figures(run)
     assert figures["psnr_db"]["composite"]["hidden"] > 30  # the model knows the wall
     assert figures["psnr_db"]["copy nearest"]["hidden"] < 20
+
+
+def test_calibration_tells_how_often_depth_of_a_confidence_is_correct(run):
+    def with_confidence(confidence, factor):
+        (frame,) = run.withheld
+        return replace(
+            frame,
+            depth_m=np.float32(factor * frame.true_depth_m),
+            confidence=np.full_like(frame.depth_m, confidence),
+        )
+
+    frames = (with_confidence(0.75, 1.02), with_confidence(0.75, 1.5), with_confidence(0.97, 1.01))
+    figures = recording_figures(replace(run, withheld=frames, measured=()))
+    assert figures["calibration"]["keyframes"] == []
+    doubtful, sure = figures["calibration"]["target"]
+    assert (doubtful["from"], doubtful["to"]) == (0.7, 0.8)
+    assert (sure["from"], sure["to"]) == (0.95, 1.0)
+    assert doubtful["share"] == pytest.approx(2 / 3)
+    assert doubtful["correct"] == pytest.approx(0.5)
+    assert doubtful["over_20_percent"] == pytest.approx(0.5)
+    assert sure["correct"] == 1.0
+    assert sure["median"] == pytest.approx(0.01, abs=1e-4)
+    assert "0.7 to 0.8" in figures_table(figures)
 
 
 def test_figures_are_written_for_people_and_programs(run, tmp_path: Path):

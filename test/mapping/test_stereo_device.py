@@ -12,8 +12,10 @@ import torch
 from gld_ros.mapping.fault_log import FaultLog
 from gld_ros.mapping.model import LoadedModel, load_model, torch_fault_of
 from gld_ros.mapping.session import SynthesisSession
+from gld_ros.mapping.stereo_device import MOST_LOSSES
 from gld_ros.mapping.synthesizer import OracleSynthesizer
 from gld_ros.measuring import torch_search
+from gld_ros.measuring.process import MeasuringProcess, SearchFailed
 from gld_ros.messages.transforms import TransformBuffer
 from gld_ros.ros.diagnostics.facts import DiagnosticsMemory
 from gld_ros.ros.diagnostics.inputs import measuring_status
@@ -142,29 +144,55 @@ def test_when_the_device_fails_the_cpu_takes_over_and_it_is_told(
     assert status.values["device"] == "cpu"
 
 
-def test_a_thread_measures_in_a_process_and_itself_when_that_is_lost(
+def test_a_thread_measures_in_a_process_and_itself_when_that_is_lost_again_and_again(
     session_on, measured_depth, measuring_processes, lines
 ):
     expected = measured_depth(session_on(None))
     session = session_on(None)
     session.start()
     try:
-        (process,) = measuring_processes(os.getpid())
+        for loss in range(MOST_LOSSES):
+            np.testing.assert_array_equal(measured_depth(session, WAIT_S), expected)
+            assert bool(lines) == (loss > 0)
+            assert session.measurements.device.problem == ""
+            (process,) = measuring_processes(os.getpid())
+            session.reset()
+            os.kill(process, signal.SIGKILL)
         np.testing.assert_array_equal(measured_depth(session, WAIT_S), expected)
-        assert not lines
-        assert session.measurements.device.problem == ""
-        session.reset()
-        os.kill(process, signal.SIGKILL)
-        np.testing.assert_array_equal(measured_depth(session, WAIT_S), expected)
-        (line,) = lines
-        assert "killed by signal 9" in line
+        assert "killed by signal 9, and is started again" in lines[0]
         assert "killed by signal 9" in measuring_status(session, DiagnosticsMemory()).message
+        assert measuring_processes(os.getpid()) == []
         session.stop(WAIT_S)
         session.start()
         assert session.measurements.device.problem == ""
+        assert len(measuring_processes(os.getpid())) == 1
     finally:
         session.stop(WAIT_S)
     assert measuring_processes(os.getpid()) == []
+
+
+def test_a_keyframe_that_cannot_be_measured_is_told_and_the_next_one_is_measured(
+    session_on, measured_depth, monkeypatch, caplog
+):
+    def failing(*arguments):
+        raise SearchFailed("error: broken")
+
+    session, memory = session_on(None), DiagnosticsMemory()
+    session.start()
+    try:
+        with monkeypatch.context() as broken:
+            broken.setattr(MeasuringProcess, "measure", failing)
+            with pytest.raises(AttributeError):  # there is no surface
+                measured_depth(session, WAIT_S)
+        status = measuring_status(session, memory)
+        assert "SearchFailed: error: broken" in status.message
+        assert status.values["failed"] == "2"  # the first one has no other to be measured with
+        assert "a keyframe was not measured" in caplog.text
+        session.reset()
+        assert np.isfinite(measured_depth(session, WAIT_S)).mean() > 0.5
+        assert "failed" not in measuring_status(session, memory).message
+    finally:
+        session.stop(WAIT_S)
 
 
 @pytest.mark.parametrize(("source", "processes"), [("camera", 0), ("model", 0), ("auto", 1)])

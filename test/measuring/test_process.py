@@ -13,7 +13,7 @@ import pytest
 from textured_planes import camera_at, plane_image, texture
 
 from gld_ros.measuring.measure import MeasuringParameters, measure_depth
-from gld_ros.measuring.process import MeasuringProcess, ProcessLost
+from gld_ros.measuring.process import MeasuringProcess, ProcessLost, SearchFailed
 
 PARAMETERS = MeasuringParameters(depth_range_m=(0.5, 8.0))
 SEEN = [plane_image(camera_at(x_m), 2.0, texture()) for x_m in (0.0, -0.1, 0.1, 0.2)]
@@ -54,7 +54,7 @@ def test_it_is_small(process, measuring_processes):
 
 
 def test_a_search_that_fails_there_fails_here_and_the_next_one_does_not(process):
-    with pytest.raises(AttributeError, match="image_hw"):
+    with pytest.raises(SearchFailed, match=r"AttributeError.*image_hw"):
         process.measure("no image", SEEN[1:], PARAMETERS)
     assert process.measure(SEEN[0], SEEN[1:], PARAMETERS).coverage > 0.5
 
@@ -91,6 +91,19 @@ def test_closing_it_ends_a_search_at_once_and_leaves_no_process(process, measuri
     assert measuring_processes(os.getpid()) == []
     with pytest.raises(ProcessLost, match="was closed"):
         process.measure(SEEN[0], SEEN[1:], PARAMETERS)
+
+
+def test_a_process_that_hangs_is_killed_and_replaced_on_the_next_search(measuring_processes):
+    process = MeasuringProcess(answer_timeout_s=2.0)
+    process.start()
+    (child,) = measuring_processes(os.getpid())
+    os.kill(child, signal.SIGSTOP)
+    with pytest.raises(ProcessLost, match="did not answer in 2 s"):
+        process.measure(SEEN[0], SEEN[1:], PARAMETERS)
+    assert measuring_processes(os.getpid()) == []
+    process.start()
+    assert len(measuring_processes(os.getpid())) == 1
+    process.close()
 
 
 OWNER = """

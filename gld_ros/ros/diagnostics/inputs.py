@@ -188,6 +188,9 @@ def measuring_status(session: SynthesisSession, memory: DiagnosticsMemory) -> St
             f"{new} keyframes were not measured: they come faster than this machine measures them; "
             "raise keyframes.min_interval or keyframes.min_translation"
         )
+    if new := memory.increase("keyframes that failed", facts.failed):
+        level = WARN
+        message = f"measuring {new} keyframes failed, which have no depth: {facts.failure}"
     return Status(
         "gld: measuring",
         level,
@@ -196,6 +199,7 @@ def measuring_status(session: SynthesisSession, memory: DiagnosticsMemory) -> St
             "measured": str(facts.measured),
             "behind": str(facts.behind),
             "not_measured": str(facts.skipped),
+            "failed": str(facts.failed),
             "coverage": f"{facts.coverage:.3f}",
             "device": device.name,
             **_disagreements(facts.disagreements),
