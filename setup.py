@@ -44,7 +44,7 @@ setup(
         "safetensors>=0.4.3,<1",  # weights files that cannot carry code
         "huggingface_hub>=1,<3",  # opt-in weight downloads; 1.0 brought the client that streams
         "opencv-python-headless>=4.8,<6",  # colour conversion, JPEG/PNG, rectification, resizing
-        "pillow>=10",  # reading and writing pictures in data sets and reports
+        "pillow>=10",  # reading and writing images in data sets and reports
         "scipy>=1.11,<2",  # spatial trees and statistics of the evaluator
         "tqdm>=4.66,<5",  # progress bars
         "PyYAML>=6,<7",  # configuration files
@@ -53,7 +53,7 @@ setup(
     extras_require={
         "train": [
             "tensorboard>=2.16,<3",  # training curves
-            "matplotlib>=3.8,<4",  # the same curves as a picture
+            "matplotlib>=3.8,<4",  # the same curves as an image
         ],
         "eval": [
             "evo>=1.30,<2",  # trajectory errors (ATE, RPE)

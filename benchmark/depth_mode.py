@@ -1,9 +1,9 @@
 """How right mode depth is: a bag's images by stereo and a model, judged by the bag's own depth.
 
-    python benchmark/depth_mode.py BAG [--bundle tiny] [--picture FILE.png]
+    python benchmark/depth_mode.py BAG [--bundle tiny] [--image FILE.png]
 
 The depth camera of the bag is the truth and is not measured with. Prints, by label, the share of
-all pixels, and the relative error where the truth is known. The picture has rows of images, depth
+all pixels, and the relative error where the truth is known. The image has rows of images, depth
 and labels.
 """
 
@@ -27,7 +27,7 @@ from gld_ros.messages.stamps import stamp_to_ns
 from gld_ros.ros.parameters.files import load_snapshot
 
 LABELS = (Provenance.MEASURED, Provenance.COMPLETED)
-PICTURE_COLUMNS = 6
+IMAGE_COLUMNS = 6
 
 
 def truths_of(reader: BagReader) -> dict[int, Any]:
@@ -39,7 +39,7 @@ def truths_of(reader: BagReader) -> dict[int, Any]:
     return {stamp_to_ns(m.header.stamp): depth_m_from_message(m) for m in messages}
 
 
-def run(bag: Path, bundle: str, picture: Path | None) -> None:
+def run(bag: Path, bundle: str, image: Path | None) -> None:
     """Run the bag in mode depth and print what is right of it."""
     with BagReader(bag) as reader:
         cameras = [camera.name for camera in bag_cameras(reader)]
@@ -68,14 +68,14 @@ def run(bag: Path, bundle: str, picture: Path | None) -> None:
         found = f"median error {np.median(error):.1%}, over 20 %: {(error > 0.2).mean():.1%}"
         share = f"{np.mean(shares):.1%} of all pixels"
         print(f"{label.name}: {share}, {found if error.size else 'not in the truth'}")
-    if picture is not None:
-        chosen = np.linspace(0, len(views) - 1, PICTURE_COLUMNS).round().astype(int)
+    if image is not None:
+        chosen = np.linspace(0, len(views) - 1, IMAGE_COLUMNS).round().astype(int)
         rows = [
             [cell(np.asarray(views[i][0].keyframe.image), "image") for i in chosen],
             [cell(depth_colours(views[i][0].depth_m), "depth") for i in chosen],
             [cell(provenance_colours(views[i][0].provenance), "label") for i in chosen],
         ]
-        write_cells(rows, picture, "blue completed")
+        write_cells(rows, image, "blue completed")
 
 
 if __name__ == "__main__":
@@ -83,6 +83,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bag", type=Path)
     parser.add_argument("--bundle", default="tiny")
-    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--image", type=Path)
     given = parser.parse_args()
-    run(given.bag, given.bundle, given.picture)
+    run(given.bag, given.bundle, given.image)

@@ -5,7 +5,7 @@
 Writes random weights of the published sizes in the published containers (float32, about 8 GB),
 converts them to a bfloat16 bundle (about 4 GB) and samples 2 targets from 2 references at 504x280
 in 2 steps with guidance. Each phase runs in its own process, so each has its own peak. FOLDER is
-emptied of what was written unless --keep is given. The pictures mean nothing: speed and memory do.
+emptied of what was written unless --keep is given. The images mean nothing: speed and memory do.
 """
 
 import argparse

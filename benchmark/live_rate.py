@@ -230,10 +230,8 @@ def main() -> int:
     words = [word for setting in settings for word in ("--set", setting)]
     logs = Path(tempfile.mkdtemp(prefix="live_rate_"))
     watcher = Watcher(args.camera, args.goals, args.rate)
-    processes = [
-        start("node", "--camera", args.camera, "--frame", args.frame, "--sim-time",
-              "--policy", "none", *words, log=logs / "node.log")
-    ]  # fmt: skip
+    node = ["node", "--camera", args.camera, "--frame", args.frame, "--sim-time", *words]
+    processes = [start(*node, "--policy", "none", log=logs / "node.log")]
     try:
         watcher.wait_until_active(processes[0])
         played = ["play", str(args.bag), "--clock", "20", "--rate", str(args.rate)]

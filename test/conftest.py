@@ -139,23 +139,55 @@ def save_vggt_bundle() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def backbone_alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def micro_da3() -> Any:
+    """The configuration of a micro-bundle of Depth Anything 3: its backbone and nothing else."""
+    from gld_ros.backbones.da3.config import Da3Config
+    from gld_ros.weights.bundle_config import BackboneSpec, BundleConfig
+
+    backbone = Da3Config(
+        embed_dim=16,
+        depth=5,
+        num_heads=2,
+        image_size=42,
+        alt_start=1,
+        qknorm_start=1,
+        rope_start=1,
+        tap_layers=(1, 2, 3, 4),
+        head_features=8,
+        head_out_channels=(4, 8, 8, 12),
+        camera_heads=2,
+        camera_depth=1,
+    )
+    return BundleConfig(
+        name="micro",
+        backbone=BackboneSpec("da3", backbone),
+        rgb_decoder=None,
+        denoisers={},
+        boundary_level=1,
+        num_views=4,
+        num_euler_points=3,
+        guidance_scale=1.0,
+        ray_grid="official",
+        pose_scale="max",
+        resolutions_hw=((42, 56),),
+        licence="Apache-2.0",
+        origin="made by a test",
+        non_commercial=False,
+        random_weights=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def backbone_alone(tmp_path_factory: pytest.TempPathFactory, micro_da3: Any) -> Any:
     """A micro-bundle that holds a geometry backbone and nothing else, with random weights."""
     import torch
 
-    from gld_ros.backbones.da3.config import Da3Config
     from gld_ros.weights.bundle import save_bundle
-    from gld_ros.weights.bundle_config import BackboneSpec
 
-    backbone = Da3Config(
-        embed_dim=16, depth=5, num_heads=2, image_size=42, alt_start=1, qknorm_start=1,
-        rope_start=1, tap_layers=(1, 2, 3, 4), head_features=8, head_out_channels=(4, 8, 8, 12),
-        camera_heads=2, camera_depth=1,
-    )  # fmt: skip
     config = replace(
         _micro_vggt(cascade=False, camera_head=False),
         name="micro-backbone",
-        backbone=BackboneSpec("da3", backbone),
+        backbone=micro_da3.backbone,
         rgb_decoder=None,
         denoisers={},
         resolutions_hw=((42, 56),),
@@ -322,8 +354,8 @@ def _is_empty(domain: int) -> bool:
 def own_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A domain that other tests left long ago; children inherit it.
 
-    A node stays on the graph until the last reference to it is gone, and would answer for its
-    namesake in the next test.
+    A node stays on the graph until the last reference to it is gone, and would answer for the node
+    of the same name in the next test.
     """
     if importlib.util.find_spec("domain_coordinator") is None:
         yield

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,13 @@ def subject(path: Path) -> str:
 
 def test_every_folder_has_its_layer():
     assert {subject(path) for path in modules()} == set(LAYER)
+
+
+def test_the_documented_layers_are_these():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d) \| (`.+`) \|$", page, re.MULTILINE)
+    documented = [(int(level), set(re.findall(r"`(\w+)`", names))) for level, names in rows]
+    assert documented == [(level, set(names)) for level, names in enumerate(LAYERS)]
 
 
 def test_imports_go_one_way():

@@ -24,12 +24,12 @@ def test_one_far_outlier_leaves_the_colours_of_the_others_apart():
     assert len(np.unique(depth_colours(depth).reshape(-1, 3), axis=0)) > 50
 
 
-def test_a_image_of_small_depth_is_enlarged_and_carries_a_scale():
-    picture = depth_with_scale(ramp(), "m")
-    assert picture.shape[1] > 448
-    scale = picture[:, 448 + 40 :].reshape(-1, 3)
+def test_an_image_of_small_depth_is_enlarged_and_carries_a_scale():
+    image = depth_with_scale(ramp(), "m")
+    assert image.shape[1] > 448
+    scale = image[:, 448 + 40 :].reshape(-1, 3)
     assert (scale.sum(axis=1) < 200).sum() > 100  # ink of the labels
-    assert not np.array_equal(picture, depth_with_scale(ramp(), "ft"))
+    assert not np.array_equal(image, depth_with_scale(ramp(), "ft"))
 
 
 def test_depth_that_is_all_one_value_or_unknown_can_be_drawn():

@@ -1,4 +1,4 @@
-"""The front door: any picture size in and out, determinism, invariances, memory, bad requests."""
+"""The front door: any image size in and out, determinism, invariances, memory, bad requests."""
 
 import weakref
 from dataclasses import replace
@@ -536,9 +536,9 @@ def _bad_requests():
     yield "no targets", replace(good, target_hw=[]), "target_hw is empty"
     yield "5 references", _request(5), "5 reference images were given; at most 4"
     yield "8 targets", _request(2, 8), "8 targets were given; at most 7"
-    yield "grey picture", replace(good, images=[black[..., 0], black]), r"images\[0\] has shape"
+    yield "grey image", replace(good, images=[black[..., 0], black]), r"images\[0\] has shape"
     nan = black.astype(np.float32) * np.nan
-    yield "NaN picture", replace(good, images=[black, nan]), r"images\[1\] has type float32"
+    yield "NaN image", replace(good, images=[black, nan]), r"images\[1\] has type float32"
     yield (
         "missing pose",
         replace(good, T_world_cam_ref=np.eye(4)[None]),
@@ -550,7 +550,7 @@ def _bad_requests():
     yield "scaled pose", _with(good, "T_world_cam_target", (1, 0, 0), 2), r"T_world_cam_target\[1\]"
     yield "NaN pose", _with(good, "T_world_cam_ref", (0, 0, 3), np.nan), r"T_world_cam_ref\[0\]"
     yield "cameras at one place", _moved(good, unit=0.0), "same place"
-    yield "tiny picture", _request(hw=(13, 42)), r"images\[0\] has size 13x42.*14x14"
+    yield "tiny image", _request(hw=(13, 42)), r"images\[0\] has size 13x42.*14x14"
     yield "tiny target", _request(target_hw=(28, 13)), r"target_hw\[0\] has size 28x13"
     yield "unknown preset", replace(good, preset="faster"), "use one of published, fast, fastest"
     yield "no steps", replace(good, num_steps=0), "num_steps is 0"

@@ -94,24 +94,24 @@ def still_panels(frame: WithheldFrame) -> Image.Image:
 def panel(image: RgbImage, caption: str) -> Image.Image:
     """An image (H, W, 3), PANEL_WIDTH wide, under its caption."""
     height = round(image.shape[0] * PANEL_WIDTH / image.shape[1])
-    picture = Image.new("RGB", (PANEL_WIDTH, CAPTION_HEIGHT + height), PAPER)
-    picture.paste(Image.fromarray(image).resize((PANEL_WIDTH, height)), (0, CAPTION_HEIGHT))
-    ImageDraw.Draw(picture).text((2, 4), caption, INK, ImageFont.load_default(23))
-    return picture
+    sheet = Image.new("RGB", (PANEL_WIDTH, CAPTION_HEIGHT + height), PAPER)
+    sheet.paste(Image.fromarray(image).resize((PANEL_WIDTH, height)), (0, CAPTION_HEIGHT))
+    ImageDraw.Draw(sheet).text((2, 4), caption, INK, ImageFont.load_default(23))
+    return sheet
 
 
 def legend(width: int = 640, of_view: dict[str, float] | None = None) -> Image.Image:
     """What the colours of provenance mean, and the share of a view that each label has."""
     row_height, large, small = 56, ImageFont.load_default(23), ImageFont.load_default(19)
-    picture = Image.new("RGB", (width, row_height * len(LEGEND) + 6), PAPER)
-    draw = ImageDraw.Draw(picture)
+    sheet = Image.new("RGB", (width, row_height * len(LEGEND) + 6), PAPER)
+    draw = ImageDraw.Draw(sheet)
     for i, (label, name, meaning) in enumerate(LEGEND):
         top = 6 + i * row_height
         draw.rectangle((4, top, 34, top + 38), PROVENANCE_COLOURS[label], INK)
         share = f"  {of_view[name]:.0%}" if of_view else ""
         draw.text((46, top - 6), name + share, INK, large)
         draw.text((46, top + 20), meaning, INK, small)
-    return picture
+    return sheet
 
 
 def flown_views(bag: Path) -> Sequence[FlownView]:
@@ -137,9 +137,14 @@ def write_film(views: Sequence[FlownView], path: Path) -> None:
         frames.append(Image.fromarray(video_frame(color, labels)))
     duration_ms = round(1000 / VIDEO_RATE_HZ)
     frames[0].save(
-        path, save_all=True, append_images=frames[1:], duration=duration_ms, loop=0, quality=55,
+        path,
+        save_all=True,
+        append_images=frames[1:],
+        duration=duration_ms,
+        loop=0,
+        quality=55,
         method=6,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -53,9 +53,16 @@ HW = (84, 112)
 K_PX = np.array([[80.0, 0.0, 55.5], [0.0, 80.0, 41.5], [0.0, 0.0, 1.0]])
 CAMERA_HZ, TF_HZ = 30.0, 100.0
 FAULTS = (
-    "cut image", "unknown encoding", "stamp zero", "stamp back", "stamp ahead", "no frame_id",
-    "zero intrinsics", "other intrinsics", "clock loop",
-)  # fmt: skip
+    "cut image",
+    "unknown encoding",
+    "stamp zero",
+    "stamp back",
+    "stamp ahead",
+    "no frame_id",
+    "zero intrinsics",
+    "other intrinsics",
+    "clock loop",
+)
 FRAME_FAULTS = {f"fault {name}" for name in FAULTS}
 WARM_UP = 0.2  # of the samples
 ANSWER_TIMEOUT_S = 30.0

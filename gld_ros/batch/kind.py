@@ -1,4 +1,4 @@
-"""What a batch is told by: the word for its items, the columns of its table, what counts as wrong.
+"""What describes a kind of batch: the word for its items, the columns of its table, what is wrong.
 
 The kinds are `bag_summary` (bags of views) and `evaluation.summaries` (evaluations).
 """

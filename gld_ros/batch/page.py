@@ -1,4 +1,4 @@
-"""The summary of a batch as one HTML page without other files: a row and a picture per item."""
+"""The summary of a batch as one HTML page without other files: a row and an image per item."""
 
 import base64
 from collections.abc import Mapping
@@ -67,14 +67,14 @@ def _article(
         figures += f"<span><b>{record.attempts}</b> attempts</span>"
     why = f'<div class="why">{escape(problem)}</div>' if problem else ""
     lines = "".join(f"<li>{escape(line)}</li>" for line in kind.notes(record.summary))
-    picture = ""
+    image = ""
     if thumbnail.is_file():
         data = base64.b64encode(thumbnail.read_bytes()).decode("ascii")
-        picture = f'<img alt="images of {escape(record.name)}" src="data:image/jpeg;base64,{data}">'
+        image = f'<img alt="images of {escape(record.name)}" src="data:image/jpeg;base64,{data}">'
     return (
         f"<article{' class=problem' if problem else ''}><div><h2>{escape(record.name)}</h2>"
         f'<div class="path">{escape(source)}</div>{why}<div class="counts">{figures}</div>'
-        f"{f'<ul>{lines}</ul>' if lines else ''}</div><div>{picture}</div></article>\n"
+        f"{f'<ul>{lines}</ul>' if lines else ''}</div><div>{image}</div></article>\n"
     )
 
 

@@ -55,13 +55,13 @@ class RecordingOptions:
         from gld_ros.evaluation.totals import bundle_hash
         from gld_ros.weights.bundle import Bundle
 
-        values = self.snapshot().values
-        bundle = Bundle.open(str(values["model.bundle"]))
+        snapshot = self.snapshot()
+        bundle = Bundle.open(snapshot.session.model.bundle)
         return {
             "gld_ros": __version__,
             "bundle": bundle_hash(bundle)[:16],
             "goals": self.goals,
-            **{name: list(v) if isinstance(v, tuple) else v for name, v in values.items()},
+            **{name: list(v) if isinstance(v, tuple) else v for name, v in snapshot.values.items()},
         }
 
 

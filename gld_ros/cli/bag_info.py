@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-HELP = "the cameras and the fixed frame of a bag"
+HELP = "list the cameras of a bag and the fixed frame for their poses"
 DESCRIPTION = """\
 List the cameras of a bag with their topics, and the frame that poses can be taken in: the wanted
 one if the bag has it, else the root of its transforms.

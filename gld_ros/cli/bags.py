@@ -126,8 +126,8 @@ def _recorded(options: BagOptions) -> dict[str, Any]:
     from gld_ros.evaluation.totals import bundle_hash
     from gld_ros.weights.bundle import Bundle
 
-    values = options.snapshot().values
-    bundle = Bundle.open(str(values["model.bundle"]))
+    snapshot = options.snapshot()
+    bundle = Bundle.open(snapshot.session.model.bundle)
     if bundle.config.random_weights:
         print("WARNING: this bundle has RANDOM weights; its views are meaningless")
     return {
@@ -136,5 +136,5 @@ def _recorded(options: BagOptions) -> dict[str, Any]:
         "every": options.every,
         "threads": options.threads,
         "policy_topic": options.policy_topic,
-        **{name: list(v) if isinstance(v, tuple) else v for name, v in values.items()},
+        **{name: list(v) if isinstance(v, tuple) else v for name, v in snapshot.values.items()},
     }

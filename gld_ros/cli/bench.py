@@ -9,9 +9,9 @@ from typing import Any
 
 from gld_ros.cli._arguments import SIZE_FORM, add_mode_argument, add_preset_argument, size_hw
 
-HELP = "stage times and memory of a bundle on synthetic input"
+HELP = "time the stages of a bundle and measure its memory, on synthetic input"
 DESCRIPTION = """\
-Runs a bundle on synthetic images and prints one JSON object: median, fastest and slowest seconds
+Run a bundle on synthetic images and print one JSON object: median, fastest and slowest seconds
 of every stage over the repeats, sizes, and peak memory. A first run, which reads the weights, is
 reported separately. Times are meaningful only on an idle machine.
 
@@ -38,8 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="let torch compile the denoisers' blocks; the first run then takes minutes",
     )
     parser.add_argument("--repeats", type=int, default=3, help="measured runs (default: 3)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

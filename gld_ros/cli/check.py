@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 HELP = "check a live graph or a bag and name the first thing to fix"
 DESCRIPTION = """\
-Looks at a running graph for five seconds: image and CameraInfo topics, their types, QoS at both
+Watch a running graph for five seconds: image and CameraInfo topics, their types, QoS at both
 ends, rates, the age of stamps, whether CameraInfo is valid, whether TF can place the images in the
-fixed frame, and whether the node is active. With BAG, checks a recorded bag instead.
+fixed frame, and whether the node is active. With BAG, check a recorded bag instead.
 
 Both compare images with TF: corners that images share must lie where the poses of the cameras allow
 it. If not, extrinsics, time stamps or rectification are wrong; shifts of the stamps by up to 100 ms

@@ -17,11 +17,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `gld-ros demo`."""
     parser.add_argument("--bag", type=Path, help="bag to play instead of the procedural room")
     parser.add_argument(
-        "--out", type=Path, default=Path("out/demo"), help="folder for the products"
+        "--out",
+        type=Path,
+        default=Path("out/demo"),
+        help="folder for the products (default: out/demo)",
     )
     parser.add_argument("--bundle", default="tiny", help="weights: name or folder (default: tiny)")
     parser.add_argument("--goals", type=int, default=4, help="frames to withhold (default: 4)")
-    parser.add_argument("--rate", type=float, default=1.0, help="playback speed, 1 is real time")
+    parser.add_argument(
+        "--rate", type=float, default=1.0, help="playback speed; 1 is real time (default: 1)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,8 +8,8 @@ from gld_ros.cli._eval_run import EvaluationOptions, Evaluator, add_evaluation_o
 
 HELP = "compare imagined views with withheld frames, next to baselines"
 DESCRIPTION = """\
-Gives the model some frames of every scene (references), withholds others (targets), lets it imagine
-views at the withheld cameras and compares them. Baselines on the same views: copying the nearest
+Give the model some frames of every scene (references), withhold others (targets), let it imagine
+views at the withheld cameras and compare them. Baselines on the same views: copying the nearest
 reference, warping the references with their TRUE depth, the mean colour. Control: the same model
 with wrong target poses, which shows whether it follows the cameras.
 Pixels that no reference sees are reported separately if the data has depth.

@@ -13,8 +13,8 @@ from gld_ros.cli._recording_run import (
 
 HELP = "compare what would be published at withheld frames of a recording with the truth"
 DESCRIPTION = """\
-Withholds frames of a recording and everything within half a second of them, gives all other frames
-to the node's session, and requests views at the withheld cameras. Compares what would be published
+Withhold frames of a recording and everything within half a second of them, give all other frames
+to the node's session, and request views at the withheld cameras. Compare what would be published
 (the composite of measured and imagined pixels) with the withheld images, next to the measured
 surfaces with OpenCV's inpainting (no network), the model alone, a copy of the nearest given frame,
 and the mean colour. If the recording has depth, published depth is compared without rescaling.

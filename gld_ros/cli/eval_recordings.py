@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 
 HELP = "evaluate many recordings at withheld frames, on one machine or a cluster"
 DESCRIPTION = """\
-Evaluates every recording as `gld-ros eval-recording` would and writes into OUT: every figure in
+Evaluate every recording as `gld-ros eval-recording` would and write into OUT: every figure in
 reports/NAME.json, one image of each in thumbnails/, manifest.json, summary.csv and index.html.
-The same command goes on after a stop: what is done stays, what failed or changed is run again.
+The same command resumes after a stop: finished recordings are kept, failed or changed ones are run
+again.
 
-RECORDING is a bag, a scene folder, a folder with some of these below it, a glob, or @FILE with one
-of these per line. A recording of which a goal was rejected counts as one with a problem.
+RECORDING is a bag, a scene folder, a folder that contains some of these, a glob, or @FILE with one
+of these per line. A recording with a rejected goal counts as one with a problem.
 
 With Ray (pip install 'gld_ros[cluster]') recordings run on workers, as for `gld-ros bags`. With
-pyarrow, from the same extra, the table is written as summary.parquet, too.
+pyarrow, from the same extra, the table is also written as summary.parquet.
 """
 
 EXAMPLES = """\

@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
 _IMAGE_ROWS = 2  # scenes in the image of each item
 
-HELP = "evaluate many scenes, each for itself, on one machine or a cluster"
+HELP = "evaluate many scenes, each on its own, on one machine or a cluster"
 DESCRIPTION = """\
-Evaluates every scene as `gld-ros eval` would, each for itself, and writes into OUT: every figure in
+Evaluate every scene as `gld-ros eval` would, each on its own, and write into OUT: every figure in
 reports/NAME.json, one image of each in thumbnails/, manifest.json, summary.csv and index.html.
-The same command goes on after a stop: what is done stays, what failed or changed is run again.
+The same command resumes after a stop: finished scenes are kept, failed or changed ones are run
+again.
 
 DATA is what `gld-ros eval --data` takes; a folder stands for all bags, scene folders and stores
 below it, and a glob or @FILE, with one entry per line, for several.
 
 With Ray (pip install 'gld_ros[cluster]') scenes run on workers, as for `gld-ros bags`. With
-pyarrow, from the same extra, the table is written as summary.parquet, too.
+pyarrow, from the same extra, the table is also written as summary.parquet.
 """
 
 EXAMPLES = """\

@@ -9,9 +9,9 @@ from gld_ros.cli._arguments import SIZE_FORM, size_hw
 if TYPE_CHECKING:
     from gld_ros.export.run import ExportedPart
 
-HELP = "the networks of a bundle as AOTInductor, ONNX or TensorRT files"
+HELP = "write the networks of a bundle as AOTInductor, ONNX or TensorRT files"
 DESCRIPTION = """\
-Writes the networks of a bundle, in float32 and at one size, to files that run without gld_ros:
+Write the networks of a bundle, in float32 and at one size, to files that run without gld_ros:
 
   aoti      AOTInductor packages (.pt2) for torch alone, in Python or C++; needs a C++ compiler
   onnx      ONNX files; needs pip install 'gld_ros[export]'

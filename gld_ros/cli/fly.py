@@ -7,7 +7,7 @@ from gld_ros.cli._arguments import add_parameter_arguments
 
 HELP = "make a fly-through video of a bag, with imagined pixels tinted"
 DESCRIPTION = """\
-Runs a bag through the node's session, offline, and makes a video of the place: a camera flies along
+Run a bag through the node's session, offline, and make a video of the place: a camera flies along
 a smooth path through the recorded poses and leaves it a little, so that regions come into view that
 no camera has seen. Measured surfaces have their real colours and the model fills the rest, as in
 the node's target views. On the left is the view, on the right the same with imagined pixels tinted:

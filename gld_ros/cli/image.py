@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
 HELP = "reconstruct depth, cameras and points from photos, without poses and ROS"
 DESCRIPTION = """\
-Reconstructs one photo, or several photos of one place, with a geometry backbone only: no poses, no
-ROS. Writes depth (.npy, and colour images with a scale), confidence, cameras (JSON), and points
-(PLY and GLB) into --out, and prints a summary.
+Reconstruct one photo, or several photos of one place, with a geometry backbone only: no poses, no
+ROS. Write depth (.npy, and colour images with a scale), confidence, cameras (JSON), and points
+(PLY and GLB) into --out, and print a summary.
 
   gld-ros image kitchen.jpg
   gld-ros image photos/ --bundle da3-base --out out/kitchen
@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PX",
         help="longest side as the network sees it (default: its own)",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
+    )
     parser.add_argument("--show", action="store_true", help="open the Rerun viewer afterwards")
     parser.add_argument(
         "--out", type=Path, default=Path("out/image"), help="folder to write (default: out/image)"

@@ -23,7 +23,9 @@ resumes in a terminal; so does the service /gld_player/pause (std_srvs/SetBool).
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `gld-ros play`."""
     parser.add_argument("bag", metavar="BAG", help="folder of the bag, or one .mcap or .db3 file")
-    parser.add_argument("--rate", type=float, default=1.0, help="speed, 1 is real time")
+    parser.add_argument(
+        "--rate", type=float, default=1.0, help="speed; 1 is real time (default: 1)"
+    )
     parser.add_argument("--loop", action="store_true", help="start again at the end")
     parser.add_argument(
         "--clock",

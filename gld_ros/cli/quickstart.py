@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 HELP = "fetch published weights, run a bag with them, and look at the result"
 DESCRIPTION = """\
-Checks disk, memory and GPU and says what will happen; then fetches published weights, converts them
-to bfloat16, checks the bundle on this machine, runs the bag and opens an image of the result.
-Finished steps are skipped, so the same command continues after a stop. The steps are also separate
+Check disk, memory and GPU and say what will happen; then fetch published weights, convert them to
+bfloat16, check the bundle on this machine, run the bag and open an image of the result. The same
+command resumes after a stop: finished steps are skipped. The steps are also separate
 commands: weights fetch, weights verify, bench, bag.
 
 The level statistics of gld-da3 and gld-vggt are not on the hub: give a clone of

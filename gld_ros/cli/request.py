@@ -10,9 +10,9 @@ from typing import Any
 
 HELP = "request views from a running node; save images and points"
 DESCRIPTION = """\
-Sends a goal to a running gld_node and shows its progress. Target views are given as poses in any TF
+Send a goal to a running gld_node and show its progress. Target views are given as poses in any TF
 frame (x forward as for robots, or --optical), or as an offset and a turn from the current pose of
-the camera. Writes images, depth (metres, as .npy and as a colour image with a scale), the result as
+the camera. Write images, depth (metres, as .npy and as a colour image with a scale), the result as
 JSON, and a PLY of the predicted points into --out. Exit status 0 if the views were made.
 
   gld-ros request --forward 0.5                                   half a metre ahead
@@ -39,16 +39,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--forward", type=float, metavar="M", help="metres ahead of the camera")
     parser.add_argument("--left", type=float, metavar="M", help="metres to the camera's left")
     parser.add_argument("--yaw", type=float, metavar="DEG", help="turn; positive is left")
-    parser.add_argument("--camera", default="camera", help="camera of --forward, --left, --yaw")
+    parser.add_argument(
+        "--camera",
+        default="camera",
+        help="camera of --forward, --left, --yaw (default: %(default)s)",
+    )
     parser.add_argument("--node", default="/gld", help="full name of gld_node (default: /gld)")
     parser.add_argument("--steps", type=int, default=0, help="sampling steps (0: parameter)")
     parser.add_argument("--guidance", type=float, default=0.0, help="guidance (0: parameter)")
     parser.add_argument("--seed", type=int, help="for a repeatable result")
     parser.add_argument(
-        "--max-wait", type=float, default=10.0, help="seconds to wait for keyframes, TF, worker"
+        "--max-wait",
+        type=float,
+        default=10.0,
+        help="seconds to wait for keyframes, TF and the worker (default: 10)",
     )
-    parser.add_argument("--timeout", type=float, default=600.0, help="give up after this, seconds")
-    parser.add_argument("--out", type=Path, default=Path("out/request"), help="folder to write")
+    parser.add_argument(
+        "--timeout", type=float, default=600.0, help="seconds after which to give up (default: 600)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/request"),
+        help="folder to write (default: out/request)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 HELP = "preview and render rooms and mesh worlds; prepare recordings for training"
 DESCRIPTION = """\
-Ray-traced, seeded, posed RGB-D views of procedural rooms, of rooms with real furniture, or of a
-textured mesh of your own site. A scene id always gives the same scene.
+Ray-trace posed RGB-D views of procedural rooms, of rooms with real furniture, or of a textured mesh
+of your own site. A scene id always gives the same scene.
 
   gld-ros scenes preview --domain narrow --out sheet.png           see what a domain looks like
   gld-ros scenes store runs/rooms --domain narrow --count 16000    scenes for `gld-ros train`
@@ -40,9 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     preview = actions.add_parser("preview", help="write a contact sheet of a domain")
     _add_scene_arguments(preview, split="test", count=8, views=4, size="168x126")
-    preview.add_argument("--out", type=Path, default=Path("sheet.png"), help="image to write")
-    preview.add_argument("--scale", type=int, default=1, help="enlarge by this whole factor")
-    preview.add_argument("--columns", type=int, default=2, help="scenes side by side")
+    preview.add_argument(
+        "--out", type=Path, default=Path("sheet.png"), help="image to write (default: %(default)s)"
+    )
+    preview.add_argument(
+        "--scale", type=int, default=1, help="enlarge by this whole factor (default: %(default)s)"
+    )
+    preview.add_argument(
+        "--columns", type=int, default=2, help="scenes side by side (default: %(default)s)"
+    )
 
     store = actions.add_parser("store", help="write a store of scenes for training")
     store.add_argument("out", type=Path, help="folder of the store; an unfinished one is completed")
@@ -70,7 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bag.add_argument("--domain", default="narrow", help="see above (default: %(default)s)")
     bag.add_argument("--id", type=int, help="scene id (default: a held-out demo room)")
     bag.add_argument("--seconds", type=float, default=20.0, help="default: %(default)s")
-    bag.add_argument("--rate", type=float, default=10.0, help="images per second")
+    bag.add_argument(
+        "--rate", type=float, default=10.0, help="images per second (default: %(default)s)"
+    )
     bag.add_argument("--size", type=size_hw, default=(240, 320), metavar=SIZE_FORM)
     bag.add_argument("--no-depth", action="store_true", help="leave the depth topics out")
 
@@ -79,7 +87,9 @@ def _add_scene_arguments(
     parser: argparse.ArgumentParser, *, split: str, count: int, views: int, size: str
 ) -> None:
     parser.add_argument("--domain", default="narrow", help="see above (default: %(default)s)")
-    parser.add_argument("--split", default=split, help="train, validation, test or demo")
+    parser.add_argument(
+        "--split", default=split, help="train, validation, test or demo (default: %(default)s)"
+    )
     parser.add_argument(
         "--first", type=int, default=0, help="number of the first scene of the split"
     )
@@ -87,10 +97,17 @@ def _add_scene_arguments(
     parser.add_argument(
         "--ids", type=_ids, help="these scene ids instead: 2000000003,2000000007 or 0-99"
     )
-    parser.add_argument("--views", type=int, default=views, help="views per scene")
+    parser.add_argument(
+        "--views", type=int, default=views, help="views per scene (default: %(default)s)"
+    )
     parser.add_argument("--references", type=int, help="how many of the views are references")
     parser.add_argument("--size", type=size_hw, default=size_hw(size), metavar=SIZE_FORM)
-    parser.add_argument("--antialias", type=int, default=2, help="rays per pixel side at edges")
+    parser.add_argument(
+        "--antialias",
+        type=int,
+        default=2,
+        help="rays per pixel side at edges (default: %(default)s)",
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
 
 

@@ -6,8 +6,8 @@ import sys
 
 HELP = "compare what this machine computes with stored references"
 DESCRIPTION = """\
-Runs stored reference cases through the library on the chosen device and precision and compares
-every quantity. Run it after installing on a new machine or driver.
+Run stored reference cases through the library on the chosen device and precision and compare every
+quantity. Use it after installing on a new machine or driver.
 
 Without FOLDER the small sets in the package are used, one for each backbone family. Any folder of
 either layout works, whatever its sizes. Exit status: 0 if everything agrees; 1 if anything differs,

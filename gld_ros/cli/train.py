@@ -35,12 +35,12 @@ The same command resumes after a stop, a kill or --max-minutes.
 """
 
 _BUNDLE = """\
-A bundle as a recipe says: scenes are rendered into stores, the stages are trained,
-the bundle is written (RUN/bundle), judged on held-out scenes, and gets a model card. Finished steps
-are skipped when the command is given again, an interrupted one goes on. --max-minutes 9 runs it in
+Make a bundle by a recipe: render scenes into stores, train the stages, write the bundle
+(RUN/bundle), judge it on held-out scenes, and write its model card. The same command resumes after
+a stop: finished steps are skipped, and an interrupted one continues. --max-minutes 9 runs it in
 pieces of 9 minutes.
 
-Look before: --plan prints the steps, the bytes of the stores and the time, and does nothing.
+Look first: --plan prints the steps, the bytes of the stores and the time, and does nothing.
 A recipe may name folders that are yours to give: --set places.worlds=FOLDER
 """
 
@@ -150,7 +150,9 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         default=float("inf"),
         help="save a checkpoint and stop after this time",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ are fetched or converted, and only on request.
 """
 
 _CONVERT = """\
-Turns the published files into a bundle. ROOT is laid out as the GLD repository. With DA3:
+Turn the published files into a bundle. ROOT is laid out as the GLD repository. With DA3:
   pretrained_models/da3/model.safetensors, dpt_decoder.pt     pretrained_models/mae_decoder.pt
   checkpoints/da3_level1.pt, da3_cascade.pt
   depth-anything/DA3-BASE/model.safetensors                   (or --encoder)
@@ -32,8 +32,8 @@ Nothing is written unless every tensor is used and every parameter has a tensor.
 """
 
 _FETCH = """\
-Downloads published weights from the Hugging Face hub after showing their licences, checks size and
-hash of every file, continues interrupted downloads, and converts the result into a bundle that
+Download published weights from the Hugging Face hub after showing their licences, check size and
+hash of every file, continue interrupted downloads, and convert the result into a bundle that
 `NovelViewPipeline.from_pretrained(NAME)` finds. Then the downloaded files are removed, unless
 --keep-downloads is given.
 
@@ -148,8 +148,9 @@ def add_conversion_options(parser: argparse.ArgumentParser) -> None:
         "--statistics",
         type=Path,
         metavar="PATH",
-        help="level statistics, if not in ROOT: a clone of the GLD code repository, its folder "
-        "model_stats, or a bundle that has them (as `gld-ros train statistics` writes)",
+        help="level statistics, if they are not among the published files: a clone of the GLD code "
+        "repository, its folder model_stats, or a bundle that has them (as `gld-ros train "
+        "statistics` writes)",
     )
     parser.add_argument(
         "--variant",

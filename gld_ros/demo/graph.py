@@ -81,7 +81,7 @@ class DemoGraph:
         while not self._closed.is_set():
             self._executor.spin_once(timeout_sec=0.2)
 
-    def refuse_a_namesake(self, discovery_s: float = DISCOVERY_S) -> None:
+    def require_unique_node_name(self, discovery_s: float = DISCOVERY_S) -> None:
         """Raise DemoFailed when another gld_node is in this ROS domain: both would answer.
 
         `discovery_s` is how long the other node has to be discovered.

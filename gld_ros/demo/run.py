@@ -22,6 +22,7 @@ from gld_ros.evaluation.withheld import SplitBag, depth_error, nearest_shown, ps
 from gld_ros.geometry.poses import distance_m
 from gld_ros.mapping.ply import write_ply
 from gld_ros.messages.depth_images import depth_m_from_message
+from gld_ros.messages.images import mono8_from_image, rgb_from_message
 from gld_ros.messages.stamps import stamp_to_ns
 from gld_ros.ros.distribution.point_clouds import read_cloud
 
@@ -61,7 +62,7 @@ def run_demo(options: DemoOptions) -> int:
     graph = DemoGraph()
     started_s = time.monotonic()
     try:
-        graph.refuse_a_namesake()
+        graph.require_unique_node_name()
         node = _start_node(split, options)
         graph.configure_and_activate(timeout_s=180.0)
         player = _start_player(split, options.rate)
@@ -104,10 +105,8 @@ def _start_node(split: SplitBag, options: DemoOptions) -> subprocess.Popen[bytes
     command = [sys.executable, "-m", "gld_ros.ros.main", "--ros-args"]
     for name, value in parameters.items():
         command += ["-p", f"{name}:={value}"]
-    command += [
-        "-r", f"camera/image:={split.image_topic}",
-        "-r", f"camera/camera_info:={split.info_topic}",
-    ]  # fmt: skip
+    command += ["-r", f"camera/image:={split.image_topic}"]
+    command += ["-r", f"camera/camera_info:={split.info_topic}"]
     if split.depth_topic is not None:
         command += ["-r", f"camera/depth:={split.depth_topic}"]
     log = (options.out / "node.log").open("wb")
@@ -147,10 +146,8 @@ def _guard(split: SplitBag) -> dict[str, str]:
 
 def _start_player(split: SplitBag, rate: float) -> subprocess.Popen[bytes]:
     images = f"{split.image_topic}/compressed" if split.compressed else split.image_topic
-    command = [
-        sys.executable, "-m", "gld_ros.cli.main", "play", str(split.path), "--clock",
-        "--rate", str(rate), "--wait-for", images, split.info_topic,
-    ]  # fmt: skip
+    command = [sys.executable, "-m", "gld_ros.cli.main", "play", str(split.path), "--clock"]
+    command += ["--rate", str(rate), "--wait-for", images, split.info_topic]
     return subprocess.Popen(command, env=_environment())
 
 
@@ -215,8 +212,7 @@ def _goals(split: SplitBag, graph: DemoGraph) -> tuple[list[GridRow], list[dict[
         figures.append(figure)
         if not result.images:
             continue
-        height, width = withheld.image.shape[:2]
-        imagined = np.frombuffer(result.images[0].data, np.uint8).reshape(height, width, 3)
+        imagined = rgb_from_message(result.images[0]).rgb
         nearest = nearest_shown(split, withheld)
         figure["psnr_db"] = round(psnr_db(imagined, withheld.image), 2)
         figure["copy_nearest_psnr_db"] = round(psnr_db(nearest.image, withheld.image), 2)
@@ -242,9 +238,10 @@ def _goals(split: SplitBag, graph: DemoGraph) -> tuple[list[GridRow], list[dict[
             and time.monotonic() < deadline_s
         ):
             time.sleep(0.02)
-        conditioning = {stamp_to_ns(s) for s in view.conditioning_stamps}
-        references = [p.image for p in split.shown if p.stamp_ns in conditioning]
+        reference_stamps_ns = {stamp_to_ns(s) for s in view.conditioning_stamps}
+        references = [p.image for p in split.shown if p.stamp_ns in reference_stamps_ns]
         depth_m = depth_m_from_message(result.depths[0]) if result.depths else None
+        provenance = graph.arrived.latest.get("predicted/provenance/image")
         if depth_m is not None and withheld.depth_m is not None:
             figure["depth"] = depth_error(depth_m, withheld.depth_m)
         rows.append(
@@ -254,18 +251,12 @@ def _goals(split: SplitBag, graph: DemoGraph) -> tuple[list[GridRow], list[dict[
                 nearest.image,
                 imagined,
                 depth_m,
-                _pixels(graph.arrived.latest.get("predicted/provenance/image")),
+                None if provenance is None else mono8_from_image(provenance),
                 figure["psnr_db"],
                 figure["copy_nearest_psnr_db"],
             )
         )
     return rows, figures
-
-
-def _pixels(message: Any) -> Any:
-    if message is None:
-        return None
-    return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width)
 
 
 def _report(

@@ -1,4 +1,4 @@
-"""Pinhole intrinsics `K_px` (..., 3, 3): making, checking, projecting.
+"""Pinhole intrinsics `K_px` (..., 3, 3): checking, projecting.
 
 Pixel (0, 0) is the CENTRE of the first pixel (as in ROS CameraInfo and OpenCV), so an image of
 width W covers [-0.5, W - 0.5). Cropping and resizing images, with their
@@ -34,11 +34,6 @@ def require_intrinsics(K_px: Tensor, name: str = "intrinsics") -> None:
             f"{where} is singular: fx and fy must be positive, got {K[0][0]} and {K[1][1]}"
         )
     raise ValueError(f"{where} must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]], got {K}")
-
-
-def intrinsics(fx: float, fy: float, cx: float, cy: float) -> Tensor:
-    """`K_px` (3, 3) float64 of focal lengths and principal point in pixels."""
-    return torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]], dtype=torch.float64)
 
 
 def pixel_grid(

@@ -75,15 +75,6 @@ def matrix_from_quaternion_xyzw(quaternion: Tensor) -> Tensor:
     return torch.stack(rows, dim=-2)
 
 
-def rotation_angle_rad(R: Tensor) -> Tensor:
-    """Angle in [0, pi] of rotations (..., 3, 3); accurate for small angles too."""
-    skew = torch.stack(
-        [R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]], -1
-    )
-    trace = R.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return torch.atan2(skew.norm(dim=-1), trace - 1)
-
-
 def nearest_rotation(M: Tensor) -> Tensor:
     """The rotations closest to matrices (..., 3, 3): U diag(1, 1, ±1) V^T of the SVD."""
     U, _, Vh = torch.linalg.svd(M)

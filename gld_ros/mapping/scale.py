@@ -146,7 +146,7 @@ def measure_from_baselines(
             math.nan,
             0,
             max_baseline_m,
-            f"the longest baseline of {len(T_fixed_cam)} conditioning views is "
+            f"the longest baseline of {len(T_fixed_cam)} reference views is "
             f"{max_baseline_m:.3f} m; scale.min_baseline is {parameters.min_baseline_m:.3f} m",
         )
     scale, dispersion = robust_ratio(np.array(ratios), np.array(weights))

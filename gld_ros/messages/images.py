@@ -10,6 +10,7 @@ from typing import Any, Literal, NoReturn, get_args
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from gld_ros.messages.types import byte_field, message_with_bytes, rclpy_type
 
@@ -182,6 +183,16 @@ def packed_pixels(message: Any, bytes_per_pixel: int, dtype: str, channels: int)
     pixels = pixels.astype(dtype, copy=False)
     shape = (message.height, message.width, channels)[: 2 if channels == 1 else 3]
     return pixels.reshape(shape)
+
+
+def mono8_from_image(message: Any) -> NDArray[np.uint8]:
+    """Return the (H, W) uint8 values of a mono8 sensor_msgs/Image, such as provenance labels.
+
+    Raises UnsupportedEncoding or MalformedImage.
+    """
+    if message.encoding != "mono8":
+        raise UnsupportedEncoding(message.encoding, ("mono8",))
+    return packed_pixels(message, 1, "u1", 1)
 
 
 def _rgb_from_nv12(message: Any) -> np.ndarray:

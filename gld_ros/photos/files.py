@@ -90,8 +90,8 @@ def files_of_earlier_result(folder: Path) -> list[Path]:
         raise ValueError(
             f"{folder} contains something other than an earlier result; give a new or empty folder"
         )
-    pictures = [f.with_suffix(".png") for f in files if f.suffix == ".npy"]
-    return [*files, *pictures, folder / "points.ply", folder / "scene.glb"]
+    colours = [f.with_suffix(".png") for f in files if f.suffix == ".npy"]
+    return [*files, *colours, folder / "points.ply", folder / "scene.glb"]
 
 
 def write_folder(result: PhotoReconstruction, folder: Path) -> list[str]:
@@ -108,8 +108,8 @@ def write_folder(result: PhotoReconstruction, folder: Path) -> list[str]:
     for index, stem in enumerate(stems):
         Image.fromarray(result.images[index]).save(folder / "images" / f"{stem}.png")
         np.save(folder / "depth" / f"{stem}.npy", result.depth[index])
-        picture = Image.fromarray(depth_with_scale(result.depth[index], label))
-        picture.save(folder / "depth" / f"{stem}.png")
+        image = Image.fromarray(depth_with_scale(result.depth[index], label))
+        image.save(folder / "depth" / f"{stem}.png")
         np.save(folder / "confidence" / f"{stem}.npy", result.confidence[index])
     document = json.dumps(_cameras(result, stems), indent=1) + "\n"
     (folder / "cameras.json").write_text(document, encoding="utf-8")

@@ -48,7 +48,7 @@ def _rerun() -> Any:
 
 
 def _layout(result: PhotoReconstruction) -> Any:
-    """Points and cameras beside one picture of depth per photograph."""
+    """Points and cameras beside one image of depth per photograph."""
     import rerun.blueprint as views
 
     depth = [

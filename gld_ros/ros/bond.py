@@ -6,10 +6,12 @@ it ends. The message package comes with Nav2; where it is missing, there is no m
 """
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
 HEARTBEAT_PERIOD_S = 0.1
@@ -17,15 +19,15 @@ HEARTBEAT_TIMEOUT_S = 4.0  # both as Nav2's own nodes have them
 
 
 class ManagerBond:
-    """Publishes heartbeats of `node` while its `active` holds, and one farewell when that ends.
+    """Publishes heartbeats of `node` while it is `active`, and one farewell when that ends.
 
     Raises ImportError where the message package `bond` is not installed.
     """
 
-    def __init__(self, node: Any) -> None:
+    def __init__(self, node: Node, active: Callable[[], bool]) -> None:
         from bond.msg import Status
 
-        self._node = node
+        self._node, self._active = node, active
         self._status_type = Status
         self._instance_id = str(uuid.uuid4())
         self._beating = False
@@ -42,7 +44,7 @@ class ManagerBond:
         )
 
     def _beat(self) -> None:
-        active = self._node.active
+        active = self._active()
         if active or self._beating:
             self._publish(active)
         self._beating = active

@@ -8,16 +8,19 @@ job was submitted holds one, and the worker takes two jobs of goals at most: one
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
 from gld_ros.action import SynthesizeViews
 from gld_ros.geometry.poses import PoseConvention
+from gld_ros.mapping.fault_log import FaultLog
 from gld_ros.mapping.frames import FloatArray
 from gld_ros.mapping.job_planner import JobOptions, PlannedJob
 from gld_ros.mapping.jobs import ErrorCode, JobProgress, JobRequest, JobResult, Outcome
@@ -32,7 +35,7 @@ from gld_ros.messages.frame_tree import TransformUnavailable
 from gld_ros.messages.images import image_message
 from gld_ros.messages.stamps import NS_PER_S, make_header, stamp_to_ns
 from gld_ros.messages.types import rclpy_type
-from gld_ros.ros.parameters.table import TABLE
+from gld_ros.ros.parameters.table import MAX_GUIDANCE_SCALE, MAX_NUM_STEPS
 from gld_ros.ros.serving_thread import ServingThread
 
 logger = logging.getLogger(__name__)
@@ -40,7 +43,6 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.05  # at whether a running goal is cancelled; its end is noticed at once
 LOOK_PERIOD_S = 0.05  # at goals that wait
 CLOSING_S = 1.0  # for the answers of goals that wait when the process ends
-HIGHEST = {parameter.name: parameter.high for parameter in TABLE}
 # A queue of the usual ten overflows in a burst of requests, and who is lost waits for ever.
 SERVICE_QOS = QoSProfile(depth=1000)
 MAX_NAME_LENGTH = 256
@@ -84,16 +86,28 @@ class _OpenGoal:
 
 
 class GoalServer:
-    """Answers goals as long as the node lives, in every state."""
+    """Answers goals as long as the node lives, in every state.
 
-    def __init__(self, node: Any) -> None:
-        self._node = node
+    `session` returns the node's, if it has one; `max_open` is how many goals may be open at once;
+    `callback_failed` gets what a callback raises.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        session: Callable[[], SynthesisSession | None],
+        max_open: Callable[[], int],
+        faults: FaultLog,
+        callback_failed: Callable[[Exception], None],
+    ) -> None:
+        self._node, self._session = node, session
+        self._max_open, self._faults = max_open, faults
         self._waiting: list[_OpenGoal] = []
         self._answering: dict[bytes, _OpenGoal] = {}  # by goal id
         self._submitted: dict[int, _OpenGoal] = {}  # by job id
         self._lock = threading.Lock()
         # Clients may send goals faster than an executor takes them, and very large ones.
-        self._thread = ServingThread(node.context, "gld_goals", node.callback_failed)
+        self._thread = ServingThread(node.context, "gld_goals", callback_failed)
         self._server = ActionServer(
             node,
             SynthesizeViews,
@@ -134,11 +148,11 @@ class GoalServer:
 
     def _judge(self, goal: Any) -> GoalResponse:
         """Accept a goal unless too many are open; its result says what is wrong with it."""
-        max_open = self._node.parameters.snapshot.session.goals.max_open
+        max_open = self._max_open()
         with self._lock:
             if len(self._waiting) + len(self._answering) < max_open:
                 return GoalResponse.ACCEPT
-        self._node.faults.throttled(
+        self._faults.throttled(
             "goals rejected",
             "warning",
             f"a goal is rejected: {max_open} are open already (goals.max_open)",
@@ -147,7 +161,7 @@ class GoalServer:
 
     def _accepted(self, handle: Any) -> None:
         wait_s = stamp_to_ns(handle.request.max_wait) / NS_PER_S
-        session = self._node.session
+        session = self._session()
         epoch = 0 if session is None else session.epoch
         goal = _OpenGoal(handle, time.monotonic() + wait_s, session, epoch)
         with self._lock:
@@ -186,7 +200,7 @@ class GoalServer:
     def _advance(self, goal: _OpenGoal) -> bool:
         """Return whether the goal's job is submitted; raises GoalFailed."""
         session = goal.session
-        if session is None or not session.active or session is not self._node.session:
+        if session is None or not session.active or session is not self._session():
             raise GoalFailed(ErrorCode.NODE_INACTIVE, "the node is not active")
         if goal.handle.is_cancel_requested:
             raise GoalFailed(ErrorCode.NONE, "cancelled by its client")
@@ -278,7 +292,6 @@ def _check(goal: Any, session: SynthesisSession) -> None:
     width, height = goal.camera_info.width, goal.camera_info.height
     unknown = sorted(set(goal.cameras) - set(session.cameras))
     frame_length = len(goal.targets.header.frame_id)
-    max_steps, max_guidance = HIGHEST["sampler.num_steps"], HIGHEST["sampler.guidance_scale"]
     problem = ""
     if not 1 <= count <= max_targets:
         problem = f"{count} targets; 1 to {max_targets} are allowed"
@@ -289,10 +302,10 @@ def _check(goal: Any, session: SynthesisSession) -> None:
         problem = f"{len(unknown)} unknown cameras, {unknown[0][:80]!r} first; known are {known}"
     elif goal.pose_convention not in CONVENTIONS:
         problem = f"pose_convention is {goal.pose_convention}; 0 (body) or 1 (optical) is allowed"
-    elif not 0 <= goal.guidance_scale <= max_guidance:
-        problem = f"guidance_scale is {goal.guidance_scale}; 0 to {max_guidance} is allowed"
-    elif goal.num_steps > max_steps:
-        problem = f"num_steps is {goal.num_steps}; 0 to {max_steps} are allowed"
+    elif not 0 <= goal.guidance_scale <= MAX_GUIDANCE_SCALE:
+        problem = f"guidance_scale is {goal.guidance_scale}; 0 to {MAX_GUIDANCE_SCALE} is allowed"
+    elif goal.num_steps > MAX_NUM_STEPS:
+        problem = f"num_steps is {goal.num_steps}; 0 to {MAX_NUM_STEPS} are allowed"
     elif width and not MIN_SIDE_PX <= min(width, height) <= max(width, height) <= max_side_px:
         problem = (
             f"camera_info is of {width}x{height} px; {MIN_SIDE_PX} to {max_side_px} px a side "

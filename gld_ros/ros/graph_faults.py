@@ -31,9 +31,12 @@ def judge(seen: GraphSeen) -> list[Fault]:
     faults = []
     if not seen.clock_runs:
         faults.append(
-            Fault("/clock", "use_sim_time is set, but nothing publishes /clock",
-                  "play the bag with --clock, start the simulator, or unset use_sim_time")
-        )  # fmt: skip
+            Fault(
+                "/clock",
+                "use_sim_time is set, but nothing publishes /clock",
+                "play the bag with --clock, start the simulator, or unset use_sim_time",
+            )
+        )
     if seen.node_state not in ("", "active"):
         # First: it subscribes to nothing yet, and its topics are only guessed.
         faults.append(
@@ -61,9 +64,12 @@ def judge(seen: GraphSeen) -> list[Fault]:
         )
     if not seen.node_state:
         faults.append(
-            Fault(seen.node_name, "no such node",
-                  "ros2 launch gld_ros gld.launch.py, or name it with --node")
-        )  # fmt: skip
+            Fault(
+                seen.node_name,
+                "no such node",
+                "ros2 launch gld_ros gld.launch.py, or name it with --node",
+            )
+        )
     if 0 < seen.tf_placed < 0.9 * seen.tf_asked:
         faults.append(
             Fault(
@@ -76,9 +82,13 @@ def judge(seen: GraphSeen) -> list[Fault]:
         )
     if seen.tf_rejected:
         faults.append(
-            Fault("/tf", f"{seen.tf_rejected} transforms are invalid (NaN or not a rotation)",
-                  "find the publisher and normalise its quaternions", fatal=False)
-        )  # fmt: skip
+            Fault(
+                "/tf",
+                f"{seen.tf_rejected} transforms are invalid (NaN or not a rotation)",
+                "find the publisher and normalise its quaternions",
+                fatal=False,
+            )
+        )
     return sorted(faults, key=lambda fault: not fault.fatal)
 
 
@@ -100,15 +110,21 @@ def _image_faults(image: TopicSeen) -> list[Fault]:
     faults = []
     if not image.publishers:
         return [
-            Fault(image.topic, "nothing publishes images here",
-                  "start the camera driver, or remap <camera>/image of the node to its topic")
-        ]  # fmt: skip
+            Fault(
+                image.topic,
+                "nothing publishes images here",
+                "start the camera driver, or remap <camera>/image of the node to its topic",
+            )
+        ]
     wrong = sorted({p.topic_type for p in image.publishers} - {image.type})
     if wrong:
         return [
-            Fault(image.topic, f"the publisher sends {', '.join(wrong)}, not {image.type}",
-                  "set image_transport to what the driver sends, or remap to the right topic")
-        ]  # fmt: skip
+            Fault(
+                image.topic,
+                f"the publisher sends {', '.join(wrong)}, not {image.type}",
+                "set image_transport to what the driver sends, or remap to the right topic",
+            )
+        ]
     faults += _qos_faults(image)
     if not image.count:
         problem = "there is a publisher, but no image arrived"
@@ -128,14 +144,20 @@ def _image_faults(image: TopicSeen) -> list[Fault]:
         )
     elif image.age_s is not None and image.age_s < -MAX_AHEAD_S:
         faults.append(
-            Fault(image.topic, f"image stamps are {-image.age_s:.1f} s in the future",
-                  "synchronise the clocks (chrony); for a simulator set use_sim_time")
-        )  # fmt: skip
+            Fault(
+                image.topic,
+                f"image stamps are {-image.age_s:.1f} s in the future",
+                "synchronise the clocks (chrony); for a simulator set use_sim_time",
+            )
+        )
     if not image.frame_id:
         faults.append(
-            Fault(image.topic, "images have an empty frame_id",
-                  "set it in the driver, or give frame_id_override.<camera>")
-        )  # fmt: skip
+            Fault(
+                image.topic,
+                "images have an empty frame_id",
+                "set it in the driver, or give frame_id_override.<camera>",
+            )
+        )
     return faults
 
 
@@ -145,9 +167,12 @@ def _info_faults(image: TopicSeen, info: TopicSeen, rectification: Any) -> list[
         who = "nothing publishes" if not info.publishers else "there is a publisher, but no"
         return [
             *faults,
-            Fault(info.topic, f"{who} CameraInfo",
-                  "let the driver publish camera_info next to its images, or remap it"),
-        ]  # fmt: skip
+            Fault(
+                info.topic,
+                f"{who} CameraInfo",
+                "let the driver publish camera_info next to its images, or remap it",
+            ),
+        ]
     if image.newest is None:
         return []
     try:

@@ -89,7 +89,7 @@ def spin_once(executor: Executor, node: GldNode, timeout_s: float = 1.0) -> None
 
 def _bond_to_manager(node: GldNode) -> ManagerBond | None:
     try:
-        return ManagerBond(node)
+        return ManagerBond(node, lambda: node.active)
     except ImportError:  # no Nav2 here
         return None
 

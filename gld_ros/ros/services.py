@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.node import Node
 from std_srvs.srv import SetBool, Trigger
 
 from gld_ros.mapping.scene_files import SceneNotSaved, save_scene
@@ -18,10 +19,10 @@ NOT_CONFIGURED = "the node is not configured"
 
 
 class Services:
-    """Answers services as long as the node lives."""
+    """Answers services as long as the node lives; `session` returns the node's, if it has one."""
 
-    def __init__(self, node: Any) -> None:
-        self._node = node
+    def __init__(self, node: Node, session: Callable[[], SynthesisSession | None]) -> None:
+        self._node, self._session = node, session
         group = MutuallyExclusiveCallbackGroup()
         self._services: list[Any] = [
             node.create_service(kind, name, self._answering(callback), callback_group=group)
@@ -44,7 +45,7 @@ class Services:
         """Turn what a callback raises into its answer."""
 
         def answer(request: Any, response: Any) -> Any:
-            session = self._node.session
+            session = self._session()
             if session is None:
                 response.success, response.message = False, NOT_CONFIGURED
                 return response

@@ -72,31 +72,52 @@ class RenderedScenes:
         return self._style.reference_target_split is not None
 
     def render(
-        self, ids: Sequence[int], num_views: int, image_hw: tuple[int, int], *,
-        num_references: int | None = None, antialias: int = 2, device: str = "cpu",
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        ids: Sequence[int],
+        num_views: int,
+        image_hw: tuple[int, int],
+        *,
+        num_references: int | None = None,
+        antialias: int = 2,
+        device: str = "cpu",
+    ) -> dict[str, Any]:
         """A batched sample dictionary of the scenes of these ids (see `rooms.render_rooms`)."""
         if self.kind == "rooms":
             return render_rooms(
-                self.place, ids, num_views, image_hw, num_references=num_references,
-                antialias=antialias, device=device,
-            )  # fmt: skip
+                self.place,
+                ids,
+                num_views,
+                image_hw,
+                num_references=num_references,
+                antialias=antialias,
+                device=device,
+            )
         if torch.device(device).type != "cpu":
             raise ValueError(f"{self.kind} are rendered on the CPU; leave device {device!r} out")
         if self.kind == "furnished":
             from gld_ros.scenes.furnished.generate import render_furnished
 
             return render_furnished(
-                self._address.path, self._style, ids, num_views, image_hw,
-                num_references=num_references, antialias=antialias,
-            )  # fmt: skip
+                self._address.path,
+                self._style,
+                ids,
+                num_views,
+                image_hw,
+                num_references=num_references,
+                antialias=antialias,
+            )
         from gld_ros.scenes.meshes.generate import open_world, render_world
 
         world = open_world(self._address.without_options())
         return render_world(
-            world, self._style, ids, num_views, image_hw,
-            num_references=num_references, antialias=antialias,
-        )  # fmt: skip
+            world,
+            self._style,
+            ids,
+            num_views,
+            image_hw,
+            num_references=num_references,
+            antialias=antialias,
+        )
 
     @property
     def _address(self) -> Any:

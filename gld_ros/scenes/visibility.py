@@ -38,9 +38,12 @@ def visible_from(references: DepthViews, target: DepthViews, tolerance: float = 
     visible = torch.zeros_like(known)
     for r in range(references.depth_m.shape[1]):
         visible |= _seen_by(
-            references.depth_m[:, r], references.K_px[:, r], references.T_world_cam[:, r], points,
+            references.depth_m[:, r],
+            references.K_px[:, r],
+            references.T_world_cam[:, r],
+            points,
             tolerance,
-        )  # fmt: skip
+        )
     return (visible & known).reshape(target.depth_m.shape)
 
 
@@ -58,17 +61,22 @@ def _world_points(views: DepthViews) -> tuple[Tensor, Tensor, Tensor]:
     right = (x.reshape(-1) - K[..., 0, 2, None]) / K[..., 0, 0, None] * depth
     down = (y.reshape(-1) - K[..., 1, 2, None]) / K[..., 1, 1, None] * depth
     world = tuple(
-        T[..., i, 0, None] * right + T[..., i, 1, None] * down + T[..., i, 2, None] * depth
+        T[..., i, 0, None] * right
+        + T[..., i, 1, None] * down
+        + T[..., i, 2, None] * depth
         + T[..., i, 3, None]
         for i in range(3)
-    )  # fmt: skip
+    )
     return world  # type: ignore[return-value]
 
 
 def _seen_by(
-    depth_m: Tensor, K_px: Tensor, T_world_cam: Tensor, points: tuple[Tensor, Tensor, Tensor],
+    depth_m: Tensor,
+    K_px: Tensor,
+    T_world_cam: Tensor,
+    points: tuple[Tensor, Tensor, Tensor],
     tolerance: float,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Whether one reference per scene (depth (B, H, W)) sees the points, (B, T, N)."""
     height, width = depth_m.shape[-2:]
     offset = [p - T_world_cam[:, i, 3, None, None] for i, p in enumerate(points)]

@@ -1,45 +1,30 @@
 """`gld-ros bench` on a micro bundle: every stage is timed, and the figures are of one piece."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from gld_ros.backbones.da3.config import Da3Config
 from gld_ros.cli.main import main
 from gld_ros.decoders.rgb import RgbDecoderConfig
 from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.weights.bundle import save_bundle
-from gld_ros.weights.bundle_config import BackboneSpec, BundleConfig, DenoiserSpec
+from gld_ros.weights.bundle_config import DenoiserSpec
 
 
 @pytest.fixture
-def micro_bundle(tmp_path):
-    config = BundleConfig(
-        name="micro",
-        backbone=BackboneSpec(
-            "da3",
-            Da3Config(
-                embed_dim=16, depth=5, num_heads=2, image_size=42, alt_start=1, qknorm_start=1,
-                rope_start=1, tap_layers=(1, 2, 3, 4), head_features=8,
-                head_out_channels=(4, 8, 8, 12), camera_heads=2, camera_depth=1,
-            ),
-        ),
+def micro_bundle(tmp_path, micro_da3):
+    denoiser = DenoiserConfig(
+        channels=32, hidden=(16, 32), depth=(1, 1), heads=(2, 2), time_features=8
+    )
+    config = replace(
+        micro_da3,
         rgb_decoder=RgbDecoderConfig(
             in_channels=128, width=16, depth=1, heads=2, mlp=24, table_hw=(3, 3)
         ),
-        denoisers={
-            "level1": DenoiserSpec(
-                DenoiserConfig(
-                    channels=32, hidden=(16, 32), depth=(1, 1), heads=(2, 2), time_features=8
-                ),
-                4.5,
-            )
-        },
-        boundary_level=1, num_views=4, num_euler_points=3, guidance_scale=1.0,
-        ray_grid="official", pose_scale="max", resolutions_hw=((42, 56),),
-        licence="Apache-2.0", origin="made by a test", non_commercial=False, random_weights=True,
-    )  # fmt: skip
+        denoisers={"level1": DenoiserSpec(denoiser, 4.5)},
+    )
     modules = {name: config.build_module(name) for name in config.module_names}
     statistics = {f"level1.{quantity}": torch.ones(32) for quantity in ("mean", "var")}
     return save_bundle(tmp_path / "micro", config, modules, statistics).folder

@@ -187,9 +187,13 @@ def test_a_small_disk_is_named_before_and_while_it_fills(hub, model, tmp_path, m
         room=5 * len(model) // 2 // 4096 * 4096, model=len(model), python=sys.executable
     )
     ran = subprocess.run(
-        [*in_a_namespace, f"set -e; {script}"], cwd=tmp_path, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-    )  # fmt: skip
+        [*in_a_namespace, f"set -e; {script}"],
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
     assert ran.returncode == 0, ran.stdout
     refusal, filling, rest = re.split(r"^== .*\n", ran.stdout, flags=re.M)[1:]
     assert "GB free and the download with the bundle made from it needs" in refusal

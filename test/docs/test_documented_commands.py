@@ -110,8 +110,8 @@ def test_every_page_is_in_the_site():
 
 
 def test_images_are_small_enough_to_clone():
-    pictures = [p for p in (ROOT / "docs" / "images").iterdir() if p.suffix != ".md"]
-    assert sum(p.stat().st_size for p in pictures) < 3_000_000
+    images = [p for p in (ROOT / "docs" / "images").iterdir() if p.suffix != ".md"]
+    assert sum(p.stat().st_size for p in images) < 3_000_000
 
 
 def still_running_s(group):
@@ -142,9 +142,12 @@ def test_quick_start_runs_as_it_stands(page, tmp_path, own_domain):
     started, waited_for = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     with said.open("w") as output:
         process = subprocess.Popen(
-            ["bash", "-c", script], cwd=folder, stdout=output, stderr=subprocess.STDOUT,
+            ["bash", "-c", script],
+            cwd=folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
-        )  # fmt: skip
+        )
         try:
             assert process.wait(1500) == 0, said.read_text()[-3000:]
             ended = resource.getrusage(resource.RUSAGE_CHILDREN)

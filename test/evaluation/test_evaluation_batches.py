@@ -41,11 +41,9 @@ def scenes(wall_scene, tmp_path):
 @pytest.fixture
 def evals(micro_bundle, scenes, tmp_path):
     def run(*arguments, data=()):
-        return main(
-            ["evals", *(data or [str(scenes)]), "--out", str(tmp_path / "out"), "--workers", "0",
-             "--bundle", str(micro_bundle.folder), "--device", "cpu", "--every", "1",
-             "--threads", "1", *arguments]
-        )  # fmt: skip
+        words = ["evals", *(data or [str(scenes)]), "--out", str(tmp_path / "out")]
+        words += ["--bundle", str(micro_bundle.folder), "--device", "cpu", "--every", "1"]
+        return main([*words, "--threads", "1", "--workers", "0", *arguments])
 
     return run
 

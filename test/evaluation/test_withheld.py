@@ -30,16 +30,16 @@ def played_stamps(split):
 def test_half_a_second_around_every_withheld_frame_is_not_played(split):
     assert len(split.withheld) == 3
     stamps = played_stamps(split)
-    assert stamps == {picture.stamp_ns for picture in split.shown}
-    for picture in split.withheld:
-        assert min(abs(stamp - picture.stamp_ns) for stamp in stamps) > 0.5e9
+    assert stamps == {frame.stamp_ns for frame in split.shown}
+    for frame in split.withheld:
+        assert min(abs(stamp - frame.stamp_ns) for stamp in stamps) > 0.5e9
     assert len(stamps) == 80 - 3 * (1 + RATE_HZ)
 
 
 def test_the_nearest_shown_image_is_another_place(split):
-    for picture in split.withheld:
-        nearest = nearest_shown(split, picture)
-        assert distance_m(picture.T_fixed_cam, nearest.T_fixed_cam) > 0.1
+    for frame in split.withheld:
+        nearest = nearest_shown(split, frame)
+        assert distance_m(frame.T_fixed_cam, nearest.T_fixed_cam) > 0.1
 
 
 def test_a_short_bag_keeps_most_of_its_frames(split, tmp_path):
@@ -50,9 +50,9 @@ def test_a_short_bag_keeps_most_of_its_frames(split, tmp_path):
 
 
 def test_withheld_frames_bring_the_true_depth_of_the_bag(split):
-    for picture in split.withheld:
-        assert picture.depth_m.shape == picture.image.shape[:2]
-        assert depth_error(picture.depth_m, picture.depth_m)["abs_rel"] == 0.0
+    for frame in split.withheld:
+        assert frame.depth_m.shape == frame.image.shape[:2]
+        assert depth_error(frame.depth_m, frame.depth_m)["abs_rel"] == 0.0
 
 
 def test_depth_is_judged_without_scaling_and_where_both_are_known():

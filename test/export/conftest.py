@@ -1,39 +1,31 @@
 """A micro-bundle of Depth Anything 3 with a cascade and measurements, all weights random."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from gld_ros.backbones.da3.config import Da3Config
 from gld_ros.decoders.rgb import RgbDecoderConfig
 from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.weights.bundle import save_bundle
-from gld_ros.weights.bundle_config import BackboneSpec, BundleConfig, DenoiserSpec
+from gld_ros.weights.bundle_config import DenoiserSpec
 
 
 @pytest.fixture(scope="session")
-def da3_bundle(tmp_path_factory):
-    backbone = Da3Config(
-        embed_dim=16, depth=5, num_heads=2, image_size=42, alt_start=1, qknorm_start=1,
-        rope_start=1, tap_layers=(1, 2, 3, 4), head_features=8, head_out_channels=(4, 8, 8, 12),
-        camera_heads=2, camera_depth=1,
-    )  # fmt: skip
-    sizes = {
-        "channels": 32, "hidden": (16, 32), "depth": (1, 1), "heads": (2, 2), "time_features": 8,
-    }  # fmt: skip
-    config = BundleConfig(
-        name="micro",
-        backbone=BackboneSpec("da3", backbone),
+def da3_bundle(tmp_path_factory, micro_da3):
+    denoiser = DenoiserConfig(
+        channels=32, hidden=(16, 32), depth=(1, 1), heads=(2, 2), time_features=8
+    )
+    config = replace(
+        micro_da3,
         rgb_decoder=RgbDecoderConfig(
             in_channels=128, width=16, depth=1, heads=2, mlp=24, table_hw=(3, 3)
         ),
         denoisers={
-            "level1": DenoiserSpec(DenoiserConfig(**sizes, measured=True), 4.5),
-            "cascade": DenoiserSpec(DenoiserConfig(**sizes, source_conditioned=True), 4.5),
+            "level1": DenoiserSpec(replace(denoiser, measured=True), 4.5),
+            "cascade": DenoiserSpec(replace(denoiser, source_conditioned=True), 4.5),
         },
-        boundary_level=1, num_views=4, num_euler_points=3, guidance_scale=1.0,
-        ray_grid="official", pose_scale="max", resolutions_hw=((42, 56),),
-        licence="Apache-2.0", origin="made by a test", non_commercial=False, random_weights=True,
-    )  # fmt: skip
+    )
     torch.manual_seed(2)
     modules = {name: config.build_module(name) for name in config.module_names}
     for module in modules.values():

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from gld_ros.geometry.intrinsics import intrinsics, pixel_grid
+from gld_ros.geometry.intrinsics import pixel_grid
 from gld_ros.geometry.rays import cameras_from_rays, plucker_map
 from gld_ros.geometry.rigid import matrix_from_quaternion_xyzw, rigid_transform
+
+from .conftest import pinhole_px
 
 
 def _cameras(count, seed=0):
@@ -18,7 +20,7 @@ def _cameras(count, seed=0):
 
 
 def test_rays_through_pixel_centres_meet_the_camera_axis():
-    K = intrinsics(10, 10, 2, 1)
+    K = pinhole_px(10, 10, 2, 1)
     T = _cameras(2)[1]
     map_ = plucker_map(T, K, (3, 5), "centred")
     torch.testing.assert_close(map_[:3, 1, 2], T[:3, 2])
@@ -26,7 +28,7 @@ def test_rays_through_pixel_centres_meet_the_camera_axis():
 
 
 def test_official_grid_shifts_columns_and_rows_in_opposite_directions():
-    K = intrinsics(10, 10, 1.5, 1.5)
+    K = pinhole_px(10, 10, 1.5, 1.5)
     map_ = plucker_map(torch.eye(4, dtype=torch.float64), K, (3, 5), "official")
     torch.testing.assert_close(map_[:3, 1, 2], torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
 
@@ -38,7 +40,7 @@ def test_unknown_grid_is_refused():
 
 def test_cameras_are_recovered_from_exact_rays():
     T = _cameras(3).expand(2, 3, 4, 4)
-    K = intrinsics(77.0, 77.0, 41.5, 27.5)
+    K = pinhole_px(77.0, 77.0, 41.5, 27.5)
     grid = pixel_grid((32, 48), dtype=torch.float64)
     scaled = grid * torch.tensor([84 / 48, 56 / 32, 1.0])
     d = scaled @ torch.linalg.inv(K).T

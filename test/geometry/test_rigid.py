@@ -1,7 +1,5 @@
 """SE(3): round trips, quaternions, and what is refused as a pose."""
 
-import math
-
 import pytest
 import torch
 from hypothesis import given
@@ -16,7 +14,6 @@ from gld_ros.geometry.rigid import (
     relative_transform,
     require_rigid,
     rigid_transform,
-    rotation_angle_rad,
     transform_points,
 )
 
@@ -66,14 +63,6 @@ def test_points_follow_composition(T_a_b, T_b_c):
         atol=1e-9,
         rtol=1e-9,
     )
-
-
-@pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("angle", [0.0, 1e-4, 1.0, math.pi / 2, math.pi - 1e-4])
-def test_rotation_angle(axis, angle):
-    q = torch.zeros(4, dtype=torch.float64)
-    q[axis], q[3] = math.sin(angle / 2), math.cos(angle / 2)
-    assert float(rotation_angle_rad(matrix_from_quaternion_xyzw(q))) == pytest.approx(angle)
 
 
 def test_half_turn_quaternion_is_exact():

@@ -200,8 +200,17 @@ class Outside:
 
 def _value(value):
     """What a rcl_interfaces/ParameterValue holds."""
-    names = ("bool", "integer", "double", "string", "byte_array", "bool_array", "integer_array",
-             "double_array", "string_array")  # fmt: skip
+    names = (
+        "bool",
+        "integer",
+        "double",
+        "string",
+        "byte_array",
+        "bool_array",
+        "integer_array",
+        "double_array",
+        "string_array",
+    )
     held = getattr(value, f"{names[value.type - 1]}_value")
     return list(held) if value.type > 4 else held
 

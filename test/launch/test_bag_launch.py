@@ -21,8 +21,15 @@ def test_views_are_imagined_for_a_bag_whose_poses_are_in_map(command, outside, r
         "    policy.yaw_offsets: [0.2]\n    product.max_age: 0.0\n    tf.cache_time: 120.0\n"
     )
     # Slow playback: a busy machine needs seconds per keyframe.
-    launch = command("ros2", "launch", "gld_ros", "gld_bag.launch.py", f"bag:={recorded_room}",
-                     f"profile:={parameters}", "rate:=0.2")  # fmt: skip
+    launch = command(
+        "ros2",
+        "launch",
+        "gld_ros",
+        "gld_bag.launch.py",
+        f"bag:={recorded_room}",
+        f"profile:={parameters}",
+        "rate:=0.2",
+    )
     outside.graph.wait_for(lambda: views, "an imagined view", 900.0)
     assert outside.parameters("fixed_frame", "camera_names") == ["map", ["camera"]]
     assert views[0].header.frame_id == "map"
@@ -54,8 +61,9 @@ def test_a_bag_that_is_missing_ends_the_launch_at_once(command, words, message):
 
 
 def test_a_camera_that_the_bag_lacks_is_named(command, recorded_room):
-    launch = command("ros2", "launch", "gld_ros", "gld_bag.launch.py", f"bag:={recorded_room}",
-                     "cameras:=rear")  # fmt: skip
+    launch = command(
+        "ros2", "launch", "gld_ros", "gld_bag.launch.py", f"bag:={recorded_room}", "cameras:=rear"
+    )
     assert launch.ended() != 0
     assert "no camera rear; it has: camera" in launch.output
     assert not launch.left_over()

@@ -52,8 +52,12 @@ def test_a_preset_names_topics_and_given_ones_count_more(outside):
 
 
 @pytest.mark.launch(fixture=gld)
-@with_arguments(namespace="robot1", cameras="front rear", image="/{camera}/image_raw",
-                camera_info="camera_infos/{camera}")  # fmt: skip
+@with_arguments(
+    namespace="robot1",
+    cameras="front rear",
+    image="/{camera}/image_raw",
+    camera_info="camera_infos/{camera}",
+)
 def test_two_cameras_in_a_namespace(outside):
     from gld_ros.msg import GldStatus
 
@@ -143,7 +147,17 @@ def test_wrong_arguments_end_the_launch_before_anything_starts(command, words, m
 def test_arguments_are_taught(command, file):
     launch = command("ros2", "launch", "gld_ros", file, "--show-args")
     assert launch.ended() == 0
-    for name in ("cameras", "image", "camera_info", "depth", "bundle", "mode", "policy",
-                 "fixed_frame", "params_file", "profile"):  # fmt: skip
+    for name in (
+        "cameras",
+        "image",
+        "camera_info",
+        "depth",
+        "bundle",
+        "mode",
+        "policy",
+        "fixed_frame",
+        "params_file",
+        "profile",
+    ):
         assert f"'{name}':" in launch.output
     assert "no description given" not in launch.output

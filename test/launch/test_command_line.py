@@ -59,8 +59,15 @@ def test_parameters_states_and_a_goal_from_the_command_line(command, outside, la
     outside.wait_heard("/camera/image", "sensor_msgs/msg/Image")
     outside.wait_heard("/camera/camera_info", "sensor_msgs/msg/CameraInfo")
     outside.wait_heard("/tf", "tf2_msgs/msg/TFMessage")
-    goal = command("ros2", "action", "send_goal", "--feedback", "/gld/synthesize_views",
-                   "gld_ros/action/SynthesizeViews", GOAL)  # fmt: skip
+    goal = command(
+        "ros2",
+        "action",
+        "send_goal",
+        "--feedback",
+        "/gld/synthesize_views",
+        "gld_ros/action/SynthesizeViews",
+        GOAL,
+    )
     for step in range(2000):
         outside.send_frame(step)
         if goal.process.poll() is not None or images:

@@ -80,8 +80,9 @@ def test_a_mapper_gets_observed_products_alone(
     file.parent.mkdir(parents=True)
     file.write_text(MAPPER.format(python=sys.executable, kept=str(kept)))
     file.chmod(0o755)
-    launch = command("ros2", "launch", "gld_ros", f"{name}.launch.py", "camera_preset:=usb",
-                     "fixed_frame:=map")  # fmt: skip
+    launch = command(
+        "ros2", "launch", "gld_ros", f"{name}.launch.py", "camera_preset:=usb", "fixed_frame:=map"
+    )
     outside.wait_state("active")
     outside.wait_heard("/image_raw", "sensor_msgs/msg/Image")
     assert outside.parameters("fixed_frame") == ["map"]
@@ -120,8 +121,14 @@ def test_nav2_gets_the_robots_parameters_with_our_layers(
     file.write_text(NAVIGATION)
     robot = tmp_path / "robot.yaml"
     robot.write_text(yaml.safe_dump(ROBOT))
-    launch = command("ros2", "launch", "gld_ros", f"nav2_{kind}_layer.launch.py",
-                     f"nav2_params:={robot}", "name:=imaginer")  # fmt: skip
+    launch = command(
+        "ros2",
+        "launch",
+        "gld_ros",
+        f"nav2_{kind}_layer.launch.py",
+        f"nav2_params:={robot}",
+        "name:=imaginer",
+    )
     outside.wait_state("active", "/imaginer")
     assert outside.parameters("policy.type", node="/imaginer") == ["path_ahead"]
     launch.interrupt()
@@ -143,7 +150,8 @@ def test_nav2_gets_the_robots_parameters_with_our_layers(
 
 
 def test_parameters_of_nav2_that_are_missing_are_named(command):
-    launch = command("ros2", "launch", "gld_ros", "nav2_voxel_layer.launch.py",
-                     "nav2_params:=/no/such.yaml")  # fmt: skip
+    launch = command(
+        "ros2", "launch", "gld_ros", "nav2_voxel_layer.launch.py", "nav2_params:=/no/such.yaml"
+    )
     assert launch.ended() != 0
     assert "nav2_params:=/no/such.yaml: there is no such file" in launch.output

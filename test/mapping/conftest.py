@@ -60,7 +60,7 @@ class BoxRoom:
         return np.minimum(to_walls, to_pillar)
 
     def sees(self, T_world_cam, K_px, image_hw, points, rel_tolerance=1e-6):
-        """Ray-traced truth (N,): inside the picture, and nothing in between beyond tolerance."""
+        """Ray-traced truth (N,): inside the image, and nothing in between beyond tolerance."""
         cam = transform_points(invert_rigid(T_world_cam), points) @ K_px.T
         with np.errstate(divide="ignore", invalid="ignore"):
             u, v = cam[:, 0] / cam[:, 2], cam[:, 1] / cam[:, 2]

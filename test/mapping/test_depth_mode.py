@@ -89,8 +89,10 @@ def test_pixels_of_a_depth_camera_are_measured_and_labelled_as_such(with_depth_c
         error = np.abs(depth_m[measured] / truth[stamp_ns][measured] - 1)
         assert np.median(error) < 0.02
         assert set(np.unique(labels)) <= {
-            Provenance.UNKNOWN, Provenance.MEASURED, Provenance.COMPLETED,
-        }  # fmt: skip
+            Provenance.UNKNOWN,
+            Provenance.MEASURED,
+            Provenance.COMPLETED,
+        }
         assert ((labels == Provenance.UNKNOWN) == np.isnan(depth_m)).all()
         cloud = np.frombuffer(found["points"][stamp_ns].data, CLOUD_DTYPE)
         np.testing.assert_array_equal(cloud["provenance"].reshape(HW), labels)
@@ -129,10 +131,19 @@ def test_a_fixed_scale_multiplies_the_models_depth(tour, backbone_alone, tmp_pat
     depths_m = []
     for scale in (1.0, 2.0):
         output = tmp_path / f"by{scale:g}"
-        assert run(
-            tour, output, backbone_alone.folder, *common, "--set", f"scale.fixed_value={scale}",
-            "--set", "depth.min=0.0",
-        ) == 0  # fmt: skip
+        assert (
+            run(
+                tour,
+                output,
+                backbone_alone.folder,
+                *common,
+                "--set",
+                f"scale.fixed_value={scale}",
+                "--set",
+                "depth.min=0.0",
+            )
+            == 0
+        )
         depths_m.append(np.stack([pixels(m) for m in made(output)["depth/image"].values()]))
     np.testing.assert_allclose(depths_m[1], 2 * depths_m[0], rtol=1e-5)
 

@@ -115,7 +115,7 @@ def test_observed_points_lie_on_true_surfaces_in_the_camera_frame(room, scene):
 def test_crops_and_resizes_leave_points_where_they_are(
     room, keyframe_of, camera_at, target_of, route
 ):
-    """Pictures that are cut and resized between camera and model still give true points."""
+    """Images that are cut and resized between camera and model still give true points."""
     full = [keyframe_of(camera_at(-1.0, y), 2.0 - y, hw=(100, 150)) for y in (0.0, 0.5)]
     keyframes = []
     for k in full:
@@ -129,7 +129,7 @@ def test_crops_and_resizes_leave_points_where_they_are(
         keyframes.append(
             keyframe_of(k.T_fixed_cam, k.stamp_ns / 1e9, hw=image.shape[:2], K_px=K_px)
         )
-        # What the renderer sees there is what the resampled picture shows.
+        # What the renderer sees there is what the resampled image shows.
         difference = np.abs(keyframes[-1].image.astype(int) - image.astype(int))
         assert np.median(difference) <= 2
     targets = [target_of(camera_at(-1.0, 0.2), (30, 50))]
@@ -282,7 +282,7 @@ def test_confidence_is_nan_where_depth_is(scene):
     unsure = NovelViews(views.references, (target,), 0, {})
     view = make_products(
         unsure, keyframes, targets[:1], (0,), scale, ProductParameters()
-    ).predicted[0]  # fmt: skip
+    ).predicted[0]
     assert np.isnan(view.depth_m[:10]).all()
     assert (view.depth_m[20] == np.inf).all()
     np.testing.assert_array_equal(np.isnan(view.confidence), np.isnan(view.depth_m))
@@ -330,9 +330,9 @@ def test_samples_that_disagree_hide_what_is_only_imagined(scene):
     spread = np.full(HW, 1.0, np.float32)
     wide = NovelViews(views.references, (changed(views.targets[0], spread=spread),), 0, {})
     calm = products_of(scene).predicted[0]
-    view = make_products(
-        wide, keyframes, targets[:1], (0,), scale, ProductParameters()
-    ).predicted[0]  # fmt: skip
+    view = make_products(wide, keyframes, targets[:1], (0,), scale, ProductParameters()).predicted[
+        0
+    ]
     imagined = calm.provenance == Provenance.HALLUCINATED
     assert imagined.any()
     assert np.isnan(view.depth_m[imagined]).all()
@@ -343,8 +343,14 @@ def test_samples_that_disagree_hide_what_is_only_imagined(scene):
 def test_cloud_layout_is_what_readers_expect():
     offsets = {name: CLOUD_DTYPE.fields[name][1] for name in CLOUD_DTYPE.names}
     assert offsets == {
-        "x": 0, "y": 4, "z": 8, "rgb": 12, "confidence": 16, "provenance": 20, "view": 21
-    }  # fmt: skip
+        "x": 0,
+        "y": 4,
+        "z": 8,
+        "rgb": 12,
+        "confidence": 16,
+        "provenance": 20,
+        "view": 21,
+    }
     assert CLOUD_DTYPE.itemsize == 24
     rgb = np.array([[[255, 128, 1]]], np.uint8)
     cloud = cloud_from_depth(

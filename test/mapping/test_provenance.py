@@ -64,7 +64,7 @@ def test_labels_agree_with_ray_traced_truth(room, seen, cameras, pinhole_of, tol
 
 
 def near_edges(depth_m, radius=2):
-    """Pixels within `radius` of a depth edge of the picture itself: (N,)."""
+    """Pixels within `radius` of a depth edge of the image itself: (N,)."""
     jump = np.zeros(depth_m.shape, bool)
     jump[:, 1:] |= np.abs(np.diff(np.log(depth_m), axis=1)) > 0.1
     jump[1:] |= np.abs(np.diff(np.log(depth_m), axis=0)) > 0.1
@@ -135,7 +135,7 @@ def test_one_agreeing_view_outweighs_others(seen):
 
 
 def step_view(near_m=1.0, far_m=4.0):
-    """A picture whose left half is near and whose right half is far."""
+    """An image whose left half is near and whose right half is far."""
     depth_m = np.full((8, 16), far_m, np.float32)
     depth_m[:, :8] = near_m
     return DepthView(depth_m, np.array([[10.0, 0, 7.5], [0, 10.0, 3.5], [0, 0, 1]]), np.eye(4))
@@ -213,9 +213,10 @@ def test_fractions_are_of_pixels_with_depth(seen):
     provenance = classify(depth_m, view.K_px, view.T_fixed_cam, [view])
     assert provenance.fraction(Provenance.CORROBORATED) == 1.0
     depth_m[:] = np.nan
-    assert classify(depth_m, view.K_px, view.T_fixed_cam, [view]).fraction(
-        Provenance.HALLUCINATED
-    ) == 0.0  # fmt: skip
+    assert (
+        classify(depth_m, view.K_px, view.T_fixed_cam, [view]).fraction(Provenance.HALLUCINATED)
+        == 0.0
+    )
 
 
 def test_without_views_everything_is_hallucinated(seen):

@@ -72,7 +72,7 @@ class Bench:
             postprocess=self.postprocess,
             surfaces=self.surfaces,
             on_result=self.results.append,
-            on_progress=lambda request, progress: self.progress.append((request.job_id, progress)),
+            on_progress=lambda request, progress: self.on_progress(request, progress),
             ros_now_ns=lambda: self.now_ns,
             epoch=lambda: self.epoch,
             steady_s=lambda: time.monotonic() + self.steady_offset_s,
@@ -82,6 +82,9 @@ class Bench:
         self.surfaces_asked.append((request.job_id, tuple(slots), tuple(keyframes)))
         image, depth_m = keyframes[0].image, np.ones((4, 4), np.float32)
         return [Surface(image, keyframes[0].K_px, keyframes[0].T_fixed_cam, depth_m, depth_m)]
+
+    def on_progress(self, request, progress):
+        self.progress.append((request.job_id, progress))
 
     def postprocess(self, request, run):
         return self.postprocessor(request, run)
@@ -337,7 +340,7 @@ def test_broken_output_is_a_backend_fault(bench, job_of):
     def refuse(request, run):
         raise UnusableOutput("12 % of view 2 are NaN")
 
-    bench.worker._postprocess = refuse
+    bench.postprocessor = refuse
     bench.worker.submit_automatic(job_of(1))
     result = bench.wait_results(1)
     assert (result.error_code, result.error_msg) == (
@@ -350,7 +353,7 @@ def test_a_callback_that_raises_does_not_end_the_worker(bench, job_of, caplog):
     def report(request, progress):
         raise RuntimeError("subscriber trouble")
 
-    bench.worker._on_progress = report
+    bench.on_progress = report
     bench.worker.submit_automatic(job_of(1))
     assert bench.wait_results(1).outcome is Outcome.DONE
     assert "subscriber trouble" in caplog.text
@@ -442,9 +445,7 @@ def test_a_job_may_want_what_nobody_subscribed_to(room, job_of):
     bench = Bench(room)
     bench.postprocessor = Postprocessor(frozenset)
     bench.worker.start()
-    bench.worker.submit_goal(
-        job_of(1, GOAL, always_wanted=frozenset({Product.PREDICTED_DEPTH}))
-    )  # fmt: skip
+    bench.worker.submit_goal(job_of(1, GOAL, always_wanted=frozenset({Product.PREDICTED_DEPTH})))
     view = bench.wait_results(1).runs[0].products.predicted[0]
     assert view.depth_m is not None
     assert view.color is None

@@ -29,9 +29,11 @@ def images(scale=1.0, shift_px=(0, 0)):
         stereo_m = true_m * rng.normal(1.0, 0.01, HW).astype(np.float32)
         sure = np.full(HW, 0.9, np.float32)
         found.append(
-            (MeasuredDepth(there_m, np.ones(HW, np.float32), "camera"),
-             MeasuredDepth(stereo_m, sure, "stereo"))
-        )  # fmt: skip
+            (
+                MeasuredDepth(there_m, np.ones(HW, np.float32), "camera"),
+                MeasuredDepth(stereo_m, sure, "stereo"),
+            )
+        )
     return found
 
 

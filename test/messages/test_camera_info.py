@@ -89,9 +89,14 @@ def test_integer_ratio_of_sizes_scales_k_exactly():
 
 def test_region_and_binning_keep_every_ray():
     info = replace(
-        PLAIN, roi_x_offset=40, roi_y_offset=20, roi_width=80, roi_height=60,
-        binning_x=2, binning_y=3,
-    )  # fmt: skip
+        PLAIN,
+        roi_x_offset=40,
+        roi_y_offset=20,
+        roi_width=80,
+        roi_height=60,
+        binning_x=2,
+        binning_y=3,
+    )
     camera = pinhole_camera(info, (20, 40))
     # Image pixel (5, 7) covers columns 50..51 and rows 41..43 of the full image.
     full = np.linalg.solve(np.reshape(K, (3, 3)), [50.5, 42.0, 1.0])

@@ -13,6 +13,7 @@ from gld_ros.messages.images import (
     UnsupportedEncoding,
     compressed_message,
     image_message,
+    mono8_from_image,
     rgb_from_compressed,
     rgb_from_image,
 )
@@ -21,10 +22,23 @@ from gld_ros.messages.types import byte_field
 RANDOM = np.random.default_rng(3)
 H, W = 6, 8
 BYTES_PER_PIXEL = {
-    "rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "mono16": 2, "rgb16": 6, "bgr16": 6,
-    "bayer_rggb8": 1, "bayer_bggr8": 1, "bayer_gbrg8": 1, "bayer_grbg8": 1,
-    "yuv422": 2, "uyvy": 2, "yuv422_yuy2": 2, "yuyv": 2,
-}  # fmt: skip
+    "rgb8": 3,
+    "bgr8": 3,
+    "rgba8": 4,
+    "bgra8": 4,
+    "mono8": 1,
+    "mono16": 2,
+    "rgb16": 6,
+    "bgr16": 6,
+    "bayer_rggb8": 1,
+    "bayer_bggr8": 1,
+    "bayer_gbrg8": 1,
+    "bayer_grbg8": 1,
+    "yuv422": 2,
+    "uyvy": 2,
+    "yuv422_yuy2": 2,
+    "yuyv": 2,
+}
 
 
 def make_image(family, encoding, rows, width, height=None, big_endian=0):
@@ -170,6 +184,14 @@ def test_subsampled_colours_need_even_sizes(family, encoding):
     rows = np.zeros((3, 20), np.uint8)
     with pytest.raises(MalformedImage, match="even"):
         rgb_from_image(make_image(family, encoding, rows, 5, height=2))
+
+
+def test_labels_are_the_values_of_mono8_without_padding(family):
+    rows = random_rows("mono8", padding=5)
+    labels = mono8_from_image(make_image(family, "mono8", rows, W))
+    np.testing.assert_array_equal(labels, rows[:, :W])
+    with pytest.raises(UnsupportedEncoding, match="'rgb8' is not supported; allowed: mono8"):
+        mono8_from_image(make_image(family, "rgb8", random_rows("rgb8"), W))
 
 
 def test_depth_in_metres_and_in_millimetres(family):

@@ -60,8 +60,8 @@ def test_a_folder_holds_depth_and_cameras_that_fit_its_images(result, tmp_path):
         assert np.asarray(Image.open(tmp_path / view["image"])).shape[:2] == depth.shape
         assert np.allclose(view["K_px"], result.K_px[index])
         assert np.allclose(view["T_world_cam"], result.T_world_cam[index])
-        with Image.open(tmp_path / view["depth"].replace(".npy", ".png")) as picture:
-            assert picture.width > 448
+        with Image.open(tmp_path / view["depth"].replace(".npy", ".png")) as image:
+            assert image.width > 448
 
 
 def test_an_earlier_result_is_replaced_whole(result, da3_bundle, room, tmp_path):

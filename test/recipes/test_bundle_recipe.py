@@ -202,9 +202,15 @@ def test_the_shipped_recipes_can_be_made(tmp_path, recipe_file):
     names = [step.name for step in chain.steps]
     assert names[:3] == ["stores/narrow", "stores/look_around", "stores/watched"]
     assert [name for name in names if "/" not in name] == [
-        "encoder_small", "encoder", "statistics", "decoder", "level1_small", "level1",
-        "bundle", "card",
-    ]  # fmt: skip
+        "encoder_small",
+        "encoder",
+        "statistics",
+        "decoder",
+        "level1_small",
+        "level1",
+        "bundle",
+        "card",
+    ]
     assert "store hospital is left out" in "\n".join(chain.notes)
 
 

@@ -51,8 +51,12 @@ def test_a_step_of_the_same_work_lends_its_rate():
 
 def test_durations_read_as_people_say_them():
     assert [duration(s) for s in (-1, 40, 600, 3900, 7200)] == [
-        "0 s", "40 s", "10 min", "65 min", "2 h 0 min",
-    ]  # fmt: skip
+        "0 s",
+        "40 s",
+        "10 min",
+        "65 min",
+        "2 h 0 min",
+    ]
 
 
 def test_a_step_that_took_no_time_elsewhere_does_not_set_the_pace():

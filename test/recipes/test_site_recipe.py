@@ -21,11 +21,20 @@ from gld_ros.weights.bundle import Bundle, save_bundle
 from .conftest import CPU, MICRO, small_and_quiet, write_drive
 
 SMALL = [
-    "stores.site=4", "stores.rooms=4", "stores.held_out=2",
-    "decoder.steps=3", "decoder.batch_size=2", "level1.steps=3", "level1.batch_size=2",
-    "level1.precision=fp32", "decoder.precision=fp32", "level1.checkpoint_minutes=0.0",
-    "evaluation.rooms=3", "evaluation.references=1", "evaluation.targets=2",
-]  # fmt: skip
+    "stores.site=4",
+    "stores.rooms=4",
+    "stores.held_out=2",
+    "decoder.steps=3",
+    "decoder.batch_size=2",
+    "level1.steps=3",
+    "level1.batch_size=2",
+    "level1.precision=fp32",
+    "decoder.precision=fp32",
+    "level1.checkpoint_minutes=0.0",
+    "evaluation.rooms=3",
+    "evaluation.references=1",
+    "evaluation.targets=2",
+]
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,32 @@ from gld_ros.ros.parameters.files import ParameterError, load_snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 ODDITIES = (
-    None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, 0.5, -0.5, 1e308, float("inf"), float("nan"),
-    "", "\0", "ÿ", "../../etc/passwd", "x" * 300, [], [[]], [0], [-1, 0], {}, {"": None},
-)  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2**31,
+    2**63,
+    10**30,
+    0.5,
+    -0.5,
+    1e308,
+    float("inf"),
+    float("nan"),
+    "",
+    "\0",
+    "ÿ",
+    "../../etc/passwd",
+    "x" * 300,
+    [],
+    [[]],
+    [0],
+    [-1, 0],
+    {},
+    {"": None},
+)
 
 
 def with_oddity(document, rng):
@@ -86,31 +109,15 @@ def test_bag_metadata(fuzz, bag_file):
 
 
 @pytest.fixture(scope="module")
-def bundle_folder(tmp_path_factory):
+def bundle_folder(tmp_path_factory, micro_da3):
     import torch
 
-    from gld_ros.backbones.da3.config import Da3Config
     from gld_ros.weights.bundle import save_bundle
-    from gld_ros.weights.bundle_config import BackboneSpec, BundleConfig
 
-    config = BundleConfig(
-        name="micro",
-        backbone=BackboneSpec(
-            "da3",
-            Da3Config(
-                embed_dim=16, depth=5, num_heads=2, image_size=42, alt_start=1, qknorm_start=1,
-                rope_start=1, tap_layers=(1, 2, 3, 4), head_features=8,
-                head_out_channels=(4, 8, 8, 12), camera_heads=2, camera_depth=1,
-            ),
-        ),
-        rgb_decoder=None, denoisers={}, boundary_level=1, num_views=4, num_euler_points=3,
-        guidance_scale=1.0, ray_grid="official", pose_scale="max", resolutions_hw=((42, 56),),
-        licence="Apache-2.0", origin="made by a test", non_commercial=False, random_weights=True,
-    )  # fmt: skip
-    modules = {"backbone": config.build_module("backbone")}
+    modules = {"backbone": micro_da3.build_module("backbone")}
     statistics = {f"level1.{quantity}": torch.ones(32) for quantity in ("mean", "var")}
     folder = tmp_path_factory.mktemp("bundle") / "micro"
-    return save_bundle(folder, config, modules, statistics).folder
+    return save_bundle(folder, micro_da3, modules, statistics).folder
 
 
 @pytest.fixture

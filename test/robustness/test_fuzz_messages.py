@@ -20,10 +20,30 @@ from gld_ros.ros.parameters.files import load_snapshot
 
 START_NS = 1_700_000_000 * 10**9
 ENCODINGS = (
-    "rgb8", "bgr8", "rgba8", "bgra8", "mono8", "mono16", "rgb16", "bgr16", "bayer_rggb8",
-    "bayer_gbrg16", "uyvy", "yuyv", "yuv422", "nv12", "nv21", "32FC1", "16UC1", "8UC3", "jpeg",
-    "", "\0", "ÿ", "rgb8; evil",
-)  # fmt: skip
+    "rgb8",
+    "bgr8",
+    "rgba8",
+    "bgra8",
+    "mono8",
+    "mono16",
+    "rgb16",
+    "bgr16",
+    "bayer_rggb8",
+    "bayer_gbrg16",
+    "uyvy",
+    "yuyv",
+    "yuv422",
+    "nv12",
+    "nv21",
+    "32FC1",
+    "16UC1",
+    "8UC3",
+    "jpeg",
+    "",
+    "\0",
+    "ÿ",
+    "rgb8; evil",
+)
 NUMBERS = (0.0, -0.0, 1.0, -1.0, 1e-300, 1e300, float("inf"), float("-inf"), float("nan"), 0.5, 80)
 SIZES = (0, 1, 2, 3, 4, 7, 8, 64, 65535, 2**31 - 1, 2**32 - 1)
 
@@ -35,21 +55,32 @@ def header(stamp_ns, frame_id="camera"):
 
 def camera_info(stamp_ns, width=8, height=6, **changes):
     fields = {
-        "header": header(stamp_ns), "width": width, "height": height,
-        "distortion_model": "plumb_bob", "d": [0.0] * 5,
-        "k": [8.0, 0, 3.5, 0, 8.0, 2.5, 0, 0, 1], "r": [1.0, 0, 0, 0, 1, 0, 0, 0, 1],
-        "p": [8.0, 0, 3.5, 0, 0, 8.0, 2.5, 0, 0, 0, 1, 0], "binning_x": 0, "binning_y": 0,
+        "header": header(stamp_ns),
+        "width": width,
+        "height": height,
+        "distortion_model": "plumb_bob",
+        "d": [0.0] * 5,
+        "k": [8.0, 0, 3.5, 0, 8.0, 2.5, 0, 0, 1],
+        "r": [1.0, 0, 0, 0, 1, 0, 0, 0, 1],
+        "p": [8.0, 0, 3.5, 0, 0, 8.0, 2.5, 0, 0, 0, 1, 0],
+        "binning_x": 0,
+        "binning_y": 0,
         "roi": SimpleNamespace(x_offset=0, y_offset=0, height=0, width=0, do_rectify=False),
-    }  # fmt: skip
+    }
     return SimpleNamespace(**{**fields, **changes})
 
 
 def image(stamp_ns, value=100, **changes):
     data = np.full(8 * 6 * 3, value, np.uint8)
     fields = {
-        "header": header(stamp_ns), "height": 6, "width": 8, "encoding": "rgb8",
-        "is_bigendian": 0, "step": 24, "data": data,
-    }  # fmt: skip
+        "header": header(stamp_ns),
+        "height": 6,
+        "width": 8,
+        "encoding": "rgb8",
+        "is_bigendian": 0,
+        "step": 24,
+        "data": data,
+    }
     return SimpleNamespace(**{**fields, **changes})
 
 
@@ -65,10 +96,14 @@ class Input:
         self.lines = []
         self.store = KeyframeStore(4)
         self.intake = Intake(
-            {"camera": self.state}, KeyframeGate(), self.store, PendingImages(),
-            EpochMonitor(0.1, 10.0), FaultLog(lambda *line: self.lines.append(line)),
+            {"camera": self.state},
+            KeyframeGate(),
+            self.store,
+            PendingImages(),
+            EpochMonitor(0.1, 10.0),
+            FaultLog(lambda *line: self.lines.append(line)),
             self,
-        )  # fmt: skip
+        )
         self.x_m, self.now_ns = 0.0, START_NS
 
     def info(self, message):
@@ -110,10 +145,14 @@ def test_raw_images(fuzz):
         sizes = SIZES if rng.random() < 0.3 else (6, 8)
         data = rng.choice((b"", bytes(144), rng.randbytes(rng.randrange(400)), bytes(8 * 6 * 6)))
         message = image(
-            camera.now_ns, encoding=rng.choice(ENCODINGS), height=rng.choice(sizes),
-            width=rng.choice(sizes), step=rng.choice((24, 8, 16, 48, *SIZES)),
-            is_bigendian=rng.choice((0, 1, 255)), data=np.frombuffer(data, np.uint8),
-        )  # fmt: skip
+            camera.now_ns,
+            encoding=rng.choice(ENCODINGS),
+            height=rng.choice(sizes),
+            width=rng.choice(sizes),
+            step=rng.choice((24, 8, 16, 48, *SIZES)),
+            is_bigendian=rng.choice((0, 1, 255)),
+            data=np.frombuffer(data, np.uint8),
+        )
         message.header = header(stamp(rng, camera.now_ns + 10**8), rng.choice(("camera", "", "\0")))
         with fuzz.allowing(number):
             camera.send(message)
@@ -144,10 +183,13 @@ def test_depth_images(fuzz):
     camera.info(camera_info(START_NS))
     for number, rng in fuzz.cases(20, 1000):
         message = image(
-            START_NS, encoding=rng.choice(("32FC1", "16UC1", "mono16", "", "rgb8")),
-            width=rng.choice(SIZES), height=rng.choice(SIZES), step=rng.choice(SIZES),
+            START_NS,
+            encoding=rng.choice(("32FC1", "16UC1", "mono16", "", "rgb8")),
+            width=rng.choice(SIZES),
+            height=rng.choice(SIZES),
+            step=rng.choice(SIZES),
             data=np.frombuffer(rng.randbytes(rng.randrange(300)), np.uint8),
-        )  # fmt: skip
+        )
         with fuzz.allowing(number):
             camera.intake.depth_image("camera", message)
         with fuzz.allowing(number, ImageError):
@@ -164,17 +206,27 @@ def test_camera_infos(fuzz):
             return values
 
         roi = SimpleNamespace(
-            x_offset=rng.choice((0, 0, *SIZES)), y_offset=rng.choice((0, 0, *SIZES)),
-            height=rng.choice((0, 0, *SIZES)), width=rng.choice((0, 0, *SIZES)), do_rectify=False,
-        )  # fmt: skip
+            x_offset=rng.choice((0, 0, *SIZES)),
+            y_offset=rng.choice((0, 0, *SIZES)),
+            height=rng.choice((0, 0, *SIZES)),
+            width=rng.choice((0, 0, *SIZES)),
+            do_rectify=False,
+        )
         good = camera_info(START_NS)
         model = rng.choice(("plumb_bob", "rational_polynomial", "equidistant", "", "fisheye"))
         message = camera_info(
-            START_NS, width=rng.choice((8, 8, *SIZES)), height=rng.choice((6, 6, *SIZES)),
-            k=numbers(good.k), r=numbers(good.r), p=numbers(good.p), distortion_model=model,
+            START_NS,
+            width=rng.choice((8, 8, *SIZES)),
+            height=rng.choice((6, 6, *SIZES)),
+            k=numbers(good.k),
+            r=numbers(good.r),
+            p=numbers(good.p),
+            distortion_model=model,
             d=numbers([0.01] * rng.choice((1, 4, 5, 8, 12, 14, 20))),
-            binning_x=rng.choice((0, 1, 2, 2**32 - 1)), binning_y=rng.choice((0, 1, 2)), roi=roi,
-        )  # fmt: skip
+            binning_x=rng.choice((0, 1, 2, 2**32 - 1)),
+            binning_y=rng.choice((0, 1, 2)),
+            roi=roi,
+        )
         rectification = rng.choice(("auto", "rectify", "input_is_rectified"))
         with fuzz.allowing(number, CameraInfoError):
             found = pinhole_camera(camera_info_values(message), (6, 8), rectification)
@@ -199,13 +251,24 @@ def test_transforms(fuzz):
                 transform=SimpleNamespace(
                     translation=SimpleNamespace(**{a: rng.choice(NUMBERS) for a in "xyz"}),
                     rotation=SimpleNamespace(
-                        **dict(zip("xyzw", rng.choice(((0, 0, 0, 1), (0, 0, 0, 0),
-                            tuple(rng.choice(NUMBERS) for _ in range(4)))), strict=True))
+                        **dict(
+                            zip(
+                                "xyzw",
+                                rng.choice(
+                                    (
+                                        (0, 0, 0, 1),
+                                        (0, 0, 0, 0),
+                                        tuple(rng.choice(NUMBERS) for _ in range(4)),
+                                    )
+                                ),
+                                strict=True,
+                            )
+                        )
                     ),
                 ),
             )
             for _ in range(rng.randrange(4))
-        ]  # fmt: skip
+        ]
         with fuzz.allowing(number):
             insert_message(
                 buffer, SimpleNamespace(transforms=transforms), static=rng.random() < 0.1

@@ -131,15 +131,32 @@ def test_bundle_cannot_name_files_outside_its_folder(tmp_path, name):
     folder = tmp_path / "bundle"
     folder.mkdir()
     (tmp_path / "outside.safetensors").write_bytes(b"secret")
-    record = {"sha256": "0" * 64, "size_bytes": 6, "num_tensors": 1, "num_values": 1,
-              "dtype": "float32"}  # fmt: skip
+    record = {
+        "sha256": "0" * 64,
+        "size_bytes": 6,
+        "num_tensors": 1,
+        "num_values": 1,
+        "dtype": "float32",
+    }
     document = {
-        "format_version": 1, "name": "x", "backbone": {"kind": "da3", "config": {}},
-        "rgb_decoder": None, "denoisers": {}, "boundary_level": 1, "num_views": 4,
-        "num_euler_points": 3, "guidance_scale": 1.0, "ray_grid": "official", "pose_scale": "max",
-        "resolutions_hw": [[42, 42]], "licence": "", "origin": "", "non_commercial": False,
-        "random_weights": True, "files": {name: record},
-    }  # fmt: skip
+        "format_version": 1,
+        "name": "x",
+        "backbone": {"kind": "da3", "config": {}},
+        "rgb_decoder": None,
+        "denoisers": {},
+        "boundary_level": 1,
+        "num_views": 4,
+        "num_euler_points": 3,
+        "guidance_scale": 1.0,
+        "ray_grid": "official",
+        "pose_scale": "max",
+        "resolutions_hw": [[42, 42]],
+        "licence": "",
+        "origin": "",
+        "non_commercial": False,
+        "random_weights": True,
+        "files": {name: record},
+    }
     (folder / "config.json").write_text(json.dumps(document))
     for opened in (Bundle.open, verify_bundle):
         with pytest.raises(BundleError, match=r"plain \.safetensors name"):

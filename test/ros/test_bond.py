@@ -1,5 +1,7 @@
 """The heartbeat for Nav2's lifecycle manager: what a manager's end of the bond hears."""
 
+from types import SimpleNamespace
+
 import pytest
 
 pytestmark = pytest.mark.ros
@@ -7,17 +9,6 @@ pytestmark = pytest.mark.ros
 bond_messages = pytest.importorskip(
     "bond.msg", reason="the package bond comes with Nav2, not with ROS 2 from PyPI"
 )
-
-
-class Managed:
-    """A node that is active when told, as gld_node is by its transitions."""
-
-    def __init__(self, node):
-        self._node = node
-        self.active = False
-
-    def __getattr__(self, name):
-        return getattr(self._node, name)
 
 
 @pytest.fixture
@@ -29,8 +20,8 @@ def bond(ros_graph):
     heard = []
     manager.create_subscription(bond_messages.Status, "bond", heard.append, 100)
     answers = manager.create_publisher(bond_messages.Status, "bond", 5)
-    managed = Managed(ros_graph.node("gld"))
-    heart = ManagerBond(managed)
+    managed = SimpleNamespace(active=False)
+    heart = ManagerBond(ros_graph.node("gld"), lambda: managed.active)
     ros_graph.wait_for(lambda: answers.get_subscription_count() == 2, "both ends")
     yield managed, heart, heard, answers
     heart.close()

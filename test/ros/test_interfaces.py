@@ -93,9 +93,7 @@ def test_list_of_types_is_complete():
 def test_provenance_values_are_those_of_the_documentation():
     from gld_ros.msg import Provenance
 
-    names = [
-        "UNKNOWN", "MEASURED", "CORROBORATED", "HALLUCINATED", "CONTRADICTED", "COMPLETED"
-    ]  # fmt: skip
+    names = ["UNKNOWN", "MEASURED", "CORROBORATED", "HALLUCINATED", "CONTRADICTED", "COMPLETED"]
     assert [getattr(Provenance, name) for name in names] == [0, 1, 2, 3, 4, 5]
 
 

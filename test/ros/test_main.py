@@ -143,8 +143,10 @@ def test_a_node_answers_while_its_model_loads_and_ends_at_once(ros_graph):
     setting = ros_graph.node("setting").create_client(SetParameters, "/gld/set_parameters")
     with subprocess.Popen(
         [sys.executable, "-c", LOADS_FOR_EVER],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         try:
             assert process.stdout.readline() == "loading\n"
             ros_graph.wait_for(lambda: ask() == "configuring", "its state", 300.0)
@@ -190,9 +192,19 @@ def test_a_signal_while_cv_bridge_is_probed_ends_the_process_cleanly(
 def test_a_wrong_parameter_leaves_an_unconfigured_node_that_says_why(ros_graph):
     ask = state_of(ros_graph)
     with subprocess.Popen(
-        [sys.executable, "-m", "gld_ros.ros.main", "--ros-args", "-p", "autostart:=true",
-         "-p", "depth.min:=-1.0"], stderr=subprocess.PIPE, text=True
-    ) as process:  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "gld_ros.ros.main",
+            "--ros-args",
+            "-p",
+            "autostart:=true",
+            "-p",
+            "depth.min:=-1.0",
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         lines = []
         try:
             for line in process.stderr:

@@ -27,8 +27,9 @@ def textured_box(low, high, image):
         [(x0, y0, z1), (x1, y0, z1), (x1, y1, z1), (x0, y1, z1)],
     ]
     vertices = np.array(quads, float).reshape(-1, 3)
-    faces = np.concatenate([[[4 * i, 4 * i + 1, 4 * i + 2], [4 * i, 4 * i + 2, 4 * i + 3]]
-                            for i in range(6)])  # fmt: skip
+    faces = np.concatenate(
+        [[[4 * i, 4 * i + 1, 4 * i + 2], [4 * i, 4 * i + 2, 4 * i + 3]] for i in range(6)]
+    )
     uv = np.tile([[0, 0], [1, 0], [1, 1], [0, 1]], (6, 1)).astype(float)
     material = trimesh.visual.material.PBRMaterial(baseColorTexture=image)
     visual = trimesh.visual.TextureVisuals(uv=uv, material=material)
@@ -73,8 +74,12 @@ def furniture_folder(tmp_path_factory):
         seat = ((-wide / 2, -0.22, 0), (wide / 2, 0.22, 0.45))
         back = ((-wide / 2, 0.18, 0.45), (wide / 2, 0.22, 0.9))  # behind: the front is -y
         add(f"chair{i}", "chair", "floor", [seat, back])
-        add(f"table{i}", "table", "floor", [((-0.7, -0.4, 0.7), (0.7, 0.4, 0.75)),
-                                            ((-0.1, -0.1, 0), (0.1, 0.1, 0.7))])  # fmt: skip
+        add(
+            f"table{i}",
+            "table",
+            "floor",
+            [((-0.7, -0.4, 0.7), (0.7, 0.4, 0.75)), ((-0.1, -0.1, 0), (0.1, 0.1, 0.7))],
+        )
         panel = ((-0.15, -0.5, 0), (-0.14, 0.5, 1.6))  # at low x: the front is +x
         boards = [((-0.14, -0.5, z), (0.15, 0.5, z + 0.03)) for z in (0.1, 0.8, 1.5)]
         add(f"shelf{i}", "shelf", "floor", [panel, *boards])

@@ -50,9 +50,15 @@ def image(stamp_ns, pixels, encoding, frame="camera", padding=0):
     rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(height, -1)
     rows = np.concatenate((rows, np.full((height, padding), 255, np.uint8)), axis=1)
     return message(
-        "sensor_msgs/Image", header=header(stamp_ns, frame), height=height, width=width,
-        encoding=encoding, is_bigendian=0, step=rows.shape[1], data=rows.reshape(-1),
-    )  # fmt: skip
+        "sensor_msgs/Image",
+        header=header(stamp_ns, frame),
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=0,
+        step=rows.shape[1],
+        data=rows.reshape(-1),
+    )
 
 
 def jpeg(stamp_ns, rgb, frame="camera"):
@@ -69,10 +75,19 @@ def camera_info(stamp_ns, hw, frame="camera", d=(0.0,) * 5, focal=20.0):
         "sensor_msgs/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
     )
     return message(
-        "sensor_msgs/CameraInfo", header=header(stamp_ns, frame), height=height, width=width,
-        distortion_model="plumb_bob", d=np.array(d), k=k, r=np.eye(3).reshape(-1),
-        p=np.insert(k, [3, 6, 9], 0.0), binning_x=0, binning_y=0, roi=roi,
-    )  # fmt: skip
+        "sensor_msgs/CameraInfo",
+        header=header(stamp_ns, frame),
+        height=height,
+        width=width,
+        distortion_model="plumb_bob",
+        d=np.array(d),
+        k=k,
+        r=np.eye(3).reshape(-1),
+        p=np.insert(k, [3, 6, 9], 0.0),
+        binning_x=0,
+        binning_y=0,
+        roi=roi,
+    )
 
 
 def write_bag(path, stream, storage=StoragePlugin.MCAP):
@@ -88,14 +103,14 @@ def write_bag(path, stream, storage=StoragePlugin.MCAP):
     return path
 
 
-def drive(num_frames=4, hw=(12, 16), picture=None, info=True, tf=True, d=(0.0,) * 5):
+def drive(num_frames=4, hw=(12, 16), image_of=None, info=True, tf=True, d=(0.0,) * 5):
     """Images at every step, TF half a step off, so that every pose is interpolated."""
     height, width = hw
     stream = []
     for i in range(num_frames):
         stamp = (i + 1) * STEP_NS
         rgb = np.full((height, width, 3), (10 * i, 100, 200), dtype=np.uint8)
-        made = image(stamp, rgb, "rgb8") if picture is None else picture(stamp, rgb)
+        made = image(stamp, rgb, "rgb8") if image_of is None else image_of(stamp, rgb)
         suffix = "/compressed" if hasattr(made, "format") else ""
         stream.append((f"/camera/image_raw{suffix}", stamp, made))
         if info:
@@ -133,7 +148,7 @@ def test_rotation_is_interpolated_along_the_arc(tmp_path):
 
 @pytest.mark.parametrize("encoding", ["bgr8", "rgba8", "bgra8", "mono8"])
 def test_other_encodings_and_row_padding_become_rgb(tmp_path, encoding):
-    def picture(stamp, rgb):
+    def image_of(stamp, rgb):
         alpha = np.full_like(rgb[..., :1], 7)
         pixels = {
             "bgr8": rgb[..., ::-1],
@@ -143,13 +158,13 @@ def test_other_encodings_and_row_padding_become_rgb(tmp_path, encoding):
         }[encoding]
         return image(stamp, pixels, encoding, padding=5)
 
-    (recording,) = open_bag(write_bag(tmp_path / "bag", drive(picture=picture)))
+    (recording,) = open_bag(write_bag(tmp_path / "bag", drive(image_of=image_of)))
     expected = [20, 20, 20] if encoding == "mono8" else [20, 100, 200]
     assert recording.load(2).rgb[3, 5].tolist() == expected
 
 
 def test_compressed_images_are_read(tmp_path):
-    (recording,) = open_bag(write_bag(tmp_path / "bag", drive(picture=jpeg)))
+    (recording,) = open_bag(write_bag(tmp_path / "bag", drive(image_of=jpeg)))
     assert recording.load(1).rgb[0, 0].tolist() == [10, 100, 200]
 
 
@@ -239,7 +254,7 @@ def test_a_transform_that_closes_a_circle_is_rejected_and_named(tmp_path, caplog
         (drive(info=False), "no colour images with a camera_info next to them"),
         (drive(tf=False), r"no transform at the stamp \(unknown_frame\): 4"),
         (
-            drive(picture=lambda stamp, rgb: image(stamp, rgb, "nonsense8")),
+            drive(image_of=lambda stamp, rgb: image(stamp, rgb, "nonsense8")),
             "encoding 'nonsense8' is not supported: 4",
         ),
         ([e for e in drive() if "image" not in e[0]], "has no colour images"),
@@ -257,7 +272,7 @@ def test_broken_images_are_named_when_loaded(tmp_path):
         made.data = made.data[:-1]
         return made
 
-    (recording,) = open_bag(write_bag(tmp_path / "short", drive(picture=short)))
+    (recording,) = open_bag(write_bag(tmp_path / "short", drive(image_of=short)))
     with pytest.raises(RecordingError, match=r"at 100000000 ns: .* bytes of data"):
         recording.load(0)
 
@@ -266,7 +281,7 @@ def test_broken_images_are_named_when_loaded(tmp_path):
         made.data = np.arange(30, dtype=np.uint8)
         return made
 
-    (recording,) = open_bag(write_bag(tmp_path / "garbage", drive(picture=garbage)))
+    (recording,) = open_bag(write_bag(tmp_path / "garbage", drive(image_of=garbage)))
     with pytest.raises(RecordingError, match="at 100000000 ns: encoding 'png"):
         recording.load(0)
 

@@ -103,7 +103,7 @@ def test_cameras_that_are_no_json_are_named(folder):
 
 def test_unreadable_images_are_named_when_loaded(folder):
     recording = open_scene_folder(folder)
-    (folder / "images" / "000000.png").write_bytes(b"no picture")
+    (folder / "images" / "000000.png").write_bytes(b"no image")
     (folder / "images" / "000001.png").unlink()
     Image.new("RGB", (8, 8)).save(folder / "images" / "000002.png")
     for i, message in ((0, "not a readable image"), (1, "does not exist"), (2, "is 8x8")):
@@ -112,6 +112,6 @@ def test_unreadable_images_are_named_when_loaded(folder):
 
 
 def test_unreadable_depth_is_named(folder):
-    (folder / "depth" / "000000.png").write_bytes(b"no picture")
+    (folder / "depth" / "000000.png").write_bytes(b"no image")
     with pytest.raises(RecordingError, match="not a 16-bit depth PNG"):
         open_scene_folder(folder).load(0)

@@ -19,10 +19,10 @@ def pose(i):
     return T
 
 
-def write_frame(folder, picture, camera, i, intrinsics="intrinsics", extrinsics="pose", K_px=K_PX):
+def write_frame(folder, image, camera, i, intrinsics="intrinsics", extrinsics="pose", K_px=K_PX):
     folder.mkdir(parents=True, exist_ok=True)
     pixels = np.full((30, 40, 3), 10 * i, dtype=np.uint8)
-    Image.fromarray(pixels).save(folder / picture)
+    Image.fromarray(pixels).save(folder / image)
     np.savez(folder / camera, **{intrinsics: K_px, extrinsics: pose(i)})
 
 

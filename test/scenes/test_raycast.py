@@ -29,7 +29,7 @@ def empty_room(**parts):
     return Room(0, (8.0, 6.0, 2.0), path, 0.35, False, **{**defaults, **parts})
 
 
-def picture(room, T=None, **options):
+def rendered(room, T=None, **options):
     T = looking_along_x() if T is None else T
     return render(pack_rooms([room]), T, K_PX, HW, **options)
 
@@ -39,12 +39,12 @@ def middle(values):
 
 
 def test_depth_of_an_empty_room_is_the_distance_of_the_wall():
-    _, depth = picture(empty_room())
+    _, depth = rendered(empty_room())
     assert middle(depth) == pytest.approx(4.0, abs=1e-5)
 
 
 def test_z_depth_of_a_frontal_wall_is_constant():
-    _, depth = picture(empty_room())
+    _, depth = rendered(empty_room())
     assert depth[0, 0, 8:13, :].sub(4.0).abs().max() < 1e-5
 
 
@@ -64,7 +64,7 @@ def test_z_depth_of_a_frontal_wall_is_constant():
 def test_depth_of_each_primitive(primitive, expected):
     kind = {"spheres": "sphere", "cylinders": "cylinder", "boxes": "box"}[next(iter(primitive))]
     room = empty_room(**primitive, **{f"{kind}_object": [0], f"{kind}_material": [6]})
-    _, depth = picture(room)
+    _, depth = rendered(room)
     assert middle(depth) == pytest.approx(expected, abs=1e-4)
 
 
@@ -97,7 +97,7 @@ def test_rays_along_the_axes_of_a_box_hit_or_miss_without_nan():
 
 def test_brightness_follows_lambert_and_ambient():
     """The point of the wall straight ahead: cosine of the angle to the ceiling light."""
-    rgb, _ = picture(empty_room())
+    rgb, _ = rendered(empty_room())
     cosine = 4.0 / math.hypot(4.0, 0.9)
     expected = 0.5 * (0.35 + 0.65 * cosine)
     assert float(rgb[0, 0, 0, 10, 10]) == pytest.approx(expected, abs=1e-4)
@@ -112,10 +112,10 @@ def test_shadow_darkens_the_floor_behind_a_box_and_nothing_in_front():
     T = looking_along_x(x=-1.0, z=1.6)
     T[..., :3, 2] = torch.tensor([0.866, 0.0, -0.5])  # 30 degrees down
     T[..., :3, 1] = torch.tensor([-0.5, 0.0, -0.866])
-    lit, depth = picture(empty_room(**parts), T)
+    lit, depth = rendered(empty_room(**parts), T)
     room = empty_room(**parts)
     room.shadows = True
-    shaded, _ = picture(room, T)
+    shaded, _ = rendered(room, T)
     darker = (lit - shaded)[0, 0, 0] > 0.05
     assert darker.any()
     assert not darker.all()
@@ -128,7 +128,7 @@ def test_painted_panel_covers_its_rectangle_only():
     red = [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
     room = empty_room(panels=[[1, -0.3, 0.3, -0.5, 0.5, 7]])  # +x wall
     room.materials[7] = red
-    rgb, _ = picture(room)
+    rgb, _ = rendered(room)
     is_red = (rgb[0, 0, 1] == 0) & (rgb[0, 0, 0] > 0)
     assert is_red[10, 10]
     # +-0.3 m at 4 m and 20 px focal length is +-1.5 px; +-0.5 m is +-2.5 px
@@ -148,8 +148,8 @@ def textured_room(texture, period, contrast=0.5):
 def test_patterns_show_when_large_and_fade_to_their_mean_when_finer_than_pixels(texture):
     """A pixel is 0.2 m wide on the wall ahead."""
     wall = (slice(None), slice(None), slice(0, 1), slice(8, 13), slice(2, 19))
-    coarse, _ = picture(textured_room(texture, 3.0))
-    fine, _ = picture(textured_room(texture, 0.3))
+    coarse, _ = rendered(textured_room(texture, 3.0))
+    fine, _ = rendered(textured_room(texture, 0.3))
     mean = 0.5 * 0.35
     assert coarse[wall].max() - coarse[wall].min() > 0.01
     assert (fine[wall] - mean).abs().max() < 1e-6
@@ -157,7 +157,7 @@ def test_patterns_show_when_large_and_fade_to_their_mean_when_finer_than_pixels(
 
 def test_contrast_is_peak_to_peak():
     room = textured_room(1.0, 6.0, contrast=0.4)
-    rgb, _ = picture(room)
+    rgb, _ = rendered(room)
     wall = rgb[0, 0, 0, 8:13, 2:19]
     assert float(wall.max() / (0.5 * 0.35)) == pytest.approx(1.2, abs=0.01)
     assert float(wall.min() / (0.5 * 0.35)) == pytest.approx(0.8, abs=0.01)
@@ -165,9 +165,13 @@ def test_contrast_is_peak_to_peak():
 
 def test_surface_distance_of_known_points():
     room = empty_room(
-        spheres=[[2.0, 0.0, 1.0, 0.5]], sphere_material=[6], sphere_object=[0],
-        boxes=[[-2.0, 0, 0.5, 0.5, 0.5, 0.5, 1.0, 0.0]], box_material=[6], box_object=[1],
-    )  # fmt: skip
+        spheres=[[2.0, 0.0, 1.0, 0.5]],
+        sphere_material=[6],
+        sphere_object=[0],
+        boxes=[[-2.0, 0, 0.5, 0.5, 0.5, 0.5, 1.0, 0.0]],
+        box_material=[6],
+        box_object=[1],
+    )
     points = torch.tensor([[[2.0, 0.0, 1.0], [2.0, 0.7, 1.0], [-2.0, 0.0, 1.3], [0.0, 2.9, 1.0]]])
     expected = torch.tensor([0.5, 0.2, 0.3, 0.1])
     assert (surface_distance(pack_rooms([room]), points)[0] - expected).abs().max() < 1e-5

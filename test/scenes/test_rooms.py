@@ -74,7 +74,7 @@ def test_a_scene_does_not_depend_on_number_or_size_of_its_images():
     few = render_rooms("narrow", ids, 2, SMALL_HW)
     many = render_rooms("narrow", ids, 5, (48, 64))
     assert torch.equal(few["T_world_cam"][0], many["T_world_cam"][0, [0, 4]])
-    # The middle of a 2 x 2 block of the large picture is the pixel centre of the small one.
+    # The middle of a 2 x 2 block of the large image is the pixel centre of the small one.
     fine = 1 / many["depth_m"][0, 0]
     coarse = (fine[0::2, 0::2] + fine[1::2, 0::2] + fine[0::2, 1::2] + fine[1::2, 1::2]) / 4
     difference = (1 / few["depth_m"][0, 0] - coarse).abs()
@@ -149,7 +149,7 @@ def test_depth_does_not_change_with_antialiasing_but_edges_do():
 
 
 def test_antialiasing_comes_closer_to_many_rays_per_pixel():
-    """An 8 times larger picture, averaged, is the picture of 64 rays per pixel."""
+    """An 8 times larger image, averaged, is the image of 64 rays per pixel."""
     scene_id = SPLIT_IDS["test"].start
     batch = render_rooms("narrow", [scene_id], 1, SMALL_HW, antialias=1)
     T_world_cam, K_px = batch["T_world_cam"][0], batch["K_px"][0]

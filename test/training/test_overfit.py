@@ -1,4 +1,4 @@
-"""The gate before any long run: the whole chain must be able to learn 8 scenes by heart."""
+"""The gate before any long run: the whole chain overfits 8 scenes."""
 
 import pytest
 

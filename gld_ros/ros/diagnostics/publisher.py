@@ -1,7 +1,11 @@
 """`/diagnostics` and `~/status`: what the node does, what it waits for, and output quality."""
 
+from collections.abc import Callable
 from typing import Any
 
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from gld_ros.mapping.product_messages import scale_message, times_message
@@ -15,11 +19,14 @@ from gld_ros.ros.outputs import NO_EVENTS
 
 
 class Diagnostics:
-    """Publishers of `/diagnostics` and `~/status`; they live as long as the node."""
+    """Publishers of `/diagnostics` and `~/status`, and their timer; they live as long as the node.
 
-    def __init__(self, node: Any) -> None:
+    `facts` returns what there is to report at present.
+    """
+
+    def __init__(self, node: Node, facts: Callable[[], NodeFacts], period_s: float) -> None:
+        self._node, self._facts = node, facts
         self._memory = DiagnosticsMemory()
-        self._name = node.get_name()
         self._array = node.create_publisher(
             rclpy_type("diagnostic_msgs/msg/DiagnosticArray"),
             "/diagnostics",
@@ -32,9 +39,24 @@ class Diagnostics:
             QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL),
             event_callbacks=NO_EVENTS,
         )
+        self._timer = node.create_timer(
+            period_s,
+            self._publish,
+            callback_group=MutuallyExclusiveCallbackGroup(),
+            clock=Clock(clock_type=ClockType.STEADY_TIME),  # ROS time may stand still
+        )
 
-    def publish(self, facts: NodeFacts) -> None:
-        """Publish both."""
+    def set_period(self, seconds: float) -> None:
+        """Publish so often from now on."""
+        self._timer.timer_period_ns = int(seconds * 1e9)
+        self._timer.reset()
+
+    def close(self) -> None:
+        """Stop the timer."""
+        self._node.destroy_timer(self._timer)
+
+    def _publish(self) -> None:
+        facts = self._facts()
         entry = rclpy_type("diagnostic_msgs/msg/DiagnosticStatus")
         pair = rclpy_type("diagnostic_msgs/msg/KeyValue")
         device = facts.session.model.description.get("device", "") if facts.session else ""
@@ -52,10 +74,13 @@ class Diagnostics:
             ],
         )
         self._array.publish(message)
-        self.publish_status(facts)
+        self._publish_status(facts)
 
-    def publish_status(self, facts: NodeFacts) -> None:
-        """Publish `~/status` alone; after each job and with every diagnostics array."""
+    def publish_status(self) -> None:
+        """Publish `~/status` alone; it also comes with every diagnostics array."""
+        self._publish_status(self._facts())
+
+    def _publish_status(self, facts: NodeFacts) -> None:
         kind = rclpy_type("gld_ros/msg/GldStatus")
         status = kind(header=make_header(facts.now_ns, "", rclpy_type))
         session = facts.session

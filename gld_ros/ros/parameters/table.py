@@ -14,6 +14,7 @@ from gld_ros.ros.parameters.spec import Parameter, When
 
 INACTIVE, START = When.INACTIVE, When.START
 
+MAX_NUM_STEPS, MAX_GUIDANCE_SCALE = 200, 10.0  # of goals, too
 PROVENANCE_NAMES = ("measured", "corroborated", "hallucinated", "contradicted", "unknown")
 
 # fmt: off
@@ -100,9 +101,10 @@ TABLE: tuple[Parameter, ...] = (
               choices=PRESET_NAMES),
     Parameter("sampler.num_steps", "int", 0,
               "Steps of the sampler; 0 takes those of preset and bundle, or the student's calls.",
-              low=0, high=200),
+              low=0, high=MAX_NUM_STEPS),
     Parameter("sampler.guidance_scale", "double", 0.0,
-              "Strength of camera guidance; 1 is off, 0 takes the bundle's.", low=0.0, high=10.0),
+              "Strength of camera guidance; 1 is off, 0 takes the bundle's.",
+              low=0.0, high=MAX_GUIDANCE_SCALE),
     Parameter("sampler.seed", "int", -1, "Seed of all jobs; -1 derives one from the job number.",
               low=-1, high=2147483647),
     Parameter("sampler.samples", "int", 1,

@@ -37,8 +37,22 @@ ROOM_KINDS: dict[str, tuple[tuple[str, int, int], ...]] = {
     "corridor": (("door", 1, 3), ("picture", 0, 3), ("bin", 0, 1), ("cabinet", 0, 1),
                  ("chair", 0, 2), ("object", 0, 1), ("shelf", 0, 1)),
 }  # fmt: skip
-AGAINST_WALL = ("bed", "sofa", "cabinet", "shelf", "desk", "kitchen", "appliance", "curtain",
-                "door", "window", "screen", "picture", "wall", "lamp")  # fmt: skip
+AGAINST_WALL = (
+    "bed",
+    "sofa",
+    "cabinet",
+    "shelf",
+    "desk",
+    "kitchen",
+    "appliance",
+    "curtain",
+    "door",
+    "window",
+    "screen",
+    "picture",
+    "wall",
+    "lamp",
+)
 
 
 @dataclass
@@ -80,9 +94,12 @@ class Arrangement:
 
 
 def furnish(
-    rng: np.random.Generator, size_m: tuple[float, float, float], kind: str,
-    pieces: Sequence[Piece], obstacles: Sequence[Box],
-) -> list[tuple[Piece, NDArray[np.float64]]]:  # fmt: skip
+    rng: np.random.Generator,
+    size_m: tuple[float, float, float],
+    kind: str,
+    pieces: Sequence[Piece],
+    obstacles: Sequence[Box],
+) -> list[tuple[Piece, NDArray[np.float64]]]:
     """Pieces of a room kind with their poses (4, 4); what finds no place is left out."""
     room = Arrangement(size_m, taken=list(obstacles))
     for category, fewest, most in ROOM_KINDS[kind]:
@@ -186,10 +203,13 @@ def _put_under_ceiling(rng: np.random.Generator, room: Arrangement, piece: Piece
 
 def _put_on_top(rng: np.random.Generator, room: Arrangement, piece: Piece) -> None:
     hosts = [
-        (host, T) for host, T in room.placed
-        if host.category in TOP_OF and host.place == "floor" and host.size_m[2] < 1.3
+        (host, T)
+        for host, T in room.placed
+        if host.category in TOP_OF
+        and host.place == "floor"
+        and host.size_m[2] < 1.3
         and min(host.size_m[:2]) > 0.8 * max(piece.size_m[:2])
-    ]  # fmt: skip
+    ]
     if not hosts:
         return
     host, T = hosts[rng.integers(len(hosts))]

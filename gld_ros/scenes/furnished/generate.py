@@ -64,17 +64,27 @@ def render_furnished(
 
 
 def render_scene(
-    folder: Path, style: PathStyle, scene_id: int, num_views: int, image_hw: tuple[int, int],
-    num_references: int | None, antialias: int,
-) -> dict[str, Any]:  # fmt: skip
+    folder: Path,
+    style: PathStyle,
+    scene_id: int,
+    num_views: int,
+    image_hw: tuple[int, int],
+    num_references: int | None,
+    antialias: int,
+) -> dict[str, Any]:
     """One scene as a batch of one; rooms without an accepted path are drawn again."""
     for attempt in range(MAX_ATTEMPTS):
         try:
             room = furnished_room(folder, scene_id // PATHS_PER_ROOM, split_of(scene_id), attempt)
             return render_world(
-                room, style, [scene_id], num_views, image_hw, num_references=num_references,
+                room,
+                style,
+                [scene_id],
+                num_views,
+                image_hw,
+                num_references=num_references,
                 antialias=antialias,
-            )  # fmt: skip
+            )
         except MeshError as error:
             reason = error
     raise MeshError(f"furnished scene {scene_id}: {MAX_ATTEMPTS} rooms failed, last: {reason}")

@@ -11,8 +11,12 @@ SIDE_PX = 192
 Image = NDArray[np.uint8]
 
 
-def draw_texture(rng: np.random.Generator, kinds: tuple[str, ...], value: tuple[float, float],
-                 saturation: tuple[float, float]) -> Image:  # fmt: skip
+def draw_texture(
+    rng: np.random.Generator,
+    kinds: tuple[str, ...],
+    value: tuple[float, float],
+    saturation: tuple[float, float],
+) -> Image:
     """One repeating texture (SIDE_PX, SIDE_PX, 3) of one of these kinds and a drawn colour."""
     hue = rng.choice((rng.uniform(0.03, 0.14), rng.random()))  # half of them earthy
     base = np.array(colorsys.hsv_to_rgb(float(hue), rng.uniform(*saturation), rng.uniform(*value)))

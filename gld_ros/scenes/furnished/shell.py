@@ -39,10 +39,13 @@ def draw_shell(
     period = {"floor": rng.uniform(0.8, 2.0), "wall": rng.uniform(0.8, 2.0)}
     a, b = -half, half
     parts = [
-        _quad([(a[0], a[1], 0), (b[0], a[1], 0), (b[0], b[1], 0), (a[0], b[1], 0)], floor,
-              period["floor"]),
+        _quad(
+            [(a[0], a[1], 0), (b[0], a[1], 0), (b[0], b[1], 0), (a[0], b[1], 0)],
+            floor,
+            period["floor"],
+        ),
         _quad([(a[0], a[1], z), (b[0], a[1], z), (b[0], b[1], z), (a[0], b[1], z)], ceiling, 2.0),
-    ]  # fmt: skip
+    ]
     corners = [(a[0], a[1]), (b[0], a[1]), (b[0], b[1]), (a[0], b[1])]
     painted = int(rng.integers(8))  # half of the rooms have a wall of another colour
     for i in range(4):

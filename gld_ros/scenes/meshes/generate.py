@@ -76,12 +76,17 @@ def open_world(address: MeshAddress) -> MeshWorld:
     if share > OPEN_WARNING:
         log.warning(
             "%s: %.0f %% of the rays from free places leave the mesh (holes, open sides or no "
-            "ceiling); these pixels show a sky and have no depth", address.path, 100 * share,
-        )  # fmt: skip
+            "ceiling); these pixels show a sky and have no depth",
+            address.path,
+            100 * share,
+        )
     log.info(
         "%s: %d triangles, %.0f m2 of free floor at z = %.2f m",
-        world.name, len(world.surfaces), world.space.area_m2, world.space.floor_m,
-    )  # fmt: skip
+        world.name,
+        len(world.surfaces),
+        world.space.area_m2,
+        world.space.floor_m,
+    )
     return world
 
 
@@ -160,9 +165,14 @@ def drawn_scene(world: MeshWorld, style: PathStyle, scene_id: int) -> DrawnScene
 
 
 def render_views(
-    world: MeshWorld, T_world_cam: FloatArray, K_px: FloatArray, image_hw: tuple[int, int],
-    light: Light, sensor: Sensor, antialias: int = 2,
-) -> tuple[FloatArray, FloatArray]:  # fmt: skip
+    world: MeshWorld,
+    T_world_cam: FloatArray,
+    K_px: FloatArray,
+    image_hw: tuple[int, int],
+    light: Light,
+    sensor: Sensor,
+    antialias: int = 2,
+) -> tuple[FloatArray, FloatArray]:
     """Images (V, H, W, 3) in [0, 1] and z-depth (V, H, W), 0 = unknown, of any cameras.
 
     T_world_cam (V, 4, 4) camera-to-world, OpenCV axes; K_px (V, 3, 3), pixel centres at integers.
@@ -174,9 +184,13 @@ def render_views(
 
 
 def _linear_views(
-    world: MeshWorld, T_world_cam: FloatArray, K_px: FloatArray, image_hw: tuple[int, int],
-    light: Light, antialias: int,
-) -> tuple[FloatArray, FloatArray]:  # fmt: skip
+    world: MeshWorld,
+    T_world_cam: FloatArray,
+    K_px: FloatArray,
+    image_hw: tuple[int, int],
+    light: Light,
+    antialias: int,
+) -> tuple[FloatArray, FloatArray]:
     offsets = _sample_offsets(antialias)
     surfaces, mips = world.surfaces, world.mips
     images = np.empty((len(T_world_cam), *image_hw, 3), np.float32)
@@ -189,12 +203,31 @@ def _linear_views(
             lit = np.stack([_lit(world, found, origin, direction, lamp) for lamp in light.lamps])
         sample_angle = 1.0 / float(K[0, 0]) / max(antialias, 1)
         colour = shade(
-            found.triangle, found.u, found.v, found.along, direction, surfaces.normals,
-            surfaces.corners, surfaces.uv, surfaces.colours, surfaces.material, surfaces.tint,
-            surfaces.texture, mips.texels, mips.first, mips.width, mips.height,
-            mips.texels_per_m, light.lamps, lit, light.ambient, light.sky, sample_angle,
-            len(offsets), LINEAR_OF_BYTE,
-        )  # fmt: skip
+            found.triangle,
+            found.u,
+            found.v,
+            found.along,
+            direction,
+            surfaces.normals,
+            surfaces.corners,
+            surfaces.uv,
+            surfaces.colours,
+            surfaces.material,
+            surfaces.tint,
+            surfaces.texture,
+            mips.texels,
+            mips.first,
+            mips.width,
+            mips.height,
+            mips.texels_per_m,
+            light.lamps,
+            lit,
+            light.ambient,
+            light.sky,
+            sample_angle,
+            len(offsets),
+            LINEAR_OF_BYTE,
+        )
         images[v] = colour.reshape(*image_hw, 3)
         centre = slice(0, None, len(offsets))
         known = found.triangle[centre] >= 0
@@ -270,9 +303,8 @@ def _acceptable(world: MeshWorld, style: PathStyle, path: CameraPath) -> bool:
 
 
 def _fractions(
-    depth_m: torch.Tensor, K_px: torch.Tensor, T_world_cam: torch.Tensor,
-    references: Sequence[int],
-) -> torch.Tensor:  # fmt: skip
+    depth_m: torch.Tensor, K_px: torch.Tensor, T_world_cam: torch.Tensor, references: Sequence[int]
+) -> torch.Tensor:
     """(B, V): share of every view that the references see; 1 for the references themselves."""
     fraction = torch.ones(depth_m.shape[:2])
     shown = list(references)

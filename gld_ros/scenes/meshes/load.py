@@ -115,8 +115,10 @@ def load_surfaces(address: MeshAddress, *, is_world: bool = True) -> Surfaces:
     if missing_images:
         log.warning(
             "%s: %d of its materials name a texture that was not found; keep the image files "
-            "where the mesh file expects them", path, missing_images,
-        )  # fmt: skip
+            "where the mesh file expects them",
+            path,
+            missing_images,
+        )
     if is_world:
         _require_colours(path, surfaces, missing_images)
         _require_metres(path, surfaces)
@@ -203,9 +205,11 @@ def _material(
 
 
 def _upright(surfaces: Surfaces, address: MeshAddress) -> Surfaces:
-    turn = np.eye(4) if address.up == "z" else np.array(
-        [[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
-    )  # fmt: skip
+    turn = (
+        np.eye(4)
+        if address.up == "z"
+        else np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    )
     return replace(surfaces, corners=surfaces.corners * np.float32(address.scale)).moved(turn)
 
 

@@ -26,14 +26,31 @@ _GRAZING = 0.1
 
 @njit(cache=True, nogil=True, fastmath=True)
 def shade(
-    triangle: NDArray[np.int32], bary_u: FloatArray, bary_v: FloatArray, along: FloatArray,
-    direction: FloatArray, normals: FloatArray, corners: FloatArray, uv: FloatArray,
-    colours: NDArray[np.uint8], material: NDArray[np.int32], tint: FloatArray,
-    texture: NDArray[np.int32], texels: NDArray[np.uint8], first: NDArray[np.int64],
-    width: NDArray[np.int32], height: NDArray[np.int32], texels_per_m: FloatArray,
-    lights: FloatArray, lit: NDArray[np.bool_], ambient: FloatArray, sky: FloatArray,
-    sample_angle: float, samples: int, byte_to_linear: FloatArray,
-) -> Any:  # fmt: skip
+    triangle: NDArray[np.int32],
+    bary_u: FloatArray,
+    bary_v: FloatArray,
+    along: FloatArray,
+    direction: FloatArray,
+    normals: FloatArray,
+    corners: FloatArray,
+    uv: FloatArray,
+    colours: NDArray[np.uint8],
+    material: NDArray[np.int32],
+    tint: FloatArray,
+    texture: NDArray[np.int32],
+    texels: NDArray[np.uint8],
+    first: NDArray[np.int64],
+    width: NDArray[np.int32],
+    height: NDArray[np.int32],
+    texels_per_m: FloatArray,
+    lights: FloatArray,
+    lit: NDArray[np.bool_],
+    ambient: FloatArray,
+    sky: FloatArray,
+    sample_angle: float,
+    samples: int,
+    byte_to_linear: FloatArray,
+) -> Any:
     """Mean colour (p, 3) of `samples` consecutive rays for every pixel, linear.
 
     direction: (p * samples, 3) of length 1 along the optical axis; lit: (lights, rays), whether a
@@ -126,9 +143,12 @@ def shade(
 
 @njit(cache=True, nogil=True)
 def shadow_rays(
-    triangle: NDArray[np.int32], along: FloatArray, origin: FloatArray, direction: FloatArray,
+    triangle: NDArray[np.int32],
+    along: FloatArray,
+    origin: FloatArray,
+    direction: FloatArray,
     light: FloatArray,
-) -> Any:  # fmt: skip
+) -> Any:
     """Start points (n, 3), moved a little towards the camera, and the way to the light (n, 3).
 
     origin (3,), direction (n, 3) are the camera's rays. Rays that hit nothing get no way.

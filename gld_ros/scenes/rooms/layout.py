@@ -17,9 +17,7 @@ from gld_ros.scenes.rooms.domains import RoomDomain
 TEXTURES = ("plain", "checker", "stripes", "planks", "noise")
 NO_OBJECT = -1
 # Columns of Room.materials
-MATERIAL_COLUMNS = (
-    "red", "green", "blue", "texture", "contrast", "period", "offset_u", "offset_v",
-)  # fmt: skip
+MATERIAL_COLUMNS = ("red", "green", "blue", "texture", "contrast", "period", "offset_u", "offset_v")
 
 
 @dataclass
@@ -213,9 +211,13 @@ def _hang_lights(rng: np.random.Generator, domain: RoomDomain, room: Room) -> No
 
 
 def _add_box(
-    room: Room, centre: tuple[float, float, float], half: tuple[float, float, float],
-    yaw: float, material: int, owner: int,
-) -> None:  # fmt: skip
+    room: Room,
+    centre: tuple[float, float, float],
+    half: tuple[float, float, float],
+    yaw: float,
+    material: int,
+    owner: int,
+) -> None:
     room.boxes.append([*centre, *half, math.cos(yaw), math.sin(yaw)])
     room.box_material.append(material)
     room.box_object.append(owner)
@@ -284,10 +286,16 @@ def _orbit_centre(path: CameraPath) -> tuple[float, float]:
 
 
 def _place(
-    rng: np.random.Generator, domain: RoomDomain, room: Room, corridor: np.ndarray,
-    occupied: list[tuple[float, float, float]], kind: str, owner: int, material: int,
+    rng: np.random.Generator,
+    domain: RoomDomain,
+    room: Room,
+    corridor: np.ndarray,
+    occupied: list[tuple[float, float, float]],
+    kind: str,
+    owner: int,
+    material: int,
     at: tuple[float, float] | None,
-) -> None:  # fmt: skip
+) -> None:
     """Stand one object on the floor or on an earlier box; raises LayoutFailed without a place."""
     yaw = rng.uniform(0.0, math.pi)
     big = at is not None
@@ -313,9 +321,11 @@ def _place(
     hosts = [
         i
         for i, box in enumerate(room.boxes)
-        if room.box_object[i] != NO_OBJECT and min(box[3], box[4]) > 0.22 and box[2] < 0.45
+        if room.box_object[i] != NO_OBJECT
+        and min(box[3], box[4]) > 0.22
+        and box[2] < 0.45
         and abs(box[2] - box[5]) < 1e-9  # stands on the floor
-    ]  # fmt: skip
+    ]
     if simple and at is None and hosts and rng.random() < domain.stack_probability:
         host = room.boxes[hosts[rng.integers(len(hosts))]]
         scale = 0.8 * min(host[3], host[4]) / max(reach, 1e-6)
@@ -357,9 +367,14 @@ def _touches_partition(room: Room, x: float, y: float, reach: float) -> bool:
 
 
 def _build(
-    room: Room, kind: str, foot: tuple[float, float, float], half: tuple[float, float, float],
-    yaw: float, material: int, owner: int,
-) -> None:  # fmt: skip
+    room: Room,
+    kind: str,
+    foot: tuple[float, float, float],
+    half: tuple[float, float, float],
+    yaw: float,
+    material: int,
+    owner: int,
+) -> None:
     """Add the primitives of one object that stands on `foot`."""
     x, y, z = foot
     if kind == "box":

@@ -47,9 +47,14 @@ def _edge_pixels(surface: Tensor) -> Tensor:
 
 
 def _supersample(
-    rooms: PackedRooms, T_world_cam: Tensor, K_px: Tensor, width: int, edge: Tensor, rgb: Tensor,
+    rooms: PackedRooms,
+    T_world_cam: Tensor,
+    K_px: Tensor,
+    width: int,
+    edge: Tensor,
+    rgb: Tensor,
     antialias: int,
-) -> None:  # fmt: skip
+) -> None:
     """Replace the edge pixels of rgb (B, V, 3, N) by the mean of antialias^2 rays."""
     most = int(edge.sum(-1).max())
     if most == 0:

@@ -99,6 +99,8 @@ def test_the_probe_prints_what_it_found():
         pytest.skip("only a ROS distribution has cv_bridge")
     done = subprocess.run(
         [sys.executable, "-m", "gld_ros.ros.distribution.image_bridge"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "bgr8" in done.stdout

@@ -51,18 +51,18 @@ def path():
     return room_of(domain_named(DOMAIN), SCENE).path.poses(np.array([0.1, 0.4, 0.7, 0.55]))
 
 
-def clear_picture(T_world_cam, K_px, hw):
+def clear_image(T_world_cam, K_px, hw):
     """What a pinhole camera sees."""
     return render(T_world_cam, K_px, hw)[0]
 
 
-def distorted_picture(T_world_cam, K_px, hw):
+def distorted_image(T_world_cam, K_px, hw):
     """What a camera with distortion D sees: every pixel looks up its own ray."""
     height, width = hw
     v, u = np.mgrid[0:height, 0:width].astype(np.float64)
     pixels = np.stack([u, v], -1).reshape(-1, 1, 2)
     rays = cv2.undistortPoints(pixels, K_px, D).reshape(height, width, 2)
-    # A wider and finer ideal picture, to take the colours from.
+    # A wider and finer ideal image, to take the colours from.
     fine_hw = (3 * height, 3 * width)
     K_fine = np.array(
         [[2 * K_px[0, 0], 0, 1.5 * width], [0, 2 * K_px[1, 1], 1.5 * height], [0, 0, 1]]
@@ -83,7 +83,7 @@ def surface_distance_m(points):
 
 
 def seen_from(points, keyframe):
-    """Which points a ray from the keyframe's camera reaches, inside its picture by two pixels."""
+    """Which points a ray from the keyframe's camera reaches, inside its image by two pixels."""
     import torch
 
     from gld_ros.scenes.rooms.domains import domain_named
@@ -166,7 +166,7 @@ def test_points_lie_on_the_true_surfaces(make_rig, case):
     store = rig.node.session.store
     began_ns = rig.now_ns() - 10**9
     for count, T_world_cam in enumerate(poses, 1):
-        rgb = (distorted_picture if distorted else clear_picture)(T_world_cam, K_px, hw)
+        rgb = (distorted_image if distorted else clear_image)(T_world_cam, K_px, hw)
         stamp_ns = began_ns + count * 300_000_000  # a walk, not a leap
         rig.send_tf(T_world_cam @ invert_rigid(T_BASE_CAM), stamp_ns, child="base_link")
         rig.send_frame(0.0, tf=False, rgb=rgb, info=info, stamp_ns=stamp_ns)

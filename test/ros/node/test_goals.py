@@ -80,9 +80,12 @@ def test_waiting_goals_hold_up_nobody(make_rig, plain_oracle):
     _, goal = rig.make_goal([rig.T_fixed_cam(0.3)], frame_id="nowhere", max_wait=Duration(sec=500))
     deep = QoSProfile(depth=100)  # or this client itself loses answers
     client = ActionClient(
-        rig.peer, SynthesizeViews, "/gld/synthesize_views",
-        goal_service_qos_profile=deep, result_service_qos_profile=deep,
-    )  # fmt: skip
+        rig.peer,
+        SynthesizeViews,
+        "/gld/synthesize_views",
+        goal_service_qos_profile=deep,
+        result_service_qos_profile=deep,
+    )
     assert client.wait_for_server(timeout_sec=60.0)
     time.sleep(1.0)  # until the server has matched this client too
     sent = [client.send_goal_async(goal) for _ in range(40)]

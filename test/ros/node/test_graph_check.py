@@ -97,8 +97,12 @@ def test_command_on_an_empty_graph_says_what_to_do():
     command = [sys.executable, "-m", "gld_ros.cli.main", "check", "--node", "/nobody/gld"]
     done = subprocess.run(
         [*command, "--seconds", "0.5", "--json"],
-        capture_output=True, text=True, timeout=300, env=dict(os.environ), check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=dict(os.environ),
+        check=False,
+    )
     assert done.returncode == 1, done.stderr
     report = json.loads(done.stdout)
     assert report["state"] == ""

@@ -90,7 +90,7 @@ class Robot:
         return not any(name == "gld" for name in self.node.get_node_names())
 
     def drive_on(self):
-        """Send the next picture, 10 cm further on, with intrinsics and pose."""
+        """Send the next image, 10 cm further on, with intrinsics and pose."""
         from gld_ros.messages.camera_info import camera_info_message
         from gld_ros.messages.images import image_message
         from gld_ros.messages.stamps import make_header

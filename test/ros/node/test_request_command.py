@@ -52,9 +52,8 @@ def test_refused_goal_is_reported(make_rig, plain_oracle, tmp_path):
     rig = make_rig(plain_oracle)
     rig.activate()
     done = requested(
-        "--frame", "nowhere", "--pose", *"0000001", "--max-wait", "0.2",
-        out=tmp_path / "out",
-    )  # fmt: skip
+        "--frame", "nowhere", "--pose", *"0000001", "--max-wait", "0.2", out=tmp_path / "out"
+    )
     assert done.returncode == 1
     assert "error 903" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -10,10 +10,16 @@ pytestmark = pytest.mark.ros
 POLICY = Path(__file__).resolve().parents[3] / "config" / "sros2_policy.xml"
 # Only with other parameters, in simulated time, or beside Nav2.
 OPTIONAL = {
-    "/camera/image/compressed", "/camera/depth", "/clock", "/parameter_events",
-    "/gld/merged/points", "/gld/get_type_description", "/bond",
-    "/gld/observed/relative_depth/image", "/gld/observed/relative_depth/camera_info",
-}  # fmt: skip
+    "/camera/image/compressed",
+    "/camera/depth",
+    "/clock",
+    "/parameter_events",
+    "/gld/merged/points",
+    "/gld/get_type_description",
+    "/bond",
+    "/gld/observed/relative_depth/image",
+    "/gld/observed/relative_depth/camera_info",
+}
 
 
 def allowed(kind, right):

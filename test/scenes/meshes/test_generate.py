@@ -105,9 +105,11 @@ def test_textures_finer_than_a_pixel_show_their_mean(room_glb):
 def test_the_winding_of_triangles_does_not_matter(room_glb, world):
     surfaces = load_surfaces(MeshAddress(room_glb))
     flipped = replace(
-        surfaces, corners=surfaces.corners[:, ::-1].copy(), uv=surfaces.uv[:, ::-1].copy(),
+        surfaces,
+        corners=surfaces.corners[:, ::-1].copy(),
+        uv=surfaces.uv[:, ::-1].copy(),
         normals=-surfaces.normals[:, ::-1].copy(),
-    )  # fmt: skip
+    )
     K_px = pinhole_from_fov(np.radians(70), HW)[None].astype(np.float32)
     pose = camera(0.5, 0.2, 1.0, 2.0)
     ours, _ = render_views(world, pose, K_px, HW, PLAIN_LIGHT, EXACT)

@@ -80,10 +80,14 @@ def test_collada_files_keep_their_texture(room_glb, tmp_path):
     mesh.visual.material.baseColorTexture.save(tmp_path / "wall.png")
     points, uv = mesh.vertices, mesh.visual.uv
     text = COLLADA.format(
-        np=points.size, n=len(points), nt=uv.size, nf=len(mesh.faces),
-        points=" ".join(map(str, points.ravel())), uv=" ".join(map(str, uv.ravel())),
+        np=points.size,
+        n=len(points),
+        nt=uv.size,
+        nf=len(mesh.faces),
+        points=" ".join(map(str, points.ravel())),
+        uv=" ".join(map(str, uv.ravel())),
         faces=" ".join(map(str, np.repeat(mesh.faces.ravel(), 2))),
-    )  # fmt: skip
+    )
     (tmp_path / "room.dae").write_text(text)
     surfaces = read(tmp_path / "room.dae")
     np.testing.assert_allclose(surfaces.bounds[1] - surfaces.bounds[0], (6, 5, 2.6), atol=1e-5)
