@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.mapping.cameras import CameraState
+from gld_ros.mapping.cameras import ArrivedDepth, CameraState
 from gld_ros.mapping.fault_log import FaultLog, Level
 from gld_ros.mapping.frames import CameraFrame, FloatArray, SensorDepth, shrink_to_fit
 from gld_ros.mapping.keyframes import KeyframeStore
@@ -52,7 +52,7 @@ class FrameDecoder:
         T_fixed_cam: FloatArray,
         epoch: int,
         wait_s: float,
-        depth: SensorDepth | None,
+        depth: ArrivedDepth | None,
         parameters: SessionParameters,
     ) -> CameraFrame | None:
         """Return the frame of an image of camera `state`; None if it was dropped, and counted."""
@@ -75,7 +75,7 @@ class FrameDecoder:
                 T_fixed_cam=T_fixed_cam,
                 epoch=epoch,
                 wait_tf_s=wait_s,
-                sensor_depth=depth,
+                sensor_depth=self._sensor_depth(state, depth, pinhole),
                 source_hw=pinhole.image_hw,
             )
 
@@ -149,3 +149,19 @@ class FrameDecoder:
             f"camera {state.name}: {'; '.join(pinhole.notes)}",
         )
         return pinhole
+
+    def _sensor_depth(
+        self, state: CameraState, depth: ArrivedDepth | None, pinhole: PinholeCamera
+    ) -> SensorDepth | None:
+        """Depth that is registered to an image, rectified as the image is."""
+        if depth is None:
+            return None
+        try:
+            return SensorDepth(*pinhole.rectify_depth(depth.depth_m, state.depth_topic))
+        except CameraInfoError as error:  # P, which only depth that is rectified already needs
+            state.dropped["depth"] += 1
+            state.depth_rejection = f"{state.depth_topic} is rectified already, but {error}"
+            self._faults.throttled(
+                f"{state.name}: depth", "warning", f"camera {state.name}: {state.depth_rejection}"
+            )
+            return None
