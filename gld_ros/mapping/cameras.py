@@ -4,7 +4,6 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from gld_ros.mapping.frames import FloatArray
 from gld_ros.messages.camera_info import CameraInfoValues, PinholeCamera
 
 MAX_DEPTH_OFFSET_NS = 50_000_000  # between a depth image and the colour image it belongs to
@@ -15,11 +14,12 @@ INFOS_KEPT = 100
 
 @dataclass(frozen=True, eq=False)
 class ArrivedDepth:
-    """A depth image as it came: z-depth in metres (h, w), not yet rectified."""
+    """A depth image as it came: decoded only if it belongs to an image that is used."""
 
     stamp_ns: int
     frame_id: str
-    depth_m: FloatArray
+    hw: tuple[int, int]
+    message: Any
 
 
 @dataclass
@@ -78,6 +78,11 @@ class CameraState:
         for old_ns in sorted(self.infos_by_stamp)[:-INFOS_KEPT]:
             del self.infos_by_stamp[old_ns]
 
+    def refuse_depth(self, cause: str, why: str) -> None:
+        """Count a depth image that cannot be used; images are used without it."""
+        self.dropped[cause] += 1
+        self.depth_rejection = why
+
     def nearest_depth(self, stamp_ns: int) -> ArrivedDepth | None:
         """Return the depth image that belongs to an image, if one has arrived."""
         near = min(self.depths, key=lambda depth: abs(depth.stamp_ns - stamp_ns), default=None)
@@ -96,3 +101,4 @@ class CameraState:
         self.depths.clear()
         self.unjudged_depths.clear()
         self.newest_depth_ns = 0
+        self.depth_rejection = ""

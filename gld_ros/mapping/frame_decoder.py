@@ -23,6 +23,7 @@ from gld_ros.messages.camera_info import (
     PinholeCamera,
     pinhole_camera,
 )
+from gld_ros.messages.depth_images import depth_m_from_message
 from gld_ros.messages.images import (
     ImageBridge,
     ImageError,
@@ -157,11 +158,13 @@ class FrameDecoder:
         if depth is None:
             return None
         try:
-            return SensorDepth(*pinhole.rectify_depth(depth.depth_m, state.depth_topic))
-        except CameraInfoError as error:  # P, which only depth that is rectified already needs
-            state.dropped["depth"] += 1
-            state.depth_rejection = f"{state.depth_topic} is rectified already, but {error}"
+            depth_m = depth_m_from_message(depth.message)
+            return SensorDepth(*pinhole.rectify_depth(depth_m, state.depth_topic))
+        except (ImageError, CameraInfoError) as error:  # its pixels; P, if it is rectified already
+            state.refuse_depth("depth", str(error))
             self._faults.throttled(
-                f"{state.name}: depth", "warning", f"camera {state.name}: {state.depth_rejection}"
+                f"{state.name}: depth",
+                "warning",
+                f"camera {state.name}: depth is dropped: {error}",
             )
             return None

@@ -26,7 +26,7 @@ from gld_ros.messages.camera_info import (
     camera_info_values,
     same_calibration,
 )
-from gld_ros.messages.depth_images import depth_m_from_message
+from gld_ros.messages.depth_images import depth_hw_from_message
 from gld_ros.messages.images import (
     ImageBridge,
     ImageError,
@@ -122,14 +122,14 @@ class Intake:
         """Keep a depth image that is registered to the camera's images, or count why it is not."""
         state = self.cameras[camera]
         try:
-            depth_m = depth_m_from_message(message)
+            depth_hw = depth_hw_from_message(message)
         except ImageError as error:
             with self._lock:
                 self._refuse_depth(state, "depth", error)
             return
         header = message.header
         with self._lock:
-            depth = ArrivedDepth(stamp_to_ns(header.stamp), header.frame_id, depth_m)
+            depth = ArrivedDepth(stamp_to_ns(header.stamp), header.frame_id, depth_hw, message)
             state.unjudged_depths.append(depth)
             self._judge_depths(state)
 
@@ -299,7 +299,7 @@ class Intake:
         while state.unjudged_depths:
             depth = state.unjudged_depths.popleft()
             try:
-                require_registered(depth.depth_m.shape, depth.frame_id, state.frame_ids, state.info)
+                require_registered(depth.hw, depth.frame_id, state.frame_ids, state.info)
             except UnregisteredDepth as error:
                 self._refuse_depth(state, error.fault.value, error)
                 continue
@@ -308,8 +308,7 @@ class Intake:
             state.newest_depth_ns = max(state.newest_depth_ns, depth.stamp_ns)
 
     def _refuse_depth(self, state: CameraState, cause: str, error: ImageError) -> None:
-        state.dropped[cause] += 1
-        state.depth_rejection = str(error)
+        state.refuse_depth(cause, str(error))
         self._faults.throttled(
             f"{state.name}: {cause}", "warning", f"camera {state.name}: depth is dropped: {error}"
         )

@@ -3,6 +3,7 @@
 import threading
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -340,3 +341,21 @@ def test_an_image_waits_for_the_depth_of_its_own_stamp_and_not_for_ever(family):
     assert placed(now + 19 * frame) == [None]
     sends(60, depth=False)  # the depth camera has stopped
     assert placed(now + 60 * frame) == [None]
+
+
+def test_damaged_depth_is_counted_when_it_is_wanted_and_its_image_is_used(family):
+    rig = Rig(family)
+    rig.info(S)
+    eight_bits = cv2.imencode(".png", np.full(HW, 200, np.uint8))[1].tobytes()
+    message = family.type("sensor_msgs/msg/CompressedImage")(
+        header=family.header("optical", S),
+        format="16UC1; compressedDepth png",
+        data=np.frombuffer(bytes(12) + eight_bits, np.uint8),
+    )
+    rig.intake.depth_image("camera", message)
+    rig.image(S)
+    assert rig.camera.dropped == {}  # its size, frame and form are right
+    assert rig.place(S) == [1]
+    assert rig.camera.dropped == {"depth": 1}
+    assert "one 16-bit channel" in rig.camera.depth_rejection
+    assert rig.store.snapshot()[0].sensor_depth is None
