@@ -1,4 +1,4 @@
-"""Pixels of a placed image: decoded, checked against its intrinsics, rectified, shrunk.
+"""Pixels of a placed image and its depth: decoded, checked against its intrinsics, rectified.
 
 Owns what decoding reveals about a camera (encoding, size, pinhole camera) and counts each failure
 by cause. Which images are decoded is decided in `intake`.

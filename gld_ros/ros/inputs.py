@@ -69,6 +69,7 @@ class SensorInputs:
             self._subscribe(camera, camera.topic, kind, session.image)
             info_topic = f"{camera.name}/camera_info"
             self._subscribe(camera, info_topic, "CameraInfo", session.camera_info)
+            camera.depth_topic = ""
             if session.parameters.depth_source in ("auto", "camera"):
                 own_name = f"{camera.name}/depth"
                 self._subscribe_depth(camera, node.resolve_topic_name(own_name))
