@@ -339,6 +339,10 @@ def test_an_image_waits_for_the_depth_of_its_own_stamp_and_not_for_ever(family):
     sends(12, depth=False)  # that of this one is lost
     assert placed(now + 13 * frame) == []
     assert placed(now + 19 * frame) == [None]
+    message = depth_message(family, now + 20 * frame - 3_000_000, depth_m=9.0)
+    rig.intake.depth_image("camera", message)  # of a camera that stamps a little earlier
+    sends(20, depth=False)
+    assert placed(now + 20 * frame) == [9.0]
     sends(60, depth=False)  # the depth camera has stopped
     assert placed(now + 60 * frame) == [None]
 
