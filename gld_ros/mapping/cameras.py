@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gld_ros.messages.camera_info import CameraInfoValues, PinholeCamera
+from gld_ros.messages.registered_depth import SAME_MOMENT_NS
 
 MAX_DEPTH_OFFSET_NS = 50_000_000  # between a depth image and the colour image it belongs to
 DEPTHS_KEPT = 30
-DEPTH_SAME_NS = 5_000_000  # depth this near is an image's own: no later one is nearer
 DEPTH_SILENT_NS = 1_000_000_000  # then no image waits for its depth any more
 INFOS_KEPT = 100
 
@@ -94,7 +94,7 @@ class CameraState:
     def expects_depth(self, stamp_ns: int) -> bool:
         """Whether depth comes, but has not yet come up to this stamp."""
         missing_ns = stamp_ns - self.newest_depth_ns
-        return bool(self.depths) and DEPTH_SAME_NS < missing_ns <= DEPTH_SILENT_NS
+        return bool(self.depths) and SAME_MOMENT_NS < missing_ns <= DEPTH_SILENT_NS
 
     def forget(self) -> None:
         """Discard everything of the past epoch."""

@@ -12,6 +12,8 @@ from gld_ros.messages.images import ImageError
 
 # A resized image has whole pixels, so its aspect ratio is not exactly that of the original.
 ASPECT_TOLERANCE = 0.02
+# Some devices stamp depth and colour of one moment a little apart.
+SAME_MOMENT_NS = 5_000_000
 
 
 class DepthFault(Enum):

@@ -28,7 +28,12 @@ from gld_ros.messages.camera_info import (
 from gld_ros.messages.depth_images import depth_m_from_message
 from gld_ros.messages.frame_tree import TransformUnavailable
 from gld_ros.messages.images import COLOUR_ENCODINGS, ImageError, rgb_from_message
-from gld_ros.messages.registered_depth import DepthFault, UnregisteredDepth, require_registered
+from gld_ros.messages.registered_depth import (
+    SAME_MOMENT_NS,
+    DepthFault,
+    UnregisteredDepth,
+    require_registered,
+)
 from gld_ros.messages.stamps import stamp_to_ns
 from gld_ros.messages.transforms import TransformBuffer
 from gld_ros.scenes.recording import FloatArray, Frame, Recording, RecordingError
@@ -115,10 +120,11 @@ def _recording(
                 pinholes[key] = pinhole_camera(*key, topic=camera.image_topic)
             pinhole = pinholes[key]
             depth_m = None
-            if image.stamp_ns in depth_recorded_ns:
+            depth_ns = min(depth_recorded_ns, key=lambda ns: abs(ns - image.stamp_ns), default=None)
+            if depth_ns is not None and abs(depth_ns - image.stamp_ns) <= SAME_MOMENT_NS:
                 assert camera.depth_topic is not None
-                at_ns = depth_recorded_ns[image.stamp_ns]
-                depth_message = _message_again(bag, camera.depth_topic, at_ns, image.stamp_ns)
+                at_ns = depth_recorded_ns[depth_ns]
+                depth_message = _message_again(bag, camera.depth_topic, at_ns, depth_ns)
                 try:
                     depth_m = _depth_m(
                         depth_message,

@@ -180,6 +180,17 @@ def test_depth_of_distorted_images_is_rectified_with_them_and_not_blurred(tmp_pa
     assert abs((frame.depth_m == 1.0).mean() - 0.5) < 0.02  # the edge is at the optical axis
 
 
+@pytest.mark.parametrize(("apart_ns", "found"), [(4_000_000, True), (6_000_000, False)])
+def test_depth_may_be_stamped_a_few_milliseconds_apart(tmp_path, apart_ns, found):
+    stream = drive()
+    at_ns = STEP_NS + apart_ns
+    picture = image(at_ns, np.ones((12, 16), np.float32), "32FC1")
+    stream.append(("/camera/depth/image_raw", at_ns, picture))
+    (recording,) = open_bag(write_bag(tmp_path / "bag", sorted(stream, key=lambda e: e[1])))
+    assert (recording.load(0).depth_m is not None) is found
+    assert recording.load(1).depth_m is None
+
+
 def test_smaller_depth_lies_on_the_pixels_of_the_image(tmp_path):
     stream = drive()
     half = np.repeat(np.array([[1.0, 1, 1, 4, 4, 4, 4, 4]], np.float32), 6, axis=0)
