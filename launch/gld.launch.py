@@ -17,7 +17,8 @@ from launch_ros.actions import Node
 from launch import LaunchContext, LaunchDescription
 
 # Topics as the drivers name them in their own launch files: realsense-ros 4, the ZED wrapper 5.1,
-# depthai-ros, usb_cam and v4l2_camera. Depth is registered to the colour images.
+# depthai-ros, the Azure Kinect driver, usb_cam and v4l2_camera. Depth is registered to the colour
+# images.
 PRESETS = {
     "realsense": {
         "image": "/camera/camera/color/image_raw",
@@ -33,6 +34,11 @@ PRESETS = {
         "image": "/oak/rgb/image_raw",
         "camera_info": "/oak/rgb/camera_info",
         "depth": "/oak/stereo/image_raw",
+    },
+    "azure_kinect": {
+        "image": "/rgb/image_raw",
+        "camera_info": "/rgb/camera_info",
+        "depth": "/depth_to_rgb/image_raw",
     },
     "usb": {"image": "/image_raw", "camera_info": "/camera_info"},
 }
@@ -60,8 +66,8 @@ ARGUMENTS = (
     (
         "camera_preset",
         "",
-        "Topics of one camera as its driver names them: realsense, zed, oak or usb. An image, "
-        "camera_info or depth that is given counts more.",
+        "Topics of one camera as its driver names them: realsense, zed, oak, "
+        "azure_kinect or usb. An image, camera_info or depth that is given counts more.",
     ),
     (
         "image",
@@ -73,8 +79,9 @@ ARGUMENTS = (
     (
         "depth",
         "{camera}/depth",
-        "Topic of depth images in the optical frame of the camera's images, likewise; they measure "
-        "if depth.source is auto or camera.",
+        "Topic of depth images in the optical frame of the camera's images, raw or ending in "
+        "/compressedDepth, likewise; they measure if depth.source is auto or camera. Not given: "
+        "the topic that drivers name so, once it is there; none: without, as depth.source stereo.",
     ),
     ("image_transport", "", "raw or compressed; empty takes image_transport of the files."),
     ("fixed_frame", "", "Frame poses are taken in; empty takes fixed_frame of the files."),
@@ -103,6 +110,7 @@ PARAMETERS = {
     "mode": "mode",
     "policy": "policy.type",
 }
+NO_DEPTH = "none"
 TRUTH = {"true": True, "false": False}
 CHOICES = {"mode": ("", "auto", "views", "depth")}
 
@@ -130,6 +138,9 @@ def node(context: LaunchContext) -> list[Node]:
     for file in (argument["params_file"], argument["profile"]):
         if not Path(file).is_file():
             raise ValueError(f"there is no parameter file {file!r}")
+    without_depth = argument["depth"] == NO_DEPTH
+    if without_depth:
+        argument["depth"] = "{camera}/depth"
     cameras = argument["cameras"].split()
     overrides = {
         "use_sim_time": TRUTH[argument["use_sim_time"]],
@@ -137,6 +148,8 @@ def node(context: LaunchContext) -> list[Node]:
     }
     if cameras:
         overrides["camera_names"] = cameras
+    if without_depth:
+        overrides["depth.source"] = "stereo"
     for name, parameter in PARAMETERS.items():
         if argument[name]:
             overrides[parameter] = argument[name]

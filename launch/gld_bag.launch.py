@@ -38,7 +38,7 @@ ARGUMENTS = (
     ("cameras", "", "Names of the cameras, separated by spaces; empty takes all of the bag."),
     ("image", "", "Image topic, {camera} stands for a camera's name; empty finds it in the bag."),
     ("camera_info", "", "CameraInfo topic, likewise."),
-    ("depth", "", "Topic of depth images, likewise; set depth.source to do without."),
+    ("depth", "", "Topic of depth images, likewise; none: do without."),
     ("fixed_frame", "", "Frame poses are taken in; empty finds it in the bag."),
     ("bundle", "", "Weights: name or folder; empty takes model.bundle of the files."),
     ("mode", "", "auto, views or depth; empty takes mode of the files."),

@@ -93,13 +93,16 @@ def bag_cameras(reader: BagReader) -> list[BagCamera]:
         name = info_topic.rpartition("/")[0].strip("/") or "camera"
         if info_topic not in reader.topics or name in cameras:
             continue
-        same_frame = (d for d in sorted(depth) if _frame_id(first[d]) == _frame_id(first[topic]))
+        named = depth_companion(topic, depth)
+        # Of depth in the images' frame the one with the right name; in none, its name's depth is
+        # still the camera's: it is refused with a reason.
+        same_frame = [d for d in sorted(depth) if _frame_id(first[d]) == _frame_id(first[topic])]
         cameras[name] = BagCamera(
             name,
             topic,
             reader.topics[topic].type == COMPRESSED_IMAGE_TYPE,
             info_topic,
-            depth_companion(topic, depth) or next(same_frame, None),
+            named if named in same_frame else next(iter(same_frame), named),
         )
     if not cameras:
         raise BagError(
@@ -118,7 +121,7 @@ def _holds_depth(message: Any) -> bool:
 
 
 def _frame_id(message: Any) -> str | None:
-    return None if message is None else message.header.frame_id
+    return None if message is None else message.header.frame_id.lstrip("/")
 
 
 def bag_fixed_frame(reader: BagReader, wanted: str) -> str:

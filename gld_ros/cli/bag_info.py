@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from gld_ros.bags.cameras import bag_cameras, bag_fixed_frame
-    from gld_ros.bags.reader import IMAGE_TYPE, BagReader
+    from gld_ros.bags.reader import BagReader
 
     with BagReader(args.bag) as bag:
         found = bag_cameras(bag)
@@ -38,11 +38,9 @@ def run(args: argparse.Namespace) -> int:
             camera.name: {
                 "image": camera.image_topic.removesuffix("/compressed"),
                 "camera_info": camera.info_topic,
-                # The node reads depth as raw images.
-                "depth": depth if depth and bag.topics[depth].type == IMAGE_TYPE else "",
+                "depth": camera.depth_topic or "",
             }
             for camera in chosen
-            for depth in [camera.depth_topic or ""]
         }
         fixed_frame = bag_fixed_frame(bag, args.fixed_frame)
     agreements = _agreements(args.bag, fixed_frame) if args.agreement else {}

@@ -18,6 +18,7 @@ is expected next to each image topic, where camera drivers publish it. Ctrl-C en
 
   gld-ros node --camera /front/image_raw
   gld-ros node --camera /front/image_raw --depth /front/aligned_depth_to_color/image_raw
+  gld-ros node --camera /front/image_raw --depth none
   gld-ros node --camera front=/front/image_raw rear=/rear/image_raw --frame map
   gld-ros node --camera /front/image_raw --mode depth
   gld-ros play recording/ --clock                     (a recording, in one shell)
@@ -31,6 +32,7 @@ In a ROS distribution, `ros2 launch gld_ros gld.launch.py` does the same and res
 dies.
 """
 COMPRESSED = "/compressed"
+NO_DEPTH = "none"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="[NAME=]TOPIC",
-        help="depth images registered to a camera's images, which measure its depth",
+        help="depth images registered to a camera's images, raw or compressedDepth, which measure "
+        "its depth (default: the topic of the graph that drivers name so); none: do without",
     )
     parser.add_argument("--bundle", default="tiny", help="weights: name or folder (default: tiny)")
     parser.add_argument(
@@ -100,6 +103,9 @@ def node_arguments(args: argparse.Namespace) -> list[str]:
         if not Path(args.params).is_file():
             raise ValueError(f"--params {args.params}: there is no such file")
         arguments += ["--params-file", str(args.params)]
+    depths = {} if args.depth == [NO_DEPTH] else _named(args.depth, "--depth")
+    if args.depth == [NO_DEPTH]:
+        parameters["depth.source"] = "stereo"
     for override in args.overrides:
         name, equals, value = override.partition("=")
         if not equals:
@@ -111,7 +117,7 @@ def node_arguments(args: argparse.Namespace) -> list[str]:
         image = topic.removesuffix(COMPRESSED)
         info = f"{image.rpartition('/')[0]}/camera_info" if "/" in image else "camera_info"
         arguments += ["-r", f"{name}/image:={image}", "-r", f"{name}/camera_info:={info}"]
-    for name, topic in _named(args.depth, "--depth").items():
+    for name, topic in depths.items():
         if name not in cameras:
             raise ValueError(f"--depth {name}={topic}: no --camera has that name")
         arguments += ["-r", f"{name}/depth:={topic}"]

@@ -7,16 +7,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.bags.cameras import BagCamera, bag_cameras, bag_fixed_frame, camera_info_topic
+from gld_ros.bags.cameras import BagCamera, bag_cameras, bag_fixed_frame
 from gld_ros.bags.reader import BagError, BagReader
 from gld_ros.bags.writer import BagWriter
 from gld_ros.geometry.poses import invert_rigid, rotation_angle_rad
 from gld_ros.mapping.cameras import MAX_DEPTH_OFFSET_NS
 from gld_ros.mapping.frames import FloatArray, shrink_to_fit
 from gld_ros.mapping.scale import resample_sensor_depth
-from gld_ros.messages.camera_info import base_topic, camera_info_values, pinhole_camera
+from gld_ros.messages.camera_info import (
+    CameraInfoValues,
+    PinholeCamera,
+    base_topic,
+    camera_info_values,
+    pinhole_camera,
+)
 from gld_ros.messages.depth_images import depth_m_from_message
 from gld_ros.messages.images import rgb_from_message
+from gld_ros.messages.registered_depth import UnregisteredDepth, require_registered
 from gld_ros.messages.stamps import stamp_to_ns
 
 COMPARED_HW = (224, 224)  # withheld images are compared at most at this size
@@ -104,7 +111,7 @@ def split_bag(source: Path, target: Path, count: int) -> SplitBag:
         kept_back, hidden = withheld_frames([stamp_ns for stamp_ns, _ in images], count)
         hidden_ns = {images[i][0] for i in hidden}
         _copy_without(reader, target, camera, hidden_ns)
-        withheld = _with_depth(reader, camera, [images[i][1] for i in kept_back])
+        withheld = _with_depth(reader, camera, [images[i][1] for i in kept_back], info, pinhole)
         return SplitBag(
             path=target,
             image_topic=base_topic(camera.image_topic),
@@ -119,23 +126,31 @@ def split_bag(source: Path, target: Path, count: int) -> SplitBag:
 
 
 def _with_depth(
-    reader: BagReader, camera: BagCamera, images: list[PosedImage]
+    reader: BagReader,
+    camera: BagCamera,
+    images: list[PosedImage],
+    info: CameraInfoValues,
+    pinhole: PinholeCamera,
 ) -> tuple[PosedImage, ...]:
-    """The images with the depth of the same stamp and frame, where the bag has any."""
+    """The images with the depth of the same stamp that is registered to them, where any is."""
     depth_by_stamp = {}
-    info_topic = camera_info_topic(camera.depth_topic) if camera.depth_topic else ""
-    info = reader.first(info_topic) if info_topic in reader.topics else None
-    if camera.depth_topic is not None and info is not None:
-        K_px = np.array(camera_info_values(info).K, np.float64).reshape(3, 3)
-        wanted = {(p.stamp_ns, p.frame_id) for p in images}
-        for message in reader.messages([camera.depth_topic]):
-            header = message.content.header
-            key = (stamp_to_ns(header.stamp), header.frame_id)
-            if key in wanted:
-                depth_by_stamp[key] = depth_m_from_message(message.content), K_px
+    frame_ids = {image.stamp_ns: image.frame_id for image in images}
+    for message in reader.messages([camera.depth_topic] if camera.depth_topic else []):
+        header = message.content.header
+        frame_id = frame_ids.get(stamp_to_ns(header.stamp))
+        if frame_id is None:
+            continue
+        depth_m = depth_m_from_message(message.content)
+        try:
+            require_registered(depth_m.shape, header.frame_id, [frame_id], info)
+        except UnregisteredDepth:
+            continue
+        depth_by_stamp[stamp_to_ns(header.stamp)] = pinhole.rectify_depth(
+            depth_m, camera.depth_topic or ""
+        )
     found = []
     for image in images:
-        depth = depth_by_stamp.get((image.stamp_ns, image.frame_id))
+        depth = depth_by_stamp.get(image.stamp_ns)
         if depth is not None:
             hw = (image.image.shape[0], image.image.shape[1])
             resampled = resample_sensor_depth(*depth, image.K_px, hw)

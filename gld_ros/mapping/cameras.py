@@ -4,12 +4,23 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from gld_ros.mapping.frames import SensorDepth
 from gld_ros.messages.camera_info import CameraInfoValues, PinholeCamera
+from gld_ros.messages.registered_depth import SAME_MOMENT_NS
 
 MAX_DEPTH_OFFSET_NS = 50_000_000  # between a depth image and the colour image it belongs to
 DEPTHS_KEPT = 30
+DEPTH_SILENT_NS = 1_000_000_000  # then no image waits for its depth any more
 INFOS_KEPT = 100
+
+
+@dataclass(frozen=True, eq=False)
+class ArrivedDepth:
+    """A depth image as it came: decoded only if it belongs to an image that is used."""
+
+    stamp_ns: int
+    frame_id: str
+    hw: tuple[int, int]
+    message: Any
 
 
 @dataclass
@@ -19,6 +30,7 @@ class CameraState:
     name: str
     topic: str
     compressed: bool
+    depth_topic: str = ""
     info: CameraInfoValues | None = None
     infos_by_stamp: dict[int, CameraInfoValues] = field(default_factory=dict)
     held_images: deque[Any] = field(default_factory=deque)  # wait for intrinsics, oldest first
@@ -26,9 +38,13 @@ class CameraState:
     pinhole_of: tuple[CameraInfoValues, tuple[int, int]] | None = None
     rejection: str = ""  # why the present intrinsics cannot be used
     rejected_of: tuple[CameraInfoValues, tuple[int, int]] | None = None
-    depths: deque[tuple[int, SensorDepth]] = field(
+    frame_ids: frozenset[str] = frozenset()  # names of the images' optical frame, once known
+    depths: deque[ArrivedDepth] = field(default_factory=lambda: deque(maxlen=DEPTHS_KEPT))
+    unjudged_depths: deque[ArrivedDepth] = field(  # came before an image and its intrinsics
         default_factory=lambda: deque(maxlen=DEPTHS_KEPT)
     )
+    newest_depth_ns: int = 0
+    depth_rejection: str = ""  # why the newest depth image cannot be used
     image_hw: tuple[int, int] | None = None
     encoding: str = ""
     received: int = 0
@@ -63,15 +79,28 @@ class CameraState:
         for old_ns in sorted(self.infos_by_stamp)[:-INFOS_KEPT]:
             del self.infos_by_stamp[old_ns]
 
-    def nearest_depth(self, stamp_ns: int) -> SensorDepth | None:
+    def refuse_depth(self, cause: str, why: str) -> None:
+        """Count a depth image that cannot be used; images are used without it."""
+        self.dropped[cause] += 1
+        self.depth_rejection = why
+
+    def nearest_depth(self, stamp_ns: int) -> ArrivedDepth | None:
         """Return the depth image that belongs to an image, if one has arrived."""
-        near = min(self.depths, key=lambda entry: abs(entry[0] - stamp_ns), default=None)
-        if near is None or abs(near[0] - stamp_ns) > MAX_DEPTH_OFFSET_NS:
+        near = min(self.depths, key=lambda depth: abs(depth.stamp_ns - stamp_ns), default=None)
+        if near is None or abs(near.stamp_ns - stamp_ns) > MAX_DEPTH_OFFSET_NS:
             return None
-        return near[1]
+        return near
+
+    def expects_depth(self, stamp_ns: int) -> bool:
+        """Whether depth comes, but has not yet come up to this stamp."""
+        missing_ns = stamp_ns - self.newest_depth_ns
+        return bool(self.depths) and SAME_MOMENT_NS < missing_ns <= DEPTH_SILENT_NS
 
     def forget(self) -> None:
         """Discard everything of the past epoch."""
         self.held_images.clear()
         self.infos_by_stamp.clear()
         self.depths.clear()
+        self.unjudged_depths.clear()
+        self.newest_depth_ns = 0
+        self.depth_rejection = ""

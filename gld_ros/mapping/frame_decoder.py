@@ -1,4 +1,4 @@
-"""Pixels of a placed image: decoded, checked against its intrinsics, rectified, shrunk.
+"""Pixels of a placed image and its depth: decoded, checked against its intrinsics, rectified.
 
 Owns what decoding reveals about a camera (encoding, size, pinhole camera) and counts each failure
 by cause. Which images are decoded is decided in `intake`.
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.mapping.cameras import CameraState
+from gld_ros.mapping.cameras import ArrivedDepth, CameraState
 from gld_ros.mapping.fault_log import FaultLog, Level
 from gld_ros.mapping.frames import CameraFrame, FloatArray, SensorDepth, shrink_to_fit
 from gld_ros.mapping.keyframes import KeyframeStore
@@ -23,6 +23,7 @@ from gld_ros.messages.camera_info import (
     PinholeCamera,
     pinhole_camera,
 )
+from gld_ros.messages.depth_images import depth_m_from_message
 from gld_ros.messages.images import (
     ImageBridge,
     ImageError,
@@ -52,7 +53,7 @@ class FrameDecoder:
         T_fixed_cam: FloatArray,
         epoch: int,
         wait_s: float,
-        depth: SensorDepth | None,
+        depth: ArrivedDepth | None,
         parameters: SessionParameters,
     ) -> CameraFrame | None:
         """Return the frame of an image of camera `state`; None if it was dropped, and counted."""
@@ -75,7 +76,7 @@ class FrameDecoder:
                 T_fixed_cam=T_fixed_cam,
                 epoch=epoch,
                 wait_tf_s=wait_s,
-                sensor_depth=depth,
+                sensor_depth=self._sensor_depth(state, depth, pinhole),
                 source_hw=pinhole.image_hw,
             )
 
@@ -149,3 +150,21 @@ class FrameDecoder:
             f"camera {state.name}: {'; '.join(pinhole.notes)}",
         )
         return pinhole
+
+    def _sensor_depth(
+        self, state: CameraState, depth: ArrivedDepth | None, pinhole: PinholeCamera
+    ) -> SensorDepth | None:
+        """Depth that is registered to an image, rectified as the image is."""
+        if depth is None:
+            return None
+        try:
+            depth_m = depth_m_from_message(depth.message)
+            return SensorDepth(*pinhole.rectify_depth(depth_m, state.depth_topic))
+        except (ImageError, CameraInfoError) as error:  # its pixels; P, if it is rectified already
+            state.refuse_depth("depth", str(error))
+            self._faults.throttled(
+                f"{state.name}: depth",
+                "warning",
+                f"camera {state.name}: depth is dropped: {error}",
+            )
+            return None

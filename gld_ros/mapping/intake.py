@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from threading import Lock
 from typing import Any
 
-import numpy as np
-
-from gld_ros.mapping.cameras import CameraState
+from gld_ros.mapping.cameras import ArrivedDepth, CameraState
 from gld_ros.mapping.epochs import EpochMonitor, StampFault, TimeJump, is_future_stamp
 from gld_ros.mapping.fault_log import FaultLog
 from gld_ros.mapping.frame_decoder import FrameDecoder
@@ -19,7 +17,6 @@ from gld_ros.mapping.frames import (
     NO_POSE,
     FloatArray,
     Keyframe,
-    SensorDepth,
 )
 from gld_ros.mapping.keyframes import KeyframeGate, KeyframeStore
 from gld_ros.mapping.parameters import SessionParameters
@@ -29,14 +26,17 @@ from gld_ros.messages.camera_info import (
     camera_info_values,
     same_calibration,
 )
-from gld_ros.messages.depth_images import depth_m_from_message
+from gld_ros.messages.depth_images import depth_hw_from_message
 from gld_ros.messages.images import (
     ImageBridge,
     ImageError,
 )
-from gld_ros.messages.stamps import stamp_to_ns
+from gld_ros.messages.registered_depth import UnregisteredDepth, require_registered
+from gld_ros.messages.stamps import NS_PER_S, stamp_to_ns
 from gld_ros.messages.transforms import TfBuffer
 
+# Drivers align depth after they publish the image; without it, the depth before would be taken.
+DEPTH_WAIT_S = 0.2
 MAX_HELD_FOR_EXACT_INFO = 10  # images of one camera whose own CameraInfo has not arrived yet
 
 
@@ -119,32 +119,40 @@ class Intake:
             return jump
 
     def depth_image(self, camera: str, message: Any) -> None:
-        """Remember a depth image of the camera's own optical frame."""
+        """Keep a depth image that is registered to the camera's images, or count why it is not."""
         state = self.cameras[camera]
         try:
-            depth_m = depth_m_from_message(message)
+            depth_hw = depth_hw_from_message(message)
         except ImageError as error:
             with self._lock:
-                state.dropped["depth"] += 1
-            self._faults.throttled(f"{camera}: depth", "warning", f"camera {camera}: {error}")
+                self._refuse_depth(state, "depth", error)
             return
+        header = message.header
         with self._lock:
-            if state.info is not None:
-                K_px = np.array(state.info.K, dtype=np.float64).reshape(3, 3)
-                state.depths.append((stamp_to_ns(message.header.stamp), SensorDepth(depth_m, K_px)))
+            depth = ArrivedDepth(stamp_to_ns(header.stamp), header.frame_id, depth_hw, message)
+            state.unjudged_depths.append(depth)
+            self._judge_depths(state)
 
     def place(
         self, parameters: SessionParameters, now_ros_ns: int, now_steady_ns: int
     ) -> list[Keyframe]:
-        """Ask TF about all waiting images; returns the keyframes that came of it."""
+        """Ask TF about all waiting images; returns the keyframes that came of it.
+
+        Where a depth camera sends, an image also waits for its depth, but never longer than for TF.
+        """
         with self._lock:
             epoch = self._epochs.epoch
         fixed = parameters.frames.fixed
+        depth_wait_ns = round(min(DEPTH_WAIT_S, parameters.tf.timeout_s) * NS_PER_S)
         outcome = self._pending.retry(
             lambda frame_id, stamp_ns: tf_pose(self._transforms, fixed, frame_id, stamp_ns),
             now_ros_ns,
             now_steady_ns,
             parameters.tf.timeout_s,
+            lambda image: (
+                now_ros_ns - image.arrived_ros_ns >= depth_wait_ns
+                or not self.cameras[image.camera].expects_depth(image.stamp_ns)
+            ),
         )
         for drop in outcome.dropped:
             self._report_tf_drop(drop.waiting, drop.reason, fixed)
@@ -260,6 +268,9 @@ class Intake:
                 f"give frame_id_override.{camera}",
             )
             return
+        # An override also names the frame of depth without one, as it does for images.
+        unnamed = [""] if parameters.cameras.frame_ids.get(camera) else []
+        state.frame_ids = frozenset({frame_id, message.header.frame_id, *unnamed})
         exact = parameters.cameras.exact_pairing
         info = state.infos_by_stamp.get(stamp_ns) if exact else state.info
         if info is None:
@@ -268,6 +279,7 @@ class Intake:
                 state.held_images.popleft()
                 state.dropped["no_info"] += 1
             return
+        self._judge_depths(state)
         # Mode depth needs the pose of every image; otherwise the rate limit saves the lookup.
         if self._on_placed is None and self._gate.too_soon(camera, stamp_ns, parameters.gate):
             return
@@ -279,6 +291,27 @@ class Intake:
         )
         if overflow is not None:
             self._report_tf_drop(overflow.waiting, overflow.reason, parameters.frames.fixed)
+
+    def _judge_depths(self, state: CameraState) -> None:
+        """Keep the depth images that are registered, as soon as there is something to compare."""
+        if state.info is None or not state.frame_ids:
+            return
+        while state.unjudged_depths:
+            depth = state.unjudged_depths.popleft()
+            try:
+                require_registered(depth.hw, depth.frame_id, state.frame_ids, state.info)
+            except UnregisteredDepth as error:
+                self._refuse_depth(state, error.fault.value, error)
+                continue
+            state.depth_rejection = ""
+            state.depths.append(depth)
+            state.newest_depth_ns = max(state.newest_depth_ns, depth.stamp_ns)
+
+    def _refuse_depth(self, state: CameraState, cause: str, error: ImageError) -> None:
+        state.refuse_depth(cause, str(error))
+        self._faults.throttled(
+            f"{state.name}: {cause}", "warning", f"camera {state.name}: depth is dropped: {error}"
+        )
 
     def _placed(
         self,

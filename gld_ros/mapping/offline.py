@@ -98,7 +98,10 @@ class OfflineRun:
         products = written_products(model.mode) if wanted is None else wanted
         self.session = SynthesisSession(
             model,
-            {c.name: CameraState(c.name, c.image_topic, c.compressed) for c in self._cameras},
+            {
+                c.name: CameraState(c.name, c.image_topic, c.compressed, c.depth_topic or "")
+                for c in self._cameras
+            },
             # All TF is known, so what cannot be placed now never will be.
             replace(parameters, tf=replace(parameters.tf, timeout_s=0.0)),
             transforms,

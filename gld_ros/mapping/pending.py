@@ -125,13 +125,20 @@ class PendingImages(Generic[Payload]):
             return DroppedImage(queue.popleft(), TfFailure.OVERFLOW)
 
     def retry(
-        self, lookup: Lookup, now_ros_ns: int, now_steady_ns: int, timeout_s: float
+        self,
+        lookup: Lookup,
+        now_ros_ns: int,
+        now_steady_ns: int,
+        timeout_s: float,
+        is_complete: Callable[[WaitingImage[Payload]], bool] = lambda image: True,
     ) -> RetryOutcome[Payload]:
         """Ask TF once for every waiting image, in order of stamps.
 
-        An image is dropped when it has waited `timeout_s` of ROS time (a paused bag pauses this)
-        and TF still cannot place it; a pose that is not rigid drops it at once. `lookup` must not
-        block and must not call back into this object.
+        One to which something still belongs that is not there (`is_complete`) waits, and with it
+        all later images of its camera; that takes as long as the caller lets it. An image is
+        dropped when it has waited `timeout_s` of ROS time (a paused bag pauses this) and TF still
+        cannot place it; a pose that is not rigid drops it at once. `lookup` and `is_complete` must
+        not block and must not call back into this object.
         """
         timeout_ns = round(timeout_s * 1e9)
         placed: list[PlacedImage[Payload]] = []
@@ -139,10 +146,14 @@ class PendingImages(Generic[Payload]):
         with self._lock:
             # While TF lags behind one stamp of a frame, it lags behind all later ones too.
             lagging: dict[str, TfFailure] = {}
+            held_up: set[str] = set()
             for image in sorted(
                 (image for queue in self._queues.values() for image in queue),
                 key=lambda image: (image.stamp_ns, image.camera),
             ):
+                if image.camera in held_up or not is_complete(image):
+                    held_up.add(image.camera)
+                    continue
                 answer = lagging.get(image.frame_id) or lookup(image.frame_id, image.stamp_ns)
                 if isinstance(answer, TfFailure):
                     if answer is not TfFailure.PAST:

@@ -1,8 +1,12 @@
 """A depth camera's image as a measurement on the grid of the colour camera."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gld_ros.measuring.frames import FloatArray, MeasuredDepth, PosedImage, nothing_measured
+
+_EDGE_TOLERANCE_PX = 1e-6
+_FAR_PX = 1e9
 
 
 def depth_camera(
@@ -31,22 +35,30 @@ def depth_camera(
         return nothing_measured(colour.image_hw, "camera")
     height, width = colour.image_hw
     projected = points @ np.asarray(colour.K_px).T
-    u, v = projected[:, 0] / points[:, 2], projected[:, 1] / points[:, 2]
     # A coarser depth image leaves gaps unless its pixels are drawn as wide as they are.
-    reach = max(0, int(np.ceil(colour.K_px[0, 0] / K_depth_px[0, 0] / 2 - 0.5)))
+    u, v = (
+        _covered(projected[:, i] / points[:, 2], colour.K_px[i, i] / K_depth_px[i, i])
+        for i in (0, 1)
+    )
     nearest = np.full((height, width), np.inf)
-    for offset_v in range(-reach, reach + 1):
-        for offset_u in range(-reach, reach + 1):
-            _draw_nearest(nearest, u + offset_u, v + offset_v, points[:, 2])
+    for row, in_rows in v:
+        for column, in_columns in u:
+            drawn = in_rows & in_columns
+            drawn &= (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            np.minimum.at(nearest, (row[drawn], column[drawn]), points[drawn, 2])
     known = np.isfinite(nearest)
     measured = np.where(known, nearest, np.nan).astype(np.float32)
     return MeasuredDepth(measured, known.astype(np.float32), "camera")
 
 
-def _draw_nearest(nearest: FloatArray, u: FloatArray, v: FloatArray, z: FloatArray) -> None:
-    """Lower `nearest` (H, W) to the depths z (N,) at pixels u, v (N,) that fall inside."""
-    height, width = nearest.shape
-    column, row = np.round(u), np.round(v)
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    at = row[inside].astype(np.int64), column[inside].astype(np.int64)
-    np.minimum.at(nearest, at, z[inside])
+def _covered(at: FloatArray, width: float) -> list[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+    """Which pixels of an axis the pixels at `at` (N,), `width` wide, cover: the nearest at least.
+
+    Each entry has one pixel (N,) of each, and whether it is covered (N,). Neighbours that touch
+    cover every pixel once: one that lies on their common edge is the right one's.
+    """
+    at = np.clip(at, -_FAR_PX, _FAR_PX)  # what int64 cannot hold must not wrap around
+    low, high = (at + side * max(width, 1.0) / 2 - _EDGE_TOLERANCE_PX for side in (-1, 1))
+    first = np.ceil(low)
+    at_most = max(1, int(np.ceil(width - _EDGE_TOLERANCE_PX)))
+    return [((first + i).astype(np.int64), first + i < high) for i in range(at_most)]

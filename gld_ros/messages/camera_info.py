@@ -1,20 +1,23 @@
 """From a CameraInfo and an image size to a pinhole camera and the images' rectification maps.
 
 Owns every decision about intrinsics: which values are rejected and why, region of interest and
-binning (REP-104), whether images are rectified already, and the rectification maps. Works on any
-object with the fields of sensor_msgs/CameraInfo, from rclpy or out of a bag.
+binning (REP-104), and whether images are rectified already; colour images and the depth images
+registered to them are rectified here and nowhere else. Works on any object with the fields of
+sensor_msgs/CameraInfo, from rclpy or out of a bag.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from gld_ros.geometry.crop_resize import resized_intrinsics
+from gld_ros.messages.rectification import rectification_maps, widest_full_view
 from gld_ros.messages.types import Types, is_rclpy_type
 
 FloatArray = NDArray[np.floating[Any]]
@@ -30,13 +33,7 @@ DISTORTION_LENGTHS = {
 SAME_TOLERANCE = 1e-5  # 0.01 px of a focal length of 1000 px
 TRANSPORT_SUFFIXES = ("compressed", "compressedDepth", "theora", "zstd", "ffmpeg")
 
-# Rectified views are no wider than this (half angle, tangent): beyond, a pinhole image is mostly
-# stretched border.
-_MAX_TANGENT = np.tan(np.radians(60.0))
-_ZOOMS = np.geomspace(64.0, 0.25, 800)  # rectified focal length over calibrated one, 0.7 % apart
-_BORDER_POINTS = 17  # per side
 _MAX_INTRINSIC_PX = 1e9  # far beyond any camera; products of larger ones leave double precision
-_MAX_ZOOM = 4.0  # a calibration that leaves less than this of the image is wrong
 
 
 class CameraInfoFault(Enum):
@@ -147,15 +144,28 @@ def camera_info_message(
     )
 
 
+class RectifyDepth(Protocol):
+    """What `PinholeCamera.rectify_depth` is."""
+
+    def __call__(self, depth_m: FloatArray, topic: str = "") -> tuple[FloatArray, FloatArray]: ...
+
+
 @dataclass(frozen=True, eq=False)
 class PinholeCamera:
-    """Intrinsics of the images that `rectify` returns; its axes are those of the frame_id."""
+    """Intrinsics of the images that `rectify` returns; its axes are those of the frame_id.
+
+    `rectify_depth` takes z-depth (h, w) registered to the images, of any size that shows the same
+    view, and its topic, if known. Returns it rectified, of the same size, with its own K_px: every
+    pixel the nearest one of the input, never a mean, which across an edge is no surface's depth.
+    Depth whose topic says that it is rectified already is returned with the K of P.
+    """
 
     K_px: FloatArray  # (3, 3)
     image_hw: tuple[int, int]  # of the input and of the output
     remaps: bool  # False: images pass through untouched
     notes: tuple[str, ...]  # decisions worth one log line
     rectify: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+    rectify_depth: RectifyDepth
 
 
 def pinhole_camera(
@@ -187,18 +197,29 @@ def pinhole_camera(
     if not D.any():
         if not rectified_input:
             notes.append("no distortion: K is used and images pass through")
-        return PinholeCamera(K_px, image_hw, False, tuple(notes), lambda image: image)
 
+        def scaled(depth_m: FloatArray, topic: str = "") -> tuple[FloatArray, FloatArray]:
+            return depth_m, _at_size(K_px, image_hw, depth_m.shape)
+
+        return PinholeCamera(K_px, image_hw, False, tuple(notes), lambda image: image, scaled)
+
+    model = info.distortion_model
     try:
-        K_new = _widest_full_view(K_px, D, info.distortion_model, image_hw)
-        map_x, map_y = _rectification_maps(K_px, D, info.distortion_model, K_new, image_hw)
+        K_new = widest_full_view(K_px, D, model, image_hw)
+        if K_new is None:
+            raise CameraInfoError(
+                CameraInfoFault.BAD_DISTORTION,
+                f"{model} with D {D.tolist()} leaves no rectified image of "
+                f"{image_hw[1]}x{image_hw[0]}; check the calibration",
+            )
+        map_x, map_y = rectification_maps(K_px, D, model, K_new, image_hw)
     except (cv2.error, np.linalg.LinAlgError) as error:
         raise CameraInfoError(
             CameraInfoFault.BAD_DISTORTION,
-            f"{info.distortion_model} with D {D.tolist()} cannot be computed: {error}",
+            f"{model} with D {D.tolist()} cannot be computed: {error}",
         ) from error
     notes.append(
-        f"images are rectified ({info.distortion_model}): focal length "
+        f"images are rectified ({model}): focal length "
         f"{K_px[0, 0]:.1f} px becomes {K_new[0, 0]:.1f} px"
     )
 
@@ -209,7 +230,20 @@ def pinhole_camera(
             cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         )
 
-    return PinholeCamera(K_new, image_hw, True, tuple(notes), rectify)
+    @lru_cache(maxsize=1)  # depth images of one camera have one size
+    def depth_maps(hw: tuple[int, int]) -> tuple[FloatArray, FloatArray, FloatArray]:
+        K_raw, K_depth = _at_size(K_px, image_hw, hw), _at_size(K_new, image_hw, hw)
+        return *rectification_maps(K_raw, D, model, K_depth, hw), K_depth
+
+    def rectify_depth(depth_m: FloatArray, topic: str = "") -> tuple[FloatArray, FloatArray]:
+        if is_rectified_topic(topic):
+            K_rectified = _image_intrinsics(_projection_intrinsics(info, []), info, image_hw, [])
+            return depth_m, _at_size(K_rectified, image_hw, depth_m.shape)
+        x, y, K_depth = depth_maps((depth_m.shape[0], depth_m.shape[1]))
+        nearest = cv2.remap(depth_m, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(nearest), K_depth
+
+    return PinholeCamera(K_new, image_hw, True, tuple(notes), rectify, rectify_depth)
 
 
 def is_rectified_topic(topic: str) -> bool:
@@ -288,6 +322,17 @@ def _distortion(info: CameraInfoValues) -> FloatArray:
     return D
 
 
+def described_hw(info: CameraInfoValues) -> tuple[int, int]:
+    """The size (H, W) of the images that a CameraInfo describes: region of interest, binned."""
+    region_h, region_w = info.roi_height or info.height, info.roi_width or info.width
+    return region_h // max(info.binning_y, 1), region_w // max(info.binning_x, 1)
+
+
+def _at_size(K_px: FloatArray, image_hw: tuple[int, int], hw: tuple[int, ...]) -> FloatArray:
+    """`K_px` of an image, for an image of another size with the same view."""
+    return resized_intrinsics(K_px, hw[1] / image_hw[1], hw[0] / image_hw[0])
+
+
 def _image_intrinsics(
     K_full: FloatArray, info: CameraInfoValues, image_hw: tuple[int, int], notes: list[str]
 ) -> FloatArray:
@@ -313,7 +358,7 @@ def _image_intrinsics(
     binning_x, binning_y = max(info.binning_x, 1), max(info.binning_y, 1)
     K = resized_intrinsics(K, 1.0 / binning_x, 1.0 / binning_y)
 
-    expected_hw = region_h // binning_y, region_w // binning_x
+    expected_hw = described_hw(info)
     if image_hw == expected_hw:
         return K
     ratio_y, ratio_x = (_integer_ratio(image_hw[i], expected_hw[i]) for i in (0, 1))
@@ -335,74 +380,3 @@ def _integer_ratio(size: int, expected: int) -> float | None:
     if size <= 0 or expected <= 0 or (size % expected and expected % size):
         return None
     return size / expected
-
-
-def _distorted_pixels(
-    K_px: FloatArray, D: FloatArray, model: str, normalised_xy: FloatArray
-) -> FloatArray:
-    """Pixels (N, 2) at which rays (x/z, y/z) (N, 2) appear in the raw image."""
-    if model == "equidistant":
-        points = np.concatenate([normalised_xy, np.ones((len(normalised_xy), 1))], 1)[:, None]
-        pixels, _ = cv2.fisheye.projectPoints(points, np.zeros(3), np.zeros(3), K_px, D)
-    else:
-        points = np.concatenate([normalised_xy, np.ones((len(normalised_xy), 1))], 1)
-        pixels, _ = cv2.projectPoints(points, np.zeros(3), np.zeros(3), K_px, D)
-    return np.asarray(pixels).reshape(-1, 2)
-
-
-def _widest_full_view(
-    K_px: FloatArray, D: FloatArray, model: str, image_hw: tuple[int, int]
-) -> FloatArray:
-    """Intrinsics of the widest rectified image of the same size that the raw one fully covers.
-
-    Zooms out from a narrow view and stops before the border leaves the raw image or stops moving
-    outwards: beyond that, a distortion polynomial folds back and shows wrong pixels.
-    """
-    height, width = image_hw
-    border = _border_pixels(height, width)
-    centre = K_px[:2, 2]
-    rays = np.linalg.solve(K_px, np.concatenate([border, np.ones((len(border), 1))], 1).T)[:2].T
-    best = None
-    reached = np.zeros(len(border))
-    for zoom in _ZOOMS:
-        zoomed = rays / zoom
-        if np.abs(zoomed).max() > _MAX_TANGENT:
-            break
-        pixels = _distorted_pixels(K_px, D, model, zoomed)
-        inside = (pixels >= 0).all() and (pixels <= (width - 1, height - 1)).all()
-        radius = np.linalg.norm(pixels - centre, axis=1)
-        if not inside or (radius <= reached).any():
-            break
-        best, reached = zoom, radius
-    if best is None or best > _MAX_ZOOM:
-        raise CameraInfoError(
-            CameraInfoFault.BAD_DISTORTION,
-            f"{model} with D {D.tolist()} leaves no rectified image of {width}x{height}; check "
-            "the calibration",
-        )
-    K_new = K_px.copy()
-    K_new[:2, :2] *= best
-    return K_new
-
-
-def _border_pixels(height: int, width: int) -> FloatArray:
-    """Corners and points between them: distortion is smooth, so a few tell where a side ends."""
-    x, y = np.linspace(0, width - 1, _BORDER_POINTS), np.linspace(0, height - 1, _BORDER_POINTS)
-    sides = [
-        *(np.stack([x, np.full_like(x, row)], axis=1) for row in (0, height - 1)),
-        *(np.stack([np.full_like(y, column), y], axis=1) for column in (0, width - 1)),
-    ]
-    return np.concatenate(sides)
-
-
-def _rectification_maps(
-    K_px: FloatArray, D: FloatArray, model: str, K_new: FloatArray, image_hw: tuple[int, int]
-) -> tuple[FloatArray, FloatArray]:
-    size = (image_hw[1], image_hw[0])
-    make_maps = (
-        cv2.fisheye.initUndistortRectifyMap
-        if model == "equidistant"
-        else cv2.initUndistortRectifyMap
-    )
-    map_x, map_y = make_maps(K_px, D, np.eye(3), K_new, size, cv2.CV_32FC1)
-    return np.asarray(map_x), np.asarray(map_y)

@@ -262,6 +262,7 @@ class GldNode(LifecycleNode):
         """Look for time jumps, then ask TF about the images that wait."""
         if not session.active:
             return
+        inputs.find_depth()
         inputs.warn_missing()
         # Jumps of simulated time are the clock's to report (`configured`).
         if not self.get_clock().ros_time_is_active:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gld_ros.bags.cameras import BagCamera, bag_cameras
 from gld_ros.bags.reader import BagError, BagReader
+from gld_ros.geometry.crop_resize import resample_depth
 from gld_ros.messages.camera_info import (
     CameraInfoError,
     CameraInfoValues,
@@ -26,6 +28,12 @@ from gld_ros.messages.camera_info import (
 from gld_ros.messages.depth_images import depth_m_from_message
 from gld_ros.messages.frame_tree import TransformUnavailable
 from gld_ros.messages.images import COLOUR_ENCODINGS, ImageError, rgb_from_message
+from gld_ros.messages.registered_depth import (
+    SAME_MOMENT_NS,
+    DepthFault,
+    UnregisteredDepth,
+    require_registered,
+)
 from gld_ros.messages.stamps import stamp_to_ns
 from gld_ros.messages.transforms import TransformBuffer
 from gld_ros.scenes.recording import FloatArray, Frame, Recording, RecordingError
@@ -97,6 +105,7 @@ def _recording(
         info = min(infos, key=lambda stamped: abs(stamped[0] - stamp_ns))[1]
         placed.append(_PlacedImage(message.stamp_ns, stamp_ns, T_fixed_cam, info))
 
+    refused: set[DepthFault] = set()  # said once per recording
     depth_recorded_ns = _recorded_ns_by_stamp(bag, camera.depth_topic)
     pinholes: dict[tuple[CameraInfoValues, tuple[int, int]], PinholeCamera] = {}
 
@@ -111,14 +120,23 @@ def _recording(
                 pinholes[key] = pinhole_camera(*key, topic=camera.image_topic)
             pinhole = pinholes[key]
             depth_m = None
-            if image.stamp_ns in depth_recorded_ns and not pinhole.remaps:
+            depth_ns = min(depth_recorded_ns, key=lambda ns: abs(ns - image.stamp_ns), default=None)
+            if depth_ns is not None and abs(depth_ns - image.stamp_ns) <= SAME_MOMENT_NS:
                 assert camera.depth_topic is not None
-                at_ns = depth_recorded_ns[image.stamp_ns]
-                depth_message = _message_again(bag, camera.depth_topic, at_ns, image.stamp_ns)
-                depth_m = depth_m_from_message(depth_message)
-                # Recordings mark unknown depth with 0.
-                depth_m = np.where(np.isfinite(depth_m) & (depth_m > 0), depth_m, np.float32(0))
-                depth_m = depth_m if depth_m.shape == key[1] else None
+                at_ns = depth_recorded_ns[depth_ns]
+                depth_message = _message_again(bag, camera.depth_topic, at_ns, depth_ns)
+                try:
+                    depth_m = _depth_m(
+                        depth_message,
+                        camera.depth_topic,
+                        message.header.frame_id,
+                        image.info,
+                        pinhole,
+                    )
+                except UnregisteredDepth as error:
+                    if error.fault not in refused:
+                        log.warning("%s: depth is left out: %s", where, error)
+                    refused.add(error.fault)
         except (BagError, ImageError, CameraInfoError) as error:
             raise RecordingError(f"{where}: {error}") from error
         # A copy: the pixels may be memory of the message.
@@ -129,6 +147,26 @@ def _recording(
     stamps = np.array([image.stamp_ns for image in placed], dtype=np.int64)
     name = f"{bag.path.name}{base_topic(camera.image_topic)}"
     return Recording(name, True, poses, stamps, load, dropped=dict(dropped))
+
+
+def _depth_m(
+    message: Any,
+    topic: str,
+    image_frame_id: str,
+    info: CameraInfoValues,
+    pinhole: PinholeCamera,
+) -> NDArray[np.float32]:
+    """Depth (H, W) on the pixels of the rectified image; 0 where unknown, as in all recordings.
+
+    Raises UnregisteredDepth, or another ImageError.
+    """
+    depth_m = depth_m_from_message(message)
+    require_registered(depth_m.shape, message.header.frame_id, [image_frame_id], info)
+    rectified_m, K_depth_px = pinhole.rectify_depth(depth_m, topic)
+    if rectified_m.shape != pinhole.image_hw:
+        rectified_m = resample_depth(rectified_m, K_depth_px, pinhole.K_px, pinhole.image_hw)
+    known = np.isfinite(rectified_m) & (rectified_m > 0)
+    return np.where(known, rectified_m, np.float32(0))
 
 
 def _recorded_ns_by_stamp(bag: BagReader, topic: str | None) -> dict[int, int]:

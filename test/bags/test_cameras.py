@@ -114,6 +114,25 @@ def test_depth_under_an_unusual_name_is_known_by_its_encoding_and_frame(tmp_path
     assert (camera.info_topic, camera.depth_topic) == ("/front/camera_info", "/ranges/image")
 
 
+@pytest.mark.parametrize(
+    ("frames", "chosen"),
+    [
+        (("sensor", "/front"), "/registered/image"),
+        (("front", "front"), "/front/depth/image_raw"),
+        (("sensor", "sensor"), "/front/depth/image_raw"),  # refused with a reason
+    ],
+)
+def test_depth_in_the_frame_of_the_images_comes_first_then_its_name(tmp_path, frames, chosen):
+    images = {
+        "/front/image": (RGB, "rgb8", "front"),
+        "/front/depth/image_raw": (MILLIMETRES, "16UC1", frames[0]),
+        "/registered/image": (MILLIMETRES, "16UC1", frames[1]),
+    }
+    with BagReader(write_bag(tmp_path / "bag", images)) as reader:
+        (camera,) = bag_cameras(reader)
+    assert camera.depth_topic == chosen
+
+
 def test_sixteen_bit_grey_is_colour_unless_its_name_says_depth(tmp_path):
     images = {
         "/front/image": (MILLIMETRES, "mono16", "front"),

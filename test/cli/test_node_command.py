@@ -41,6 +41,15 @@ def test_the_mode_is_handed_over_only_if_it_is_given():
     assert not [word for word in arguments_of() if word.startswith("mode:=")]
 
 
+def test_depth_is_looked_for_unless_it_is_given_or_not_wanted():
+    assert not [word for word in arguments_of("--camera", "/a/image") if "depth" in word]
+    none = arguments_of("--camera", "/a/image", "--depth", "none")
+    assert "depth.source:=stereo" in none
+    assert not [word for word in none if "/depth" in word]
+    set_too = arguments_of("--depth", "none", "--set", "depth.source=model")
+    assert "depth.source:=model" in set_too
+
+
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
@@ -58,7 +67,7 @@ def test_what_clashes_is_told(typed, words):
 
 def test_the_examples_of_its_help_are_accepted():
     examples = [words.split() for words in DESCRIPTION.split("gld-ros node ")[1:]]
-    assert len(examples) == 5
+    assert len(examples) == 6
     for words in examples:
         end = next((i for i, word in enumerate(words) if word in ("gld-ros", "Views")), len(words))
         assert arguments_of(*words[:end])[0] == "--ros-args"

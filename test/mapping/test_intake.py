@@ -3,6 +3,7 @@
 import threading
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -237,3 +238,128 @@ def test_a_calibration_that_changes_with_every_image_fills_no_memory(family):
         assert rig.place(second * S) == [second]
     assert len(rig.faults.lines) < 5
     assert rig.camera.noticed["intrinsics changed"] == 58
+
+
+# -- depth cameras --------------------------------------------------------------------------------
+
+
+def depth_message(family, stamp_ns, hw=HW, frame_id="optical", depth_m=2.0):
+    pixels = np.full(hw, depth_m, np.float32)
+    header = family.header(frame_id, stamp_ns)
+    return image_message(pixels, "32FC1", header, family.type("sensor_msgs/msg/Image"))
+
+
+def test_depth_of_another_size_looks_along_the_rays_of_its_image(family):
+    rig = Rig(family)
+    rig.info(S)
+    half = depth_message(family, S, (14, 21))
+    rig.intake.depth_image("camera", half)
+    rig.image(S)
+    assert rig.place(S) == [1]
+    (keyframe,) = rig.store.snapshot()
+    assert keyframe.sensor_depth.depth_m.shape == (14, 21)
+    half_K_px = [[15, 0, 10], [0, 15, 6.5], [0, 0, 1]]  # (20.5 + 0.5) / 2 - 0.5
+    np.testing.assert_allclose(keyframe.sensor_depth.K_px, half_K_px)
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"frame_id": "depth_optical"}, "depth_frame"),
+        ({"frame_id": ""}, "depth_frame"),
+        ({"hw": (28, 32)}, "depth_aspect"),
+    ],
+)
+@pytest.mark.parametrize("early", [True, False])
+def test_depth_that_is_not_registered_is_dropped_and_counted(family, changes, cause, early):
+    rig = Rig(family)
+    for second in (1, 2, 3):
+        if early:  # before the first image, whose frame is not known yet
+            rig.intake.depth_image("camera", depth_message(family, second * S, **changes))
+        rig.info(second * S)
+        rig.image(second * S)
+        if not early:
+            rig.intake.depth_image("camera", depth_message(family, second * S, **changes))
+        assert rig.place(second * S) == [second]
+    assert rig.camera.dropped == {cause: 3}
+    assert all(keyframe.sensor_depth is None for keyframe in rig.store.snapshot())
+    assert rig.faults.lines[f"camera: {cause}"] == 1
+    assert rig.camera.depth_rejection
+    rig.intake.depth_image("camera", depth_message(family, 4 * S))
+    assert not rig.camera.depth_rejection
+
+
+@pytest.mark.parametrize("frame_id", ["/optical", "renamed", ""])
+def test_depth_may_name_the_frame_as_its_images_do(family, frame_id):
+    rig = Rig(family, **{"frame_id_override.camera": "renamed"})
+    rig.info(S)
+    rig.intake.depth_image("camera", depth_message(family, S, frame_id=frame_id))
+    rig.image(S)
+    assert rig.place(S) == [1]
+    assert rig.store.snapshot()[0].sensor_depth is not None
+
+
+def test_depth_of_a_distorted_camera_is_rectified_as_its_images(family):
+    rig = Rig(family)
+    header = family.header("optical", S)
+    info = camera_info_message(K_PX, HW, header, family.type)
+    info.d = [-0.2, 0.05, 0.0, 0.0, 0.0]
+    rig.intake.camera_info("camera", info, rig.parameters, S, 0)
+    message = depth_message(family, S)
+    rig.intake.depth_image("camera", message)
+    rig.image(S)
+    assert rig.place(S) == [1]
+    (keyframe,) = rig.store.snapshot()
+    assert keyframe.K_px[0, 0] != K_PX[0, 0]
+    np.testing.assert_array_equal(keyframe.sensor_depth.K_px, keyframe.K_px)
+
+
+def test_an_image_waits_for_the_depth_of_its_own_stamp_and_not_for_ever(family):
+    rig = Rig(family, **{"keyframes.min_interval": 0.0})
+    now, frame = 10 * S, S // 30
+
+    def sends(i, depth):
+        rig.info(now + i * frame)
+        rig.image(now + i * frame)
+        if depth:
+            message = depth_message(family, now + i * frame, depth_m=1.0 + i)
+            rig.intake.depth_image("camera", message)
+
+    def placed(at_ns):
+        keyframes = rig.intake.place(rig.parameters, at_ns, 0)
+        sensors = [k.sensor_depth for k in keyframes]
+        return [None if s is None else float(s.depth_m[0, 0]) for s in sensors]
+
+    sends(0, depth=True)
+    assert placed(now) == [1.0]
+    sends(6, depth=False)  # its depth comes later than TF; the depth before is not its own
+    assert placed(now + 7 * frame) == []
+    rig.intake.depth_image("camera", depth_message(family, now + 6 * frame, depth_m=7.0))
+    assert placed(now + 7 * frame) == [7.0]
+    sends(12, depth=False)  # that of this one is lost
+    assert placed(now + 13 * frame) == []
+    assert placed(now + 19 * frame) == [None]
+    message = depth_message(family, now + 20 * frame - 3_000_000, depth_m=9.0)
+    rig.intake.depth_image("camera", message)  # of a camera that stamps a little earlier
+    sends(20, depth=False)
+    assert placed(now + 20 * frame) == [9.0]
+    sends(60, depth=False)  # the depth camera has stopped
+    assert placed(now + 60 * frame) == [None]
+
+
+def test_damaged_depth_is_counted_when_it_is_wanted_and_its_image_is_used(family):
+    rig = Rig(family)
+    rig.info(S)
+    eight_bits = cv2.imencode(".png", np.full(HW, 200, np.uint8))[1].tobytes()
+    message = family.type("sensor_msgs/msg/CompressedImage")(
+        header=family.header("optical", S),
+        format="16UC1; compressedDepth png",
+        data=np.frombuffer(bytes(12) + eight_bits, np.uint8),
+    )
+    rig.intake.depth_image("camera", message)
+    rig.image(S)
+    assert rig.camera.dropped == {}  # its size, frame and form are right
+    assert rig.place(S) == [1]
+    assert rig.camera.dropped == {"depth": 1}
+    assert "one 16-bit channel" in rig.camera.depth_rejection
+    assert rig.store.snapshot()[0].sensor_depth is None

@@ -166,3 +166,41 @@ def _draw(rays_xy):
     """Colours that depend smoothly on the direction alone."""
     waves = np.stack([rays_xy[..., 0], rays_xy[..., 1], rays_xy.sum(-1)], -1) * 6.0
     return np.round(127.5 + 100.0 * np.sin(waves)).astype(np.uint8)
+
+
+def test_depth_is_rectified_as_the_image_is_by_its_nearest_pixels():
+    camera = pinhole_camera(INFO, HW)
+    stripes = (np.arange(160) // 20 % 2)[None] * np.ones((120, 1))
+    depth_m, K_px = camera.rectify_depth(np.where(stripes > 0, 5.0, 1.0).astype(np.float32))
+    np.testing.assert_array_equal(K_px, camera.K_px)
+    assert set(np.unique(depth_m)) == {1.0, 5.0}
+    image = camera.rectify(np.repeat((255 * stripes).astype(np.uint8)[..., None], 3, axis=2))
+    clear = (image[..., 0] < 64) | (image[..., 0] > 191)  # away from the edges it interpolates
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(depth_m[clear] == 5.0, image[clear][:, 0] > 191)
+
+
+@pytest.mark.parametrize("info", [INFO, PLAIN], ids=["distorted", "plain"])
+@pytest.mark.parametrize("depth_hw", [(60, 80), (240, 320)])
+def test_depth_of_another_size_looks_along_the_same_rays(info, depth_hw):
+    camera = pinhole_camera(info, HW)
+    # As depth, the column of the raw image at which a pixel lies: edges stay edges.
+    columns = (np.arange(depth_hw[1]) + 0.5) * HW[1] / depth_hw[1] - 0.5
+    depth_m, K_px = camera.rectify_depth(np.tile(columns.astype(np.float32), (depth_hw[0], 1)))
+    _, K_full = camera.rectify_depth(np.zeros(HW, np.float32))
+    np.testing.assert_array_equal(K_full, camera.K_px)
+    v, u = np.mgrid[0 : depth_hw[0], 0 : depth_hw[1]]
+    rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(K_px).T
+    D = np.array(info.D)
+    K_raw = np.reshape(info.K, (3, 3))
+    at, _ = cv2.projectPoints(rays.reshape(-1, 3), np.zeros(3), np.zeros(3), K_raw, D)
+    apart = np.abs(at[:, 0, 0].reshape(depth_hw) - depth_m)
+    assert apart.max() <= 0.5 * HW[1] / depth_hw[1] + 0.02  # half a pixel of the depth image
+
+
+def test_depth_that_is_rectified_already_has_the_projection_matrix():
+    camera = pinhole_camera(INFO, HW)
+    depth_m = np.ones((60, 80), np.float32)
+    same, K_px = camera.rectify_depth(depth_m, "/front/depth_registered/image_rect")
+    assert same is depth_m
+    np.testing.assert_allclose(K_px[0], [55.0, 0.0, 39.5])

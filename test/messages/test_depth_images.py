@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from gld_ros.messages.depth_images import depth_m_from_message
+from gld_ros.messages.depth_images import depth_hw_from_message, depth_m_from_message
 from gld_ros.messages.images import MalformedImage, UnsupportedEncoding
 
 millimetre_images = arrays(np.uint16, st.tuples(st.integers(1, 5), st.integers(1, 7)))
@@ -32,6 +32,8 @@ def test_raw_and_compressed_millimetres_are_the_same_metres(stored):
         data=stored.astype("<u2").tobytes(),
     )
     depth_m = depth_m_from_message(raw)
+    assert depth_hw_from_message(raw) == stored.shape
+    assert depth_hw_from_message(compressed("16UC1; compressedDepth", stored)) == stored.shape
     np.testing.assert_array_equal(np.isnan(depth_m), stored == 0)
     np.testing.assert_allclose(depth_m[stored > 0], stored[stored > 0] / 1000, rtol=1e-6)
     for text in ("16UC1; compressedDepth", "16UC1; compressedDepth png"):
@@ -69,5 +71,6 @@ def test_other_contents_are_rejected(message, error):
 def test_a_cut_off_image_is_rejected():
     message = compressed("16UC1; compressedDepth", np.arange(600, dtype=np.uint16).reshape(20, 30))
     message.data = message.data[:-20]
-    with pytest.raises(MalformedImage, match="no complete PNG"):
-        depth_m_from_message(message)
+    for read in (depth_m_from_message, depth_hw_from_message):
+        with pytest.raises(MalformedImage, match="no complete PNG"):
+            read(message)

@@ -177,7 +177,7 @@ def test_every_mapping_launch_file_is_in_the_recipes(path):
 
 def test_camera_presets_are_cameras_with_the_depth_that_is_registered_to_them():
     presets = launch_table(ROOT / "launch" / "gld.launch.py", "PRESETS")
-    assert set(presets) == {"realsense", "zed", "oak", "usb"}
+    assert set(presets) == {"realsense", "zed", "oak", "azure_kinect", "usb"}
     for topics in presets.values():
         image, depth = topics["image"], topics.get("depth")
         assert topics["camera_info"] == camera_info_topic(image)

@@ -184,14 +184,51 @@ def test_depth_of_the_same_stamp_comes_along_in_metres(tmp_path, encoding):
     assert recording.load(3).depth_m is None
 
 
-def test_distorted_images_are_rectified_and_lose_their_depth(tmp_path):
+def test_depth_of_distorted_images_is_rectified_with_them_and_not_blurred(tmp_path):
     stream = drive(hw=(48, 64), d=(-0.1, 0.01, 0.0, 0.0, 0.0))
-    depth = np.ones((48, 64), dtype=np.float32)
+    depth = np.where(np.arange(64) < 32, 1.0, 4.0).astype(np.float32) * np.ones((48, 1), np.float32)
     stream.append(("/camera/depth/image_raw", STEP_NS, image(STEP_NS, depth, "32FC1")))
     (recording,) = open_bag(write_bag(tmp_path / "bag", stream))
     frame = recording.load(0)
-    assert frame.depth_m is None
     assert frame.K_px[0, 0] != 20.0
+    assert set(np.unique(frame.depth_m)) == {1.0, 4.0}
+    assert abs((frame.depth_m == 1.0).mean() - 0.5) < 0.02  # the edge is at the optical axis
+
+
+@pytest.mark.parametrize(("apart_ns", "found"), [(4_000_000, True), (6_000_000, False)])
+def test_depth_may_be_stamped_a_few_milliseconds_apart(tmp_path, apart_ns, found):
+    stream = drive()
+    at_ns = STEP_NS + apart_ns
+    picture = image(at_ns, np.ones((12, 16), np.float32), "32FC1")
+    stream.append(("/camera/depth/image_raw", at_ns, picture))
+    (recording,) = open_bag(write_bag(tmp_path / "bag", sorted(stream, key=lambda e: e[1])))
+    assert (recording.load(0).depth_m is not None) is found
+    assert recording.load(1).depth_m is None
+
+
+def test_smaller_depth_lies_on_the_pixels_of_the_image(tmp_path):
+    stream = drive()
+    half = np.repeat(np.array([[1.0, 1, 1, 4, 4, 4, 4, 4]], np.float32), 6, axis=0)
+    stream.append(("/camera/depth/image_raw", STEP_NS, image(STEP_NS, half, "32FC1")))
+    (recording,) = open_bag(write_bag(tmp_path / "bag", stream))
+    depth = recording.load(0).depth_m
+    assert depth.shape == (12, 16)
+    np.testing.assert_array_equal(depth[3], [1.0] * 6 + [4.0] * 10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"), [({"frame": "depth_sensor"}, "frame 'depth_sensor'"), ({}, "aspect ratio")]
+)
+def test_depth_that_is_not_registered_is_left_out_with_the_reason(tmp_path, caplog, changes, why):
+    hw = (12, 16) if changes else (12, 12)
+    stream = drive()
+    for stamp in (STEP_NS, 2 * STEP_NS):
+        picture = image(stamp, np.ones(hw, np.float32), "32FC1", **changes)
+        stream.append(("/camera/depth/image_raw", stamp, picture))
+    (recording,) = open_bag(write_bag(tmp_path / "bag", sorted(stream, key=lambda e: e[1])))
+    assert recording.load(0).depth_m is None
+    assert recording.load(1).depth_m is None
+    assert caplog.text.count(why) == 1
 
 
 def test_two_cameras_are_two_recordings(tmp_path):

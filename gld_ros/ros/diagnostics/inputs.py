@@ -32,6 +32,8 @@ DROP_CAUSES = (
     "info",
     "no_info",
     "depth",
+    "depth_frame",
+    "depth_aspect",
 )
 
 
@@ -70,6 +72,8 @@ def input_status(camera: CameraState, facts: NodeFacts, memory: DiagnosticsMemor
         message = f"no CameraInfo next to {camera.topic}"
     elif silent_s > NO_IMAGE_WARN_S:
         level, message = WARN, f"no image on {camera.topic} for {silent_s:.1f} s"
+    elif camera.depth_rejection:
+        level, message = WARN, f"depth images are dropped: {camera.depth_rejection}"
     elif new_drops:
         level, message = WARN, f"{new_drops} images dropped: {counts_in_words(camera.dropped)}"
     elif age_s > RECORDED_AGE_S:
@@ -89,6 +93,7 @@ def input_status(camera: CameraState, facts: NodeFacts, memory: DiagnosticsMemor
             "size": size,
             "transport": "compressed" if camera.compressed else "raw",
             "topic": camera.topic,
+            "depth_topic": camera.depth_topic,
             "info_state": info_state,
             "received": str(camera.received),
             "qos_incompatible": str(camera.qos_incompatible),

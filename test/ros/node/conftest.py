@@ -20,7 +20,13 @@ class Rig:
     SCENE = 2_000_000_001
 
     def __init__(
-        self, ros_graph, synthesizer, parameters, camera_names=("camera",), model_factory=None
+        self,
+        ros_graph,
+        synthesizer,
+        parameters,
+        camera_names=("camera",),
+        model_factory=None,
+        node_options=None,
     ):
         from rclpy.parameter import Parameter
 
@@ -54,6 +60,7 @@ class Rig:
             model_factory or factory,
             context=ros_graph.context,
             parameter_overrides=[Parameter(k, value=v) for k, v in values.items()],
+            **(node_options or {}),
         )
         ros_graph.add(self.node)
         self.peer = ros_graph.node("peer")
