@@ -32,15 +32,15 @@ def job_seconds(bag: Path, bundle: str, preset: str, jobs: int) -> list[float]:
     from gld_ros.ros.parameters.files import load_snapshot
 
     with BagReader(bag) as reader:
-        parameters = load_snapshot(
-            overrides=[
-                f"fixed_frame={bag_fixed_frame(reader, 'map')}",
-                "policy.type=look_around",
-                f"model.bundle={bundle}",
-                f"sampler.preset={preset}",
-            ]
-        ).session
-        run = OfflineRun(reader, load_model(parameters), parameters, every=3)
+        overrides = [
+            f"fixed_frame={bag_fixed_frame(reader, 'map')}",
+            "policy.type=look_around",
+            f"model.bundle={bundle}",
+        ]
+        if preset != "published":  # older trees know no presets
+            overrides.append(f"sampler.preset={preset}")
+        parameters = load_snapshot(overrides=overrides).session
+        run = OfflineRun(reader, load_model(parameters), parameters)
         session, seconds = run.session, []
         work = session.run
 

@@ -173,6 +173,7 @@ def _summary(result: Any) -> dict[str, Any]:
                 "seed": int(view.seed),
                 "mean_confidence": float(view.mean_confidence),
                 "overlap": float(view.overlap),
+                "measured": float(view.measured_fraction),
                 "corroborated": float(view.corroborated_fraction),
                 "hallucinated": float(view.hallucinated_fraction),
                 "contradicted": float(view.contradicted_fraction),

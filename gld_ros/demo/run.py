@@ -218,6 +218,7 @@ def _goals(split: SplitBag, graph: DemoGraph) -> tuple[list[GridRow], list[dict[
         figure["copy_nearest_psnr_db"] = round(psnr_db(nearest.image, withheld.image), 2)
         view = result.views.views[0]
         figure["provenance"] = {
+            "measured": round(view.measured_fraction, 3),
             "corroborated": round(view.corroborated_fraction, 3),
             "hallucinated": round(view.hallucinated_fraction, 3),
             "contradicted": round(view.contradicted_fraction, 3),

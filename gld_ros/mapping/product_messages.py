@@ -205,6 +205,7 @@ def _view_record(
         conditioning_cameras=[k.camera for k in request.keyframes],
         mean_confidence=view.quality.mean_confidence,
         overlap=verdict.overlap,
+        measured_fraction=view.quality.measured,
         corroborated_fraction=view.quality.corroborated,
         hallucinated_fraction=view.quality.hallucinated,
         contradicted_fraction=view.quality.contradicted,

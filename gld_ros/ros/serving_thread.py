@@ -63,7 +63,9 @@ class ServingThread(CallbackGroup):
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread; what comes later is not taken."""
+        """End the thread; what comes later is not taken. A second time does nothing."""
+        if self._closed:
+            return
         self._closed = True
         self.wake()
         self._thread.join()
