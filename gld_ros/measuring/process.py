@@ -11,11 +11,12 @@ import argparse
 import contextlib
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from threading import Lock
+from threading import Lock, Timer
 
 import cv2
 
@@ -65,16 +66,22 @@ class MeasuringProcess:
         before it answered.
         """
         with self._searching:
+            started_s = time.monotonic()
             try:
-                pipe = self._started()
-                pipe.send((reference, neighbours, parameters))
-                if not pipe.poll(self._answer_timeout_s):
-                    hung = f"the measuring process did not answer in {self._answer_timeout_s:g} s"
-                    self._end(kill=True)
-                    raise ProcessLost(hung)
-                answer: MeasuredDepth | tuple[str, str] = pipe.recv()
+                process, pipe = self._started()
+                # Ends what waits to be read as well: images are larger than the pipe.
+                watchdog = Timer(self._answer_timeout_s, process.kill)
+                watchdog.start()
+                try:
+                    pipe.send((reference, neighbours, parameters))
+                    answer: MeasuredDepth | tuple[str, str] = pipe.recv()
+                finally:
+                    watchdog.cancel()
             except (EOFError, OSError) as error:
-                raise ProcessLost(f"the measuring process {self._end()}") from error
+                how = self._end()
+                if time.monotonic() - started_s >= self._answer_timeout_s:
+                    how = f"did not answer in {self._answer_timeout_s:g} s"
+                raise ProcessLost(f"the measuring process {how}") from error
         if isinstance(answer, tuple):
             what, where = answer
             raise SearchFailed(what) from RuntimeError(where)
@@ -87,11 +94,11 @@ class MeasuringProcess:
             self._closed = True
         self._end(kill=True)
 
-    def _started(self) -> Connection:
+    def _started(self) -> tuple[subprocess.Popen[bytes], Connection]:
         with self._lock:
             if self._closed:
                 raise EOFError
-            if self._pipe is None:
+            if self._process is None or self._pipe is None:
                 self._pipe, theirs = Pipe()
                 with theirs:
                     words = ["-m", __name__, str(theirs.fileno())]
@@ -102,7 +109,7 @@ class MeasuringProcess:
                         # Ctrl-C is for the caller, which closes the pipe when it has finished.
                         start_new_session=True,
                     )
-            return self._pipe
+            return self._process, self._pipe
 
     def _end(self, kill: bool = False) -> str:
         """End the process and say how it ended."""

@@ -99,7 +99,7 @@ def test_a_process_that_hangs_is_killed_and_replaced_on_the_next_search(measurin
     (child,) = measuring_processes(os.getpid())
     os.kill(child, signal.SIGSTOP)
     with pytest.raises(ProcessLost, match="did not answer in 2 s"):
-        process.measure(SEEN[0], SEEN[1:], PARAMETERS)
+        process.measure(SEEN[0], 40 * SEEN[1:], PARAMETERS)  # more than the pipe holds
     assert measuring_processes(os.getpid()) == []
     process.start()
     assert len(measuring_processes(os.getpid())) == 1
