@@ -130,7 +130,7 @@ def test_without_autostart_a_manager_decides(outside):
         (["params_file:=/no/such.yaml"], "no parameter file '/no/such.yaml'"),
         (["image:=/{camera}/image"], "needs the names of the cameras"),
         (["cameras:=front rear", "image:=/front/image"], "1 topic(s) for 2 camera(s)"),
-        (["camera_preset:=kinect"], "there are: realsense, zed, oak, usb"),
+        (["camera_preset:=kinect"], "there are: realsense, zed, oak, azure_kinect, usb"),
         (["use_sim_time:=maybe"], 'provided value "maybe" is not valid'),
         (["mode:=both"], 'provided value "both" is not valid'),
     ],
