@@ -63,9 +63,7 @@ class ServingThread(CallbackGroup):
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread; what comes later is not taken. A second time does nothing."""
-        if self._closed:
-            return
+        """End the thread; what comes later is not taken."""
         self._closed = True
         self.wake()
         self._thread.join()

@@ -34,7 +34,7 @@ class Rig:
         from gld_ros.mapping.model_fault import fault_of
         from gld_ros.ros.node import GldNode
 
-        self.graph = ros_graph
+        self.graph, self._closed = ros_graph, False
         self.released = 0
 
         def factory(parameters):
@@ -276,8 +276,10 @@ class Rig:
         assert self.counter(name) <= 1 + (time.monotonic() - self._began_s) // THROTTLE_S
 
     def close(self):
-        self.node.close()
-        time.sleep(0.05)
+        if not self._closed:
+            self._closed = True
+            self.node.close()
+            time.sleep(0.05)
 
 
 class FaultyOracle:
