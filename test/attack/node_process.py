@@ -26,6 +26,7 @@ REPORT, REPORT_TIMEOUT_S = "GLD_MEMORY_REPORT", 60.0
 SPARE_BYTES = 16 * 2**20  # of a process with little memory
 LIBC = ctypes.CDLL("libc.so.6")
 PR_SET_THP_DISABLE = 41  # linux/prctl.h
+ALLOCATOR = ("GLIBC_TUNABLES", "PYTHONMALLOC")  # settings, by which memory that is free is kept
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,11 @@ class NodeProcess:
             [sys.executable, __file__, "--ros-args", *arguments],
             stdout=log,
             stderr=log,
-            env={**os.environ, REPORT: self._report, "PYTHONFAULTHANDLER": "1"},
+            env={
+                **{k: v for k, v in os.environ.items() if k not in ALLOCATOR},
+                REPORT: self._report,
+                "PYTHONFAULTHANDLER": "1",
+            },
         )
 
     @property

@@ -10,7 +10,7 @@ CONFIG = "config/train/tiny"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 def test_the_chain_overfits_eight_scenes_to_22_db(tmp_path, monkeypatch, request):
     monkeypatch.chdir(request.config.rootpath)
     for name, value in ALLOCATOR_ENVIRONMENT.items():
