@@ -18,17 +18,23 @@ from measuring import Disturbance, depth_on_grid, keyframe_blocks, search_argume
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
+from gld_ros.measuring.carried import FILLING_SOURCES, carried_depth
 from gld_ros.measuring.confidence import (
+    CARRIED_TERMS,
+    POSSIBLE,
     RIGHT_WITHIN,
+    SURE,
     SURFACE_TERMS,
     VIEW_TERMS,
+    carried_evidence,
     surface_evidence,
     view_evidence,
 )
-from gld_ros.measuring.consistency import MeasuredImage, votes_of
+from gld_ros.measuring.consistency import MeasuredImage, consistent, same_surface, votes_of
 from gld_ros.measuring.frames import FloatArray, MeasuredDepth
 from gld_ros.measuring.measure import find_surface
 from gld_ros.measuring.pose_refinement import refined_poses
+from gld_ros.measuring.surfaces import Surface, sure_depth
 from gld_ros.scenes.folders import find_scene_folders, open_scene_folder
 from gld_ros.scenes.recording import Recording
 
@@ -99,6 +105,49 @@ def view_samples(
     return np.concatenate(evidence, axis=1), np.concatenate(right), np.concatenate(errors)
 
 
+def carried_samples(
+    blocks: list[list[Found]], weights: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Evidence of carried depth (terms, N) where the image's own is not sure; rightness, errors.
+
+    Surface weights are given; how others confirm a surface is as the package has it.
+    """
+    evidence, right, errors = [], [], []
+    for block in blocks:
+        images = [_possible(_with_confidence(found, weights)) for found in block]
+        surfaces = [
+            _surface(image, consistent(image, [o for o in images if o is not image]))
+            for image in images
+        ]
+        for found, image, surface in zip(block, images, surfaces, strict=True):
+            others = [other for other in surfaces if other is not surface]
+            carried = carried_depth(others, image.frame, blank=True, max_sources=FILLING_SOURCES)
+            agrees = same_surface(carried.depth_m, image.measured.depth_m)
+            terms = carried_evidence(carried, agrees, sure_depth(surface))
+            error = np.abs(carried.depth_m / found.true_m - 1)
+            known = np.isfinite(error) & (surface.confidence < SURE)
+            evidence.append(terms[:, known])
+            right.append(error[known] <= RIGHT_WITHIN)
+            errors.append(error[known])
+    return np.concatenate(evidence, axis=1), np.concatenate(right), np.concatenate(errors)
+
+
+def _possible(image: MeasuredImage) -> MeasuredImage:
+    """What of an image counts as measured."""
+    measured = image.measured
+    kept = measured.confidence >= POSSIBLE
+    depth_m = np.where(kept, measured.depth_m, np.float32(np.nan))
+    confidence = np.where(kept, measured.confidence, np.float32(0.0))
+    return MeasuredImage(image.frame, MeasuredDepth(depth_m, confidence, "stereo"))
+
+
+def _surface(image: MeasuredImage, measured: MeasuredDepth) -> Surface:
+    frame = image.frame
+    return Surface(
+        frame.image, frame.K_px, frame.T_fixed_cam, measured.depth_m, measured.confidence
+    )
+
+
 def _with_confidence(found: Found, weights: FloatArray) -> MeasuredImage:
     confidence = expit(np.tensordot(weights, found.evidence, 1)).astype(np.float32)
     return MeasuredImage(
@@ -157,9 +206,12 @@ def main() -> None:
     surface_weights = fitted(*surface_samples(to_fit))
     evidence, right, _ = view_samples(to_fit, surface_weights)
     view_weights = fitted(evidence, right)
+    evidence, right, _ = carried_samples(to_fit, surface_weights)
+    carried_weights = fitted(evidence, right)
     for title, terms, weights in (
         ("SURFACE_TERMS", SURFACE_TERMS, surface_weights),
         ("VIEW_TERMS", VIEW_TERMS, view_weights),
+        ("CARRIED_TERMS", CARRIED_TERMS, carried_weights),
     ):
         print(title)
         for (term, held), weight in zip(terms, weights, strict=True):
@@ -168,6 +220,9 @@ def main() -> None:
         label = name if name in fit_on else f"{name} (not fitted on)"
         evidence, right, error = view_samples(searched, surface_weights)
         show_calibration(label, evidence, right, error, view_weights)
+        show_calibration(
+            f"{label}, carried", *carried_samples(searched, surface_weights), carried_weights
+        )
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.measuring.confidence import SURE, with_agreement
+from gld_ros.measuring.confidence import SURE, carried_confidence
 from gld_ros.measuring.consistency import MeasuredImage, same_surface
 from gld_ros.measuring.frames import MeasuredDepth, PosedImage, nothing_measured
 from gld_ros.measuring.rendering import render_surfaces
-from gld_ros.measuring.surfaces import FloatImage, Surface
+from gld_ros.measuring.surfaces import FloatImage, Surface, sure_depth
 
 # Of the colours that the surfaces have with those of the image, over windows of WINDOW_PX. Windows
 # without texture correlate with nothing: there the colours themselves have to be the same, within
@@ -24,7 +24,7 @@ MIN_CORRELATION, MAX_BLANK_DIFFERENCE = 0.5, 6.0
 WINDOW_PX = 7
 AROUND_PX, MIN_AROUND = 21, 0.5  # what is around a pixel, and which share of it must agree
 MAX_SOURCES = 4  # images that depth is carried from: it is done for every image, at its rate
-FILLING_SOURCES = 6  # images that fill a keyframe: of those, one for every job
+FILLING_SOURCES = 8  # images that fill a keyframe: of those, one for every job
 _LEAST_VARIANCE = 4.0  # of grey levels (0 to 255): less is noise of the sensor
 
 
@@ -55,13 +55,11 @@ def carried_depth(
 def filled_surface(surface: Surface, own: MeasuredImage, sources: Sequence[Surface]) -> Surface:
     """A surface with depth of others where its own is not SURE and they are.
 
-    `own` is what the surface's image has measured by itself: where that agrees with what others
-    have, both are surer.
+    `own` is what the surface's image has measured by itself.
     """
     carried = carried_depth(sources, own.frame, blank=True, max_sources=FILLING_SOURCES)
-    confidence = with_agreement(
-        carried.confidence, same_surface(carried.depth_m, own.measured.depth_m)
-    )
+    agrees = same_surface(carried.depth_m, own.measured.depth_m)
+    confidence = carried_confidence(carried, agrees, sure_depth(surface))
     taken = (confidence >= SURE) & (surface.confidence < SURE)
     return replace(
         surface,

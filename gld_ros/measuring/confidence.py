@@ -1,7 +1,8 @@
 """How likely measured depth is correct: the probability that it is within 10 % of the truth.
 
-A logistic model of what the search found at a pixel (`surface_confidence`) and of what other
-measured images say about it (`confirmed_confidence`). Its coefficients were fitted to
+Logistic models of what the search found at a pixel (`surface_confidence`), of what other measured
+images say about it (`confirmed_confidence`), and of depth that other images measured
+(`carried_confidence`). Their coefficients were fitted to
 recordings with known depth by `python benchmark/measuring_confidence.py`, which also prints how far
 probabilities and shares of correct pixels differ on recordings that were left out.
 """
@@ -12,12 +13,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.measuring.frames import FloatArray
+from gld_ros.measuring.frames import FloatArray, MeasuredDepth
 
 RIGHT_WITHIN = 0.1  # of the true depth
 # Probability from which measured depth is published, and from which a pixel counts as measured: it
-# may contribute its colour to a target view, and it has a vote on others.
-SURE, POSSIBLE = 0.7, 0.3
+# may contribute its colour to a target view, and it has a vote on others. The first is where most
+# is covered while few published pixels are wrong (docs/measuring.md).
+SURE, POSSIBLE = 0.69, 0.3
 
 # Margins below come from noise on plain walls and from images without parallax.
 _LEAST_MARGIN = 0.02
@@ -26,27 +28,37 @@ _LEAST_MARGIN = 0.02
 _NEAR_JUMP_PX, _FAR_JUMP_PX = 4, 8
 _NEVER = 1e-3  # nothing is more certain than this, either way
 _SMALL_JUMP_LOG = 0.1  # of depth; larger ones count apart
+_LARGEST_LOG = 0.5  # of depth: beyond, jumps and differences of carried depth count the same
+_LEAST_CARRIED = 0.01  # carried depth is no more certain than this, either way
+_LEAST_AROUND = 0.02  # share of a window that must be sure before depth is compared with it
 
 SURFACE_TERMS = (
-    ("one", 5.82),
-    ("log margin", 0.33),
-    ("log curvature", 0.51),
-    ("small jump to something farther", -5.94),
-    ("large jump to something farther", -3.24),
-    ("small jump to something nearer", -1.76),
-    ("large jump to something nearer", -2.15),
-    ("jump close by", -11.66),
+    ("one", 5.83),
+    ("log margin", 0.4),
+    ("log curvature", 0.44),
+    ("small jump to something farther", -4.85),
+    ("large jump to something farther", -3.21),
+    ("small jump to something nearer", 0.02),
+    ("large jump to something nearer", -2.07),
+    ("jump close by", -13.22),
 )
 VIEW_TERMS = (
-    ("one", 0.08),
-    ("own log odds", 0.76),
-    ("one image agrees", 0.53),
-    ("a second one", 0.39),
-    ("four", 0.74),
-    ("images that look through it", -0.5),
-    ("images that see something before it", -0.3),
+    ("one", 0.0),
+    ("own log odds", 0.75),
+    ("one image agrees", 0.69),
+    ("a second one", 0.46),
+    ("four", 0.66),
+    ("images that look through it", -0.48),
+    ("images that see something before it", -0.26),
 )
-_ONE_AGREES = dict(VIEW_TERMS)["one image agrees"]
+CARRIED_TERMS = (
+    ("one", 1.27),
+    ("log odds of the surfaces", 0.46),
+    ("the image's own search agrees", 0.21),
+    ("jump to something farther", -3.02),
+    ("jump to something nearer", -2.39),
+    ("off what is measured around it", -2.79),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,12 +120,48 @@ def confirmed_confidence(
     return np.asarray(expit(log_odds), np.float32)
 
 
-def with_agreement(
-    confidence: NDArray[np.float32], agrees: NDArray[np.bool_]
+def carried_confidence(
+    carried: MeasuredDepth, agrees: NDArray[np.bool_], sure_m: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Probabilities (H, W) that measurements are right, where one more image agrees or not."""
-    odds = np.exp(np.where(agrees, np.float32(_ONE_AGREES), np.float32(0.0)))
-    return np.asarray(confidence * odds / (1 + confidence * (odds - 1)), np.float32)
+    """Probability (H, W) that depth of other images is right in one; 0 where nothing is carried.
+
+    agrees (H, W): where the image's own search found the same surface. sure_m (H, W): its own
+    depth where that is sure, NaN elsewhere.
+    """
+    from scipy.special import expit  # late: a start need not wait for it
+
+    weights = np.array([weight for _, weight in CARRIED_TERMS], np.float32)
+    log_odds = np.tensordot(weights, carried_evidence(carried, agrees, sure_m), 1)
+    return np.where(np.isfinite(carried.depth_m), expit(log_odds), 0.0).astype(np.float32)
+
+
+def carried_evidence(
+    carried: MeasuredDepth, agrees: NDArray[np.bool_], sure_m: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """CARRIED_TERMS (terms, H, W) of carried depth; arguments are those of `carried_confidence`."""
+    from scipy.special import logit  # late: a start need not wait for it
+
+    known, sure = np.isfinite(carried.depth_m), np.isfinite(sure_m)
+    inverse = 1.0 / np.where(known, carried.depth_m, np.float32(1.0))
+    # What is unknown is neither the farthest nor the nearest around.
+    window = _window(_FAR_JUMP_PX)
+    farthest = cv2.erode(np.where(known, inverse, np.float32(np.inf)), window)
+    nearest = cv2.dilate(np.where(known, inverse, np.float32(0.0)), window)
+    size = window.shape
+    share = cv2.blur(sure.astype(np.float32), size)
+    around = cv2.blur(np.log(np.where(sure, sure_m, np.float32(1.0))), size)
+    off = np.abs(around / share.clip(_LEAST_AROUND) + np.log(inverse))
+    evidence = np.stack(
+        [
+            np.ones_like(inverse),
+            logit(carried.confidence.clip(_LEAST_CARRIED, 1.0 - _LEAST_CARRIED)),
+            agrees,
+            np.log(inverse / farthest.clip(max=inverse)).clip(max=_LARGEST_LOG),
+            np.log(nearest.clip(inverse) / inverse).clip(max=_LARGEST_LOG),
+            np.where(share >= _LEAST_AROUND, off, 0.0).clip(max=_LARGEST_LOG),
+        ]
+    )
+    return np.asarray(evidence, np.float32)
 
 
 def view_evidence(
@@ -141,7 +189,11 @@ def view_evidence(
 
 def _jumps(inverse_depth: NDArray[np.float32], radius: int) -> tuple[FloatArray, FloatArray]:
     """Logarithm of how much farther and how much nearer depth gets within a radius, (h, w) each."""
-    window = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+    window = _window(radius)
     farthest = cv2.erode(inverse_depth, window)
     nearest = cv2.dilate(inverse_depth, window)
     return np.log(inverse_depth / farthest), np.log(nearest / inverse_depth)
+
+
+def _window(radius: int) -> NDArray[np.uint8]:
+    return np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)

@@ -27,12 +27,15 @@ LEAST_OF_FARTHEST = 0.25
 class _Size:
     """How one size of the pyramid is searched."""
 
-    divisor: int  # of the finest size
+    divisor: float  # of the finest size
     offsets: int  # hypotheses on either side of the surface found so far; 0: all planes
     spacing: float  # between hypotheses, in spacings of the coarsest level's planes
 
 
-_SIZES = (_Size(4, 0, 1.0), _Size(2, 4, 0.5), _Size(1, 2, 0.25))
+_SIZES = (_Size(3, 0, 1.0), _Size(1.5, 2, 0.75), _Size(1, 2, 0.3))
+# The farthest share of the planes is evenly spaced; of the rest every so many-th is compared, since
+# what is so near moves by so many pixels that the next level finds it between two of these, too.
+_DENSE_SHARE, _NEAR_STRIDE = 0.25, 3
 WINDOW_RADIUS = 2  # pixels of every size
 
 
@@ -55,8 +58,8 @@ class SearchLevel:
 
     reference: GreyImage
     neighbours: tuple[GreyImage, ...]
-    # (D,) evenly spaced: of the first level from the farthest surface on, of the others around the
-    # surface that the level before found, so that windows are slanted like it.
+    # (D,) rising: of the first level from the farthest surface on; of the others evenly spaced
+    # around the surface that the level before found, so that windows are slanted like it.
     steps: NDArray[np.float32]
 
 
@@ -67,7 +70,11 @@ def search_levels(
     planes: int,
     max_image_hw: tuple[int, int],
 ) -> list[SearchLevel]:
-    """The levels of a search among `planes` inverse depths, coarse to fine."""
+    """The levels of a search, coarse to fine.
+
+    `planes` inverse depths evenly spaced over the range would have the spacing that is used for
+    the farther ones.
+    """
     near_m, far_m = depth_range_m
     plane_spacing = (1.0 / near_m - 1.0 / far_m) / (planes - 1)
     levels: list[SearchLevel] = []
@@ -76,13 +83,19 @@ def search_levels(
             grey_image(frame, level_hw(frame.image_hw, max_image_hw, size.divisor))
             for frame in (reference, *neighbours)
         )
-        ordinals = np.arange(-size.offsets, size.offsets + 1) if levels else np.arange(planes)
+        ordinals = np.arange(-size.offsets, size.offsets + 1) if levels else _coarsest(planes)
         steps = (plane_spacing * size.spacing * ordinals).astype(np.float32)
         levels.append(SearchLevel(first, tuple(others), steps))
     return levels
 
 
-def level_hw(image_hw: tuple[int, int], max_hw: tuple[int, int], divisor: int) -> tuple[int, int]:
+def _coarsest(planes: int) -> NDArray[np.intp]:
+    """Which of `planes` evenly spaced hypotheses are compared; the first and last always are."""
+    dense = max(1, round(_DENSE_SHARE * planes))
+    return np.array([*range(dense), *reversed(range(planes - 1, dense - 1, -_NEAR_STRIDE))])
+
+
+def level_hw(image_hw: tuple[int, int], max_hw: tuple[int, int], divisor: float) -> tuple[int, int]:
     """The largest size of the image's shape within `max_hw` (never enlarged), divided."""
     scale = min(1.0, max_hw[0] / image_hw[0], max_hw[1] / image_hw[1]) / divisor
     return max(1, round(image_hw[0] * scale)), max(1, round(image_hw[1] * scale))

@@ -38,14 +38,14 @@ class MeasuringParameters:
 
     depth_range_m: tuple[float, float] = (0.4, 12.0)  # nearest and farthest surface looked for
     max_image_hw: tuple[int, int] = (240, 320)  # larger images are measured at this size
-    planes: int = 64  # of the coarsest level, evenly spaced in inverse depth
+    planes: int = 64  # over the range of inverse depth, at the spacing of the farther ones
 
     def __post_init__(self) -> None:
         near_m, far_m = self.depth_range_m
         if not 0.0 < near_m < far_m:
             raise ValueError(f"depth_range_m must be 0 < near < far, got {self.depth_range_m}")
-        if self.planes < 8:
-            raise ValueError(f"planes must be at least 8, got {self.planes}")
+        if self.planes < 16:
+            raise ValueError(f"planes must be at least 16, got {self.planes}")
 
 
 # Islands of fewer pixels, whose depth differs from their surroundings' by more than a step of

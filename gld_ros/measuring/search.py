@@ -78,6 +78,7 @@ def _search_level(
     position, curvature = winner.position, winner.curvature
     if coarser is None:
         margin = margin_over_others(aggregated, winner.index, EXCLUDED_PLANES)
+        step = np.interp(position, np.arange(len(steps)), steps).astype(np.float32)
     else:
         margin = _enlarge(coarser.margin, reference.hw)
         # Where this level has no minimum near the surface found so far, blur or noise has
@@ -86,7 +87,8 @@ def _search_level(
         inside = (winner.index > 0) & (winner.index < len(steps) - 1)
         position = np.where(inside, position, np.float32(len(steps) // 2))
         curvature = np.where(inside, curvature, before)
-    return _Surface(around + steps[0] + (steps[1] - steps[0]) * position, margin, curvature)
+        step = steps[0] + (steps[1] - steps[0]) * position
+    return _Surface(around + step, margin, curvature)
 
 
 def _enlarge(values: FloatImage, hw: tuple[int, int]) -> FloatImage:

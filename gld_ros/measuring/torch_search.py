@@ -80,7 +80,6 @@ def _search_level(
 ) -> _Surface:
     """The winner among inverse depths `around` (h, w) or (1, 1), plus the level's steps."""
     reference, count = level.reference, len(level.steps)
-    first, second = (float(step) for step in level.steps[:2])
     steps = torch.from_numpy(level.steps).to(around.device)
     cost = matching_cost(
         reference, level.neighbours, T_neighbour_reference, around, steps, WINDOW_RADIUS
@@ -97,7 +96,10 @@ def _search_level(
         inside = (winner.index > 0) & (winner.index < count - 1)
         position = torch.where(inside, position, float(count // 2))
         curvature = torch.where(inside, curvature, before)
-    return _Surface(around + first + (second - first) * position, margin, curvature)
+    before_it = position.floor().long().clamp_(0, count - 2)
+    spacing = steps[1:] - steps[:-1]
+    step = steps[before_it] + spacing[before_it] * (position - before_it)
+    return _Surface(around + step, margin, curvature)
 
 
 @cache

@@ -6,9 +6,11 @@ from textured_planes import HW, camera_at, plane_depth, plane_image, texture
 from gld_ros.measuring.confidence import (
     RIGHT_WITHIN,
     FoundSurface,
+    carried_confidence,
     confirmed_confidence,
     surface_confidence,
 )
+from gld_ros.measuring.frames import MeasuredDepth
 from gld_ros.measuring.measure import MeasuringParameters, measure_depth
 
 
@@ -47,6 +49,24 @@ def test_other_images_raise_and_lower_the_probability() -> None:
     assert agreed == sorted(agreed)
     assert with_others(1, 1, 0) < with_others(1, 0, 0)
     assert with_others(1, 0, 1) < with_others(1, 0, 0)
+
+
+def test_carried_depth_is_surer_where_the_image_agrees_and_less_beside_jumps_and_other_depth() -> (
+    None
+):
+    depth_m = np.full((60, 80), 2.0, np.float32)
+    depth_m[:, 40:] = 3.0
+    depth_m[:10] = np.nan
+    carried = MeasuredDepth(depth_m, np.where(depth_m > 0, 0.8, 0.0).astype(np.float32), "stereo")
+    nowhere, nothing = np.zeros((60, 80), bool), np.full((60, 80), np.nan, np.float32)
+    plain = carried_confidence(carried, nowhere, nothing)
+    assert not plain[:10].any()
+    assert plain[40, 38] < plain[40, 10]
+    assert plain[40, 42] < plain[40, 70]
+    assert carried_confidence(carried, ~nowhere, nothing)[40, 10] > plain[40, 10]
+    same, other = (np.full((60, 80), d, np.float32) for d in (2.0, 2.6))
+    np.testing.assert_allclose(carried_confidence(carried, nowhere, same)[40, 10], plain[40, 10])
+    assert carried_confidence(carried, nowhere, other)[40, 10] < plain[40, 10]
 
 
 def test_certainty_stays_a_probability() -> None:

@@ -33,5 +33,5 @@ def test_a_keyframe_is_measured_on_the_device_and_compared_with_numpy(machine):
         assert row["coverage"] > 0.9
         assert row["median_error"] < 0.01
     assert in_torch["within_1_percent_of_numpy"] > 0.99
-    assert in_torch["operations"] < 5 * (80 + 40 + 20) + 600  # five per step of the scans
+    assert in_torch["operations"] < 5 * (80 + 53 + 27) + 600  # five per step of the scans
     assert scan["ms"] > 0

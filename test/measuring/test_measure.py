@@ -93,8 +93,14 @@ def test_exposure_of_each_image_may_differ(
     assert (error > 0.05).mean() < 0.02
 
 
-def test_hardly_anything_is_measured_of_a_block_that_moves_between_images() -> None:
-    values, block = texture(), texture(seed=1)[:40, :24]
+def test_little_is_measured_of_blocks_that_move_between_images() -> None:
+    shares = [published_share_of_moving_block(seed) for seed in (1, 2, 3)]
+    assert np.mean(shares) < 0.1
+
+
+def published_share_of_moving_block(seed: int) -> float:
+    """Of its pixels; most of the wall behind it has to be published."""
+    values, block = texture(), texture(seed=seed)[:40, :24]
     images = []
     for k, x_m in enumerate((-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3)):
         frame = plane_image(camera_at(x_m), 2.0, values)
@@ -110,4 +116,4 @@ def test_hardly_anything_is_measured_of_a_block_that_moves_between_images() -> N
     published = consistent(measured[3], [o for o in measured if o is not measured[3]])
     sure_m = np.where(published.confidence >= SURE, published.depth_m, np.nan)
     assert np.isfinite(sure_m).mean() > 0.5
-    assert np.isfinite(sure_m[block_at]).mean() < 0.1
+    return float(np.isfinite(sure_m[block_at]).mean())
