@@ -65,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "goals only",
     )
     parser.add_argument(
-        "--frame", help="frame of the poses (default: the parameter fixed_frame, odom)"
+        "--frame",
+        help="frame of the poses (default: the parameter fixed_frame; its own is auto: odom if TF "
+        "has it above the cameras, else their root)",
     )
     add_mode_argument(parser)
     add_preset_argument(parser, default=None, says="the parameter sampler.preset, published")

@@ -140,6 +140,7 @@ class OfflineRun:
             self._take_in(topics[message.topic], message)
             yield from self._after()
         self.session.end_of_input()
+        self.summary.fixed_frame = self.session.parameters.frames.fixed
         dropped = Counter({f"tf_{r.value}": n for r, n in self.session.pending.dropped.items()})
         for state in self.session.cameras.values():
             dropped += state.dropped

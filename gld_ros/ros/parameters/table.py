@@ -36,8 +36,10 @@ TABLE: tuple[Parameter, ...] = (
               "Images with more pixels are dropped before they are decoded.", INACTIVE, unit="px",
               low=10_000, high=100_000_000),
     # Frames
-    Parameter("fixed_frame", "string", "odom",
-              "Frame all poses are taken in; must be continuous (REP-105).", INACTIVE),
+    Parameter("fixed_frame", "string", "auto",
+              "Frame all poses are taken in; should be continuous (REP-105). auto: `odom` where it "
+              "is above the cameras in TF, else their root; once found it is kept until a reset.",
+              INACTIVE),
     Parameter("base_frame", "string", "base_link", "Robot frame that policies start from.",
               INACTIVE),
     Parameter("view_frame_prefix", "string", "gld_view",

@@ -424,7 +424,7 @@ def test_a_misspelt_fixed_frame_is_told_with_the_frames_there_are(make_rig, plai
         stop.set()
         sender.join()
     assert message == "TF has no fixed_frame 'odmo'; its frames are: camera_optical, odom"
-    rig.wait_said_once("tf unknown")
+    rig.wait_said_once("fixed frame")
 
 
 def test_standing_still_adds_no_keyframes_and_is_no_fault(make_rig, plain_oracle):
