@@ -97,6 +97,12 @@ ARGUMENTS = (
         "",
         "Where automatic views are: none, look_around, ...; empty takes policy.type of the files.",
     ),
+    (
+        "observed",
+        "",
+        "measured: ~/observed/* has no depth of the model, so mappers may clear with it; all: also "
+        "what the model completes; empty takes observed.provenance of the files.",
+    ),
     ("use_sim_time", "false", "Take time from /clock (bags, simulators)."),
     ("autostart", "true", "Configure and activate at once; false leaves that to a manager."),
     ("respawn", "true", "Start again after a lost device (exit code 70) or a crash."),
@@ -112,7 +118,8 @@ PARAMETERS = {
 }
 NO_DEPTH = "none"
 TRUTH = {"true": True, "false": False}
-CHOICES = {"mode": ("", "auto", "views", "depth")}
+OBSERVED = {"measured": ["measured"], "all": ["measured", "completed"]}
+CHOICES = {"mode": ("", "auto", "views", "depth"), "observed": ("", "measured", "all")}
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -148,6 +155,8 @@ def node(context: LaunchContext) -> list[Node]:
     }
     if cameras:
         overrides["camera_names"] = cameras
+    if argument["observed"]:
+        overrides["observed.provenance"] = OBSERVED[argument["observed"]]
     if without_depth:
         overrides["depth.source"] = "stereo"
     for name, parameter in PARAMETERS.items():

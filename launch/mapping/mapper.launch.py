@@ -4,7 +4,8 @@
     ros2 launch gld_ros mapper.launch.py mapper:=nvblox image:=/front/image_raw mode:=depth
 
 Arguments of gld.launch.py are passed on. A mapper clears free space along its rays, so it is given
-~/observed/* alone: nothing imagined clears, and nothing imagined is marked as measured.
+~/observed/* alone, and there only what was measured: nothing imagined and nothing that the model
+completes clears or is marked as measured.
 """
 
 import runpy
@@ -71,6 +72,13 @@ def generate_launch_description() -> LaunchDescription:
         [
             DeclareLaunchArgument(
                 "mapper", description="Who makes the map.", choices=tuple(MAPPERS)
+            ),
+            # Another default than gld.launch.py has: a mapper clears.
+            DeclareLaunchArgument(
+                "observed",
+                default_value="measured",
+                description="measured, or all: also depth that the model completes, which then "
+                "clears as well.",
             ),
             IncludeLaunchDescription(PythonLaunchDescriptionSource(str(NODE_LAUNCH))),
             OpaqueFunction(function=mapper),

@@ -10,6 +10,7 @@ import yaml
 
 from gld_ros.bags.cameras import camera_info_topic, depth_companion, is_depth_topic
 from gld_ros.mapping.product_messages import TOPICS
+from gld_ros.mapping.provenance import Provenance
 from gld_ros.ros.parameters.files import load_snapshot
 from gld_ros.ros.parameters.table import BY_NAME
 
@@ -79,6 +80,19 @@ def panels_of(place):
 def test_planner_snippet_loads():
     snapshot = load_snapshot(ROOT / "config" / "nav2_planner.yaml")
     assert len(snapshot.session.products.predicted_provenance) == 2
+    assert snapshot.session.products.observed_provenance == {Provenance.MEASURED}
+
+
+@pytest.mark.parametrize("name", ["mapper.launch.py", "nav2_layers.launch.py"])
+def test_receivers_that_clear_are_given_measured_depth_alone(name):
+    tree = ast.parse((ROOT / "launch" / "mapping" / name).read_text())
+    declared = {
+        call.args[0].value: {word.arg: word.value for word in call.keywords}
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "DeclareLaunchArgument"
+    }
+    assert declared["observed"]["default_value"].value == "measured"
+    assert launch_table(ROOT / "launch" / "gld.launch.py", "OBSERVED")["measured"] == ["measured"]
 
 
 def test_doubles_keep_their_decimal_point():

@@ -16,6 +16,7 @@ INACTIVE, START = When.INACTIVE, When.START
 
 MAX_NUM_STEPS, MAX_GUIDANCE_SCALE = 200, 10.0  # of goals, too
 PROVENANCE_NAMES = ("measured", "corroborated", "hallucinated", "contradicted", "unknown")
+OBSERVED_NAMES = ("measured", "completed")
 
 # fmt: off
 TABLE: tuple[Parameter, ...] = (
@@ -191,6 +192,9 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("cloud.predicted_provenance", "string[]",
               ["measured", "corroborated", "hallucinated"],
               "Which predicted points are published.", choices=PROVENANCE_NAMES),
+    Parameter("observed.provenance", "string[]", ["measured", "completed"],
+              "Which depth ~/observed/* has, images and clouds alike; only measured may clear "
+              "a map.", choices=OBSERVED_NAMES, min_entries=1),
     Parameter("cloud.publish_merged", "bool", False, "Also offer ~/merged/points.", INACTIVE),
     Parameter("product.max_age", "double", 8.0,
               "Older products are dropped; keep it below the consumers' TF cache. 0 is off.",
