@@ -27,8 +27,9 @@ class FixedFrameSearch:
     they can move, so the order in which publishers start does not matter.
     """
 
-    def __init__(self, transforms: TfBuffer, faults: FaultLog) -> None:
+    def __init__(self, transforms: TfBuffer, faults: FaultLog, *, poses_needed: bool) -> None:
         self._transforms, self._faults = transforms, faults
+        self._instead = OR_MODE_DEPTH if poses_needed else ""
         self._lock = Lock()
         self.forget()
 
@@ -76,13 +77,12 @@ class FixedFrameSearch:
                 return parameters
             return replace(parameters, frames=replace(parameters.frames, fixed=self._found.name))
 
-    def problem_with(self, fixed: str, *, poses_needed: bool) -> str:
+    def problem_with(self, fixed: str) -> str:
         """Say why images cannot be placed in a frame at all; empty while that may still change."""
         if fixed == AUTO:
             if not self._problem:
                 return ""
-            instead = OR_MODE_DEPTH if poses_needed else ""
-            return f"no fixed frame: {self._problem}; {START_ODOMETRY}{instead}"
+            return f"no fixed frame: {self._problem}; {START_ODOMETRY}{self._instead}"
         there = self._transforms.frames()
         if not there or fixed.lstrip("/") in there:
             return ""
@@ -91,9 +91,10 @@ class FixedFrameSearch:
     def _tell(self, found: FoundFrame) -> None:
         text = f"fixed_frame auto: {found.name!r}"
         if found.still:
+            views = "; views need images from two places at least" if self._instead else ""
             text += (
-                ", which only static transforms join to the cameras, so they must stand still; for "
-                "cameras that move start odometry"
+                ", which only static transforms join to the cameras, so nothing says how they move"
+                f"{views}; {START_ODOMETRY}{self._instead}"
             )
         level: Level = "warning" if found.still else "info"
         self._faults.throttled(f"fixed frame {found}", level, text)

@@ -89,7 +89,7 @@ class SynthesisSession:
         self.model = model
         self.cameras = cameras
         self._given = parameters
-        self._fixed_frame = FixedFrameSearch(transforms, faults)
+        self._fixed_frame = FixedFrameSearch(transforms, faults, poses_needed=model.mode == "views")
         self.active = False
         self.paused = False  # automatic jobs are
         self.waiting_for = ""  # why there is no automatic job now
@@ -336,9 +336,7 @@ class SynthesisSession:
 
     def missing_fixed_frame(self) -> str:
         """Say why images cannot be placed at all; empty while that may still change."""
-        return self._fixed_frame.problem_with(
-            self.parameters.frames.fixed, poses_needed=self.pending.poses_needed
-        )
+        return self._fixed_frame.problem_with(self.parameters.frames.fixed)
 
     # -- what follows -----------------------------------------------------------------------------
 

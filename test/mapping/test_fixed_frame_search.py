@@ -88,7 +88,9 @@ def test_a_desk_camera_stands_in_the_frame_of_its_driver_until_odometry_starts(r
     (keyframe,) = robot.see("left")
     np.testing.assert_array_equal(keyframe.T_fixed_cam, np.eye(4))
     assert robot.fixed == "camera_link"
-    assert "so they must stand still" in robot.told("warning")[0]
+    warning = robot.told("warning")[0]
+    assert "nothing says how they move; views need images from two places at least" in warning
+    assert "or use mode depth" in warning
     robot.link("odom", "camera_link", 5.0)
     robot.see("left")
     assert robot.fixed == "odom"
@@ -131,7 +133,7 @@ def test_a_live_root_is_taken_once_it_has_been_the_only_one_for_a_while(monkeypa
     now_s = [50.0]
     monkeypatch.setattr(fixed_frame_search.time, "monotonic", lambda: now_s[0])
     buffer, given = TransformBuffer(), load_snapshot().session
-    search = FixedFrameSearch(buffer, FaultLog(lambda level, text: None))
+    search = FixedFrameSearch(buffer, FaultLog(lambda level, text: None), poses_needed=True)
 
     def found():
         search.look(given, {"camera": "optical"}, live=True)
