@@ -17,7 +17,7 @@ MAX_AGE_S = 2.0  # of an image when it arrives
 MAX_AHEAD_S = 0.05
 ANOTHER_MACHINE = (
     "; this shell sees only its own machine: for a camera of another one, export GLD_LOCAL_ONLY=0 "
-    "in a new shell before . ./env.sh (or unset ROS_AUTOMATIC_DISCOVERY_RANGE)"
+    "in a new shell before . ./env.sh"
 )
 
 

@@ -335,7 +335,7 @@ def test_changed_image_size_forgets_the_cameras_keyframes(make_rig, plain_oracle
 
 @pytest.mark.parametrize("reason", ["future", "past", "disconnected", "unknown"])
 def test_image_that_tf_cannot_place_is_dropped_by_reason(make_rig, plain_oracle, reason):
-    rig = make_rig(plain_oracle, {"tf.timeout": 0.2})
+    rig = make_rig(plain_oracle, {"tf.timeout": 0.2, "fixed_frame": "odom"})
     rig.watch()
     rig.activate()
     now_ns, T = rig.now_ns(), rig.T_fixed_cam(0.0)
