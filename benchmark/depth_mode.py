@@ -44,7 +44,7 @@ def run(bag: Path, bundle: str, image: Path | None) -> None:
     with BagReader(bag) as reader:
         cameras = [camera.name for camera in bag_cameras(reader)]
         settings = ["mode=depth", f"model.bundle={bundle}", "depth.source=stereo", "device=cpu"]
-        settings.append(f"fixed_frame={bag_fixed_frame(reader, 'odom')}")
+        settings.append(f"fixed_frame={bag_fixed_frame(reader)}")
         parameters = load_snapshot(None, settings, cameras).session
         offline = OfflineRun(reader, load_model(parameters), parameters)
         truths = truths_of(reader)

@@ -33,7 +33,7 @@ def job_seconds(bag: Path, bundle: str, preset: str, jobs: int) -> list[float]:
 
     with BagReader(bag) as reader:
         overrides = [
-            f"fixed_frame={bag_fixed_frame(reader, 'map')}",
+            f"fixed_frame={bag_fixed_frame(reader)}",
             "policy.type=look_around",
             f"model.bundle={bundle}",
         ]

@@ -23,7 +23,7 @@ else:
     write_tour_bag(path, "narrow", room, image_hw=(90, 120), seconds=10, rate_hz=3)
 
 with BagReader(path) as bag:
-    settings = ["policy.type=look_around", f"fixed_frame={bag_fixed_frame(bag, 'odom')}"]
+    settings = ["policy.type=look_around", f"fixed_frame={bag_fixed_frame(bag)}"]
     cameras = [camera.name for camera in bag_cameras(bag)]
     parameters = load_snapshot(None, settings, cameras).session
     run = OfflineRun(bag, load_model(parameters), parameters)

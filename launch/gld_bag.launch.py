@@ -7,24 +7,17 @@ Cameras, topics and the fixed frame are found in the bag unless they are given.
 
 import json
 import subprocess
-import tempfile
 from pathlib import Path
 
-from ament_index_python.packages import (
-    PackageNotFoundError,
-    get_package_prefix,
-    get_package_share_directory,
-)
+from ament_index_python.packages import get_package_share_directory
 from launch.actions import (
     DeclareLaunchArgument,
     ExecuteProcess,
     IncludeLaunchDescription,
-    LogInfo,
     OpaqueFunction,
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
@@ -39,12 +32,16 @@ ARGUMENTS = (
     ("image", "", "Image topic, {camera} stands for a camera's name; empty finds it in the bag."),
     ("camera_info", "", "CameraInfo topic, likewise."),
     ("depth", "", "Topic of depth images, likewise; none: do without."),
-    ("fixed_frame", "", "Frame poses are taken in; empty finds it in the bag."),
+    (
+        "fixed_frame",
+        "",
+        "Frame poses are taken in; empty takes fixed_frame of the files; auto finds it in the bag.",
+    ),
     ("bundle", "", "Weights: name or folder; empty takes model.bundle of the files."),
     ("mode", "", "auto, views or depth; empty takes mode of the files."),
     ("policy", "look_around", "Where automatic views are; none: goals only."),
     ("params_file", str(SHARE / "config" / "gld.yaml"), "Parameter file."),
-    ("profile", str(SHARE / "config" / "profile_cpu.yaml"), "Parameter file laid over the first."),
+    ("profile", str(SHARE / "config" / "profile_auto.yaml"), "Parameter file laid over the first."),
     ("rviz", "true", "Show the result in RViz where it is installed."),
 )
 CHOICES = {"rviz": ("true", "false"), "mode": ("", "auto", "views", "depth")}
@@ -68,9 +65,9 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def session(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """Return the node, the player and RViz, after everything that can be wrong was looked at."""
+    """Return node, RViz and player, after everything that can be wrong was looked at."""
     argument = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
-    found = bag_info(argument["bag"])
+    found = bag_info(argument)
     cameras = argument["cameras"].split() or list(found["cameras"])
     unknown = sorted(set(cameras) - set(found["cameras"]))
     if unknown and not argument["image"]:
@@ -87,13 +84,14 @@ def session(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             "camera_info": argument["camera_info"]
             or " ".join(camera["camera_info"] for camera in known),
             "image_transport": "" if argument["image"] else found["image_transport"],
-            "fixed_frame": argument["fixed_frame"] or found["fixed_frame"],
+            "fixed_frame": found["fixed_frame"],
             "depth": argument["depth"] or bag_depth(known),
             "bundle": argument["bundle"],
             "mode": argument["mode"],
             "policy": argument["policy"],
             "params_file": argument["params_file"],
             "profile": argument["profile"],
+            "rviz": argument["rviz"],
         }.items(),
     )
     play = ["gld-ros", "play", argument["bag"], "--clock", "--rate", argument["rate"]]
@@ -102,10 +100,7 @@ def session(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if known and not argument["camera_info"]:
         play += ["--wait-for", *(camera["camera_info"] for camera in known)]
     player = ExecuteProcess(cmd=play, output="screen")
-    shown = [node, player]
-    if argument["rviz"] == "true":
-        shown += rviz(argument["fixed_frame"] or found["fixed_frame"], real_image(known, found))
-    return shown
+    return [node, player]
 
 
 def bag_depth(cameras: list[dict[str, str]]) -> str:
@@ -114,39 +109,14 @@ def bag_depth(cameras: list[dict[str, str]]) -> str:
     return " ".join(topics) if topics and all(topics) else "{camera}/depth"
 
 
-def bag_info(bag: str) -> dict:
+def bag_info(argument: dict[str, str]) -> dict:
     """Return what `gld-ros bag-info` finds. Raises ValueError with its words where it fails."""
+    words = ["gld-ros", "bag-info", argument["bag"], "--json"]
+    words += ["--params", argument["params_file"], argument["profile"]]
+    if argument["fixed_frame"]:
+        words += ["--fixed-frame", argument["fixed_frame"]]
     # A process of its own: the library may live in an environment that this interpreter is not in.
-    done = subprocess.run(
-        ["gld-ros", "bag-info", bag, "--json"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise ValueError(f"bag:={bag} cannot be played: {done.stderr.strip()}")
+        raise ValueError(f"bag:={argument['bag']} cannot be played: {done.stderr.strip()}")
     return json.loads(done.stdout)
-
-
-def real_image(cameras: list[dict[str, str]], found: dict) -> str:
-    """Return the topic of the first camera's images; empty if the bag does not tell."""
-    if not cameras:
-        return ""
-    suffix = "/compressed" if found["image_transport"] == "compressed" else ""
-    return cameras[0]["image"] + suffix
-
-
-def rviz(fixed_frame: str, image: str) -> list[LaunchDescriptionEntity]:
-    """Return RViz in a frame that the bag has, with the topic of its images."""
-    try:
-        get_package_prefix("rviz2")
-    except PackageNotFoundError:
-        return [LogInfo(msg="rviz2 is not installed, so nothing is shown (rviz:=false says so)")]
-    text = (SHARE / "rviz" / "gld.rviz").read_text()
-    with tempfile.NamedTemporaryFile("w", suffix=".rviz", delete=False) as config:
-        config.write(text.replace("/camera/image,", f"{image or '/camera/image'},"))
-    return [
-        Node(
-            package="rviz2",
-            executable="rviz2",
-            arguments=["-d", config.name, "-f", fixed_frame],
-            parameters=[{"use_sim_time": True}],
-        )
-    ]

@@ -118,7 +118,7 @@ def flown_views(bag: Path) -> Sequence[FlownView]:
     """The views of `gld-ros fly BAG --set depth.source=stereo`."""
     with BagReader(bag) as reader:
         overrides = ["depth.source=stereo", "depth.min_confidence=0.0"]
-        overrides.append(f"fixed_frame={bag_fixed_frame(reader, 'odom')}")
+        overrides.append(f"fixed_frame={bag_fixed_frame(reader)}")
         cameras = [camera.name for camera in bag_cameras(reader)]
         parameters = load_snapshot(None, overrides, cameras).session
         flight = fly(reader, load_model(parameters), parameters, FlightOptions())

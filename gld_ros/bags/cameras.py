@@ -12,6 +12,7 @@ from typing import Any
 from gld_ros.bags.reader import COMPRESSED_IMAGE_TYPE, BagError, BagReader
 from gld_ros.messages.camera_info import base_topic
 from gld_ros.messages.depth_images import is_compressed_depth
+from gld_ros.messages.fixed_frame import AUTO, NoFixedFrame, find_fixed_frame
 from gld_ros.messages.transforms import TransformBuffer
 
 _DEPTH_NAME = re.compile(r"(aligned_)?depth(_image|_raw|_registered|_rect(_raw)?|_to_\w+)?")
@@ -124,18 +125,24 @@ def _frame_id(message: Any) -> str | None:
     return None if message is None else message.header.frame_id.lstrip("/")
 
 
-def bag_fixed_frame(reader: BagReader, wanted: str) -> str:
-    """Return the frame to take poses in: the wanted one, or the bag's single root if it lacks it.
+def bag_fixed_frame(reader: BagReader, wanted: str = AUTO) -> str:
+    """Return the frame to take poses in: the named one, or, for `auto`, the one above the cameras.
 
-    Raises BagError that names the roots when neither is possible.
+    That is `odom` where it is above all cameras, else their only root. Raises BagError that names
+    the frames where the named one is missing, and the roots where there are several.
     """
     buffer: TransformBuffer = reader.transforms()[0]
-    if buffer.tree.has_frame(wanted):
+    there = ", ".join(buffer.frames()) or "none, since it has no transforms"
+    if wanted != AUTO:
+        if not buffer.tree.has_frame(wanted):
+            raise BagError(f"bag {reader.path} has no frame {wanted!r}; its frames are: {there}")
         return wanted
-    roots = buffer.tree.roots()
-    if len(roots) != 1:
+    frame_ids = {_frame_id(reader.first(c.image_topic)) for c in bag_cameras(reader)}
+    known = [f for f in frame_ids if f is not None and buffer.tree.has_frame(f)]
+    try:
+        # Images may name a frame that a parameter overrides.
+        return find_fixed_frame(buffer, known or buffer.tree.roots()).name
+    except NoFixedFrame as error:
         raise BagError(
-            f"bag {reader.path} has no frame {wanted!r}, and its roots are {roots}; name the "
-            "fixed frame"
-        )
-    return roots[0]
+            f"bag {reader.path}: {error}; name the fixed frame; the bag's frames are: {there}"
+        ) from error

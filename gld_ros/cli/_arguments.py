@@ -22,13 +22,18 @@ def add_mode_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_preset_argument(parser: argparse._ActionsContainer) -> None:
-    """Declare `preset`: how views are sampled."""
+def add_preset_argument(
+    parser: argparse._ActionsContainer,
+    *,
+    default: str | None = "published",
+    says: str = "published",
+) -> None:
+    """Declare `preset`: how views are sampled; `says` tells the default."""
     parser.add_argument(
         "--preset",
-        default="published",
+        default=default,
         choices=PRESET_NAMES,
-        help="how views are sampled (default: published)",
+        help=f"how views are sampled (default: {says})",
     )
 
 

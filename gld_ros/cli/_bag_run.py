@@ -118,15 +118,19 @@ class BagRunner:
         called per message. Raises ValueError for a bag or options that will not do, DeviceFault
         when the device is lost.
         """
-        from gld_ros.bags.cameras import bag_cameras
+        from gld_ros.bags.cameras import bag_cameras, bag_fixed_frame
         from gld_ros.bags.reader import BagReader
         from gld_ros.mapping.offline import OfflineRun, write_jobs, written_products
+        from gld_ros.messages.fixed_frame import AUTO
 
         options = self._options
         with BagReader(bag) as reader:
+            wanted = options.snapshot().session.frames.fixed
+            if wanted != AUTO and reader.transforms()[0].frames():
+                bag_fixed_frame(reader, wanted)  # before minutes of loading
             model = self.load()
             parameters = options.snapshot(
-                [f"fixed_frame={self._fixed_frame(reader, model.mode)}"],
+                [f"fixed_frame={_fixed_frame(reader, wanted, model.mode)}"],
                 [camera.name for camera in bag_cameras(reader)],
             )
             if out.exists():
@@ -145,14 +149,6 @@ class BagRunner:
                 pass
         return offline.summary
 
-    def _fixed_frame(self, reader: "BagReader", mode: str) -> str:
-        from gld_ros.bags.cameras import bag_fixed_frame
-
-        wanted = self._options.snapshot().session.frames.fixed
-        if mode == "depth" and not reader.transforms()[0].tree.roots():
-            return wanted  # depth alone needs no TF
-        return bag_fixed_frame(reader, wanted)
-
     def _load(self, parameters: "SessionParameters") -> "LoadedModel":
         from gld_ros.mapping.model import load_model
 
@@ -161,3 +157,16 @@ class BagRunner:
 
             torch.set_num_threads(self._options.threads)
         return load_model(parameters)
+
+
+def _fixed_frame(reader: "BagReader", wanted: str, mode: str) -> str:
+    """The frame to take poses in; in mode depth, which needs none, `wanted` if there is none."""
+    from gld_ros.bags.cameras import bag_fixed_frame
+    from gld_ros.bags.reader import BagError
+
+    try:
+        return bag_fixed_frame(reader, wanted)
+    except BagError:
+        if mode != "depth":
+            raise
+        return wanted

@@ -5,15 +5,27 @@ from pathlib import Path
 
 HELP = "list the cameras of a bag and the fixed frame for their poses"
 DESCRIPTION = """\
-List the cameras of a bag with their topics, and the frame that poses can be taken in: the wanted
-one if the bag has it, else the root of its transforms.
+List the cameras of a bag with their topics, and the frame that poses are taken in: the one that is
+named, by --fixed-frame or by fixed_frame in a parameter file, else the one that is found: odom if
+it is above all cameras, otherwise the root above them. A frame that is named and missing is an
+error that lists the bag's frames.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `gld-ros bag-info`."""
     parser.add_argument("bag", type=Path, help="folder of the bag, or one .mcap or .db3 file")
-    parser.add_argument("--fixed-frame", default="odom", help="wanted frame (default: odom)")
+    parser.add_argument(
+        "--fixed-frame", help="frame of the poses (default: that of --params, else found)"
+    )
+    parser.add_argument(
+        "--params",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="ROS parameter files of the node; of their fixed_frame the last counts",
+    )
     parser.add_argument(
         "--agreement",
         action="store_true",
@@ -42,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
             }
             for camera in chosen
         }
-        fixed_frame = bag_fixed_frame(bag, args.fixed_frame)
+        wanted = _wanted_frame(args)
+        fixed_frame = bag_fixed_frame(bag, wanted)
     agreements = _agreements(args.bag, fixed_frame) if args.agreement else {}
     if args.json:
         document = {"fixed_frame": fixed_frame, "image_transport": transport, "cameras": cameras}
@@ -50,13 +63,23 @@ def run(args: argparse.Namespace) -> int:
             document["images_against_tf"] = agreements
         print(json.dumps(document))
         return 0
-    print(f"fixed frame      {fixed_frame}")
+    print(f"fixed frame      {fixed_frame}{'' if wanted == fixed_frame else ' (found)'}")
     print(f"image transport  {transport}")
     for name, topics in cameras.items():
         print(f"camera {name}: {', '.join(topic for topic in topics.values() if topic)}")
     for topic, line in agreements.items():
         print(f"{topic}: {line}")
     return 0
+
+
+def _wanted_frame(args: argparse.Namespace) -> str:
+    from gld_ros.messages.fixed_frame import AUTO
+    from gld_ros.ros.parameters.files import values_for_node
+
+    wanted = AUTO
+    for file in args.params:
+        wanted = str(values_for_node(file, "/gld").get("fixed_frame", wanted))
+    return args.fixed_frame or wanted
 
 
 def _agreements(bag: Path, fixed_frame: str) -> dict[str, str]:

@@ -43,7 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="camera to check, <camera>/image; repeatable (default: those of the node)",
     )
-    parser.add_argument("--fixed-frame", default="", help="default: that of the node, else odom")
+    parser.add_argument(
+        "--fixed-frame",
+        default="",
+        help="frame of the poses (default: that of the node; auto: odom if it is above the "
+        "cameras, else their root)",
+    )
     parser.add_argument(
         "--seconds", type=float, default=5.0, help="how long to watch the graph (default: 5)"
     )
@@ -108,9 +113,10 @@ def _run_graph(args: argparse.Namespace) -> int:
 def _run_bag(args: argparse.Namespace) -> int:
     if args.camera:
         raise ValueError("--camera is for the live graph; of a bag all cameras are looked at")
+    from gld_ros.messages.fixed_frame import AUTO
     from gld_ros.ros.bag_check import judge_bag, look_at_bag
 
-    seen = look_at_bag(args.bag, args.fixed_frame or "odom")
+    seen = look_at_bag(args.bag, args.fixed_frame or AUTO)
     faults = judge_bag(seen)
     fatal = any(fault.fatal for fault in faults)
     if args.json:
@@ -131,7 +137,8 @@ def _run_bag(args: argparse.Namespace) -> int:
         }
         print(json.dumps(document, indent=1))
         return 1 if fatal else 0
-    print(f"bag {seen.path}: {seen.duration_s:.1f} s, fixed frame {seen.fixed_frame!r}")
+    found = "" if seen.fixed_frame == args.fixed_frame else " (found)"
+    print(f"bag {seen.path}: {seen.duration_s:.1f} s, fixed frame {seen.fixed_frame!r}{found}")
     for camera in seen.cameras:
         print(
             f"{camera.topic}: {camera.placed} of {camera.images} images could be placed, "

@@ -88,13 +88,15 @@ def run(args: argparse.Namespace) -> int:
         if args.camera and args.camera not in cameras:
             raise ValueError(f"--camera is {args.camera!r}; the bag has: {', '.join(cameras)}")
         given = load_snapshot(args.params, args.overrides)
+        fixed_frame = bag_fixed_frame(reader, given.session.frames.fixed)
+        print(f"poses in frame {fixed_frame!r}")
         overrides = [
             f"model.bundle={args.bundle}",
             # Labels are wanted for all pixels, also for those that are too unsure to publish.
             "depth.min_confidence=0.0",
             *(["depth.source=stereo"] if args.bag is None else []),
             *args.overrides,
-            f"fixed_frame={bag_fixed_frame(reader, given.session.frames.fixed)}",
+            f"fixed_frame={fixed_frame}",
         ]
         parameters = load_snapshot(args.params, overrides, cameras).session
         model = load_model(replace(parameters, mode="views"))

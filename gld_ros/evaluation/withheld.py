@@ -81,7 +81,7 @@ def split_bag(source: Path, target: Path, count: int) -> SplitBag:
     """
     with BagReader(source) as reader:
         camera = bag_cameras(reader)[0]
-        fixed_frame = bag_fixed_frame(reader, "odom")
+        fixed_frame = bag_fixed_frame(reader)
         buffer, _ = reader.transforms()
         first_info = reader.first(camera.info_topic)
         if first_info is None:

@@ -5,13 +5,13 @@ Owns every decision about one incoming image, and counts each by cause; its pixe
 a bag use the same code.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import Any
 
 from gld_ros.mapping.cameras import ArrivedDepth, CameraState
 from gld_ros.mapping.epochs import EpochMonitor, StampFault, TimeJump, is_future_stamp
-from gld_ros.mapping.fault_log import FaultLog
+from gld_ros.mapping.fault_log import FaultLog, Level
 from gld_ros.mapping.frame_decoder import FrameDecoder
 from gld_ros.mapping.frames import (
     NO_POSE,
@@ -27,6 +27,7 @@ from gld_ros.messages.camera_info import (
     same_calibration,
 )
 from gld_ros.messages.depth_images import depth_hw_from_message
+from gld_ros.messages.fixed_frame import AUTO
 from gld_ros.messages.images import (
     ImageBridge,
     ImageError,
@@ -45,8 +46,9 @@ class Intake:
 
     `on_placed`, if given, sees every image that TF placed, keyframe or not, in order of stamps, and
     those without a pose where `pending` needs none; it must be quick and must not call back.
-    `image_bridge` is that of rgb_from_message. A time jump is returned to the caller once
-    everything of the old epoch, its transforms included, is forgotten.
+    `image_bridge` is that of rgb_from_message; `no_fixed_frame` says why nothing can be placed, if
+    that is so. A time jump is returned to the caller once everything of the old epoch, its
+    transforms included, is forgotten.
     """
 
     def __init__(
@@ -60,11 +62,12 @@ class Intake:
         transforms: TfBuffer,
         on_placed: OnPlaced | None = None,
         image_bridge: ImageBridge | None = None,
+        no_fixed_frame: Callable[[], str] = lambda: "",
     ) -> None:
         self.cameras = cameras
         self._gate, self._store, self._pending = gate, store, pending
         self._epochs, self._faults, self._transforms = epochs, faults, transforms
-        self._on_placed = on_placed
+        self._on_placed, self._no_fixed_frame = on_placed, no_fixed_frame
         self._decoder = FrameDecoder(store, faults, image_bridge)
         self._lock = Lock()
 
@@ -368,6 +371,13 @@ class Intake:
         there = f"; TF has: {', '.join(self._transforms.frames()) or 'none'}" if unknown else ""
         lost = self._pending.poses_needed or reason is TfFailure.OVERFLOW
         what_then = "the image is dropped" if lost else "the image is used without a pose"
+        no_frame = self._no_fixed_frame() if unknown else ""
+        if no_frame:
+            level: Level = "error" if lost or fixed != AUTO else "warning"
+            self._faults.throttled("fixed frame", level, f"{no_frame}; {what_then}")
+            return
+        if fixed == AUTO:
+            return  # it may still be found
         self._faults.throttled(
             f"tf {reason.value}",
             "error" if reason is TfFailure.NOT_RIGID else "warning",

@@ -299,8 +299,10 @@ def _observed_view(
 ) -> ObservedView:
     confidence = completed.confidence
     depth_m = rep117_depth(completed.depth_m, confidence, parameters)
-    confidence[np.isnan(depth_m)] = np.nan
     labels = np.where(completed.measured, Provenance.MEASURED, Provenance.COMPLETED)
+    # Who clears a map with depth images reads no labels: what is not wanted is not there.
+    depth_m[~np.isin(labels, [int(p) for p in parameters.observed_provenance])] = np.nan
+    confidence[np.isnan(depth_m)] = np.nan
     labels = np.where(np.isnan(depth_m), Provenance.UNKNOWN, labels).astype(np.uint8)
     points = None
     if wanted & {Product.OBSERVED_POINTS, Product.MERGED_POINTS}:

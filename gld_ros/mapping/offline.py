@@ -36,6 +36,7 @@ from gld_ros.mapping.product_messages import (
 from gld_ros.mapping.products import Product
 from gld_ros.mapping.session import SynthesisSession
 from gld_ros.mapping.synthesizer import DeviceFault
+from gld_ros.messages.fixed_frame import AUTO
 from gld_ros.messages.frame_tree import TransformUnavailable
 
 log = logging.getLogger(__name__)
@@ -140,6 +141,7 @@ class OfflineRun:
             self._take_in(topics[message.topic], message)
             yield from self._after()
         self.session.end_of_input()
+        self.summary.fixed_frame = self.session.parameters.frames.fixed
         dropped = Counter({f"tf_{r.value}": n for r, n in self.session.pending.dropped.items()})
         for state in self.session.cameras.values():
             dropped += state.dropped
@@ -235,8 +237,11 @@ def write_jobs(
 ) -> Iterator[JobResult]:
     """Write each job to a new bag as the node would publish it, and pass it on.
 
-    The bag appears under `path` once all jobs are through.
+    The bag appears under `path` once all jobs are through. Raises ValueError for views without the
+    name of the fixed frame (`bag_fixed_frame`).
     """
+    if mode == "views" and frames.fixed == AUTO:
+        raise ValueError(f"the fixed frame is {AUTO!r}; a bag of views needs the frame's own name")
     topics = written_topics(mode)
     with ExitStack() as stack:
         bag = stack.enter_context(BagWriter(path))

@@ -7,12 +7,14 @@ from typing import Any
 from gld_ros.mapping.job_planner import PlannedJob
 from gld_ros.mapping.jobs import JobResult, Outcome
 from gld_ros.mapping.reasons import counted_reasons, times
+from gld_ros.messages.fixed_frame import AUTO
 
 
 @dataclass
 class OfflineSummary:
     """Counts of a run over a bag; the counters count sentences."""
 
+    fixed_frame: str = ""  # poses were taken in it
     images: int = 0
     keyframes: int = 0
     jobs: int = 0  # finished ones
@@ -59,6 +61,8 @@ def summary_lines(summary: OfflineSummary) -> list[str]:
     if s.depth_images:
         made = f"depth of {s.depth_images} ({s.metric_jobs} in metres, the others relative)"
     lines = [f"{s.images} images, {s.keyframes} keyframes, {made}"]
+    if s.fixed_frame not in ("", AUTO):
+        lines.append(f"  poses in frame {s.fixed_frame!r}")
 
     def add(what: str, reasons: Counter[str]) -> None:
         if reasons:
@@ -96,6 +100,7 @@ def summary_document(summary: OfflineSummary) -> dict[str, Any]:
 
     s = summary
     return {
+        "fixed_frame": "" if s.fixed_frame == AUTO else s.fixed_frame,
         "images": s.images,
         "keyframes": s.keyframes,
         "jobs": s.jobs,

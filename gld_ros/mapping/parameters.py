@@ -40,7 +40,7 @@ class CameraParameters:
 class FrameParameters:
     """Names of coordinate frames."""
 
-    fixed: str
+    fixed: str  # "auto" until the session has found it
     base: str
     view_prefix: str
     publish_views: bool  # on /tf

@@ -178,6 +178,11 @@ class PendingImages(Generic[Payload]):
             self._waited_s += sum(p.wait_s for p in placed)
         return RetryOutcome(tuple(placed), tuple(dropped))
 
+    def frame_ids(self) -> dict[str, str]:
+        """The frame of the newest waiting image, by camera."""
+        with self._lock:
+            return {camera: queue[-1].frame_id for camera, queue in self._queues.items() if queue}
+
     def flush(self, camera: str | None = None) -> int:
         """Forget the waiting images of one camera, or of all; returns how many there were."""
         with self._lock:

@@ -39,7 +39,7 @@ ALL_PRODUCTS = frozenset(Product) - {Product.MERGED_POINTS, Product.RELATIVE_DEP
 
 @dataclass(frozen=True)
 class ProductParameters:
-    """Limits and choices, as the parameters `depth.*`, `provenance.*`, `cloud.*`."""
+    """Limits and choices, as parameters `depth.*`, `provenance.*`, `observed.*`, `cloud.*`."""
 
     depth_min_m: float = 0.1
     depth_max_m: float = 30.0
@@ -51,6 +51,9 @@ class ProductParameters:
     organized_observed: bool = True
     predicted_provenance: frozenset[Provenance] = frozenset(
         {Provenance.MEASURED, Provenance.CORROBORATED, Provenance.HALLUCINATED}
+    )
+    observed_provenance: frozenset[Provenance] = frozenset(
+        {Provenance.MEASURED, Provenance.COMPLETED}
     )
     withhold_if_unresolved: bool = True
 

@@ -16,6 +16,7 @@ from gld_ros.mapping.cameras import CameraState
 from gld_ros.mapping.depth_stream import DepthStream
 from gld_ros.mapping.epochs import EpochMonitor, TimeJump
 from gld_ros.mapping.fault_log import FaultLog
+from gld_ros.mapping.fixed_frame_search import FixedFrameSearch
 from gld_ros.mapping.frames import FloatArray, Keyframe
 from gld_ros.mapping.intake import Intake
 from gld_ros.mapping.job_history import JobHistory
@@ -48,6 +49,8 @@ from gld_ros.mapping.scale import ScaleState
 from gld_ros.mapping.stereo_device import StereoDevice
 from gld_ros.mapping.worker import SynthesisWorker
 from gld_ros.measuring.surfaces import MeasuredScene, Surface
+from gld_ros.messages.fixed_frame import AUTO
+from gld_ros.messages.frame_tree import UnknownFrame
 from gld_ros.messages.images import ImageBridge
 from gld_ros.messages.transforms import TfBuffer
 
@@ -85,7 +88,8 @@ class SynthesisSession:
     ) -> None:
         self.model = model
         self.cameras = cameras
-        self.parameters = parameters
+        self._given = parameters
+        self._fixed_frame = FixedFrameSearch(transforms, faults, poses_needed=model.mode == "views")
         self.active = False
         self.paused = False  # automatic jobs are
         self.waiting_for = ""  # why there is no automatic job now
@@ -120,6 +124,7 @@ class SynthesisSession:
             transforms,
             self._note_image,
             image_bridge,
+            self.missing_fixed_frame,
         )
         self._postprocessor = Postprocessor(wanted, self._measured)
         self._planner = JobPlanner(
@@ -156,15 +161,27 @@ class SynthesisSession:
 
     def set_parameters(self, parameters: SessionParameters) -> None:
         """Take over changed parameters; jobs that are planned already keep theirs."""
-        self.parameters = parameters
+        self._given = parameters
         self.measurements.source = parameters.depth_source
         self.store.resize(parameters.keyframes.capacity)
 
     def reset(self) -> None:
-        """Discard keyframes, scale, queue and non-static transforms, at the user's request."""
+        """Discard keyframes, scale, queue and non-static transforms, at the user's request.
+
+        A fixed frame that was found is looked for again.
+        """
+        self._fixed_frame.forget()
+        self._discard()
+
+    def _discard(self) -> None:
         self.worker.cancel_all(CancelReason.USER)
         self._intake.forget()
         self._forget_products()
+
+    @property
+    def parameters(self) -> SessionParameters:
+        """All parameters, with the fixed frame that was found if it was to be."""
+        return self._fixed_frame.applied(self._given)
 
     # -- input ------------------------------------------------------------------------------------
 
@@ -188,6 +205,8 @@ class SynthesisSession:
 
     def place_images(self) -> list[Keyframe]:
         """Ask TF about the images that wait; returns the keyframes that came of it."""
+        if self._fixed_frame.look(self._given, self.pending.frame_ids(), live=self.active):
+            self._discard()  # their poses are in another frame
         keyframes = self._intake.place(self.parameters, self._now_ns(), time.monotonic_ns())
         if keyframes:
             for keyframe in keyframes:
@@ -311,14 +330,13 @@ class SynthesisSession:
         fixed = self.parameters.frames.fixed
         if frame_id == fixed:
             return np.eye(4)
+        if fixed == AUTO:
+            raise UnknownFrame(self.missing_fixed_frame() or "no image is placed yet")
         return self._transforms.lookup(fixed, frame_id, stamp_ns or None)
 
     def missing_fixed_frame(self) -> str:
-        """Say which frames exist instead of the fixed one; empty while it may still appear."""
-        fixed, there = self.parameters.frames.fixed, self._transforms.frames()
-        if not there or fixed.lstrip("/") in there:
-            return ""
-        return f"TF has no fixed_frame {fixed!r}; its frames are: {', '.join(there)}"
+        """Say why images cannot be placed at all; empty while that may still change."""
+        return self._fixed_frame.problem_with(self.parameters.frames.fixed)
 
     # -- what follows -----------------------------------------------------------------------------
 

@@ -81,6 +81,13 @@ class Sample(NamedTuple):
     static: bool
 
 
+class Ancestor(NamedTuple):
+    """A frame above another, or that one itself; `still`: only static edges are between them."""
+
+    frame: str
+    still: bool
+
+
 class Leg(NamedTuple):
     """One edge of a route: `ratio` of the way from one pose vector to the next."""
 
@@ -361,6 +368,17 @@ class FrameTree:
         with self._lock:
             self._require_known(_name(frame_id))
             return self._ancestors(_name(frame_id))[-1]
+
+    def chain_above(self, frame_id: str) -> list[Ancestor]:
+        """The frame and all above it up to its root, by the newest samples. Raises UnknownFrame."""
+        with self._lock:
+            self._require_known(_name(frame_id))
+            chain, still = list[Ancestor](), True
+            for frame in self._ancestors(_name(frame_id)):
+                chain.append(Ancestor(frame, still))
+                edge = self._edges.get(frame)
+                still = still and (edge is None or edge.static)
+            return chain
 
     def samples(self) -> list[Sample]:
         """All that is kept."""

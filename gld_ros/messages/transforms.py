@@ -16,6 +16,7 @@ from gld_ros.geometry.poses import (
 )
 from gld_ros.messages.frame_tree import (
     AheadTransform,
+    Ancestor,
     FrameTree,
     InvalidTransform,
     Leg,
@@ -49,6 +50,9 @@ class TfBuffer(Protocol):
 
     def frames(self) -> list[str]:
         """Every frame that a transform has named, by name."""
+
+    def chain_above(self, frame_id: str) -> list[Ancestor]:
+        """The frame and all above it up to its root; raises UnknownFrame."""
 
     def clear(self) -> None:
         """Forget what depends on time; static transforms stay."""
@@ -93,6 +97,10 @@ class TransformBuffer:
     def frames(self) -> list[str]:
         """Every frame that a transform has named, by name."""
         return self.tree.frames()
+
+    def chain_above(self, frame_id: str) -> list[Ancestor]:
+        """The frame and all above it up to its root, by the newest samples. Raises UnknownFrame."""
+        return self.tree.chain_above(frame_id)
 
     def clear(self) -> None:
         """Discard all non-static edges; static ones are kept, since they are not sent again."""

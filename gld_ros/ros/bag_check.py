@@ -12,6 +12,7 @@ from gld_ros.bags.cameras import bag_cameras, bag_fixed_frame
 from gld_ros.bags.reader import BagReader
 from gld_ros.measuring.agreement import Agreement
 from gld_ros.messages.camera_info import base_topic
+from gld_ros.messages.fixed_frame import AUTO
 from gld_ros.ros.graph_faults import Fault, agreement_faults
 from gld_ros.scenes.agreement import recording_agreement
 from gld_ros.scenes.bags import open_bag
@@ -43,7 +44,7 @@ class BagSeen:
     problem: str  # why no camera can be used
 
 
-def look_at_bag(path: Path, wanted_frame: str = "odom") -> BagSeen:
+def look_at_bag(path: Path, wanted_frame: str = AUTO) -> BagSeen:
     """Read a bag's cameras, poses and some images. Raises BagError for a bag that is damaged."""
     with BagReader(path) as bag:
         fixed = bag_fixed_frame(bag, wanted_frame)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
@@ -28,9 +29,10 @@ from gld_ros.mapping.parameters import FrameParameters
 from gld_ros.mapping.policy_topics import plain_poses
 from gld_ros.mapping.product_messages import views_message
 from gld_ros.mapping.products import Product
-from gld_ros.mapping.session import SynthesisSession
+from gld_ros.mapping.session import NO_VIEWS, SynthesisSession
 from gld_ros.mapping.targets import InvalidTarget, poses_as_targets
 from gld_ros.messages.camera_info import CameraInfoError, camera_info_values, pinhole_camera
+from gld_ros.messages.fixed_frame import AUTO
 from gld_ros.messages.frame_tree import TransformUnavailable
 from gld_ros.messages.images import image_message
 from gld_ros.messages.stamps import NS_PER_S, make_header, stamp_to_ns
@@ -297,6 +299,8 @@ def _check(goal: Any, session: SynthesisSession) -> None:
         problem = f"{count} targets; 1 to {max_targets} are allowed"
     elif frame_length > MAX_NAME_LENGTH:
         problem = f"frame_id has {frame_length} characters; up to {MAX_NAME_LENGTH} are allowed"
+    elif session.mode == "depth":
+        problem = NO_VIEWS
     elif unknown:
         known = ", ".join(session.cameras)
         problem = f"{len(unknown)} unknown cameras, {unknown[0][:80]!r} first; known are {known}"
@@ -324,7 +328,8 @@ def _plan(
     try:
         poses = _targets(request, session)
     except TransformUnavailable as error:
-        return ErrorCode.TF_ERROR, str(error)
+        searching = session.parameters.frames.fixed == AUTO and not session.missing_fixed_frame()
+        return ErrorCode.NO_KEYFRAMES if searching else ErrorCode.TF_ERROR, str(error)
     planned = session.plan_goal(poses, options)
     if isinstance(planned, PlannedJob):
         return planned
@@ -334,12 +339,11 @@ def _plan(
 
 
 def _targets(goal: Any, session: SynthesisSession) -> list[FloatArray]:
-    header = goal.targets.header
-    T_fixed_frame = session.lookup_fixed(header.frame_id, stamp_to_ns(header.stamp))
+    header, poses = goal.targets.header, plain_poses(goal.targets.poses)
     try:
-        return poses_as_targets(
-            T_fixed_frame, plain_poses(goal.targets.poses), CONVENTIONS[goal.pose_convention]
-        )
+        poses_as_targets(np.eye(4), poses, CONVENTIONS[goal.pose_convention])  # good ones, at least
+        T_fixed_frame = session.lookup_fixed(header.frame_id, stamp_to_ns(header.stamp))
+        return poses_as_targets(T_fixed_frame, poses, CONVENTIONS[goal.pose_convention])
     except InvalidTarget as error:
         raise GoalFailed(ErrorCode.INVALID_GOAL, str(error)) from error
 

@@ -8,12 +8,17 @@ from typing import Any
 
 from gld_ros.measuring.agreement import DISAGREE, Agreement
 from gld_ros.messages.camera_info import CameraInfoError, camera_info_values, pinhole_camera
+from gld_ros.messages.fixed_frame import AUTO
 from gld_ros.messages.images import ImageError, rgb_from_message
 from gld_ros.messages.stamps import age_in_words
 from gld_ros.ros.graph_watch import GraphSeen, TopicSeen
 
 MAX_AGE_S = 2.0  # of an image when it arrives
 MAX_AHEAD_S = 0.05
+ANOTHER_MACHINE = (
+    "; this shell sees only its own machine: for a camera of another one, export GLD_LOCAL_ONLY=0 "
+    "in a new shell before . ./env.sh"
+)
 
 
 @dataclass(frozen=True)
@@ -48,18 +53,20 @@ def judge(seen: GraphSeen) -> list[Fault]:
             )
         )
     for image, info in seen.cameras:
-        faults += _image_faults(image)
+        faults += _image_faults(image, ANOTHER_MACHINE if seen.local_only else "")
         faults += _info_faults(image, info, seen.rectification)
         if image.agreement is not None:
             faults += agreement_faults(image.topic, image.agreement)
     if seen.tf_asked and not seen.tf_placed:
         frames = sorted({image.frame_id for image, _ in seen.cameras if image.frame_id})
+        fixed = "odom" if seen.fixed_frame == AUTO else seen.fixed_frame
         faults.append(
             Fault(
                 "/tf",
                 f"no image could be placed: {seen.tf_problem}",
-                f"publish the chain {seen.fixed_frame} <- ... <- {', '.join(frames)} with stamps "
-                "around those of the images, or set fixed_frame to a frame that exists",
+                f"publish the chain {fixed} <- ... <- {', '.join(frames)} with stamps around those "
+                "of the images (odometry), or set fixed_frame to a frame that exists; mode depth "
+                "needs no poses",
             )
         )
     if not seen.node_state:
@@ -106,14 +113,15 @@ def agreement_faults(topic: str, agreement: Agreement) -> list[Fault]:
     return [Fault(topic, problem, fix, fatal=False)]
 
 
-def _image_faults(image: TopicSeen) -> list[Fault]:
+def _image_faults(image: TopicSeen, if_elsewhere: str) -> list[Fault]:
     faults = []
     if not image.publishers:
         return [
             Fault(
                 image.topic,
                 "nothing publishes images here",
-                "start the camera driver, or remap <camera>/image of the node to its topic",
+                "start the camera driver, or remap <camera>/image of the node to its topic"
+                f"{if_elsewhere}",
             )
         ]
     wrong = sorted({p.topic_type for p in image.publishers} - {image.type})

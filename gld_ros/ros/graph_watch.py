@@ -4,6 +4,7 @@
 changes nothing on the graph; what of it is wrong is judged in `graph_faults`.
 """
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import numpy as np
 from gld_ros.measuring.agreement import Agreement, image_pose_agreement
 from gld_ros.measuring.frames import PosedImage
 from gld_ros.messages.camera_info import CameraInfoError, camera_info_values, pinhole_camera
+from gld_ros.messages.fixed_frame import AUTO, NoFixedFrame, find_fixed_frame
 from gld_ros.messages.frame_tree import TransformUnavailable
 from gld_ros.messages.images import ImageError, rgb_from_message
 from gld_ros.messages.stamps import stamp_to_ns
@@ -72,6 +74,7 @@ class GraphSeen:
     tf_asked: int = 0
     tf_problem: str = ""
     tf_rejected: int = 0
+    local_only: bool = False  # DDS looks at this machine alone
 
 
 def watch(
@@ -121,13 +124,15 @@ def watch(
     seen = GraphSeen(
         node_name=target,
         node_state=state,
-        fixed_frame=fixed_frame or str(values.get("fixed_frame") or "odom"),
+        fixed_frame=fixed_frame or str(values.get("fixed_frame") or AUTO),
         rectification=str(values.get("cameras.rectification") or "auto"),
         sim_time=sim_time,
         clock_runs=not sim_time or bool(others[-1].count),
         cameras=pairs,
         others=others,
         tf_rejected=sum(tf.rejected.values()),
+        local_only=os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") == "LOCALHOST"
+        or os.environ.get("ROS_LOCALHOST_ONLY") == "1",
     )
     for topic in [t for pair in pairs for t in pair] + others:
         own = node.get_fully_qualified_name()
@@ -232,7 +237,18 @@ def _listen(node: Any, topic: str, type_name: str) -> TopicSeen:
 
 
 def _ask_tf(seen: GraphSeen, buffer: Any) -> None:
-    """Count for how many image stamps TF knows the camera; the newest may still be on their way."""
+    """Count for how many image stamps TF knows the camera; the newest may still be on their way.
+
+    A fixed frame that is to be found is found by the rule of the node.
+    """
+    frame_ids = [image.frame_id for image, _ in seen.cameras if image.frame_id]
+    if seen.fixed_frame == AUTO and frame_ids:
+        try:
+            seen.fixed_frame = find_fixed_frame(buffer, frame_ids).name
+        except NoFixedFrame as error:
+            seen.tf_problem = str(error)
+            seen.tf_asked = sum(image.count for image, _ in seen.cameras)
+            return
     for image, _ in seen.cameras:
         stamps = image.stamps_ns[:-1] or image.stamps_ns
         for stamp_ns in stamps if image.frame_id else ():

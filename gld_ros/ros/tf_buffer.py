@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gld_ros.messages.frame_tree import (
+    Ancestor,
     FrameTree,
     Insertion,
     InvalidTransform,
@@ -113,6 +114,10 @@ class Tf2Buffer:
     def frames(self) -> list[str]:
         """Every frame that a transform has named, by name."""
         return self._tree.frames()
+
+    def chain_above(self, frame_id: str) -> list[Ancestor]:
+        """The frame and all above it up to its root, by the newest samples. Raises UnknownFrame."""
+        return self._tree.chain_above(frame_id)
 
     def clear(self) -> None:
         """Discard all non-static edges; static ones are kept, since they are not sent again."""

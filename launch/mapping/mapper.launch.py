@@ -4,7 +4,8 @@
     ros2 launch gld_ros mapper.launch.py mapper:=nvblox image:=/front/image_raw mode:=depth
 
 Arguments of gld.launch.py are passed on. A mapper clears free space along its rays, so it is given
-~/observed/* alone: nothing imagined clears, and nothing imagined is marked as measured.
+~/observed/* alone, and there only what was measured: nothing imagined and nothing that the model
+completes clears or is marked as measured.
 """
 
 import runpy
@@ -72,6 +73,13 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "mapper", description="Who makes the map.", choices=tuple(MAPPERS)
             ),
+            # Another default than gld.launch.py has: a mapper clears.
+            DeclareLaunchArgument(
+                "observed",
+                default_value="measured",
+                description="measured, or all: also depth that the model completes, which then "
+                "clears as well.",
+            ),
             IncludeLaunchDescription(PythonLaunchDescriptionSource(str(NODE_LAUNCH))),
             OpaqueFunction(function=mapper),
         ]
@@ -113,13 +121,14 @@ def mapper(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 def camera_topics(argument: dict[str, str], namespace: str) -> dict[str, str]:
     """Return the topics of the one camera that gld.launch.py is given. Raises ValueError."""
-    cameras = argument["cameras"].split() or ["camera"]
+    node_launch = runpy.run_path(str(NODE_LAUNCH))
+    cameras = node_launch["camera_names"](argument)
     if len(cameras) > 1:
         raise ValueError(
-            f"{argument['mapper']} takes one camera here, cameras:='{argument['cameras']}' names "
-            f"{len(cameras)}; start gld.launch.py with all of them and the mapper by itself"
+            f"{argument['mapper']} takes one camera here, and there are {len(cameras)}, "
+            f"{' '.join(cameras)}; start gld.launch.py with all of them and the mapper by itself"
         )
-    given = runpy.run_path(str(NODE_LAUNCH))["camera_topics"](argument)
+    given = node_launch["camera_topics"](argument)
     topics = {kind: topic.replace("{camera}", cameras[0]) for kind, topic in given.items()}
     return {
         kind: topic if topic.startswith("/") else "/".join(["", *filter(None, (namespace, topic))])

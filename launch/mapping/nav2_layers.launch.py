@@ -3,7 +3,7 @@
     ros2 launch gld_ros nav2_obstacle_layer.launch.py nav2_params:=/etc/robot/nav2_params.yaml
     ros2 launch gld_ros nav2_voxel_layer.launch.py fixed_frame:=odom
 
-Nav2 gets a copy of its parameter file with our layers in the local costmap. Observed points may
+Nav2 gets a copy of its parameter file with our layers in the local costmap. Measured points may
 mark and clear; predicted points lie in a layer of their own, may mark, and never clear. Arguments
 of gld.launch.py are passed on.
 """
@@ -46,6 +46,12 @@ def generate_launch_description() -> LaunchDescription:
                 "profile",
                 default_value=str(SHARE / "config" / "nav2_planner.yaml"),
                 description="Second parameter file of gld_node, laid over the first.",
+            ),
+            DeclareLaunchArgument(
+                "observed",
+                default_value="measured",
+                description="measured, or all: also depth that the model completes, which then "
+                "clears as well.",
             ),
             DeclareLaunchArgument(
                 "policy",

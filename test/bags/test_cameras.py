@@ -152,7 +152,13 @@ def test_a_bag_without_colour_images_names_its_topics(tmp_path):
         bag_cameras(reader)
 
 
-def test_the_fixed_frame_is_the_wanted_one_or_the_only_root(small_bag):
+def test_a_named_fixed_frame_is_taken_as_it_is_and_must_exist(small_bag):
     with BagReader(small_bag) as reader:
         assert bag_fixed_frame(reader, "base_link") == "base_link"
-        assert bag_fixed_frame(reader, "map") == "odom"
+        with pytest.raises(BagError, match="no frame 'odmo'; its frames are: base_link, camera, "):
+            bag_fixed_frame(reader, "odmo")
+
+
+def test_without_a_name_the_fixed_frame_is_found_above_the_cameras(small_bag):
+    with BagReader(small_bag) as reader:
+        assert bag_fixed_frame(reader) == "odom"

@@ -92,7 +92,8 @@ def node_with_another_model(tmp_path, monkeypatch):
         marker.parent.mkdir(parents=True)
         marker.touch()
         shutil.copytree(share / "launch", overlay / "share/gld_ros/launch")
-        shutil.copytree(share / "config", overlay / "share/gld_ros/config")
+        for folder in ("config", "rviz"):
+            shutil.copytree(share / folder, overlay / "share/gld_ros" / folder)
         executable = overlay / "lib/gld_ros/gld_node"
         executable.parent.mkdir(parents=True)
         executable.write_text(NODE_WITH_ANOTHER_MODEL.format(python=sys.executable, load=load))
@@ -101,6 +102,21 @@ def node_with_another_model(tmp_path, monkeypatch):
         monkeypatch.setenv("AMENT_PREFIX_PATH", prefixes)
 
     return put_over
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Makes a package in a folder of its own known; returns its prefix."""
+
+    def make(name):
+        prefix = tmp_path / name
+        marker = prefix / f"share/ament_index/resource_index/packages/{name}"
+        marker.parent.mkdir(parents=True)
+        marker.touch()
+        monkeypatch.setenv("AMENT_PREFIX_PATH", str(prefix), prepend=":")
+        return prefix
+
+    return make
 
 
 @pytest.fixture

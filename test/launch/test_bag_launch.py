@@ -60,6 +60,23 @@ def test_a_bag_that_is_missing_ends_the_launch_at_once(command, words, message):
     assert not launch.left_over()
 
 
+@pytest.mark.parametrize("given", ["argument", "file"])
+def test_a_misspelt_fixed_frame_is_an_error_that_lists_the_frames(
+    command, recorded_room, tmp_path, given
+):
+    file = tmp_path / "robot.yaml"
+    file.write_text("/**:\n  ros__parameters: {fixed_frame: odmo}\n")
+    word = {"argument": "fixed_frame:=odmo", "file": f"params_file:={file}"}[given]
+    launch = command(
+        "ros2", "launch", "gld_ros", "gld_bag.launch.py", f"bag:={recorded_room}", word
+    )
+    assert launch.ended() != 0
+    assert "no frame 'odmo'; its frames are: " in launch.output
+    assert "map" in launch.output
+    assert "process started" not in launch.output
+    assert not launch.left_over()
+
+
 def test_a_camera_that_the_bag_lacks_is_named(command, recorded_room):
     launch = command(
         "ros2", "launch", "gld_ros", "gld_bag.launch.py", f"bag:={recorded_room}", "cameras:=rear"

@@ -1,6 +1,10 @@
 """gld.launch.py brings up the node that its arguments describe, and takes it down cleanly."""
 
+import json
+import sys
+
 import pytest
+import yaml
 
 launch_pytest = pytest.importorskip("launch_pytest", reason="ROS 2 from PyPI has no launch_pytest")
 
@@ -29,6 +33,7 @@ def test_node_activates_itself_and_ends_cleanly(launched, outside, launch_servic
 @with_arguments(image="/front/image_raw", camera_info="/front/info", fixed_frame="map")
 def test_topics_and_fixed_frame_are_given_as_arguments(outside):
     outside.wait_state("active")
+    assert outside.parameters("device", "sampler.num_steps") == ["auto", 0]
     outside.wait_heard("/front/image_raw", IMAGE)
     outside.wait_heard("/front/info", INFO)
     assert outside.parameters("fixed_frame") == ["map"]
@@ -110,6 +115,54 @@ def test_parameter_files_have_sections_by_node(outside):
     outside.wait_heard("/robot1/left/image", IMAGE)
 
 
+@launch_pytest.fixture
+def gld_with_front(quick_node, launched, tmp_path):
+    path = tmp_path / "front.yaml"
+    path.write_text("gld:\n  ros__parameters: {camera_names: [front]}\n")
+    arguments = {"profile": str(path), "camera_preset": "usb"}
+    return launched.description("gld.launch.py", arguments)
+
+
+@pytest.mark.launch(fixture=gld_with_front)
+def test_a_preset_is_of_the_camera_that_the_file_names(outside):
+    outside.wait_state("active")
+    assert outside.parameters("camera_names") == [["front"]]
+    outside.wait_heard("/image_raw", IMAGE)
+    outside.wait_heard("/camera_info", INFO)
+
+
+# Takes the place of RViz: it keeps its arguments and the file that it is given.
+RVIZ = """#!{python}
+import json, pathlib, sys
+config = pathlib.Path(sys.argv[sys.argv.index("-d") + 1]).read_text()
+pathlib.Path({kept!r}).write_text(json.dumps([sys.argv[1:], config]))
+"""
+
+
+def test_rviz_shows_this_node_and_its_camera(quick_node, package, command, outside, tmp_path):
+    kept = tmp_path / "rviz.json"
+    file = package("rviz2") / "lib/rviz2/rviz2"
+    file.parent.mkdir(parents=True)
+    file.write_text(RVIZ.format(python=sys.executable, kept=str(kept)))
+    file.chmod(0o755)
+    words = ["camera_preset:=realsense", "rviz:=true", "name:=imaginer", "fixed_frame:=map"]
+    launch = command("ros2", "launch", "gld_ros", "gld.launch.py", *words)
+    outside.wait_state("active", "/imaginer")
+    outside.graph.wait_for(kept.is_file, "RViz")
+    launch.interrupt()
+    launch.ended()
+    arguments, config = json.loads(kept.read_text())
+    assert arguments[arguments.index("-f") + 1] == "map"
+    topics = {
+        display["Topic"]["Value"]
+        for display in yaml.safe_load(config)["Visualization Manager"]["Displays"]
+        if "Topic" in display
+    }
+    assert "/camera/camera/color/image_raw" in topics
+    assert "/imaginer/observed/relative_depth/image" in topics
+    assert not [topic for topic in topics if topic.startswith("/gld/")]
+
+
 @pytest.mark.launch(fixture=gld)
 @with_arguments(autostart="false")
 def test_without_autostart_a_manager_decides(outside):
@@ -133,6 +186,7 @@ def test_without_autostart_a_manager_decides(outside):
         (["camera_preset:=kinect"], "there are: realsense, zed, oak, azure_kinect, usb"),
         (["use_sim_time:=maybe"], 'provided value "maybe" is not valid'),
         (["mode:=both"], 'provided value "both" is not valid'),
+        (["observed:=some"], 'provided value "some" is not valid'),
     ],
 )
 def test_wrong_arguments_end_the_launch_before_anything_starts(command, words, message):

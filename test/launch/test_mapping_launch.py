@@ -49,21 +49,6 @@ ROBOT = {
 }
 
 
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """Makes a package in a folder of its own known; returns its prefix."""
-
-    def make(name):
-        prefix = tmp_path / name
-        marker = prefix / f"share/ament_index/resource_index/packages/{name}"
-        marker.parent.mkdir(parents=True)
-        marker.touch()
-        monkeypatch.setenv("AMENT_PREFIX_PATH", str(prefix), prepend=":")
-        return prefix
-
-    return make
-
-
 @pytest.mark.parametrize(
     ("name", "package_name", "executable", "camera"),
     [
@@ -85,7 +70,7 @@ def test_a_mapper_gets_observed_products_alone(
     )
     outside.wait_state("active")
     outside.wait_heard("/image_raw", "sensor_msgs/msg/Image")
-    assert outside.parameters("fixed_frame") == ["map"]
+    assert outside.parameters("fixed_frame", "observed.provenance") == ["map", ["measured"]]
     arguments = json.loads(kept.read_text())
     launch.interrupt()
     launch.ended()
@@ -130,7 +115,8 @@ def test_nav2_gets_the_robots_parameters_with_our_layers(
         "name:=imaginer",
     )
     outside.wait_state("active", "/imaginer")
-    assert outside.parameters("policy.type", node="/imaginer") == ["path_ahead"]
+    names = ("policy.type", "observed.provenance")
+    assert outside.parameters(*names, node="/imaginer") == ["path_ahead", ["measured"]]
     launch.interrupt()
     launch.ended()
     taken = re.search(r"NAV2 TAKES (\S+)", launch.output)

@@ -229,6 +229,41 @@ def test_only_what_is_wanted_is_made(scene):
     assert nothing.predicted[0].quality.corroborated == 0.0
 
 
+def test_what_may_clear_a_map_can_be_had_alone(room, scene):
+    """Depth that the model completes is not in the image, not in the cloud, not in its labels."""
+    views, keyframes, targets, scale = scene
+    surfaces = []
+    for keyframe in keyframes:
+        _, depth_m = room(keyframe.T_fixed_cam, keyframe.K_px, HW)
+        depth_m = depth_m.copy()
+        depth_m[:, 20:] = np.nan  # what the sensor missed
+        sure = np.ones(HW, np.float32)
+        surfaces.append(Surface(keyframe.image, keyframe.K_px, keyframe.T_fixed_cam, depth_m, sure))
+    around = MeasuredScene(tuple(surfaces), tuple(surfaces))
+
+    def observed(*labels):
+        parameters = ProductParameters(observed_provenance=frozenset(labels))
+        return make_products(
+            *(views, keyframes, targets, (0, 1), scale, parameters), EVERYTHING, around
+        )
+
+    both = observed(Provenance.MEASURED, Provenance.COMPLETED).observed
+    alone = observed(Provenance.MEASURED)
+    measured_px = both.provenance == Provenance.MEASURED
+    assert 0.1 < measured_px.mean() < 0.9
+    assert (both.provenance[~measured_px] == Provenance.COMPLETED).any()
+    found = alone.observed
+    np.testing.assert_array_equal(found.depth_m[measured_px], both.depth_m[measured_px])
+    assert np.isnan(found.depth_m[~measured_px]).all()
+    assert np.isnan(found.confidence[~measured_px]).all()
+    assert (found.provenance[~measured_px] == Provenance.UNKNOWN).all()
+    assert np.isfinite(found.points["z"]).any()
+    assert np.isnan(found.points["z"][~measured_px]).all()
+    merged = alone.merged_points["provenance"]
+    assert Provenance.MEASURED in merged
+    assert Provenance.COMPLETED not in merged
+
+
 def test_what_an_earlier_job_prepared_changes_nothing(room, scene):
     views, keyframes, targets, scale = scene
     surfaces = []

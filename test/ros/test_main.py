@@ -1,3 +1,4 @@
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,7 +102,8 @@ def test_a_signal_that_comes_twice_at_once_ends_a_busy_node_cleanly(ros_graph, n
             process.kill()
 
 
-def test_the_node_command_runs_an_active_node_on_the_topics_that_are_given(ros_graph):
+@pytest.mark.parametrize("start", ["gld-ros node", "gld_node"])
+def test_each_command_runs_an_active_node_on_the_topics_that_are_given(ros_graph, start):
     from sensor_msgs.msg import CameraInfo, Image
 
     ask = state_of(ros_graph)
@@ -109,6 +111,12 @@ def test_the_node_command_runs_an_active_node_on_the_topics_that_are_given(ros_g
     image = camera.create_publisher(Image, "/front/image_raw", 10)
     info = camera.create_publisher(CameraInfo, "/front/camera_info", 10)
     command = [sys.executable, "-m", "gld_ros.cli.main", "node", "--camera", "/front/image_raw"]
+    if start == "gld_node":
+        installed = shutil.which("gld_node")
+        assert installed is not None, "the environment has no gld_node: make build, . ./env.sh"
+        remapped = ("image:=/front/image_raw", "camera_info:=/front/camera_info")
+        command = [installed, "--ros-args", "-p", "autostart:=true"]
+        command += [word for rule in remapped for word in ("-r", f"camera/{rule}")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             ros_graph.wait_for(lambda: ask() == "active", "the active node", 300.0)

@@ -10,6 +10,7 @@ import yaml
 
 from gld_ros.bags.cameras import camera_info_topic, depth_companion, is_depth_topic
 from gld_ros.mapping.product_messages import TOPICS
+from gld_ros.mapping.provenance import Provenance
 from gld_ros.ros.parameters.files import load_snapshot
 from gld_ros.ros.parameters.table import BY_NAME
 
@@ -31,6 +32,24 @@ def test_profile_shows_something_without_being_asked(path):
     assert load_snapshot(path).values["policy.type"] == "look_around"
 
 
+@pytest.mark.parametrize(
+    "name", ["gld.launch.py", "gld_bag.launch.py", "mapping/nav2_layers.launch.py"]
+)
+def test_no_launch_default_decides_where_and_how_exactly_a_model_runs(name):
+    """A machine with a GPU uses it, and other weights than `tiny` get all their steps."""
+    text = (ROOT / "launch" / name).read_text()
+    files = set(re.findall(r'"(\w+\.yaml)"', text)) & {p.name for p in (ROOT / "config").iterdir()}
+    loaded = [
+        load_snapshot(ROOT / "config" / f)
+        for f in files
+        if not f.startswith("nav2_costmap") and f != "nav2_voxel.yaml"
+    ]
+    assert loaded
+    for snapshot in loaded:
+        for parameter in ("device", "model.precision", "sampler.num_steps", "sampler.preset"):
+            assert snapshot.values[parameter] == BY_NAME[parameter].default
+
+
 def test_rviz_shows_topics_that_exist():
     displays = yaml.safe_load((ROOT / "rviz" / "gld.rviz").read_text())["Visualization Manager"]
     topics = {d["Topic"]["Value"] for d in displays["Displays"] if "Topic" in d}
@@ -38,6 +57,21 @@ def test_rviz_shows_topics_that_exist():
     assert own
     assert own <= set(TOPICS)
     assert topics - {f"/gld/{topic}" for topic in own} == {"/camera/image"}
+
+
+def test_rviz_has_a_display_for_every_image_and_every_cloud():
+    displays = yaml.safe_load((ROOT / "rviz" / "gld.rviz").read_text())["Visualization Manager"]
+    shown = {
+        (d["Class"].rpartition("/")[2], d["Topic"]["Value"].removeprefix("/gld/"))
+        for d in displays["Displays"]
+        if "Topic" in d
+    }
+    kinds = {"sensor_msgs/msg/Image": "Image", "sensor_msgs/msg/PointCloud2": "PointCloud2"}
+    wanted = {(kinds[kind], topic) for topic, (kind, _) in TOPICS.items() if kind in kinds}
+    assert wanted <= shown
+    # The only depth of a plain camera in mode depth, which needs no click.
+    enabled = {d["Topic"]["Value"] for d in displays["Displays"] if "Topic" in d and d["Enabled"]}
+    assert "/gld/observed/relative_depth/image" in enabled
 
 
 def test_foxglove_shows_every_product_and_nothing_else():
@@ -79,6 +113,19 @@ def panels_of(place):
 def test_planner_snippet_loads():
     snapshot = load_snapshot(ROOT / "config" / "nav2_planner.yaml")
     assert len(snapshot.session.products.predicted_provenance) == 2
+    assert snapshot.session.products.observed_provenance == {Provenance.MEASURED}
+
+
+@pytest.mark.parametrize("name", ["mapper.launch.py", "nav2_layers.launch.py"])
+def test_receivers_that_clear_are_given_measured_depth_alone(name):
+    tree = ast.parse((ROOT / "launch" / "mapping" / name).read_text())
+    declared = {
+        call.args[0].value: {word.arg: word.value for word in call.keywords}
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "DeclareLaunchArgument"
+    }
+    assert declared["observed"]["default_value"].value == "measured"
+    assert launch_table(ROOT / "launch" / "gld.launch.py", "OBSERVED")["measured"] == ["measured"]
 
 
 def test_doubles_keep_their_decimal_point():

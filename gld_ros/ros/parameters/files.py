@@ -1,5 +1,6 @@
 """Parameter files and NAME=VALUE overrides for programs that run without a graph."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,19 +57,44 @@ def load_snapshot(
 
 
 def _from_file(file: Path) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for section in _sections(file).values():
+        values |= _flat(section)
+    values.pop("use_sim_time", None)
+    return values
+
+
+def _sections(file: Path) -> dict[str, dict[str, Any]]:
+    """The parameters of a file by the node that they are for."""
     try:
         document = read_yaml(file)
     except YamlError as error:
         raise ParameterError(str(error)) from error
-    values: dict[str, Any] = {}
     if not isinstance(document, dict):
         raise ParameterError(f"{file} holds no mapping of nodes")
     for node, section in document.items():
         if not isinstance(section, dict) or not isinstance(section.get("ros__parameters"), dict):
             raise ParameterError(f"{file}: {node!r} has no ros__parameters")
-        values |= _flat(section["ros__parameters"])
-    values.pop("use_sim_time", None)
+    return {str(node): section["ros__parameters"] for node, section in document.items()}
+
+
+def values_for_node(file: Path, node: str) -> dict[str, Any]:
+    """Return what a ROS parameter file gives one node (a full name: /gld), unchecked.
+
+    Later sections count more. Raises ParameterError for a file that is no parameter file.
+    """
+    values: dict[str, Any] = {}
+    for name, section in _sections(file).items():
+        if _applies(name, node):
+            values |= _flat(section)
     return values
+
+
+def _applies(section: str, node: str) -> bool:
+    """Whether a section's name is that of a node; * is one part of it, ** any number of parts."""
+    parts = [part for part in section.split("/") if part]
+    pattern = "".join({"**": "(/[^/]+)*", "*": "/[^/]+"}.get(p, f"/{re.escape(p)}") for p in parts)
+    return re.fullmatch(pattern, node) is not None
 
 
 def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:

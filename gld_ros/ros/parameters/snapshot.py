@@ -145,6 +145,9 @@ def make_snapshot(values: Mapping[str, Any]) -> Snapshot:
             predicted_provenance=frozenset(
                 Provenance[name.upper()] for name in v["cloud.predicted_provenance"]
             ),
+            observed_provenance=frozenset(
+                Provenance[name.upper()] for name in v["observed.provenance"]
+            ),
             withhold_if_unresolved=v["scale.withhold_if_unresolved"],
         ),
         depth_source=v["depth.source"],

@@ -16,6 +16,7 @@ INACTIVE, START = When.INACTIVE, When.START
 
 MAX_NUM_STEPS, MAX_GUIDANCE_SCALE = 200, 10.0  # of goals, too
 PROVENANCE_NAMES = ("measured", "corroborated", "hallucinated", "contradicted", "unknown")
+OBSERVED_NAMES = ("measured", "completed")
 
 # fmt: off
 TABLE: tuple[Parameter, ...] = (
@@ -36,8 +37,10 @@ TABLE: tuple[Parameter, ...] = (
               "Images with more pixels are dropped before they are decoded.", INACTIVE, unit="px",
               low=10_000, high=100_000_000),
     # Frames
-    Parameter("fixed_frame", "string", "odom",
-              "Frame all poses are taken in; must be continuous (REP-105).", INACTIVE),
+    Parameter("fixed_frame", "string", "auto",
+              "Frame all poses are taken in; should be continuous (REP-105). auto: `odom` where it "
+              "is above the cameras in TF, else their root; once found it is kept until a reset.",
+              INACTIVE),
     Parameter("base_frame", "string", "base_link", "Robot frame that policies start from.",
               INACTIVE),
     Parameter("view_frame_prefix", "string", "gld_view",
@@ -189,6 +192,9 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("cloud.predicted_provenance", "string[]",
               ["measured", "corroborated", "hallucinated"],
               "Which predicted points are published.", choices=PROVENANCE_NAMES),
+    Parameter("observed.provenance", "string[]", ["measured", "completed"],
+              "Which depth ~/observed/* has, images and clouds alike; only measured may clear "
+              "a map.", choices=OBSERVED_NAMES, min_entries=1),
     Parameter("cloud.publish_merged", "bool", False, "Also offer ~/merged/points.", INACTIVE),
     Parameter("product.max_age", "double", 8.0,
               "Older products are dropped; keep it below the consumers' TF cache. 0 is off.",

@@ -106,8 +106,9 @@ def offline_products(drive):
         np.eye(4), plain_poses([pose_message(pose(TARGET_X_M), rclpy_type)]), "optical"
     )
     result = run.run(run.session.plan_goal(target, JobOptions()))
-    messages = dict(job_messages(result, parameters.frames, rclpy_type, WRITTEN_TOPICS))
-    messages["views"] = views_message(result, StageTimes(), parameters.frames, rclpy_type)
+    frames = run.session.parameters.frames
+    messages = dict(job_messages(result, frames, rclpy_type, WRITTEN_TOPICS))
+    messages["views"] = views_message(result, StageTimes(), frames, rclpy_type)
     # As they arrive: float32 fields lose what they cannot hold.
     return {k: deserialize_message(serialize_message(m), type(m)) for k, m in messages.items()}
 

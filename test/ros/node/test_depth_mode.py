@@ -129,3 +129,29 @@ def test_no_topic_of_views_is_offered(depth_rig):
     topics = {publisher.topic for publisher in rig.node.publishers}
     assert "~/observed/points" in topics
     assert not [topic for topic in topics if "predicted" in topic or "views" in topic]
+
+
+def test_a_bundle_that_is_a_backbone_alone_gives_every_image_its_depth(make_rig, backbone_alone):
+    """The weights of a real bundle, loaded as the node loads them, in the mode that is theirs."""
+    from gld_ros.mapping.model import load_model
+
+    values = {"model.bundle": str(backbone_alone.folder), "device": "cpu", "scale.mode": "fixed"}
+    rig = make_rig(None, values | {"depth.min_confidence": 0.0}, model_factory=load_model)
+    images = (RELATIVE, DEPTH, "/gld/observed/confidence/image", "/gld/observed/provenance/image")
+    for topic in images:
+        rig.listen(topic, "sensor_msgs/msg/Image")
+    rig.listen("/gld/observed/points", "sensor_msgs/msg/PointCloud2")
+    rig.activate()
+    assert rig.node.session.mode == "depth"
+    rng = np.random.default_rng(0)
+    for x_m in (0.0, 0.1):
+        rgb = rng.integers(0, 256, (*rig.HW, 3), dtype=np.uint8)
+        stamp_ns = rig.send_frame(x_m, rgb=rgb)
+        for topic in (*images, "/gld/observed/points"):
+            message = wait_for(rig, topic, stamp_ns)
+            assert message.header.frame_id == "camera_optical"
+    relative = rig.received[RELATIVE][-1]
+    depth = np.frombuffer(relative.data, np.float32)
+    assert np.nanmedian(depth) == pytest.approx(1.0, abs=0.05)
+    assert (relative.height, relative.width) == (message.height, message.width)
+    assert not [own.topic for own in rig.node.publishers if "/predicted/" in own.topic]

@@ -257,6 +257,7 @@ CASES = {
     "cloud.stride": (products, LOOK, 2),
     "cloud.organized_observed": (products, LOOK, False),
     "cloud.predicted_provenance": (products, LOOK, ["hallucinated"]),
+    "observed.provenance": (products, LOOK, ["measured"]),
 }
 SHOWN_ON_THE_NODE = {
     "depth.rate",  # in test_depth_mode.py

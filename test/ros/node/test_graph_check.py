@@ -108,3 +108,17 @@ def test_command_on_an_empty_graph_says_what_to_do():
     assert report["state"] == ""
     assert report["faults"][0]["subject"] == "/nobody/camera/image"
     assert "start the camera driver" in report["faults"][0]["fix"]
+
+
+def test_an_unseen_camera_may_be_on_a_machine_that_is_not_looked_at(ros_graph, monkeypatch):
+    from gld_ros.ros.graph_faults import judge
+    from gld_ros.ros.graph_watch import watch
+
+    node = ros_graph.node("check")
+    fixes = []
+    for reach in ("LOCALHOST", "SUBNET"):
+        monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", reach)
+        seen = watch(node, cameras=["/front"], seconds=0.1)
+        fixes.append(next(f.fix for f in judge(seen) if f.subject == "/front/image"))
+    assert "export GLD_LOCAL_ONLY=0" in fixes[0]
+    assert "GLD_LOCAL_ONLY" not in fixes[1]

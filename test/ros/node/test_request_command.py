@@ -49,7 +49,7 @@ def test_pose_gives_image_depth_cloud_and_summary(make_rig, plain_oracle, tmp_pa
 
 
 def test_refused_goal_is_reported(make_rig, plain_oracle, tmp_path):
-    rig = make_rig(plain_oracle)
+    rig = make_rig(plain_oracle, {"fixed_frame": "odom"})
     rig.activate()
     done = requested(
         "--frame", "nowhere", "--pose", *"0000001", "--max-wait", "0.2", out=tmp_path / "out"
