@@ -5,7 +5,6 @@ import os
 import shutil
 import sys
 import webbrowser
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from gld_ros.cli._arguments import add_set_argument
 from gld_ros.cli.weights import add_conversion_options, add_download_options
 
 if TYPE_CHECKING:
+    from gld_ros.cli._quickstart_machine import Machine
     from gld_ros.weights.catalog import PublishedModel
 
 HELP = "fetch published weights, run a bag with them, and look at the result"
@@ -35,28 +35,6 @@ examples:
 
 _NETWORK_BYTES_PER_S = 100e6 / 8  # assumed for the minutes shown: 100 Mbit/s
 _CONVERT_BYTES_PER_S = 75e6  # docs/performance.md: 7.86 GB in 101 s on two busy cores
-_RUN_BYTES = 2e9  # in addition to the weights: activations of four views and the process itself
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What this machine has to run on."""
-
-    device: str
-    device_name: str
-    free_bytes: int
-
-    @classmethod
-    def here(cls) -> "Machine":
-        """The first CUDA device, or the CPU with its available memory."""
-        import torch
-
-        from gld_ros.mapping.memory_preflight import available_host_bytes
-
-        if torch.cuda.is_available():
-            free, _ = torch.cuda.mem_get_info()
-            return cls("cuda", torch.cuda.get_device_name(), free)
-        return cls("cpu", "no CUDA device: the CPU", available_host_bytes())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,21 +64,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Go through the steps that are not done yet; 0 when the result is there."""
+    from gld_ros.cli._bag_run import BagOptions
+    from gld_ros.cli._quickstart_machine import Machine, require_memory
+    from gld_ros.weights.bundle import Bundle
     from gld_ros.weights.catalog import published_model
+    from gld_ros.weights.fetch import free_bytes
     from gld_ros.weights.storage import bundles_home, downloads_home
+    from gld_ros.weights.unfetched import UnfetchedBundle
 
     model = published_model(args.weights)
+    options = BagOptions(bundle=model.name, overrides=tuple(args.overrides))
+    machine = Machine.of(options.snapshot().session)
     out = args.out or Path(f"{args.bag.stem}-{model.name}")
     bundle, downloads = bundles_home() / model.name, downloads_home() / model.name
     _check_bag(args.bag)
-    machine = Machine.here()
+    planned = (
+        Bundle.open(bundle)
+        if bundle.is_dir()
+        else UnfetchedBundle(model, variant=args.variant, dtype=args.dtype)
+    )
+    memory = require_memory(
+        planned, model, machine, lambda further: options.snapshot(further).session
+    )
+    print(
+        f"machine: {machine.name}, {machine.free_bytes / 1e9:.1f} GB of memory and "
+        f"{free_bytes(downloads) / 1e9:.0f} GB of disk free\n"
+        f"run: {memory}",
+        flush=True,
+    )
     if not bundle.is_dir():
-        _fetch_and_convert(args, model, bundle, downloads, machine)
+        _fetch_and_convert(args, model, bundle, downloads)
     else:
         print(f"1-3 weights: {bundle} is here already")
         if downloads.is_dir():  # asked for, or stopped before they were removed
             print(f"NOTE: the downloaded files are no longer needed: rm -r {downloads}")
-    _check_machine(model, machine)
     _self_test(model.name, machine)
     if out.exists():
         print(f"5 run: {out} is here already")
@@ -126,10 +123,8 @@ def _fetch_and_convert(
     model: "PublishedModel",
     bundle: Path,
     downloads: Path,
-    machine: Machine,
 ) -> None:
     from gld_ros.cli import weights
-    from gld_ros.weights.fetch import free_bytes
 
     weights.show_licences(model)
     weights.check_request(args, model, bundle, downloads)
@@ -139,8 +134,6 @@ def _fetch_and_convert(
         download_bytes / _CONVERT_BYTES_PER_S / 60,
     )
     print(
-        f"machine: {machine.device_name}, {machine.free_bytes / 1e9:.1f} GB of memory and "
-        f"{free_bytes(downloads) / 1e9:.0f} GB of disk free\n"
         f"1 fetch {model.download_gb:.1f} GB into {downloads} "
         f"({minutes[0]:.0f} min at 100 Mbit/s; what is there already is not fetched again)\n"
         f"2 convert to a bundle of {model.download_gb / 2:.1f} GB, {bundle} "
@@ -150,7 +143,6 @@ def _fetch_and_convert(
         f"5 run the bag {args.bag}\n"
         "6 show the result"
     )
-    _check_machine(model, machine)
     if not args.yes and sys.stdin.isatty() and input("Go on? [y/N] ").strip().lower() != "y":
         raise ValueError("stopped before the first byte; nothing was changed")
     weights.fetch_files(model, downloads, bundle, weights.BUNDLE_SHARE[args.dtype])
@@ -162,22 +154,7 @@ def _fetch_and_convert(
         weights.remove_downloads(downloads)
 
 
-def _check_machine(model: "PublishedModel", machine: Machine) -> None:
-    """Raise ValueError where the weights in bfloat16 with a run's own memory do not fit."""
-    needed = model.download_gb * 1e9 / 2 + _RUN_BYTES
-    if machine.free_bytes < needed:
-        raise ValueError(
-            f"{model.name} needs about {needed / 1e9:.1f} GB of memory to run; this machine "
-            f"({machine.device_name}) has {machine.free_bytes / 1e9:.1f} GB free. Close other "
-            "programs, use a larger machine, or --weights da3-base (depth without predicted views)."
-        )
-    if machine.device == "cpu" and model.name != "da3-base":
-        print(
-            "NOTE: without a GPU one job of four views takes about 20 minutes (docs/performance.md)"
-        )
-
-
-def _self_test(name: str, machine: Machine) -> None:
+def _self_test(name: str, machine: "Machine") -> None:
     """Check every byte of the bundle, then that one forward pass here gives finite values."""
     import torch
 
@@ -200,7 +177,7 @@ def _self_test(name: str, machine: Machine) -> None:
         inputs = [backbone.decoder_input(levels[i]) for i in range(4)]
         depth = backbone.decode_geometry(inputs, (side, side)).depth
     if not bool(torch.isfinite(depth).all()):
-        raise ValueError(f"the depth of a random image is not finite on {machine.device_name}")
+        raise ValueError(f"the depth of a random image is not finite on {machine.name}")
     print(f"every byte as recorded, depth is finite on {machine.device}")
 
 

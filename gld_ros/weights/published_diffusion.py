@@ -159,7 +159,7 @@ def cascade_variant(
     tensors: dict[str, Tensor], in_file: DenoiserConfig, variant: Variant, notes: list[str]
 ) -> tuple[dict[str, Tensor], DenoiserConfig]:
     """The cascade with all head blocks of the file, or with the first two of them."""
-    encoder_blocks, head_blocks = in_file.depth
+    head_blocks = in_file.depth[1]
     if head_blocks == _REFERENCE_HEAD_BLOCKS:
         notes.append(f"Cascade: all {head_blocks} head blocks of the file, as configured.")
         return tensors, in_file
@@ -174,7 +174,7 @@ def cascade_variant(
             f"the cascade has {head_blocks} head block(s); variant 'reference' needs "
             f"{_REFERENCE_HEAD_BLOCKS}"
         )
-    end = encoder_blocks + _REFERENCE_HEAD_BLOCKS
+    end = sum(reference_depth(in_file.depth))
     kept = {
         name: values
         for name, values in tensors.items()
@@ -186,6 +186,11 @@ def cascade_variant(
     )
     config = infer_denoiser_config(kept, heads=in_file.heads, cascade=True)
     return kept, config
+
+
+def reference_depth(in_file: tuple[int, int]) -> tuple[int, int]:
+    """Blocks of encoder and head that the released evaluation runs of a cascade."""
+    return in_file[0], _REFERENCE_HEAD_BLOCKS
 
 
 def shape_of(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:

@@ -13,86 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gld_ros.backbones.da3.config import Da3Config
-from gld_ros.cli import quickstart
 from gld_ros.cli.main import main
-from gld_ros.decoders.rgb import RgbDecoderConfig
-from gld_ros.diffusion.config import DenoiserConfig
-from gld_ros.scenes.tour_bag import first_room_with_tour, write_tour_bag
 from gld_ros.weights.bundle import Bundle
 
-from ..weights.fake_hub import FakeHub, Fault
-from ..weights.published_layout import (
-    GLD_REPOSITORY,
-    hub_repositories,
-    write_gld_da3,
-)
-
-# As small as the published head counts (16) allow.
-DA3 = Da3Config(
-    embed_dim=64,
-    depth=12,
-    num_heads=4,
-    image_size=42,
-    alt_start=4,
-    qknorm_start=4,
-    rope_start=4,
-    tap_layers=(5, 7, 9, 11),
-    head_features=8,
-    head_out_channels=(4, 8, 8, 12),
-    camera_heads=16,
-    camera_depth=1,
-)
-WIDTHS = {"channels": 128, "hidden": (128, 256), "depth": (1, 1), "heads": (16, 16)}
-LEVEL1 = DenoiserConfig(**WIDTHS, time_features=8)
-CASCADE = DenoiserConfig(
-    **WIDTHS,
-    time_features=8,
-    separate_embedders=False,
-    source_conditioned=True,
-    prope_image_hw=(504, 504),
-)
-DECODER = RgbDecoderConfig(in_channels=512, width=32, depth=1, heads=16, mlp=32, table_hw=(3, 3))
-DOMAIN = "narrow"
-
-
-@pytest.fixture(scope="module")
-def layout(tmp_path_factory):
-    root = tmp_path_factory.mktemp("GLD")
-    return write_gld_da3(root, DA3, DECODER, LEVEL1, CASCADE, scale=0.05)
-
-
-@pytest.fixture(scope="module")
-def bag(tmp_path_factory):
-    path = tmp_path_factory.mktemp("bags") / "tour"
-    room = first_room_with_tour(DOMAIN)
-    write_tour_bag(path, DOMAIN, room, image_hw=(42, 56), seconds=4.0, rate_hz=1.0)
-    return path
-
-
-@pytest.fixture
-def hub(layout, tmp_path, monkeypatch):
-    monkeypatch.setenv("GLD_ROS_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.chdir(tmp_path)
-    with FakeHub(hub_repositories(layout)) as served:
-        monkeypatch.setenv("HF_ENDPOINT", served.endpoint)
-        yield served
-
-
-@pytest.fixture
-def arguments(layout, bag):
-    run = ["quickstart", "--bag", str(bag), "--statistics", str(layout), "--yes", "--no-open"]
-    for setting in (
-        "sampler.num_steps=1",
-        "sampler.guidance_scale=1.0",
-        "policy.yaw_offsets=[0.2]",
-        "keyframes.min_interval=0.0",
-        "keyframes.max_angular_velocity=100.0",
-    ):
-        run += ["--set", setting]
-    return run
+from ..weights.fake_hub import Fault
+from ..weights.published_layout import GLD_REPOSITORY
 
 
 def until(condition, what):
@@ -204,17 +129,6 @@ def test_a_disk_without_room_for_files_and_bundle_is_named_first(
     assert main(arguments) == 1
     assert "the download with the bundle made from it needs" in capsys.readouterr().err
     assert hub.requests == []
-
-
-def test_a_machine_without_memory_is_named_before_the_first_byte(
-    hub, arguments, capsys, monkeypatch
-):
-    small = quickstart.Machine("cpu", "no CUDA device: the CPU", 2 * 10**9)
-    monkeypatch.setattr(quickstart.Machine, "here", classmethod(lambda cls: small))
-    assert main(arguments) == 1
-    assert "needs about" in capsys.readouterr().err
-    assert hub.requests == []
-    assert not hub.tokens  # the hub was not asked
 
 
 def test_a_bag_that_cannot_be_read_is_named_first(hub, arguments, capsys, tmp_path):
