@@ -126,7 +126,7 @@ class BagRunner:
         with BagReader(bag) as reader:
             model = self.load()
             parameters = options.snapshot(
-                [f"fixed_frame={self._fixed_frame(reader, model.mode)}"],
+                [f"fixed_frame={run_fixed_frame(reader, self._wanted_frame(), model.mode)}"],
                 [camera.name for camera in bag_cameras(reader)],
             )
             if out.exists():
@@ -145,13 +145,8 @@ class BagRunner:
                 pass
         return offline.summary
 
-    def _fixed_frame(self, reader: "BagReader", mode: str) -> str:
-        from gld_ros.bags.cameras import bag_fixed_frame
-
-        wanted = self._options.snapshot().session.frames.fixed
-        if mode == "depth" and not reader.transforms()[0].tree.roots():
-            return wanted  # depth alone needs no TF
-        return bag_fixed_frame(reader, wanted)
+    def _wanted_frame(self) -> str:
+        return self._options.snapshot().session.frames.fixed
 
     def _load(self, parameters: "SessionParameters") -> "LoadedModel":
         from gld_ros.mapping.model import load_model
@@ -161,3 +156,12 @@ class BagRunner:
 
             torch.set_num_threads(self._options.threads)
         return load_model(parameters)
+
+
+def run_fixed_frame(reader: "BagReader", wanted: str, mode: str) -> str:
+    """The frame that a run takes poses in; depth alone needs none. Raises BagError."""
+    from gld_ros.bags.cameras import bag_fixed_frame
+
+    if mode == "depth" and not reader.transforms()[0].tree.roots():
+        return wanted
+    return bag_fixed_frame(reader, wanted)

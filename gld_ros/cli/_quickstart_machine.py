@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gld_ros.mapping.parameters import SessionParameters
+    from gld_ros.depth_pipeline import DepthPipeline
+    from gld_ros.mapping.parameters import Mode, SessionParameters
+    from gld_ros.pipeline import NovelViewPipeline
     from gld_ros.weights.bundle import Bundle
     from gld_ros.weights.catalog import PublishedModel
 
@@ -45,13 +47,13 @@ class Machine:
 
 def require_memory(
     bundle: "Bundle", model: "PublishedModel", machine: Machine, settings: "SettingsWith"
-) -> str:
-    """Mode and memory of the run in words. Raises ValueError that names settings which fit."""
+) -> "tuple[Mode, NovelViewPipeline | DepthPipeline, str]":
+    """Mode, pipeline without weights, memory in words. ValueError names settings that fit."""
     from gld_ros.mapping.memory_preflight import NotEnoughMemory
     from gld_ros.mapping.model import ModelUnavailable, prepare_pipeline
 
     try:
-        mode, _, memory = prepare_pipeline(bundle, settings(()))
+        return prepare_pipeline(bundle, settings(()))
     except ModelUnavailable as error:
         raise ValueError(str(error)) from error
     except NotEnoughMemory as error:
@@ -62,7 +64,6 @@ def require_memory(
             f"{error.need}. Close other programs, or use a larger machine. "
             f"Options of the same command that fit into what is free:{listed}"
         ) from error
-    return f"mode {mode}, {memory}"
 
 
 def _fitting(

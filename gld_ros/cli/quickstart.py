@@ -1,18 +1,23 @@
 """`gld-ros quickstart`: from a bag to views or depth with published weights, in one command."""
 
 import argparse
+import json
 import os
 import shutil
 import sys
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from gld_ros.cli import _fetch_run
 from gld_ros.cli._arguments import add_set_argument
-from gld_ros.cli.weights import add_conversion_options, add_download_options
+from gld_ros.cli._bag_run import BagOptions
+from gld_ros.cli._fetch_run import add_conversion_options, add_download_options
 
 if TYPE_CHECKING:
-    from gld_ros.cli._quickstart_machine import Machine
+    import torch
+
+    from gld_ros.weights.bundle import Bundle
     from gld_ros.weights.catalog import PublishedModel
 
 HELP = "fetch published weights, run a bag with them, and look at the result"
@@ -49,73 +54,143 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, help="bag to write (default: BAG-WEIGHTS in the current folder)"
     )
-    parser.add_argument("--yes", action="store_true", help="do not ask before fetching")
+    parser.add_argument(
+        "--yes", action="store_true", help="do not ask before fetching; needed without a terminal"
+    )
     parser.add_argument("--no-open", action="store_true", help="do not open the result")
     parser.add_argument(
-        "--accept-licence",
-        action="store_true",
-        help="accept the licences shown; required for weights that exclude commercial use",
+        "--every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="a job at every N-th keyframe (default: 1)",
     )
     add_set_argument(parser, "override a parameter of the run, as for `gld-ros bag`")
     add_download_options(parser)
     add_conversion_options(parser)
-    parser.set_defaults(dtype="bfloat16", download_only=False, from_folder=None)
+    parser.set_defaults(dtype="bfloat16", download_only=False)
 
 
 def run(args: argparse.Namespace) -> int:
     """Go through the steps that are not done yet; 0 when the result is there."""
-    from gld_ros.cli._bag_run import BagOptions
-    from gld_ros.cli._quickstart_machine import Machine, require_memory
     from gld_ros.weights.bundle import Bundle
     from gld_ros.weights.catalog import published_model
-    from gld_ros.weights.fetch import free_bytes
     from gld_ros.weights.storage import bundles_home, downloads_home
     from gld_ros.weights.unfetched import UnfetchedBundle
 
     model = published_model(args.weights)
-    options = BagOptions(bundle=model.name, overrides=tuple(args.overrides))
-    machine = Machine.of(options.snapshot().session)
     out = args.out or Path(f"{args.bag.stem}-{model.name}")
-    bundle, downloads = bundles_home() / model.name, downloads_home() / model.name
-    _check_bag(args.bag)
-    planned = (
-        Bundle.open(bundle)
-        if bundle.is_dir()
+    # Absolute, so that no folder of the same name in the current one is taken for it.
+    folder = (bundles_home() / model.name).absolute()
+    downloads = args.from_folder or downloads_home() / model.name
+    wanted = folder.is_dir() and not args.overwrite
+    bundle = (
+        Bundle.open(folder)
+        if wanted
         else UnfetchedBundle(model, variant=args.variant, dtype=args.dtype)
     )
-    memory = require_memory(
-        planned, model, machine, lambda further: options.snapshot(further).session
-    )
-    print(
-        f"machine: {machine.name}, {machine.free_bytes / 1e9:.1f} GB of memory and "
-        f"{free_bytes(downloads) / 1e9:.0f} GB of disk free\n"
-        f"run: {memory}",
-        flush=True,
-    )
-    if not bundle.is_dir():
-        _fetch_and_convert(args, model, bundle, downloads)
+    options = BagOptions(bundle=str(folder), overrides=tuple(args.overrides), every=args.every)
+    settings = {"bag": str(args.bag.absolute()), "set": args.overrides, "every": args.every}
+    options.snapshot()  # before anything else: a misspelt parameter
+    finished = _finished(out, settings, anew=args.overwrite)
+    if not wanted:
+        _fetch_run.show_licences(model)
+        _fetch_run.check_request(args, model, folder, downloads)
+    if not finished:
+        _fetch_run.check_writable(out)
+        device = _check_run(args.bag, bundle, model, options)
+    if wanted:
+        print(f"1-3 weights: {folder} is here already")
+        _note_unused(args, downloads)
     else:
-        print(f"1-3 weights: {bundle} is here already")
-        if downloads.is_dir():  # asked for, or stopped before they were removed
-            print(f"NOTE: the downloaded files are no longer needed: rm -r {downloads}")
-    _self_test(model.name, machine)
-    if out.exists():
-        print(f"5 run: {out} is here already")
+        _fetch_and_convert(args, model, folder, downloads, steps_left=not finished)
+    if finished:
+        print(f"5 run: {out} is here already, made with these settings")
     else:
-        status = _run_bag(args, model.name, out)
+        _self_test(folder, device)
+        print(f"5 run: {args.bag}", flush=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _settings_file(out).write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
+        status = _run_bag(args, folder, out)
         if status:
             return status
     _show(out, args.no_open)
     return 0
 
 
-def _check_bag(bag: Path) -> None:
-    from gld_ros.bags.cameras import bag_cameras
-    from gld_ros.bags.reader import BagReader
+def _finished(out: Path, settings: dict[str, Any], *, anew: bool) -> bool:
+    """Whether the output bag is there. Raises ValueError if it was made with other settings.
 
-    with BagReader(bag) as reader:
-        cameras = ", ".join(camera.name for camera in bag_cameras(reader))
-    print(f"bag: {bag}, cameras {cameras}")
+    `anew`: the bundle is made again, so that any bag there is of another one.
+    """
+    if not out.exists():
+        return False
+    record = _settings_file(out)
+    again = f"To run again, remove it (rm -r {out}) or choose another place with --out."
+    try:
+        made_with = json.loads(record.read_text("utf-8"))
+    except (OSError, ValueError):
+        raise ValueError(f"{out} exists, and was not made by this command. {again}") from None
+    if anew:
+        raise ValueError(f"{out} was made with the bundle that --overwrite replaces. {again}")
+    if made_with == settings:
+        return True
+    then, now = (
+        " ".join(f"--{name} {values.get(name)}" for name in settings)
+        for values in (made_with, settings)
+    )
+    raise ValueError(f"{out} was made with other settings: {then}; now: {now}. {again}")
+
+
+def _settings_file(out: Path) -> Path:
+    """What the bag was made with, beside it."""
+    return out.with_name(f"{out.name}.settings.json")
+
+
+def _check_run(
+    bag: Path, bundle: "Bundle", model: "PublishedModel", options: BagOptions
+) -> "torch.device":
+    """Say what the run needs and takes here; ValueError if it cannot be. Returns its device."""
+    from gld_ros.cli._quickstart_bag import duration_lines, look_at_bag
+    from gld_ros.cli._quickstart_machine import Machine, require_memory
+    from gld_ros.mapping.model import ModelUnavailable, mode_of
+
+    parameters = options.snapshot().session
+    machine = Machine.of(parameters)
+    try:
+        mode = mode_of(parameters, bundle.config.imagines)
+    except ModelUnavailable as error:
+        raise ValueError(str(error)) from error
+    work = look_at_bag(bag, parameters, mode, options.every)
+    print(f"bag: {bag}, cameras {', '.join(work.cameras)}", flush=True)
+    _, pipeline, memory = require_memory(
+        bundle, model, machine, lambda further: options.snapshot(further).session
+    )
+    print(
+        f"machine: {machine.name}, {machine.free_bytes / 1e9:.1f} GB of memory free\n"
+        f"run: mode {mode}, memory: {memory}",
+        *duration_lines(work, pipeline, parameters),
+        sep="\n",
+        flush=True,
+    )
+    return pipeline.device
+
+
+def _note_unused(args: argparse.Namespace, downloads: Path) -> None:
+    """Say which options have no effect because the bundle is there, and what is left over."""
+    given = {
+        "--statistics": args.statistics,
+        "--statistics-from": args.statistics_from,
+        "--from-folder": args.from_folder,
+        "--variant": args.variant,
+        "--special-statistics": args.special_statistics,
+        "--dtype": args.dtype != "bfloat16",
+    }
+    unused = [option for option, value in given.items() if value]
+    if unused:
+        print(f"NOTE: not used for it: {', '.join(unused)}; --overwrite makes the bundle anew")
+    if args.from_folder is None and downloads.is_dir():
+        print(f"NOTE: the downloaded files are no longer needed: rm -r {downloads}")
 
 
 def _fetch_and_convert(
@@ -123,38 +198,74 @@ def _fetch_and_convert(
     model: "PublishedModel",
     bundle: Path,
     downloads: Path,
+    *,
+    steps_left: bool,
 ) -> None:
-    from gld_ros.cli import weights
+    from gld_ros.weights.fetch import downloaded_files, free_bytes
+    from gld_ros.weights.unfetched import UnfetchedBundle
 
-    weights.show_licences(model)
-    weights.check_request(args, model, bundle, downloads)
-    download_bytes = model.download_gb * 1e9
-    minutes = (
-        download_bytes / _NETWORK_BYTES_PER_S / 60,
-        download_bytes / _CONVERT_BYTES_PER_S / 60,
+    here = sum(path.stat().st_size for path in downloaded_files(model, downloads))
+    download = round(model.download_gb * 1e9)
+    missing = 0 if args.from_folder else max(0, download - here)
+    records = UnfetchedBundle(model, variant=args.variant, dtype=args.dtype).config.files.values()
+    made = sum(record.size_bytes for record in records)
+    statistics = _fetch_run.statistics_bytes(args, model)
+    _fetch_run.require_room(downloads, missing, bundle, made + statistics)
+    lines = [f"disk: {free_bytes(bundle) / 1e9:.0f} GB free"]
+    if args.from_folder:
+        lines.append(f"1 take the files in {downloads}")
+    else:
+        minutes = missing / _NETWORK_BYTES_PER_S / 60
+        lines.append(
+            f"1 fetch {missing / 1e9:.1f} of {download / 1e9:.1f} GB into {downloads} "
+            f"({minutes:.0f} min at 100 Mbit/s)"
+        )
+    if statistics:
+        lines.append(
+            f"  measure level statistics on {args.statistics_from} ({statistics / 1e9:.1f} GB of "
+            "disk meanwhile)"
+        )
+    minutes = download / _CONVERT_BYTES_PER_S / 60
+    lines.append(
+        f"2 convert to a bundle of {made / 1e9:.1f} GB, {bundle} ({minutes:.0f} min on two cores)"
     )
-    print(
-        f"1 fetch {model.download_gb:.1f} GB into {downloads} "
-        f"({minutes[0]:.0f} min at 100 Mbit/s; what is there already is not fetched again)\n"
-        f"2 convert to a bundle of {model.download_gb / 2:.1f} GB, {bundle} "
-        f"({minutes[1]:.0f} min on two cores)\n"
-        f"3 {'keep' if args.keep_downloads else 'remove'} the downloaded files\n"
-        "4 self-test of the bundle on this machine\n"
-        f"5 run the bag {args.bag}\n"
-        "6 show the result"
-    )
-    if not args.yes and sys.stdin.isatty() and input("Go on? [y/N] ").strip().lower() != "y":
-        raise ValueError("stopped before the first byte; nothing was changed")
-    weights.fetch_files(model, downloads, bundle, weights.BUNDLE_SHARE[args.dtype])
+    if not args.from_folder:
+        lines.append(f"3 {'keep' if args.keep_downloads else 'remove'} the downloaded files")
+    if steps_left:
+        lines += [
+            "4 self-test of the bundle on this machine",
+            f"5 run the bag {args.bag} (time: above)",
+        ]
+    print(*lines, "6 show the result", sep="\n", flush=True)
+    _confirm(args)
+    if not args.from_folder:
+        _fetch_run.fetch_files(args, model, downloads, bundle)
     print(f"2 convert: into {bundle}", flush=True)
-    conversion = weights.convert_fetched(args, model, downloads, bundle)
+    conversion = _fetch_run.convert_fetched(args, model, downloads, bundle)
     for note in conversion.notes:
         print(f"note: {note}")
-    if not args.keep_downloads:
-        weights.remove_downloads(downloads)
+    if not (args.keep_downloads or args.from_folder):
+        _fetch_run.remove_downloads(model, downloads)
 
 
-def _self_test(name: str, machine: "Machine") -> None:
+def _confirm(args: argparse.Namespace) -> None:
+    """Ask whether to go on; raises ValueError unless the answer is yes."""
+    if args.yes:
+        return
+    if not sys.stdin.isatty():
+        raise ValueError(
+            "nothing was fetched: there is no terminal to ask on; add --yes to go on as described"
+        )
+    try:
+        answer = input("Go on? [y/N] ")
+    except EOFError:  # Ctrl-D
+        answer = ""
+        print()
+    if answer.strip().lower() not in ("y", "yes"):
+        raise ValueError("stopped before the first byte; nothing was changed")
+
+
+def _self_test(folder: Path, device: "torch.device") -> None:
     """Check every byte of the bundle, then that one forward pass here gives finite values."""
     import torch
 
@@ -162,32 +273,39 @@ def _self_test(name: str, machine: "Machine") -> None:
     from gld_ros.weights.verify import verify_bundle
 
     print("4 self-test:", end=" ", flush=True)
-    bundle = Bundle.open(name)
+    bundle = Bundle.open(folder)
     for check in verify_bundle(bundle.folder):
         if check.problem:
             raise ValueError(
                 f"{bundle.folder / check.file}: {check.problem}. Remove {bundle.folder} and run "
                 "the same command again."
             )
-    backbone = bundle.load_module("backbone", machine.device)
+    backbone = bundle.load_module("backbone", device)
     side = 4 * backbone.patch_size
-    images = torch.rand(1, 2, 3, side, side, device=machine.device)
+    images = torch.rand(1, 2, 3, side, side, device=device)
     with torch.no_grad():
         levels = backbone.encode_levels(images, range(4))
         inputs = [backbone.decoder_input(levels[i]) for i in range(4)]
         depth = backbone.decode_geometry(inputs, (side, side)).depth
     if not bool(torch.isfinite(depth).all()):
-        raise ValueError(f"the depth of a random image is not finite on {machine.name}")
-    print(f"every byte as recorded, depth is finite on {machine.device}")
+        raise ValueError(f"the depth of a random image is not finite on {device}")
+    print(f"every byte as recorded, depth is finite on {device}")
 
 
-def _run_bag(args: argparse.Namespace, name: str, out: Path) -> int:
+def _run_bag(args: argparse.Namespace, bundle: Path, out: Path) -> int:
     from gld_ros.cli.main import main
 
     overrides = [word for entry in args.overrides for word in ("--set", entry)]
-    status = main(["bag", str(args.bag), str(out), "--bundle", name, *overrides])
+    words = [str(args.bag), str(out), "--bundle", str(bundle), "--every", str(args.every)]
+    status = main(["bag", *words, *overrides])
     if status:  # nothing useful was made; the same command tries again
         shutil.rmtree(out, ignore_errors=True)
+        print(
+            "5 run: stopped by what is said above; the weights stay. `gld-ros check "
+            f"{args.bag}` names what to fix in the bag, `gld-ros params` lists what --set changes; "
+            "the same command tries again.",
+            file=sys.stderr,
+        )
     return status
 
 

@@ -102,8 +102,7 @@ def convert(
     tables: dict[str, Tensor] = {}
     if family.imagines:
         tables = read_statistics(paths, family.statistics)
-        where = str(next(path for part, path in paths.items() if part.startswith("statistics")))
-        check_statistics_width(tables, backbone.channels, where)
+        check_statistics_width(tables, backbone.channels, paths)
         modules["rgb_decoder"] = rgb_decoder_tensors(paths["mae_decoder"], notes)
         rgb_decoder = infer_rgb_decoder_config(
             modules["rgb_decoder"], heads=sizes.rgb_decoder_heads

@@ -72,9 +72,12 @@ def read_statistics(paths: Mapping[str, Path], levels: tuple[str, ...]) -> dict[
     return tables
 
 
-def check_statistics_width(tables: Mapping[str, Tensor], channels: int, where: str) -> None:
+def check_statistics_width(
+    tables: Mapping[str, Tensor], channels: int, paths: Mapping[str, Path]
+) -> None:
     """Raise CoverageError unless every table has one value per channel of the backbone."""
     for name, values in tables.items():
+        where = paths.get(f"statistics_{name.partition('.')[0]}") or paths["statistics"]
         if values.numel() != channels:
             raise CoverageError(
                 f"{where}: {name} has {values.numel()} values, the backbone has {channels} "
