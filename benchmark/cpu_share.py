@@ -19,13 +19,12 @@ from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.mapping.expected_work import TIMED_SIDE, denoiser_operations
 
 IMAGE_HW, REFERENCES, VIEWS = (280, 504), 1, 2
-REPEATS = 2
 
 
-def fastest_s(call: Callable[[], object]) -> float:
+def fastest_s(call: Callable[[], object], repeats: int) -> float:
     """Processor seconds of the fastest of some calls."""
     seconds = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         started_s = time.process_time()
         call()
         seconds.append(time.process_time() - started_s)
@@ -49,8 +48,8 @@ def main() -> None:
     side = TIMED_SIDE["cpu"]
     values = torch.rand(side, side)
     with torch.no_grad():
-        product = 2 * side**3 / fastest_s(lambda: values @ values)
-        evaluation_s = fastest_s(lambda: denoiser(latent, torch.ones(1), conditions))
+        product = 2 * side**3 / fastest_s(lambda: values @ values, 100)
+        evaluation_s = fastest_s(lambda: denoiser(latent, torch.ones(1), conditions), 3)
     reached = denoiser_operations(config, REFERENCES, VIEWS - REFERENCES, IMAGE_HW) / evaluation_s
     print(
         f"matrix product {product / 1e9:.1f} GFLOP/s, networks {reached / 1e9:.1f} GFLOP/s: "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gld_ros.mapping.keyframes import GateParameters, KeyframeGate
 
@@ -29,7 +29,8 @@ ImageHw = tuple[int, int]
 # docs/performance.md ("How long a run takes") shows.
 GPU_SHARE, CPU_SHARE = 0.27, 0.6
 TIMED_SIDE = {"cuda": 8192, "cpu": 512}
-TIMED_REPEATS = 4
+TIMED_REPEATS = range(4, 30)  # at least, at most
+TIMED_S = 0.5
 
 
 def expected_keyframes(recordings: Sequence[Recording], parameters: GateParameters) -> int:
@@ -103,7 +104,7 @@ def depth_operations(config: BundleConfig, model_hw: ImageHw) -> int:
     from gld_ros.weights.without_storage import without_storage
 
     with without_storage():
-        backbone = config.build_module("backbone").eval()
+        backbone: Any = config.build_module("backbone").eval()
 
     def run() -> None:
         levels = backbone.encode_levels(torch.zeros(1, 1, 3, *model_hw), range(4))
@@ -129,8 +130,10 @@ def operations_per_s(device: torch.device, dtype: torch.dtype) -> float:
 
     side = TIMED_SIDE[device.type]
     values = torch.rand(side, side, device=device, dtype=dtype)
-    seconds = []
-    for _ in range(TIMED_REPEATS):
+    seconds: list[float] = []
+    while len(seconds) < TIMED_REPEATS.start or (
+        len(seconds) < TIMED_REPEATS.stop and sum(seconds) < TIMED_S
+    ):
         started_s = time.perf_counter()
         values @ values
         if device.type == "cuda":
