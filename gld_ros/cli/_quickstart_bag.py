@@ -102,10 +102,14 @@ def duration_lines(
     each_s = each / speed
     return [
         f"time: {what}, about {in_words(each_s)} each, {in_words(each_s * work.jobs)} in all "
-        f"(computed: {each / 1e12:.2g} TFLOP each; a matrix product timed now on "
-        f"{'the CPU' if on_cpu else 'the GPU'} suggests {speed / 1e12:.2g} TFLOP/s)",
+        f"(computed: {_operations(each)} each; a matrix product timed now on "
+        f"{'the CPU' if on_cpu else 'the GPU'} suggests {_operations(speed)}/s)",
         *notes,
     ]
+
+
+def _operations(count: float) -> str:
+    return f"{count / 1e12:.0f} TFLOP" if count >= 2e12 else f"{count / 1e9:.0f} GFLOP"
 
 
 def in_words(seconds: float) -> str:

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 HELP = "fetch published weights, run a bag with them, and look at the result"
 DESCRIPTION = """\
-Check disk, memory and GPU and say what will happen; then fetch published weights, convert them to
-bfloat16, check the bundle on this machine, run the bag and open an image of the result. The same
-command resumes after a stop: finished steps are skipped. The steps are also separate
-commands: weights fetch, weights verify, bench, bag.
+Check the bag, settings, memory and disk, say what will happen and how long it will take, and ask;
+then fetch published weights, convert them to bfloat16, check the bundle on this machine, run the
+bag and open an image of the result. The same command resumes after a stop: finished steps are
+skipped. The steps are also separate commands: weights fetch, weights verify, bench, bag.
 
 The level statistics of gld-da3 and gld-vggt are not on the hub: give a clone of
 https://github.com/cvlab-kaist/GLD with --statistics, or compute them from your own images with
@@ -36,6 +36,7 @@ EXAMPLES = """\
 examples:
   gld-ros quickstart --bag drive.mcap --statistics GLD
   gld-ros quickstart --bag drive.mcap --weights da3-base
+  gld-ros quickstart --bag drive.mcap --statistics GLD --set sampler.preset=fast --every 5
 """
 
 _NETWORK_BYTES_PER_S = 100e6 / 8  # assumed for the minutes shown: 100 Mbit/s
@@ -201,6 +202,7 @@ def _fetch_and_convert(
     *,
     steps_left: bool,
 ) -> None:
+    from gld_ros.cli._quickstart_bag import in_words
     from gld_ros.weights.fetch import downloaded_files, free_bytes
     from gld_ros.weights.unfetched import UnfetchedBundle
 
@@ -215,19 +217,18 @@ def _fetch_and_convert(
     if args.from_folder:
         lines.append(f"1 take the files in {downloads}")
     else:
-        minutes = missing / _NETWORK_BYTES_PER_S / 60
         lines.append(
             f"1 fetch {missing / 1e9:.1f} of {download / 1e9:.1f} GB into {downloads} "
-            f"({minutes:.0f} min at 100 Mbit/s)"
+            f"({in_words(missing / _NETWORK_BYTES_PER_S)} at 100 Mbit/s)"
         )
     if statistics:
         lines.append(
             f"  measure level statistics on {args.statistics_from} ({statistics / 1e9:.1f} GB of "
             "disk meanwhile)"
         )
-    minutes = download / _CONVERT_BYTES_PER_S / 60
     lines.append(
-        f"2 convert to a bundle of {made / 1e9:.1f} GB, {bundle} ({minutes:.0f} min on two cores)"
+        f"2 convert to a bundle of {made / 1e9:.1f} GB, {bundle} "
+        f"({in_words(download / _CONVERT_BYTES_PER_S)} on two cores)"
     )
     if not args.from_folder:
         lines.append(f"3 {'keep' if args.keep_downloads else 'remove'} the downloaded files")

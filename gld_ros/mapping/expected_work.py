@@ -27,7 +27,7 @@ ImageHw = tuple[int, int]
 
 # Of the rate of one large matrix product, what whole evaluations reach; measured, as
 # docs/performance.md ("How long a run takes") shows.
-GPU_SHARE, CPU_SHARE = 0.27, 0.6
+GPU_SHARE, CPU_SHARE = 0.27, 0.72
 TIMED_SIDE = {"cuda": 8192, "cpu": 512}
 TIMED_REPEATS = range(4, 30)  # at least, at most
 TIMED_S = 0.5
