@@ -109,7 +109,7 @@ def duration_lines(
 
 
 def _operations(count: float) -> str:
-    return f"{count / 1e12:.0f} TFLOP" if count >= 2e12 else f"{count / 1e9:.0f} GFLOP"
+    return f"{count / 1e12:.0f} TFLOP" if count >= 1e13 else f"{count / 1e9:.0f} GFLOP"
 
 
 def in_words(seconds: float) -> str:

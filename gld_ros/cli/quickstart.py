@@ -203,6 +203,7 @@ def _fetch_and_convert(
     steps_left: bool,
 ) -> None:
     from gld_ros.cli._quickstart_bag import in_words
+    from gld_ros.partial_folder import remove_leftovers
     from gld_ros.weights.fetch import downloaded_files, free_bytes
     from gld_ros.weights.unfetched import UnfetchedBundle
 
@@ -212,6 +213,7 @@ def _fetch_and_convert(
     records = UnfetchedBundle(model, variant=args.variant, dtype=args.dtype).config.files.values()
     made = sum(record.size_bytes for record in records)
     statistics = _fetch_run.statistics_bytes(args, model)
+    remove_leftovers(bundle)  # a conversion that was killed has left gigabytes
     _fetch_run.require_room(downloads, missing, bundle, made + statistics)
     lines = [f"disk: {free_bytes(bundle) / 1e9:.0f} GB free"]
     if args.from_folder:

@@ -20,8 +20,8 @@ from gld_ros.weights.errors import WeightsError
 TIMEOUT_S = 30.0
 LONGEST_WAIT_S = 300.0  # the hub counts requests in windows of five minutes
 _OFFLINE = (
-    "On a machine without network, fetch on another one (--download-only) and give the files with "
-    "--from-folder."
+    "On a machine without network, fetch on another one (`gld-ros weights fetch NAME "
+    "--download-only`) and give the files with --from-folder."
 )
 
 

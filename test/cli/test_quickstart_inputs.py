@@ -3,6 +3,7 @@
 import argparse
 import io
 import os
+import re
 import shutil
 import sys
 import webbrowser
@@ -14,6 +15,10 @@ from gld_ros.bags.reader import BagReader
 from gld_ros.bags.writer import BagWriter
 from gld_ros.cli import _quickstart_bag, quickstart
 from gld_ros.cli.main import main
+from gld_ros.pipeline import NovelViewPipeline
+from gld_ros.ros.parameters.files import load_snapshot
+from gld_ros.weights.catalog import CATALOG
+from gld_ros.weights.unfetched import UnfetchedBundle
 
 from .conftest import GB
 
@@ -192,6 +197,37 @@ def test_files_of_another_machine_need_no_hub(hub, bag, layout, tmp_path, capsys
     assert "1 take the files in" in capsys.readouterr().out
     assert (folder / "model.safetensors").is_file()
     assert hub.tokens == set()
+
+
+def test_every_nth_keyframe_is_a_job(bag):
+    settings = ("keyframes.min_interval=0.0", "keyframes.max_angular_velocity=100.0")
+    parameters = load_snapshot(None, settings).session
+
+    def jobs(mode, every):
+        return _quickstart_bag.look_at_bag(bag, parameters, mode, every).jobs
+
+    assert [jobs("views", every) for every in (1, 2, 3)] == [4, 2, 2]
+    assert jobs("depth", 3) == 4
+
+
+def test_the_time_follows_the_work(small_sizes, bag):
+    def said(*settings):
+        parameters = load_snapshot(None, ["device=cpu", *settings]).session
+        pipeline = NovelViewPipeline(UnfetchedBundle(CATALOG["gld-da3"]), device="cpu")
+        work = _quickstart_bag.BagWork(("camera",), 10, (280, 504))
+        return _quickstart_bag.duration_lines(work, pipeline, parameters)[0]
+
+    def gigaflop(*settings):
+        line = said(*settings)
+        count, unit = re.search(r"computed: (\d+) (GFLOP|TFLOP) each", line).groups()
+        return int(count) * {"GFLOP": 1, "TFLOP": 1000}[unit]
+
+    own = gigaflop()
+    assert "in 49 steps" in said()
+    assert gigaflop("sampler.preset=fast") == pytest.approx(own * 16 / 49, rel=0.1)
+    assert gigaflop("sampler.guidance_scale=1.0") == pytest.approx(own / 2, rel=0.1)
+    assert gigaflop("sampler.samples=2") == pytest.approx(own * 2, rel=0.1)
+    assert gigaflop("sampler.max_targets=1") < own
 
 
 @pytest.mark.parametrize(
