@@ -79,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
     from gld_ros.weights.storage import bundles_home, downloads_home
     from gld_ros.weights.unfetched import UnfetchedBundle
 
+    if args.every < 1:
+        raise ValueError(f"--every is {args.every}; at least 1 is needed")
     model = published_model(args.weights)
     out = args.out or Path(f"{args.bag.stem}-{model.name}")
     # Absolute, so that no folder of the same name in the current one is taken for it.

@@ -89,6 +89,7 @@ def test_a_recording_for_statistics_is_tried_first(refused, layout, tmp_path, ba
 def test_a_misspelt_setting_is_named(refused):
     assert "unknown parameter 'sampler.setps'" in refused("--set", "sampler.setps=3")
     assert "sampler.max_targets is 0" in refused("--set", "sampler.max_targets=0")
+    assert "--every is 0" in refused("--every", 0)
     student = ("sampler.preset=fastest", "sampler.num_steps=0", "sampler.guidance_scale=0.0")
     further = [word for setting in student for word in ("--set", setting)]
     assert "no student" in refused(*further)
