@@ -133,7 +133,8 @@ def test_what_the_hub_refuses_ends_in_its_hint(hub, arguments, capsys, tmp_path,
 @pytest.mark.parametrize("kept", [[], ["--keep-downloads"]], ids=["removed", "kept"])
 def test_depth_alone_from_nothing_to_a_image(hub, bag, tmp_path, capsys, kept):
     run = ["quickstart", "--bag", str(bag), "--weights", "da3-base", "--yes", "--no-open"]
-    assert main([*run, *kept, "--set", "depth.min_confidence=0.0"]) == 0
+    run += ["--set", "depth.min_confidence=0.0"]
+    assert main([*run, *kept]) == 0
     printed = capsys.readouterr().out
     assert "every byte as recorded" in printed
     assert "depth of 4 (4 in metres" in printed  # its depth camera gives them
