@@ -6,10 +6,8 @@ speaking of and no memory; owns nothing but the count.
 """
 
 import argparse
-from collections.abc import Callable
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from gld_ros.cli._arguments import SIZE_FORM, size_hw
 from gld_ros.diffusion.conditioning import (
@@ -20,16 +18,10 @@ from gld_ros.diffusion.conditioning import (
 from gld_ros.diffusion.config import GLD_DA3_CASCADE, GLD_DA3_LEVEL1, DenoiserConfig
 from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.diffusion.fast_path import TimeConstants, precompute, step
+from gld_ros.mapping.expected_work import operations
 
 PATCH = 14
 CALLS = 49  # network evaluations per stage of the published procedure
-
-
-def count(call: Callable[[], object]) -> int:
-    """Operations of one call."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        call()
-    return int(counter.get_total_flops())
 
 
 def blank_conditions(
@@ -62,8 +54,8 @@ def guided_call(
         t = torch.ones(2)
         with torch.no_grad():
             run = precompute(denoiser, both)
-        plain = count(lambda: denoiser(torch.cat((noisy, noisy)), t, both))
-        return plain, count(lambda: step(denoiser, noisy, time, run))
+        plain = operations(lambda: denoiser(torch.cat((noisy, noisy)), t, both))
+        return plain, operations(lambda: step(denoiser, noisy, time, run))
 
 
 def main() -> None:

@@ -20,13 +20,11 @@ from pathlib import Path
 
 import torch
 
-from gld_ros.backbones.da3.config import DA3_BASE
 from gld_ros.cli.bench import example_request
-from gld_ros.decoders.rgb import RgbDecoderConfig
-from gld_ros.diffusion.config import GLD_DA3_CASCADE, GLD_DA3_LEVEL1
 from gld_ros.memory_estimate import RunShape, estimate_memory
 from gld_ros.pipeline import NovelViewPipeline, ViewRequest
-from gld_ros.weights.bundle_config import BackboneSpec, BundleConfig, DenoiserSpec
+from gld_ros.weights.catalog import CATALOG
+from gld_ros.weights.unfetched import UnfetchedBundle
 
 MIB = 2**20
 # (height, width), references, targets, samples, guidance, decoded one by one
@@ -67,33 +65,9 @@ def measured_growth(pipeline: NovelViewPipeline, request: ViewRequest) -> int:
     return resident_bytes("VmHWM") - before
 
 
-def published_config() -> BundleConfig:
-    """A bundle of the published sizes on Depth Anything 3, without weights."""
-    return BundleConfig(
-        name="published sizes",
-        backbone=BackboneSpec("da3", DA3_BASE),
-        rgb_decoder=RgbDecoderConfig(in_channels=4 * DA3_BASE.channels),
-        denoisers={
-            "level1": DenoiserSpec(GLD_DA3_LEVEL1, None),
-            "cascade": DenoiserSpec(GLD_DA3_CASCADE, None),
-        },
-        boundary_level=1,
-        num_views=8,
-        num_euler_points=50,
-        guidance_scale=1.5,
-        ray_grid="official",
-        pose_scale="max",
-        resolutions_hw=((280, 504),),
-        licence="",
-        origin="",
-        non_commercial=False,
-        random_weights=True,
-    )
-
-
 def published_table() -> str:
     """Return estimates of guided runs of the published sizes in 16 bit, as Markdown."""
-    config = published_config()
+    config = UnfetchedBundle(CATALOG["gld-da3"]).config
     lines = [
         "| image | views | peak, weights stage by stage | peak, weights kept | worst stage |",
         "|" + " --- |" * 5,
@@ -114,7 +88,8 @@ def published_table() -> str:
 def full_size() -> str:
     """Return the estimate for the published sizes, in words."""
     shape = RunShape(2, 2, (280, 504), guided=True)
-    estimate = estimate_memory(published_config(), shape, dtype=torch.bfloat16, keep_weights=False)
+    config = UnfetchedBundle(CATALOG["gld-da3"]).config
+    estimate = estimate_memory(config, shape, dtype=torch.bfloat16, keep_weights=False)
     stages = ", ".join(
         f"{name} {memory.weights / 1e9:.2f} + {memory.activations / 1e9:.2f} = "
         f"{memory.total / 1e9:.2f} GB"

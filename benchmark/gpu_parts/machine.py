@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from denoiser_fast_path import random_conditions, to_device
-from flops import count
 from torch import Tensor, nn
 
 from gld_ros.backbones.blocks import GATED_MULTIPLE, pad_gated_widths
@@ -27,6 +26,7 @@ from gld_ros.diffusion.conditioning import (
 from gld_ros.diffusion.config import GLD_DA3_CASCADE, GLD_DA3_LEVEL1
 from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.diffusion.fast_path import RunConstants, TimeConstants, precompute, time_constants
+from gld_ros.mapping.expected_work import operations
 from gld_ros.novel_view_stages import sampling_conditions
 from gld_ros.weights.bundle import Bundle
 from gld_ros.weights.tensor_file import float32_at_run
@@ -199,7 +199,7 @@ class Machine:
         """Time, operations, memory and share of the measured matmul rate of one stage."""
         times = self.milliseconds(call)
         median = statistics.median(times)
-        tflop = count(call) / 1e12
+        tflop = operations(call) / 1e12
         peak = self.peak_mib(call)
         ceiling = self.matmul_tflops.get(precision)
         row = {

@@ -130,7 +130,7 @@ class BagRunner:
                 bag_fixed_frame(reader, wanted)  # before minutes of loading
             model = self.load()
             parameters = options.snapshot(
-                [f"fixed_frame={_fixed_frame(reader, wanted, model.mode)}"],
+                [f"fixed_frame={run_fixed_frame(reader, wanted, model.mode)}"],
                 [camera.name for camera in bag_cameras(reader)],
             )
             if out.exists():
@@ -159,14 +159,15 @@ class BagRunner:
         return load_model(parameters)
 
 
-def _fixed_frame(reader: "BagReader", wanted: str, mode: str) -> str:
-    """The frame to take poses in; in mode depth, which needs none, `wanted` if there is none."""
+def run_fixed_frame(reader: "BagReader", wanted: str, mode: str) -> str:
+    """The frame that a run takes poses in; depth alone needs none. Raises BagError."""
     from gld_ros.bags.cameras import bag_fixed_frame
     from gld_ros.bags.reader import BagError
+    from gld_ros.messages.fixed_frame import AUTO
 
     try:
         return bag_fixed_frame(reader, wanted)
     except BagError:
-        if mode != "depth":
+        if mode != "depth" or (wanted != AUTO and reader.transforms()[0].frames()):
             raise
         return wanted

@@ -1,14 +1,21 @@
 """`gld-ros weights list | fetch | verify | convert`: bundles here and bundles to fetch."""
 
 import argparse
-import shutil
-import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gld_ros.cli._fetch_run import (
+    add_conversion_options,
+    add_download_options,
+    check_request,
+    convert_fetched,
+    fetch_files,
+    remove_downloads,
+    show_licences,
+    to_bundle,
+)
+
 if TYPE_CHECKING:
-    from gld_ros.weights.catalog import PublishedModel
     from gld_ros.weights.convert import Conversion, UnstoredSizes
 
 HELP = "list, fetch, verify and convert weight bundles"
@@ -45,10 +52,6 @@ Give
                            with the published statistics, so views will be worse with others.
 Everything that can be checked is checked before anything is downloaded.
 """
-
-_DTYPES = ("float32", "bfloat16", "float16")
-# Size of a bundle relative to the published files, which are in float32.
-BUNDLE_SHARE = {"float32": 1.0, "bfloat16": 0.5, "float16": 0.5}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,14 +100,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     fetch.add_argument("name", metavar="NAME", help="what to fetch; see `gld-ros weights list`")
     fetch.add_argument(
-        "--accept-licence",
-        action="store_true",
-        help="accept the licences shown; required for weights that exclude commercial use",
-    )
-    fetch.add_argument(
-        "--from-folder", type=Path, metavar="DIR", help="convert files from DIR, no network"
-    )
-    fetch.add_argument(
         "--to", type=Path, metavar="FOLDER", help="bundle to write (default: the data folder)"
     )
     fetch.add_argument(
@@ -114,65 +109,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_conversion_options(fetch)
 
 
-def add_download_options(parser: argparse.ArgumentParser) -> None:
-    """Declare what `fetch` and `gld-ros quickstart` share."""
-    parser.add_argument(
-        "--keep-downloads",
-        action="store_true",
-        help="keep the downloaded files after the conversion",
-    )
-    parser.add_argument(
-        "--statistics-from",
-        type=Path,
-        metavar="DATA",
-        help="compute the level statistics from the images of this bag or scene folder",
-    )
-    parser.add_argument(
-        "--statistics-scenes",
-        type=int,
-        default=100,
-        metavar="N",
-        help="samples of 4 views that they are computed from (default: 100)",
-    )
-
-
 def run(args: argparse.Namespace) -> int:
     """Run the chosen action."""
     actions = {"list": _list, "verify": _verify, "convert": _convert, "fetch": _fetch}
     return actions[args.action](args)
-
-
-def add_conversion_options(parser: argparse.ArgumentParser) -> None:
-    """Declare what every conversion takes."""
-    parser.add_argument(
-        "--statistics",
-        type=Path,
-        metavar="PATH",
-        help="level statistics, if they are not among the published files: a clone of the GLD code "
-        "repository, its folder model_stats, or a bundle that has them (as `gld-ros train "
-        "statistics` writes)",
-    )
-    parser.add_argument(
-        "--variant",
-        choices=("full", "reference"),
-        help="gld-vggt only: run all head blocks of the cascade file (full, the default), or the "
-        "first two as the released evaluation does (reference)",
-    )
-    parser.add_argument(
-        "--special-statistics",
-        choices=("own", "level1"),
-        help="gld-vggt only: normalise level-0 special tokens by their own statistics or by those "
-        "of level 1 (default: own for full, level1 for reference, as released)",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=_DTYPES,
-        default="float32",
-        help="stored precision (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace the bundle if there is one already"
-    )
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -218,7 +158,8 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _convert(args: argparse.Namespace) -> int:
     name = args.name or args.folder.resolve().name
-    conversion = _to_bundle(args, args.kind, args.root, args.folder, name, args.encoder, args.heads)
+    sizes = _sizes(args.heads)
+    conversion = to_bundle(args, args.kind, args.root, args.folder, name, args.encoder, sizes)
     if conversion.bundle.config.non_commercial:
         print(f"NON-COMMERCIAL weights: {conversion.bundle.config.licence}")
     _print_conversion(conversion)
@@ -235,167 +176,14 @@ def _fetch(args: argparse.Namespace) -> int:
     show_licences(model)
     check_request(args, model, folder, source)
     if args.from_folder is None:
-        share = BUNDLE_SHARE[args.dtype] * (not args.download_only)
-        fetch_files(model, source, folder, share)
+        fetch_files(args, model, source, folder)
     if args.download_only:
         return 0
     conversion = convert_fetched(args, model, source, folder)
     _print_conversion(conversion)
     if args.from_folder is None and not args.keep_downloads:
-        remove_downloads(source)
+        remove_downloads(model, source)
     return 0
-
-
-def check_request(
-    args: argparse.Namespace, model: "PublishedModel", folder: Path, source: Path
-) -> None:
-    """Raise for everything about a fetch that is wrong before the hub is asked."""
-    from gld_ros.weights.convert import check_options
-    from gld_ros.weights.errors import WeightsError
-    from gld_ros.weights.families import FAMILIES, find_statistics
-
-    if model.non_commercial and not args.accept_licence:
-        raise WeightsError(
-            f"{model.name} excludes commercial use; give --accept-licence to accept its licences"
-        )
-    if args.download_only:
-        return
-    if folder.exists() and not args.overwrite:
-        raise WeightsError(f"{folder} exists already; --overwrite replaces it")
-    family = FAMILIES[model.kind]
-    check_options(
-        model.kind,
-        None,
-        args.statistics or args.statistics_from,
-        args.variant,
-        args.special_statistics,
-    )
-    if args.statistics is not None and args.statistics_from is not None:
-        raise ValueError("give --statistics or --statistics-from, not both")
-    if args.statistics_from is not None:
-        if not args.statistics_from.exists():
-            raise ValueError(f"--statistics-from {args.statistics_from} does not exist")
-        return
-    try:
-        find_statistics(family, args.statistics or source)
-    except WeightsError as error:
-        raise WeightsError(f"missing {error}\n{family.where_from}") from error
-
-
-def fetch_files(model: "PublishedModel", folder: Path, bundle: Path, bundle_share: float) -> None:
-    """Download what is missing of a model into `folder`, with one bar over all files.
-
-    `bundle_share`: size of the bundle that will be written, relative to the files; room for both
-    is asked for first.
-    """
-    from tqdm import tqdm
-
-    from gld_ros.cli._download_progress import download_progress
-    from gld_ros.partial_folder import remove_leftovers
-    from gld_ros.weights.fetch import download, on_one_disk, plan_download, require_space
-    from gld_ros.weights.hub import HuggingFaceHub
-
-    hub = HuggingFaceHub()
-
-    def report(line: str) -> None:
-        tqdm.write(line)
-        sys.stdout.flush()
-
-    plan = plan_download(model, folder, hub, report)
-    report(
-        f"{len(plan.files)} files, {plan.total_bytes / 1e9:.2f} GB, "
-        f"{plan.missing_bytes / 1e9:.2f} GB of them to be fetched into {folder}"
-    )
-    remove_leftovers(bundle)  # a conversion that was killed has left gigabytes
-    bundle_bytes = round(bundle_share * plan.total_bytes)
-    if bundle_bytes and on_one_disk(folder, bundle):
-        needed = plan.missing_bytes + bundle_bytes
-        require_space(folder, needed, "the download with the bundle made from it")
-    else:
-        require_space(folder, plan.missing_bytes, "the download")
-        require_space(bundle, bundle_bytes, "the bundle made from it")
-    have_bytes = plan.total_bytes - plan.missing_bytes
-    with download_progress(model.name, plan.total_bytes, have_bytes) as arrived:
-        download(plan, hub, report, arrived)
-
-
-def convert_fetched(
-    args: argparse.Namespace, model: "PublishedModel", source: Path, folder: Path
-) -> "Conversion":
-    """Convert downloaded files; their statistics are computed first where that was asked for."""
-    if args.statistics_from is None:
-        return _to_bundle(args, model.kind, source, folder, model.name, None, [])
-    from gld_ros.evaluation.held_out import recording_kind
-    from gld_ros.training.own_statistics import statistics_from_recordings
-    from gld_ros.weights.families import FAMILIES, find_encoder
-
-    family = FAMILIES[model.kind]
-    with tempfile.TemporaryDirectory(dir=source, prefix="statistics-") as made:
-        data = args.statistics_from
-        args.statistics = statistics_from_recordings(
-            find_encoder(family, source),
-            family,
-            recording_kind(data),
-            data,
-            Path(made),
-            scenes=args.statistics_scenes,
-        )
-        return _to_bundle(args, model.kind, source, folder, model.name, None, [])
-
-
-def remove_downloads(folder: Path) -> None:
-    """Remove the downloaded files of a model that has been converted."""
-    freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    shutil.rmtree(folder)
-    print(f"removed {freed / 1e9:.2f} GB of downloaded files in {folder}")
-
-
-def show_licences(model: "PublishedModel") -> None:
-    """Print the licence of every part of a model, and whether it excludes commercial use."""
-    print(f"{model.name}: {model.summary}")
-    print("Licences:")
-    for licence in model.licences:
-        print(f"  {licence}")
-    if model.non_commercial:
-        print("  These weights MUST NOT be used commercially.")
-    sys.stdout.flush()
-
-
-def _to_bundle(
-    args: argparse.Namespace,
-    kind: str | None,
-    source: Path,
-    folder: Path,
-    name: str,
-    encoder: Path | None,
-    heads: list[str],
-) -> "Conversion":
-    from tqdm import tqdm
-
-    from gld_ros.weights.convert import convert
-    from gld_ros.weights.tensor_file import DTYPE_NAMES
-
-    with tqdm(unit="tensor", disable=None) as bar:
-
-        def show(module: str, done: int, total: int) -> None:
-            bar.total = total
-            bar.set_description(module, refresh=False)
-            bar.update(done - bar.n)
-
-        return convert(
-            source,
-            folder,
-            kind=kind,
-            name=name,
-            encoder_file=encoder,
-            statistics=args.statistics,
-            variant=args.variant,
-            special_statistics=args.special_statistics,
-            dtype=DTYPE_NAMES[args.dtype],
-            sizes=_sizes(heads),
-            overwrite=args.overwrite,
-            progress=show,
-        )
 
 
 def _sizes(heads: list[str]) -> "UnstoredSizes":

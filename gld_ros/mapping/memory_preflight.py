@@ -7,7 +7,7 @@ nevertheless is handled by `gld_ros.mapping.degrade`. Imports torch only when ca
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,15 @@ MEMINFO = Path("/proc/meminfo")
 
 
 class NotEnoughMemory(RuntimeError):
-    """The model does not fit; the text gives the numbers and what to lower, in one line."""
+    """The model does not fit; the text gives the numbers and what to lower, in one line.
+
+    need: the numbers alone. smaller: parameters of a smaller job that fits; empty if none does.
+    """
+
+    def __init__(self, need: str, advice: str, smaller: Mapping[str, int]) -> None:
+        super().__init__(f"{need}; {advice}")
+        self.need = need
+        self.smaller = dict(smaller)
 
 
 @dataclass(frozen=True)
@@ -78,8 +86,8 @@ def check_memory(pipeline: NovelViewPipeline, parameters: SessionParameters) -> 
         f"{estimate.peak_bytes / GIB:.2f} GiB while {estimate.peak_stage} runs "
         f"({weights / GIB:.2f} GiB of weights) for {demand.references} reference views, "
         f"{demand.targets} targets and {demand.samples} sample(s) in {dtype}, but may take "
-        f"{budget.budget_bytes / GIB:.2f} GiB ({budget.origin}); "
-        f"{_advice(pipeline, parameters, demand, budget)}"
+        f"{budget.budget_bytes / GIB:.2f} GiB ({budget.origin})",
+        *_advice(pipeline, parameters, demand, budget),
     )
 
 
@@ -94,8 +102,9 @@ def check_depth_memory(pipeline: DepthPipeline, parameters: SessionParameters) -
         return f"{needed / GIB:.2f} of {budget.budget_bytes / GIB:.2f} GiB"
     raise NotEnoughMemory(
         f"model.bundle {parameters.model.bundle!r} needs about {needed / GIB:.2f} GiB for the "
-        f"depth of an image, but may take {budget.budget_bytes / GIB:.2f} GiB ({budget.origin}); "
-        "free memory, raise gpu.memory_budget, or use a smaller model.bundle or another device"
+        f"depth of an image, but may take {budget.budget_bytes / GIB:.2f} GiB ({budget.origin})",
+        "free memory, raise gpu.memory_budget, or use a smaller model.bundle or another device",
+        {},
     )
 
 
@@ -109,7 +118,7 @@ def memory_budget(device: torch.device, parameter_gib: float) -> MemoryBudget:
     0 takes a share of what is free: 90 % of a device with memory of its own, 60 % of memory that
     is shared with the CPU.
     """
-    free, shared = _free_bytes(device)
+    free, shared = free_bytes(device)
     share = SHARED_MEMORY_SHARE if shared else OWN_MEMORY_SHARE
     if parameter_gib <= 0:
         return MemoryBudget(
@@ -135,7 +144,7 @@ def enforce_budget(device: torch.device, parameter_gib: float) -> None:
     torch.cuda.set_per_process_memory_fraction(fraction, device)
 
 
-def _free_bytes(device: torch.device) -> tuple[int, bool]:
+def free_bytes(device: torch.device) -> tuple[int, bool]:
     """Free bytes of a device, and whether the CPU takes from the same memory."""
     import torch
 
@@ -173,18 +182,26 @@ def _advice(
     parameters: SessionParameters,
     demand: _Demand,
     budget: MemoryBudget,
-) -> str:
+) -> tuple[str, dict[str, int]]:
+    """What to do, and the parameters of a smaller job that fits, if one does."""
     for less in _smaller(demand):
         needed = _estimate(pipeline, parameters, less).peak_bytes
         if needed <= budget.budget_bytes:
-            return (
+            advice = (
                 f"sampler.reference_views {less.references}, sampler.max_targets "
                 f"{less.targets} and sampler.samples {less.samples} would take "
                 f"{needed / GIB:.2f} GiB"
             )
+            smaller = {
+                "sampler.reference_views": less.references,
+                "sampler.max_targets": less.targets,
+                "sampler.samples": less.samples,
+            }
+            return advice, smaller
     return (
         "no smaller job fits: free memory, raise gpu.memory_budget, or use model.precision bf16, "
-        "a smaller model.bundle or another device"
+        "a smaller model.bundle or another device",
+        {},
     )
 
 

@@ -29,6 +29,10 @@ from gld_ros.view_request import DepthRequest, ViewRequest, run_to_end
 if TYPE_CHECKING:
     import torch
 
+    from gld_ros.depth_pipeline import DepthPipeline
+    from gld_ros.pipeline import NovelViewPipeline
+    from gld_ros.weights.bundle import Bundle
+
 
 class ModelUnavailable(RuntimeError):
     """The requested model cannot be loaded; the text says why in one line."""
@@ -59,9 +63,6 @@ def load_model(parameters: SessionParameters) -> LoadedModel:
     wanted = parameters.model
     name = wanted.bundle
     try:
-        from gld_ros.depth_pipeline import DepthPipeline
-        from gld_ros.novel_view_stages import sampling_of
-        from gld_ros.pipeline import NovelViewPipeline
         from gld_ros.weights.bundle import Bundle
         from gld_ros.weights.verify import verify_bundle
     except ModuleNotFoundError as error:
@@ -86,21 +87,7 @@ def load_model(parameters: SessionParameters) -> LoadedModel:
                 f"{wanted.backend!r}; "
                 f"use 'auto' or {kind!r}, or another bundle"
             )
-        mode = mode_of(parameters, bundle.config.imagines)
-        pipeline: NovelViewPipeline | DepthPipeline
-        if mode == "depth":
-            pipeline = DepthPipeline(bundle, device=wanted.device, dtype=wanted.precision)
-            memory = check_depth_memory(pipeline, parameters)
-        else:
-            wish = parameters.sampler
-            sampling_of(bundle.config, wish.preset, wish.num_steps, wish.guidance_scale)
-            pipeline = NovelViewPipeline(
-                bundle,
-                device=wanted.device,
-                dtype=wanted.precision,
-                compile_blocks=wanted.compile_blocks,
-            )
-            memory = check_memory(pipeline, parameters)
+        mode, pipeline, memory = prepare_pipeline(bundle, parameters)
         enforce_budget(pipeline.device, wanted.memory_budget_gib)
     except ModelUnavailable:
         raise
@@ -139,6 +126,33 @@ def load_model(parameters: SessionParameters) -> LoadedModel:
         mode,
         search_device(pipeline.device),
     )
+
+
+def prepare_pipeline(
+    bundle: Bundle, parameters: SessionParameters
+) -> tuple[Mode, NovelViewPipeline | DepthPipeline, str]:
+    """The mode that a bundle runs in, a pipeline without weights yet, and its memory in words.
+
+    Raises ModelUnavailable or ValueError for parameters that the bundle cannot run with,
+    NotEnoughMemory if it does not fit.
+    """
+    from gld_ros.depth_pipeline import DepthPipeline
+    from gld_ros.novel_view_stages import sampling_of
+    from gld_ros.pipeline import NovelViewPipeline
+
+    wanted, wish = parameters.model, parameters.sampler
+    mode = mode_of(parameters, bundle.config.imagines)
+    if mode == "depth":
+        depth = DepthPipeline(bundle, device=wanted.device, dtype=wanted.precision)
+        return mode, depth, check_depth_memory(depth, parameters)
+    sampling_of(bundle.config, wish.preset, wish.num_steps, wish.guidance_scale)
+    views = NovelViewPipeline(
+        bundle,
+        device=wanted.device,
+        dtype=wanted.precision,
+        compile_blocks=wanted.compile_blocks,
+    )
+    return mode, views, check_memory(views, parameters)
 
 
 def mode_of(parameters: SessionParameters, imagines: bool) -> Mode:

@@ -10,12 +10,34 @@ import torch
 
 from gld_ros.training.bundle_parts import WorkingBundle
 from gld_ros.training.config import DataConfig, OptimizerConfig, RunConfig
-from gld_ros.training.data import open_scenes
+from gld_ros.training.data import ScenePool, open_scenes
 from gld_ros.training.jobs import choose_device, write_statistics
 from gld_ros.weights.convert import PUBLISHED_SIZES, UnstoredSizes, convert
 from gld_ros.weights.families import Family
 
 VIEWS = 4
+
+
+def statistics_source(
+    family: Family, data_kind: str, data: Path, scenes: int, *, try_one: bool = False
+) -> tuple[DataConfig, ScenePool]:
+    """`scenes` samples of four views of a bag or scene folder, in the smallest size of a family.
+
+    `try_one` draws one of them. Raises ValueError (ConfigError, RecordingError) for a recording
+    that gives no samples.
+    """
+    height, width = min(family.resolutions_hw, key=lambda hw: hw[0] * hw[1])
+    config = DataConfig(
+        kind=data_kind,
+        sizes_wh=((width, height),),
+        views=VIEWS,
+        paths=(str(data),),
+        draws=scenes,
+    )
+    source = open_scenes(config)
+    if try_one:
+        source.held_out_batch([0], torch.device("cpu"))
+    return config, source
 
 
 def statistics_from_recordings(
@@ -30,15 +52,11 @@ def statistics_from_recordings(
 ) -> Path:
     """Measure the features of `scenes` samples of four views of a recording; returns a bundle.
 
-    `folder` takes the backbone as a bundle, and the same with statistics. Raises ValueError
-    (ConfigError, RecordingError) for a recording that gives no samples.
+    `folder` takes the backbone as a bundle, and the same with statistics. Raises as
+    `statistics_source`.
     """
-    height, width = min(family.resolutions_hw, key=lambda hw: hw[0] * hw[1])
-    data_config = DataConfig(
-        kind=data_kind, sizes_wh=((width, height),), views=VIEWS, paths=(str(data),), draws=scenes
-    )
+    data_config, source = statistics_source(family, data_kind, data, scenes)
     config = RunConfig("statistics", 1, 1, data_config, OptimizerConfig(0.0))
-    source = open_scenes(data_config)
     backbone = convert(encoder_file, folder / "backbone", kind=family.backbone, sizes=sizes).bundle
     bundle = WorkingBundle.open(backbone.folder, None)
     device: torch.device = choose_device("auto")

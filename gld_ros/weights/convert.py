@@ -4,12 +4,14 @@ Every tensor is accounted for in both directions; tensors pass one at a time fro
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from gld_ros.decoders.rgb import RgbDecoderConfig
 from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.diffusion.flow import time_shift
 from gld_ros.weights.bundle import Bundle, TensorSource, save_bundle
@@ -96,12 +98,11 @@ def convert(
     modules = {"backbone": family.read(paths, notes)}
     backbone = family.infer(modules["backbone"], camera_heads=sizes.camera_heads)
     rgb_decoder = None
-    denoisers: dict[str, DenoiserSpec] = {}
+    denoisers: dict[str, DenoiserConfig] = {}
     tables: dict[str, Tensor] = {}
     if family.imagines:
         tables = read_statistics(paths, family.statistics)
-        where = str(next(path for part, path in paths.items() if part.startswith("statistics")))
-        check_statistics_width(tables, backbone.channels, where)
+        check_statistics_width(tables, backbone.channels, paths)
         modules["rgb_decoder"] = rgb_decoder_tensors(paths["mae_decoder"], notes)
         rgb_decoder = infer_rgb_decoder_config(
             modules["rgb_decoder"], heads=sizes.rgb_decoder_heads
@@ -114,13 +115,33 @@ def convert(
             for quantity in ("mean", "var"):
                 tables[f"special0.{quantity}"] = tables[f"special1.{quantity}"].clone()
             notes.append("Special tokens of level 0 are normalised with the statistics of level 1.")
-        shift = time_shift(backbone.channels, family.shift_grid, family.shift_grid, NUM_VIEWS)
-        denoisers = {"level1": DenoiserSpec(level1, shift), "cascade": DenoiserSpec(cascade, shift)}
-    config = BundleConfig(
-        name=name or kind,
+        denoisers = {"level1": level1, "cascade": cascade}
+    config = converted_config(family, name or kind, backbone, rgb_decoder, denoisers)
+    config = replace(
+        config,
+        random_weights=random_weights,
+        training_notes=" ".join([config.training_notes, *notes]),
+    )
+    ordered = {name: modules[name] for name in config.module_names}
+    planned = _one_at_a_time(ordered, progress)
+    bundle = save_bundle(folder, config, planned, tables, dtype=dtype, overwrite=overwrite)
+    return Conversion(bundle, tuple(notes))
+
+
+def converted_config(
+    family: Family,
+    name: str,
+    backbone: Any,
+    rgb_decoder: RgbDecoderConfig | None,
+    denoisers: Mapping[str, DenoiserConfig],
+) -> BundleConfig:
+    """The configuration of a family's bundle, by the sizes of its networks."""
+    shift = time_shift(backbone.channels, family.shift_grid, family.shift_grid, NUM_VIEWS)
+    return BundleConfig(
+        name=name,
         backbone=BackboneSpec(family.backbone, backbone),
         rgb_decoder=rgb_decoder,
-        denoisers=denoisers,
+        denoisers={part: DenoiserSpec(config, shift) for part, config in denoisers.items()},
         boundary_level=1,
         num_views=NUM_VIEWS,
         num_euler_points=family.num_euler_points,
@@ -131,13 +152,9 @@ def convert(
         licence=family.licence,
         origin=family.origin,
         non_commercial=family.non_commercial,
-        random_weights=random_weights,
-        training_notes=" ".join(["Published weights, converted without training.", *notes]),
+        random_weights=False,
+        training_notes="Published weights, converted without training.",
     )
-    ordered = {name: modules[name] for name in config.module_names}
-    planned = _one_at_a_time(ordered, progress)
-    bundle = save_bundle(folder, config, planned, tables, dtype=dtype, overwrite=overwrite)
-    return Conversion(bundle, tuple(notes))
 
 
 def check_options(

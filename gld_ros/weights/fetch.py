@@ -80,6 +80,14 @@ def plan_download(
     return DownloadPlan(folder, tuple(planned))
 
 
+def downloaded_files(model: PublishedModel, folder: Path) -> list[Path]:
+    """The files of a catalog entry that are below `folder`, whole ones and parts."""
+    places = [
+        folder / published.folder / path for published in model.files for path in published.paths
+    ]
+    return [path for place in places for path in (place, _part(place)) if path.is_file()]
+
+
 def require_space(folder: Path, needed_bytes: int, what: str) -> None:
     """Raise WeightsError unless the disk of `folder`, which need not exist, has room."""
     free = free_bytes(folder)

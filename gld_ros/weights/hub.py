@@ -4,20 +4,24 @@ Names, addresses and tokens are huggingface_hub's. Bytes are streamed here, beca
 `hf_hub_download` discards what it has of a file when it is stopped. Files on disk are `fetch`.
 """
 
+import email.utils
 import os
+import re
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from gld_ros.weights.errors import WeightsError
 
 TIMEOUT_S = 30.0
-LONGEST_WAIT_S = 120.0
+LONGEST_WAIT_S = 300.0  # the hub counts requests in windows of five minutes
 _OFFLINE = (
-    "On a machine without network, fetch on another one and give the files with --from-folder."
+    "On a machine without network, fetch on another one (`gld-ros weights fetch NAME "
+    "--download-only`) and give the files with --from-folder."
 )
 
 
@@ -106,6 +110,8 @@ class HuggingFaceHub:
         ):
             if response.is_error:
                 response.read()
+                if response.history:  # the hub sent us on, to where the bytes are
+                    raise _storage_error(repository, remote, response)
                 hf_raise_for_status(response)
             unwanted = start if response.status_code == 200 else 0  # the range was ignored
             for chunk in response.iter_bytes():
@@ -123,7 +129,7 @@ class HuggingFaceHub:
         except (OSError, errors.HfHubHTTPError, getattr(errors, "HTTPError", OSError)) as error:
             response = getattr(error, "response", None)
             if response is None:
-                raise _connection_error(what, error, self._address()) from error
+                raise connection_error(what, error, self._address()) from error
             raise explain_status(
                 what, repository, response.status_code, response.headers, self._address()
             ) from error
@@ -148,12 +154,20 @@ def explain_status(
             "give it with `hf auth login` or the variable HF_TOKEN. A repository that was renamed "
             "or removed answers the same way."
         )
-    if status in (401, 403):
+    if gated:
         return FetchError(
             f"{what}: access is restricted ({status}). The hub says: {reason or 'nothing more'}\n"
             f"Open {endpoint}/{repository}, accept the terms there, and run again with a token of "
             "that account (`hf auth login`, or the variable HF_TOKEN)."
         )
+    if status == 403:
+        return FetchError(
+            f"{what}: the request was refused (403). The answer says: {reason or 'nothing more'}\n"
+            "Either the token in use does not have the permission (a fine-grained one needs read "
+            "access to public repositories; `hf auth logout` does without), or a firewall refuses."
+        )
+    if status == 407:
+        return _proxy_login(what, endpoint)
     if status == 404:
         return FetchError(
             f"{what}: not found (404); it was renamed, moved or removed after this version of "
@@ -161,7 +175,7 @@ def explain_status(
             "already are converted with --from-folder."
         )
     if status == 429:
-        wait_s = _retry_after_s(headers)
+        wait_s = stated_wait_s(headers, datetime.now(timezone.utc))
         text = f"{what}: the hub limits the number of requests (429)"
         if wait_s is not None and wait_s > LONGEST_WAIT_S:
             return FetchError(
@@ -174,14 +188,43 @@ def explain_status(
     return FetchError(f"{what}: the hub answered {status}. {reason}".rstrip())
 
 
-def _connection_error(what: str, error: BaseException, endpoint: str) -> TransientError:
+def connection_error(what: str, error: BaseException, endpoint: str) -> FetchError | TransientError:
+    """The error for a request without an answer: what stood in between, and what to do."""
     reason = str(error).strip().split("\n")[0] or type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        return FetchError(
+            f"{what}: the certificate of {endpoint} is not trusted: {reason}\n"
+            "If a proxy or firewall reads the traffic, name the file with its certificate "
+            "authority in SSL_CERT_FILE. Otherwise check the clock of this machine (`date`)."
+        )
     proxy = proxy_in_use(endpoint)
+    if proxy is not None and "407" in reason:
+        return _proxy_login(what, endpoint)
     if proxy is None:
         hint = "No proxy is set; where one is needed, set HTTPS_PROXY. " + _OFFLINE
     else:
         hint = f"The proxy {proxy} is in use: check it, or exclude {endpoint} with NO_PROXY."
     return TransientError(f"{what}: no connection to {endpoint}: {reason}\n{hint}")
+
+
+def _proxy_login(what: str, endpoint: str) -> FetchError:
+    proxy = proxy_in_use(endpoint) or "in between"
+    return FetchError(
+        f"{what}: the proxy {proxy} asks for a user name and password (407). Put them into its "
+        "address: HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT, with special characters encoded "
+        "(%40 for @)."
+    )
+
+
+def _storage_error(repository: Repository, remote: RemoteFile, response: Any) -> TransientError:
+    """For a refusal by the host that has the bytes: the hub gives a new link when asked again."""
+    wait_s = stated_wait_s(response.headers, datetime.now(timezone.utc))
+    return TransientError(
+        f"{repository.name}/{remote.path}: the storage at {response.url.host} answered "
+        f"{response.status_code}; its links expire\n"
+        f"If that repeats, a proxy or firewall may not let {response.url.host} through.",
+        None if wait_s is None else min(wait_s, LONGEST_WAIT_S),
+    )
 
 
 def proxy_in_use(endpoint: str) -> str | None:
@@ -200,8 +243,24 @@ def _has_token() -> bool:
     return get_token() is not None
 
 
-def _retry_after_s(headers: Any) -> float | None:
+def stated_wait_s(headers: Any, now: datetime) -> float | None:
+    """Seconds after which an answer says to ask again; None if it does not.
+
+    `Retry-After` in seconds or as a date, else the window of `RateLimit` (IETF draft
+    ratelimit-headers: `"resolvers";r=0;t=240`) that has no request left.
+    """
+    after = headers.get("Retry-After") or ""
+    if re.fullmatch(r"\s*\d+(\.\d*)?\s*", after):
+        return float(after)
     try:
-        return float(headers.get("Retry-After"))
-    except (TypeError, ValueError):
-        return None
+        date = email.utils.parsedate_to_datetime(after)
+        return max(0.0, (date - now).total_seconds())
+    except (TypeError, ValueError):  # none, neither, or a date without zone
+        pass
+    limits = (headers.get("RateLimit") or "").split(",")
+    waits = [
+        float(until[1])
+        for limit in limits
+        if re.search(r";\s*r=0\b", limit) and (until := re.search(r";\s*t=(\d+)", limit))
+    ]
+    return max(waits, default=None)

@@ -72,9 +72,12 @@ def read_statistics(paths: Mapping[str, Path], levels: tuple[str, ...]) -> dict[
     return tables
 
 
-def check_statistics_width(tables: Mapping[str, Tensor], channels: int, where: str) -> None:
+def check_statistics_width(
+    tables: Mapping[str, Tensor], channels: int, paths: Mapping[str, Path]
+) -> None:
     """Raise CoverageError unless every table has one value per channel of the backbone."""
     for name, values in tables.items():
+        where = paths.get(f"statistics_{name.partition('.')[0]}") or paths["statistics"]
         if values.numel() != channels:
             raise CoverageError(
                 f"{where}: {name} has {values.numel()} values, the backbone has {channels} "
@@ -159,7 +162,7 @@ def cascade_variant(
     tensors: dict[str, Tensor], in_file: DenoiserConfig, variant: Variant, notes: list[str]
 ) -> tuple[dict[str, Tensor], DenoiserConfig]:
     """The cascade with all head blocks of the file, or with the first two of them."""
-    encoder_blocks, head_blocks = in_file.depth
+    head_blocks = in_file.depth[1]
     if head_blocks == _REFERENCE_HEAD_BLOCKS:
         notes.append(f"Cascade: all {head_blocks} head blocks of the file, as configured.")
         return tensors, in_file
@@ -174,7 +177,7 @@ def cascade_variant(
             f"the cascade has {head_blocks} head block(s); variant 'reference' needs "
             f"{_REFERENCE_HEAD_BLOCKS}"
         )
-    end = encoder_blocks + _REFERENCE_HEAD_BLOCKS
+    end = sum(reference_depth(in_file.depth))
     kept = {
         name: values
         for name, values in tensors.items()
@@ -186,6 +189,11 @@ def cascade_variant(
     )
     config = infer_denoiser_config(kept, heads=in_file.heads, cascade=True)
     return kept, config
+
+
+def reference_depth(in_file: tuple[int, int]) -> tuple[int, int]:
+    """Blocks of encoder and head that the released evaluation runs of a cascade."""
+    return in_file[0], _REFERENCE_HEAD_BLOCKS
 
 
 def shape_of(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import re
-import shutil
 import signal
 import time
 from contextlib import redirect_stderr, redirect_stdout
@@ -13,86 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gld_ros.backbones.da3.config import Da3Config
-from gld_ros.cli import quickstart
 from gld_ros.cli.main import main
-from gld_ros.decoders.rgb import RgbDecoderConfig
-from gld_ros.diffusion.config import DenoiserConfig
-from gld_ros.scenes.tour_bag import first_room_with_tour, write_tour_bag
 from gld_ros.weights.bundle import Bundle
 
-from ..weights.fake_hub import FakeHub, Fault
-from ..weights.published_layout import (
-    GLD_REPOSITORY,
-    hub_repositories,
-    write_gld_da3,
-)
-
-# As small as the published head counts (16) allow.
-DA3 = Da3Config(
-    embed_dim=64,
-    depth=12,
-    num_heads=4,
-    image_size=42,
-    alt_start=4,
-    qknorm_start=4,
-    rope_start=4,
-    tap_layers=(5, 7, 9, 11),
-    head_features=8,
-    head_out_channels=(4, 8, 8, 12),
-    camera_heads=16,
-    camera_depth=1,
-)
-WIDTHS = {"channels": 128, "hidden": (128, 256), "depth": (1, 1), "heads": (16, 16)}
-LEVEL1 = DenoiserConfig(**WIDTHS, time_features=8)
-CASCADE = DenoiserConfig(
-    **WIDTHS,
-    time_features=8,
-    separate_embedders=False,
-    source_conditioned=True,
-    prope_image_hw=(504, 504),
-)
-DECODER = RgbDecoderConfig(in_channels=512, width=32, depth=1, heads=16, mlp=32, table_hw=(3, 3))
-DOMAIN = "narrow"
-
-
-@pytest.fixture(scope="module")
-def layout(tmp_path_factory):
-    root = tmp_path_factory.mktemp("GLD")
-    return write_gld_da3(root, DA3, DECODER, LEVEL1, CASCADE, scale=0.05)
-
-
-@pytest.fixture(scope="module")
-def bag(tmp_path_factory):
-    path = tmp_path_factory.mktemp("bags") / "tour"
-    room = first_room_with_tour(DOMAIN)
-    write_tour_bag(path, DOMAIN, room, image_hw=(42, 56), seconds=4.0, rate_hz=1.0)
-    return path
-
-
-@pytest.fixture
-def hub(layout, tmp_path, monkeypatch):
-    monkeypatch.setenv("GLD_ROS_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.chdir(tmp_path)
-    with FakeHub(hub_repositories(layout)) as served:
-        monkeypatch.setenv("HF_ENDPOINT", served.endpoint)
-        yield served
-
-
-@pytest.fixture
-def arguments(layout, bag):
-    run = ["quickstart", "--bag", str(bag), "--statistics", str(layout), "--yes", "--no-open"]
-    for setting in (
-        "sampler.num_steps=1",
-        "sampler.guidance_scale=1.0",
-        "policy.yaw_offsets=[0.2]",
-        "keyframes.min_interval=0.0",
-        "keyframes.max_angular_velocity=100.0",
-    ):
-        run += ["--set", setting]
-    return run
+from ..weights.fake_hub import Fault
+from ..weights.published_layout import GLD_REPOSITORY
 
 
 def until(condition, what):
@@ -158,7 +82,9 @@ def test_from_nothing_to_a_finished_bag_through_three_kills(hub, arguments, tmp_
     assert np.asarray(Image.open(tmp_path / "tour-gld-da3.png")).max() > 0
     assert (tmp_path / "tour-gld-da3").exists()
     assert main(arguments) == 0
-    assert "5 run: tour-gld-da3 is here already" in capsys.readouterr().out
+    assert (
+        "5 run: tour-gld-da3 is here already, made with these settings" in capsys.readouterr().out
+    )
 
 
 def test_what_will_happen_is_said_before_the_first_byte(hub, arguments, capsys):
@@ -166,8 +92,16 @@ def test_what_will_happen_is_said_before_the_first_byte(hub, arguments, capsys):
     assert main(arguments) == 1
     printed, error = capsys.readouterr()
     assert "SeonghuJeon/GLD (diffusion, decoders): Apache-2.0" in printed
-    assert re.search(r"^machine: .* GB of memory and \d+ GB of disk free$", printed, re.M)
-    assert "1 fetch 7.9 GB" in printed
+    assert re.search(r"^machine: .* GB of memory free$", printed, re.M)
+    assert re.search(r"^run: mode views, memory: .* GiB$", printed, re.M)
+    assert re.search(
+        r"^time: up to \d jobs \(keyframes\) of 4 \+ 4 views in 1 steps, about .* each, .* in all "
+        r"\(computed: ",
+        printed,
+        re.M,
+    )
+    assert "disk: 100 GB free" in printed
+    assert "1 fetch 7.9 of 7.9 GB" in printed
     assert "min at 100 Mbit/s" in printed
     assert "2 convert to a bundle of" in printed
     assert "not found (404)" in error
@@ -196,38 +130,11 @@ def test_what_the_hub_refuses_ends_in_its_hint(hub, arguments, capsys, tmp_path,
     assert not (tmp_path / "data/bundles").exists()
 
 
-def test_a_disk_without_room_for_files_and_bundle_is_named_first(
-    hub, arguments, capsys, monkeypatch
-):
-    full = shutil._ntuple_diskusage(10**6, 10**6, 0)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
-    assert main(arguments) == 1
-    assert "the download with the bundle made from it needs" in capsys.readouterr().err
-    assert hub.requests == []
-
-
-def test_a_machine_without_memory_is_named_before_the_first_byte(
-    hub, arguments, capsys, monkeypatch
-):
-    small = quickstart.Machine("cpu", "no CUDA device: the CPU", 2 * 10**9)
-    monkeypatch.setattr(quickstart.Machine, "here", classmethod(lambda cls: small))
-    assert main(arguments) == 1
-    assert "needs about" in capsys.readouterr().err
-    assert hub.requests == []
-    assert not hub.tokens  # the hub was not asked
-
-
-def test_a_bag_that_cannot_be_read_is_named_first(hub, arguments, capsys, tmp_path):
-    wrong = ["quickstart", "--bag", str(tmp_path / "gone"), *arguments[3:]]
-    assert main(wrong) == 1
-    assert "does not exist" in capsys.readouterr().err
-    assert not hub.tokens
-
-
 @pytest.mark.parametrize("kept", [[], ["--keep-downloads"]], ids=["removed", "kept"])
 def test_depth_alone_from_nothing_to_a_image(hub, bag, tmp_path, capsys, kept):
     run = ["quickstart", "--bag", str(bag), "--weights", "da3-base", "--yes", "--no-open"]
-    assert main([*run, *kept, "--set", "depth.min_confidence=0.0"]) == 0
+    run += ["--set", "depth.min_confidence=0.0"]
+    assert main([*run, *kept]) == 0
     printed = capsys.readouterr().out
     assert "every byte as recorded" in printed
     assert "depth of 4 (4 in metres" in printed  # its depth camera gives them
@@ -241,3 +148,44 @@ def test_depth_alone_from_nothing_to_a_image(hub, bag, tmp_path, capsys, kept):
     again = capsys.readouterr().out
     assert "is here already" in again
     assert (f"no longer needed: rm -r {tmp_path}" in again) == bool(kept)
+
+
+@pytest.mark.parametrize("weights", ["gld-da3", "gld-vggt"])
+def test_statistics_of_ones_own_images_take_the_place_of_the_published_ones(
+    hub, arguments, bag, layout, capsys, tmp_path, weights
+):
+    own = [word for word in arguments if word not in ("--statistics", str(layout))]
+    own += ["--statistics-from", str(bag), "--statistics-scenes", "2", "--weights", weights]
+    assert main([*own, "--accept-licence"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"measure level statistics on .*tour \([\d.]+ GB of disk meanwhile\)", printed)
+    assert "statistics: features of up to 2 samples of" in printed
+    jobs = re.search(r"time: up to (\d+) jobs", printed)[1]
+    assert f"4 images, {jobs} keyframes" in printed  # as many as were expected
+    bundle = Bundle.open(weights)
+    published = 2.0 if weights == "gld-da3" else 1.0
+    for level in (0, 1):
+        statistics = bundle.statistics(level)
+        assert float(statistics.var.min()) > 0
+        assert not bool((statistics.mean == published + level).any())
+        assert (statistics.special is None) == (weights == "gld-da3")
+    assert [path.name for path in (tmp_path / "data/bundles").iterdir()] == [weights]
+    assert np.asarray(Image.open(tmp_path / f"tour-{weights}.png")).max() > 0
+
+
+def test_weights_that_exclude_commercial_use_want_their_licence_accepted(hub, arguments, capsys):
+    vggt = [*arguments, "--weights", "gld-vggt"]
+    assert main(vggt) == 1
+    printed, error = capsys.readouterr()
+    assert "CC-BY-NC-4.0" in printed
+    assert "MUST NOT be used commercially" in printed
+    assert "give --accept-licence" in error
+    assert hub.tokens == set()
+
+    assert main([*vggt, "--accept-licence"]) == 0
+    config = Bundle.open("gld-vggt").config
+    assert config.non_commercial
+    assert config.denoisers["cascade"].config.special_tokens == 5
+    fetched = {path for path, _ in hub.requests}
+    assert "checkpoints/vggt_cascade.pt" in fetched
+    assert not {path for path in fetched if "da3" in path}

@@ -150,7 +150,7 @@ def test_the_published_sizes_survive_three_kills(hub, command, tmp_path):
     attempt.until(lambda: part_bytes() > 0.8 * largest)
     assert attempt.peak_bytes < early + 50e6  # 2 GB have passed
     attempt.kill()
-    assert "1 fetch 7.9 GB" in attempt.said
+    assert "1 fetch 7.9 of 7.9 GB" in attempt.said
     assert "6 files, 7.86 GB, 7.86 GB of them to be fetched" in attempt.said
     kept = part_bytes()
 

@@ -15,6 +15,7 @@ import numpy as np
 REVISION = "c" * 40
 BLOCK = 1 << 18  # bytes that are read and sent at once
 ZEROS = bytes(BLOCK)
+LARGE_FILES = (".pt", ".safetensors", ".bin")  # in git LFS, as on the hub
 
 
 @dataclass
@@ -65,48 +66,63 @@ class SparseFile:
         return digest.hexdigest()
 
 
-class FakeHub(ThreadingHTTPServer):
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that was killed
+            super().handle_error(request, client_address)
+
+
+class _Storage(_Server):
+    """The other host, where the hub keeps large files."""
+
+
+class FakeHub(_Server):
     """Serves `repositories` (name -> path -> bytes or SparseFile).
 
-    faults: path (or repository name) -> Fault. cut_after: bytes after which a download's line
-    drops, once. bytes_per_s: of every download.
+    As the real one it redirects large files to a storage of another address, whose links can
+    expire. faults: path (or repository name) -> Fault; storage_faults: path -> Fault of the
+    storage. cut_after: bytes after which a download's line drops, once. bytes_per_s: of every
+    download.
     """
-
-    daemon_threads = True
 
     def __init__(self, repositories):
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.storage = _Storage(("127.0.0.1", 0), _StorageHandler)
+        self.storage.hub = self
         self.repositories = repositories
-        self.faults = {}
+        self.faults, self.storage_faults = {}, {}
         self.cut_after = None
         self.bytes_per_s = None
         self.corrupt = set()
         self.ignores_ranges = False
         self.requests = []  # (path, start) of every download
-        self.tokens = set()
+        self.tokens, self.storage_tokens = set(), set()
         self.sent_bytes = 0
         self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
 
     def __enter__(self):
-        self.thread = threading.Thread(target=self.serve_forever, daemon=True)
-        self.thread.start()
+        self.threads = [
+            threading.Thread(target=server.serve_forever, daemon=True)
+            for server in (self, self.storage)
+        ]
+        for thread in self.threads:
+            thread.start()
         return self
 
     def __exit__(self, *_):
-        self.shutdown()
-        self.server_close()
-        self.thread.join()
-
-    def handle_error(self, request, client_address):
-        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that was killed
-            super().handle_error(request, client_address)
+        for server, thread in zip((self, self.storage), self.threads, strict=True):
+            server.shutdown()
+            server.server_close()
+            thread.join()
 
     def listing(self, name):
         files = self.repositories[name]
         siblings = []
         for path, content in files.items():
             entry = {"rfilename": path, "size": len(content)}
-            if path.endswith((".pt", ".safetensors", ".bin")):
+            if path.endswith(LARGE_FILES):
                 entry["blobId"] = "a" * 40  # of the pointer that git holds in place of the file
                 entry["lfs"] = {"size": len(content), "sha256": _sha256(content)}
                 entry["lfs"]["pointerSize"] = 130
@@ -122,9 +138,8 @@ def _sha256(content):
     return hashlib.sha256(content).hexdigest()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Answers(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: FakeHub
 
     def log_message(self, *_):
         pass
@@ -132,27 +147,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self):
         self.do_GET()
 
-    def do_GET(self):
-        self.server.tokens.add(self.headers.get("Authorization"))
-        path = self.path.split("?")[0]
-        if path.startswith("/api/models/"):
-            name = path.removeprefix("/api/models/")
-            if fault := self._fault(name):
-                return self._refuse(fault)
-            if name not in self.server.repositories:
-                return self._refuse(Fault(404, {"X-Error-Code": "RepoNotFound"}))
-            body = json.dumps(self.server.listing(name)).encode()
-            return self._head(200, len(body), {"Content-Type": "application/json"}, body)
-        match = re.fullmatch(rf"/(.+?/.+?)/resolve/{REVISION}/(.+)", path)
-        content = self.server.repositories.get(match[1], {}).get(match[2]) if match else None
-        if content is None:
-            return self._refuse(Fault(404, {"X-Error-Code": "EntryNotFound"}))
-        if fault := self._fault(match[2]):
-            return self._refuse(fault)
-        return self._send_file(match[2], content)
-
-    def _fault(self, key):
-        fault = self.server.faults.get(key)
+    def _fault(self, faults, key):
+        fault = faults.get(key)
         if fault is None or not fault.times:
             return None
         fault.times -= 1
@@ -170,8 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _send_file(self, path, content):
-        server = self.server
+    def _send_file(self, server, path, content):
         start = 0
         headers = {"X-Repo-Commit": REVISION}
         if (
@@ -197,3 +192,43 @@ class _Handler(BaseHTTPRequestHandler):
             server.sent_bytes += len(part)
             if server.bytes_per_s is not None:
                 time.sleep(0.05)
+
+
+class _Handler(_Answers):
+    server: FakeHub
+
+    def do_GET(self):
+        server = self.server
+        server.tokens.add(self.headers.get("Authorization"))
+        path = self.path.split("?")[0]
+        if path.startswith("/api/models/"):
+            name = path.removeprefix("/api/models/")
+            if fault := self._fault(server.faults, name):
+                return self._refuse(fault)
+            if name not in server.repositories:
+                return self._refuse(Fault(404, {"X-Error-Code": "RepoNotFound"}))
+            body = json.dumps(server.listing(name)).encode()
+            return self._head(200, len(body), {"Content-Type": "application/json"}, body)
+        match = re.fullmatch(rf"/(.+?/.+?)/resolve/{REVISION}/(.+)", path)
+        content = server.repositories.get(match[1], {}).get(match[2]) if match else None
+        if content is None:
+            return self._refuse(Fault(404, {"X-Error-Code": "EntryNotFound"}))
+        if fault := self._fault(server.faults, match[2]):
+            return self._refuse(fault)
+        if not match[2].endswith(LARGE_FILES):
+            return self._send_file(server, match[2], content)
+        port = server.storage.server_address[1]
+        link = f"http://127.0.0.1:{port}/{match[1]}/{match[2]}?Expires=1"
+        return self._head(302, 0, {"Location": link, "X-Repo-Commit": REVISION})
+
+
+class _StorageHandler(_Answers):
+    server: _Storage
+
+    def do_GET(self):
+        hub = self.server.hub
+        hub.storage_tokens.add(self.headers.get("Authorization"))
+        owner, name, path = self.path.split("?")[0].lstrip("/").split("/", 2)
+        if fault := self._fault(hub.storage_faults, path):
+            return self._refuse(fault)
+        return self._send_file(hub, path, hub.repositories[f"{owner}/{name}"][path])

@@ -5,20 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import nn
 
 from gld_ros.backbones.vggt.config import VggtConfig
-from gld_ros.backbones.vggt.model import VggtBackbone
 from gld_ros.cli.main import main
-from gld_ros.decoders.rgb import RgbDecoder, RgbDecoderConfig
+from gld_ros.decoders.rgb import RgbDecoderConfig
 from gld_ros.diffusion.config import DenoiserConfig
-from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.pipeline import NovelViewPipeline, ViewRequest
 from gld_ros.weights.convert import UnstoredSizes
 from gld_ros.weights.convert import convert as convert_published
 from gld_ros.weights.errors import CoverageError, WeightsError
 from gld_ros.weights.families import recognise
+
+from .published_layout import write_gld_vggt
 
 CHANNELS = 16
 BACKBONE = VggtConfig(
@@ -52,38 +50,10 @@ SIZES = UnstoredSizes(2, 2, (1, 1), (1, 1))
 ENCODER = "facebook/VGGT-1B/model.safetensors"
 
 
-def random_state(module: nn.Module, seed: int, prefix: str = ""):
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        prefix + name: 0.1 * torch.randn(values.shape, generator=generator)
-        for name, values in module.state_dict().items()
-    }
-
-
 @pytest.fixture
 def official(tmp_path) -> Path:
     """The published layout, in three containers, with random micro weights."""
-    root = tmp_path / "official"
-
-    def place(name: str) -> Path:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-    encoder = random_state(VggtBackbone(BACKBONE), 1) | {"track_head.x": torch.zeros(2)}
-    save_file(encoder, place(ENCODER))
-    mae = random_state(RgbDecoder(DECODER), 2, "decoder.") | {"encoder.x": torch.zeros(1)}
-    torch.save({"state_dict": mae}, place("pretrained_models/vggt/mae_decoder.pt"))
-    level1 = random_state(Denoiser(DENOISER), 3, "module.")
-    torch.save({"ema": level1, "model": {}}, place("checkpoints/vggt_level1.pt"))
-    torch.save(random_state(Denoiser(DENOISER), 4), place("checkpoints/vggt_cascade.pt"))
-    for level in (0, 1):
-        for group, value in (("normalization", 1.0), ("special", 3.0)):
-            values = torch.full((1, CHANNELS, 1, 1), value + level)
-            stats = {"mean": values, "var": values.clone()}
-            stats |= {"std": stats["var"].sqrt(), "count": 7, "level": level}
-            torch.save(stats, place(f"model_stats/vggt/{group}_stats_level{level}.pt"))
-    return root
+    return write_gld_vggt(tmp_path / "official", BACKBONE, DECODER, DENOISER, DENOISER, scale=0.1)
 
 
 @pytest.fixture

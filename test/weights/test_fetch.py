@@ -5,6 +5,11 @@ The real huggingface_hub client talks to a small server on this machine.
 
 import dataclasses
 import errno
+import re
+import shutil
+import ssl
+import subprocess
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -14,7 +19,13 @@ from gld_ros.weights.catalog import CATALOG, PublishedFile, PublishedModel, publ
 from gld_ros.weights.errors import WeightsError
 from gld_ros.weights.families import FAMILIES
 from gld_ros.weights.fetch import download, plan_download, require_space
-from gld_ros.weights.hub import HuggingFaceHub, proxy_in_use
+from gld_ros.weights.hub import (
+    FetchError,
+    HuggingFaceHub,
+    connection_error,
+    proxy_in_use,
+    stated_wait_s,
+)
 
 from .fake_hub import FakeHub, Fault
 
@@ -124,7 +135,19 @@ def test_a_damaged_file_on_disk_is_fetched_again(server, tmp_path):
             Fault(404, {"X-Error-Code": "EntryNotFound"}),
             r"not found \(404\); it was renamed, moved or removed.*--from-folder",
         ),
+        (
+            Fault(403),
+            r"(?s)refused \(403\)\. The answer says: nothing more.*permission.*firewall refuses",
+        ),
+        (
+            Fault(407),
+            r"the proxy in between asks for a user name and password \(407\).*HTTPS_PROXY",
+        ),
         (Fault(429, {"Retry-After": "600"}), r"\(429\); run the same command again in 10 minutes"),
+        (
+            Fault(429, {"RateLimit": '"resolvers";r=0;t=420'}),
+            r"\(429\); run the same command again in 7 minutes",
+        ),
         (Fault(429), r"(?s)limits the number of requests \(429\).*Given up after 3 tries"),
         (Fault(503), r"(?s)the hub failed \(503\).*Given up after 3 tries.*same command again"),
     ],
@@ -153,6 +176,113 @@ def test_failures_that_pass_are_retried(server, tmp_path, status):
     report, _, _ = fetch(server, tmp_path / "files")
     assert report.count("trying again in 0 s") == 4
     assert (tmp_path / "files/folder/large.bin").read_bytes() == LARGE
+
+
+NOW = datetime(2030, 1, 1, 12, 0, 0, tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait_s"),
+    [
+        ({"Retry-After": "17"}, 17),
+        ({"Retry-After": "Tue, 01 Jan 2030 12:04:00 GMT"}, 240),
+        ({"Retry-After": "Tue, 01 Jan 2030 11:00:00 GMT"}, 0),
+        ({"Retry-After": "soon"}, None),
+        (
+            {"RateLimit": '"resolvers";r=0;t=240', "RateLimit-Policy": '"resolvers";q=3000;w=300'},
+            240,
+        ),
+        ({"RateLimit": '"api";r=17;t=290, "resolvers";r=0;t=12'}, 12),
+        ({"RateLimit": '"resolvers";r=5;t=240'}, None),
+        ({"RateLimit": "nonsense"}, None),
+        ({"Retry-After": "3", "RateLimit": '"resolvers";r=0;t=240'}, 3),
+        ({}, None),
+    ],
+)
+def test_every_way_to_say_when_to_ask_again_is_understood(headers, wait_s):
+    assert stated_wait_s(headers, NOW) == wait_s
+
+
+@pytest.mark.parametrize("where", [REPOSITORY, "folder/large.bin"])
+def test_a_limited_number_of_requests_is_waited_for(server, tmp_path, monkeypatch, where):
+    slept_s = []
+    monkeypatch.setattr(fetch_module.time, "sleep", slept_s.append)
+    server.faults[where] = Fault(429, {"RateLimit": '"resolvers";r=0;t=240'}, times=1)
+    report, _, _ = fetch(server, tmp_path / "files")
+    assert slept_s == [240]
+    assert re.search(r"limits the number of requests \(429\); trying again in 240 s", report)
+    assert (tmp_path / "files/folder/large.bin").read_bytes() == LARGE
+
+
+def test_the_storage_that_the_hub_redirects_to_gets_the_range_but_not_the_token(
+    server, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    folder = tmp_path / "files"
+    (folder / "folder").mkdir(parents=True)
+    (folder / "folder/large.bin.part").write_bytes(LARGE[:300_000])
+    fetch(server, folder)
+    assert ("folder/large.bin", 300_000) in server.requests
+    assert server.tokens == {"Bearer hf_secret"}
+    assert server.storage_tokens == {None}
+    assert (folder / "folder/large.bin").read_bytes() == LARGE
+
+
+def test_a_link_that_has_expired_is_asked_for_again(server, tmp_path):
+    server.storage_faults["folder/large.bin"] = Fault(403, times=2)
+    report, _, _ = fetch(server, tmp_path / "files")
+    assert report.count("the storage at 127.0.0.1 answered 403; its links expire; trying") == 2
+    assert (tmp_path / "files/folder/large.bin").read_bytes() == LARGE
+
+
+def test_a_storage_that_never_answers_well_is_named(server, tmp_path):
+    server.storage_faults["folder/large.bin"] = Fault(403)
+    with pytest.raises(WeightsError, match=r"(?s)storage at .* 403.*firewall.*3 tries") as caught:
+        fetch(server, tmp_path / "files")
+    assert "terms" not in str(caught.value)
+
+
+def test_a_proxy_that_asks_for_a_password_is_told_apart(monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")
+    error = connection_error(
+        "x", OSError("407 Proxy Authentication Required"), "https://hub.example"
+    )
+    assert isinstance(error, FetchError)
+    assert re.search(r"proxy proxy.example:3128 asks for a user name.*\(407\)", str(error))
+
+
+def test_a_certificate_that_is_not_trusted_is_named_with_the_way_to_trust_it(
+    server, tmp_path, monkeypatch
+):
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "1",
+            *subject,
+            *files,
+        ],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.endpoint = server.endpoint.replace("http:", "https:")
+    with pytest.raises(FetchError, match=r"(?s)certificate of https.*SSL_CERT_FILE.*`date`"):
+        fetch(server, tmp_path / "files")
 
 
 def test_a_hub_out_of_reach_names_the_proxy(tmp_path, monkeypatch):
