@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +107,63 @@ def test_the_layout_lets_foxglove_choose_the_frame_that_a_bag_has():
     panel = json.loads(LAYOUT.read_text())["configById"]["3D!views"]
     assert "followTf" not in panel
     assert panel["followMode"] == "follow-none"
+
+
+@pytest.fixture(scope="module")
+def recording(written, tmp_path_factory):
+    """The mode, the written bag, and what `rerun rrd print` says of its recording."""
+    pytest.importorskip("rerun", reason="rerun-sdk is not installed")
+    mode, bag = written
+    path = tmp_path_factory.mktemp("rrd") / "out.rrd"
+    assert main(["rrd", str(bag), str(path)]) == 0
+    printed = ""
+    for verb in ("verify", "print"):
+        done = subprocess.run(
+            ["rerun", "rrd", verb, str(path)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        printed = done.stdout
+    return mode, bag, printed
+
+
+def test_a_recording_for_rerun_has_every_topic_of_the_bag_and_a_layout(recording):
+    _, path, printed = recording
+    assert "Blueprint" in printed
+    with BagReader(path) as bag:
+        topics = {topic.name for topic in bag.topics.values() if topic.num_messages}
+    entities = {line.split(" - ")[1] for line in printed.splitlines() if line.startswith("Chunk(")}
+    for topic in topics:
+        # A CameraInfo is the pinhole of its images.
+        shown = topic.replace("camera_info", "image")
+        assert any(e == shown or e.startswith(f"{shown}/") for e in entities), topic
+
+
+@pytest.mark.parametrize(
+    ("entity", "column"),
+    [
+        ("/gld/observed/points/FRAME", "Points3D:positions"),
+        ("/gld/observed/points/FRAME", "Transform3D:translation"),
+        ("/gld/observed/depth/image/FRAME", "Pinhole:image_from_camera"),
+        ("/gld/observed/depth/image/FRAME", "DepthImage:buffer"),
+        ("/gld/observed/provenance/image/FRAME", "SegmentationImage:buffer"),
+        ("/tf/FRAME", "Transform3D:translation"),
+    ],
+)
+def test_a_recording_for_rerun_places_what_a_real_camera_saw(recording, entity, column):
+    _, _, printed = recording
+    entity = entity.replace("FRAME", OPTICAL_FRAME)
+    assert any(f" - {entity} - " in line and column in line for line in printed.splitlines())
+
+
+def test_a_recording_for_rerun_keeps_the_target_views_of_a_job_apart(recording):
+    mode, _, printed = recording
+    views = set(re.findall(r"/gld/predicted/color/image/gld_view_\d_optical", printed))
+    assert len(views) == (4 if mode == "views" else 0)
+
+
+def test_a_bag_without_products_is_no_recording(tour, tmp_path, capsys):
+    assert main(["rrd", str(tour), str(tmp_path / "tour.rrd")]) == 1
+    assert "has no topic of the node" in capsys.readouterr().err
+    assert main(["rrd", str(tour), str(tmp_path / "tour.bag")]) == 1
+    assert "does not end in .rrd" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
