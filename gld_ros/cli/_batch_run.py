@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gld_ros.batch.work import BatchOutcome, BatchTask, BatchWork
 
 CSV_FILE, PARQUET_FILE, PAGE_FILE = "summary.csv", "summary.parquet", "index.html"
-_INSTALL = "pip install 'gld_ros[cluster]'"
+_INSTALL = "pip install ray pyarrow"
 _NO_RAY = f"Ray is not installed ({_INSTALL})"
 
 

@@ -22,9 +22,9 @@ Run every bag as `gld-ros bag` would, with byte-identical output, and write into
 image of each bag in thumbnails/, manifest.json, summary.csv and index.html. The same command
 resumes after a stop: finished bags are kept, failed or changed ones are run again.
 
-With Ray (pip install 'gld_ros[cluster]') bags run on workers, processes that load the model once; a
+With Ray (pip install ray pyarrow) bags run on workers, processes that load the model once; a
 worker that dies is replaced and its bag run again. Without Ray, bags run one after the other in
-this process. With pyarrow, from the same extra, the table is also written as summary.parquet.
+this process. With pyarrow the table is also written as summary.parquet.
 """
 
 EXAMPLES = """\

@@ -28,8 +28,8 @@ of your own site. A scene id always gives the same scene.
 Domains: narrow (few plain objects, short paths), medium, wide (clutter, textures, shadows),
 look_around and look_around_wide (a quarter or more of every target is hidden from all references),
 furnished:FOLDER (rooms with the pieces of a folder with a furniture.csv) and meshes:WORLD.glb (any
-textured .glb, .gltf, .obj, .dae or .ply; pip install 'gld_ros[meshes]'). The last two take
-?paths=look_around, meshes also ?up=y and ?scale=METRES_PER_UNIT, joined by &.
+textured .glb, .gltf, .obj, .dae or .ply; pip install trimesh embreex numba pycollada). The last two
+take ?paths=look_around, meshes also ?up=y and ?scale=METRES_PER_UNIT, joined by &.
 The splits train, validation, test and demo have no ids in common.
 """
 

@@ -150,7 +150,7 @@ def test_without_ray_bags_run_here_and_workers_are_refused(recordings, monkeypat
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     command = ["bags", "rec/good", "--out", "views", *OPTIONS]
     assert main([*command, "--workers", "2"]) == 1
-    assert "pip install 'gld_ros[cluster]'), and --workers" in capsys.readouterr().err
+    assert "pip install ray pyarrow), and --workers" in capsys.readouterr().err
     assert main(command) == 0
     assert "bags run in this process, one after the other" in capsys.readouterr().out
 
@@ -201,7 +201,7 @@ def test_every_column_of_the_table_is_documented():
 def test_without_pyarrow_the_table_is_csv_alone(recordings, monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["bags", "rec/cut", "--out", "views", *OPTIONS]) == 1
-    assert "no Parquet without pyarrow: pip install 'gld_ros[cluster]'" in capsys.readouterr().out
+    assert "no Parquet without pyarrow: pip install ray pyarrow" in capsys.readouterr().out
     assert not Path("views/summary.parquet").exists()
 
 
