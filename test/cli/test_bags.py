@@ -175,6 +175,20 @@ def test_the_summary_of_one_bag_as_json(tour, tmp_path, capsys):
         assert bag.topics["/gld/predicted/color/image"].num_messages == document["views"]
 
 
+def test_the_table_of_many_bags_as_json(recordings, capsys):
+    assert bags("--json") == 1
+    printed = capsys.readouterr()
+    document = json.loads(printed.out)
+    assert document["out"] == str(Path("views").absolute())
+    assert "1 of 2 bags without a problem" in printed.err
+    found = {row["name"]: row for row in document["bags"]}
+    for name, row in rows().items():
+        assert found[name]["status"] == row["status"]
+        assert found[name]["problem"] == row["problem"]
+        assert found[name]["jobs"] == (int(row["jobs"]) if row["jobs"] else None)
+    assert found["good"]["notes"] == rows()["good"]["notes"].split("; ")
+
+
 def test_parquet_holds_the_rows_of_the_table_with_types_and_meanings(recordings):
     parquet = pytest.importorskip("pyarrow.parquet")
     assert bags("--fail-on", "none") == 0
