@@ -37,6 +37,7 @@ VIDEO_WIDTH, VIDEO_RATE_HZ = 420, 10.0  # of each of the two images side by side
 INK, PAPER = (20, 20, 20), (255, 255, 255)
 LEGEND = (
     (Provenance.MEASURED, "measured", "seen by cameras that agree on its depth"),
+    (Provenance.COMPLETED, "completed", "real image; depth by the model, aligned"),
     (Provenance.CORROBORATED, "corroborated", "imagined; a real image shows it, too"),
     (Provenance.HALLUCINATED, "hallucinated", "imagined; no camera looked there"),
     (Provenance.CONTRADICTED, "contradicted", "imagined; a camera looked through it"),
@@ -101,11 +102,12 @@ def panel(image: RgbImage, caption: str) -> Image.Image:
 
 
 def legend(width: int = 640, of_view: dict[str, float] | None = None) -> Image.Image:
-    """What the colours of provenance mean, and the share of a view that each label has."""
+    """What the colours of provenance mean; with shares of a target view, of its labels alone."""
     row_height, large, small = 56, ImageFont.load_default(23), ImageFont.load_default(19)
-    sheet = Image.new("RGB", (width, row_height * len(LEGEND) + 6), PAPER)
+    rows = [row for row in LEGEND if of_view is None or row[1] in of_view]
+    sheet = Image.new("RGB", (width, row_height * len(rows) + 6), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for i, (label, name, meaning) in enumerate(LEGEND):
+    for i, (label, name, meaning) in enumerate(rows):
         top = 6 + i * row_height
         draw.rectangle((4, top, 34, top + 38), PROVENANCE_COLOURS[label], INK)
         share = f"  {of_view[name]:.0%}" if of_view else ""

@@ -29,7 +29,7 @@ def write_csv(path: Path, kind: BatchKind, items: Mapping[str, BatchRecord]) -> 
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(names)
-        for row in _rows(kind, items):
+        for row in table_rows(kind, items):
             row[NOTES[0]] = "; ".join(row[NOTES[0]])
             writer.writerow(["" if row[name] is None else row[name] for name in names])
 
@@ -55,7 +55,7 @@ def write_parquet(path: Path, kind: BatchKind, items: Mapping[str, BatchRecord])
         ]
     )
     partial = path.with_name(f".{path.name}.partial")
-    table = pyarrow.Table.from_pylist(list(_rows(kind, items)), schema=schema)
+    table = pyarrow.Table.from_pylist(list(table_rows(kind, items)), schema=schema)
     pyarrow.parquet.write_table(table, partial)
     partial.replace(path)
 
@@ -72,7 +72,8 @@ def table_columns(kind: BatchKind) -> list[tuple[str, str, str]]:
     ]
 
 
-def _rows(kind: BatchKind, items: Mapping[str, BatchRecord]) -> Iterator[dict[str, Any]]:
+def table_rows(kind: BatchKind, items: Mapping[str, BatchRecord]) -> Iterator[dict[str, Any]]:
+    """The rows, by the names of `table_columns`; None where there is no figure."""
     for source, record in items.items():
         row: dict[str, Any] = {
             "name": record.name,

@@ -13,6 +13,8 @@ from gld_ros.cli._arguments import add_mode_argument, add_parameter_arguments
 from gld_ros.cli._batch_run import add_threads_argument
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from gld_ros.bags.reader import BagReader
     from gld_ros.mapping.model import LoadedModel
     from gld_ros.mapping.offline_summary import OfflineSummary
@@ -91,6 +93,21 @@ class BagOptions:
         if self.bundle is not None:
             chosen.append(f"model.bundle={self.bundle}")
         return load_snapshot(self.params, [*self.overrides, *chosen, *extra], cameras)
+
+
+def shown_on(bar: "tqdm[Any]") -> "Callable[[int, OfflineSummary], Callable[[], None]]":
+    """What `BagRunner.run` takes as `watch`, so that a bar shows messages and jobs so far."""
+
+    def watch(total: int, summary: "OfflineSummary") -> Callable[[], None]:
+        bar.reset(total)
+
+        def on_message() -> None:
+            bar.set_postfix(jobs=summary.jobs, refresh=False)
+            bar.update()
+
+        return on_message
+
+    return watch
 
 
 class BagRunner:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gld_ros.batch.work import BatchOutcome, BatchTask, BatchWork
 
 CSV_FILE, PARQUET_FILE, PAGE_FILE = "summary.csv", "summary.parquet", "index.html"
-_INSTALL = "pip install 'gld_ros[cluster]'"
+_INSTALL = "pip install ray pyarrow"
 _NO_RAY = f"Ray is not installed ({_INSTALL})"
 
 
@@ -30,6 +30,11 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
         choices=("any", "all", "none"),
         default="any",
         help="exit 1 if any item has a problem (default), if all have, or never",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the table as JSON on standard output, and all else on standard error",
     )
     workers = parser.add_argument_group("workers")
     workers.add_argument(
@@ -106,11 +111,33 @@ def run_batch(
 
     `options`: all that decides about the outputs, as plain JSON. `threads` is of each worker.
     """
+    import json
+    from contextlib import redirect_stdout
+
+    if not args.json:
+        return _run_and_tell(args, kind, sources, options, work, threads, on_gpu)[0]
+    with redirect_stdout(sys.stderr):
+        status, rows = _run_and_tell(args, kind, sources, options, work, threads, on_gpu)
+    print(json.dumps({"out": str(args.out.absolute()), f"{kind.noun}s": rows}, indent=1))
+    return status
+
+
+def _run_and_tell(
+    args: argparse.Namespace,
+    kind: "BatchKind",
+    sources: Sequence[str],
+    options: dict[str, Any],
+    work: "BatchWork",
+    threads: int,
+    on_gpu: bool,
+) -> tuple[int, list[dict[str, Any]]]:
+    """The exit status, and the rows of the table for what was given."""
     import logging
 
     from gld_ros.batch.kind import problem_with
     from gld_ros.batch.manifest import manifest_lock, write_manifest
     from gld_ros.batch.plan import plan_batch
+    from gld_ros.batch.table import table_rows
 
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
     out = args.out.absolute()
@@ -136,9 +163,11 @@ def run_batch(
     problems = [record for record in given if problem_with(kind, record)]
     print(f"{len(given) - len(problems)} of {len(given)} {kind.noun}s without a problem")
     print(f"table: {tables}, page: {out / PAGE_FILE}")
+    rows = list(table_rows(kind, {source: records[source] for source in sources}))
     if args.fail_on == "none":
-        return 0
-    return int(len(problems) == len(given) if args.fail_on == "all" else bool(problems))
+        return 0, rows
+    failed = len(problems) == len(given) if args.fail_on == "all" else bool(problems)
+    return int(failed), rows
 
 
 def _write_summary(out: Path, kind: "BatchKind", records: dict[str, Any]) -> str:

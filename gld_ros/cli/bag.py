@@ -1,16 +1,9 @@
 """`gld-ros bag`: runs a whole bag through the node's session and writes what it would publish."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from gld_ros.cli._bag_run import BagOptions, BagRunner, add_bag_options
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
-    from gld_ros.mapping.offline_summary import OfflineSummary
+from gld_ros.cli._bag_run import BagOptions, BagRunner, add_bag_options, shown_on
 
 HELP = "make views or depth for a bag, offline: nothing is dropped, results repeat exactly"
 DESCRIPTION = """\
@@ -52,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     options = BagOptions.of(args)
     runner = BagRunner(options)
     with tqdm(unit="message", desc="bag", disable=None) as bar:
-        summary = runner.run(args.input, args.output, lambda total, s: _shown(bar, total, s))
+        summary = runner.run(args.input, args.output, shown_on(bar))
     random_weights = runner.load().random_weights
     if random_weights:
         print("WARNING: this bundle has RANDOM weights; its output is meaningless", file=sys.stderr)
@@ -80,14 +73,3 @@ def run(args: argparse.Namespace) -> int:
         for problem in problems:
             print(f"gld-ros bag: {problem}", file=sys.stderr)
     return 1 if problems or differences else 0
-
-
-def _shown(bar: "tqdm[Any]", total: int, summary: "OfflineSummary") -> Callable[[], None]:
-    """What to call per message, so that the bar shows it and the jobs so far."""
-    bar.reset(total)
-
-    def on_message() -> None:
-        bar.set_postfix(jobs=summary.jobs, refresh=False)
-        bar.update()
-
-    return on_message

@@ -2,12 +2,13 @@
 
 import argparse
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gld_ros.cli._arguments import folder_or_name
-from gld_ros.cli._bag_run import BagOptions, BagRunner, add_bag_options
+from gld_ros.cli._bag_run import BagOptions, BagRunner, add_bag_options, shown_on
 from gld_ros.cli._batch_run import add_batch_arguments, check_batch_arguments, run_batch
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ Run every bag as `gld-ros bag` would, with byte-identical output, and write into
 image of each bag in thumbnails/, manifest.json, summary.csv and index.html. The same command
 resumes after a stop: finished bags are kept, failed or changed ones are run again.
 
-With Ray (pip install 'gld_ros[cluster]') bags run on workers, processes that load the model once; a
+With Ray (pip install ray pyarrow) bags run on workers, processes that load the model once; a
 worker that dies is replaced and its bag run again. Without Ray, bags run one after the other in
-this process. With pyarrow, from the same extra, the table is also written as summary.parquet.
+this process. With pyarrow the table is also written as summary.parquet.
 """
 
 EXAMPLES = """\
@@ -81,6 +82,8 @@ class OfflineWork:
 
     def run(self, task: "BatchTask") -> dict[str, Any]:
         """Write or replace a bag; its summary. Raises WorkerUnusable if the device is lost."""
+        from tqdm import tqdm
+
         from gld_ros.batch.work import WorkerUnusable
         from gld_ros.mapping.offline_summary import summary_document
         from gld_ros.mapping.synthesizer import DeviceFault
@@ -89,7 +92,9 @@ class OfflineWork:
         shutil.rmtree(task.output, ignore_errors=True)
         task.thumbnail.unlink(missing_ok=True)
         try:
-            summary = self._runner.run(Path(task.source), task.output)
+            # Workers of Ray have no terminal, so nothing is shown there.
+            with tqdm(unit="message", desc=task.name, leave=False, disable=None) as bar:
+                summary = self._runner.run(Path(task.source), task.output, shown_on(bar))
         except DeviceFault as error:
             raise WorkerUnusable(str(error)) from error
         if summary.views or summary.depth_images:
@@ -129,7 +134,7 @@ def _recorded(options: BagOptions) -> dict[str, Any]:
     snapshot = options.snapshot()
     bundle = Bundle.open(snapshot.session.model.bundle)
     if bundle.config.random_weights:
-        print("WARNING: this bundle has RANDOM weights; its views are meaningless")
+        print("WARNING: this bundle has RANDOM weights; its views are meaningless", file=sys.stderr)
     return {
         "gld_ros": __version__,
         "bundle": bundle_hash(bundle)[:16],

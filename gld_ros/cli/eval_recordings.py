@@ -30,8 +30,8 @@ again.
 RECORDING is a bag, a scene folder, a folder that contains some of these, a glob, or @FILE with one
 of these per line. A recording with a rejected goal counts as one with a problem.
 
-With Ray (pip install 'gld_ros[cluster]') recordings run on workers, as for `gld-ros bags`. With
-pyarrow, from the same extra, the table is also written as summary.parquet.
+With Ray (pip install ray pyarrow) recordings run on workers, as for `gld-ros bags`. With
+pyarrow the table is also written as summary.parquet.
 """
 
 EXAMPLES = """\

@@ -27,8 +27,8 @@ again.
 DATA is what `gld-ros eval --data` takes; a folder stands for all bags, scene folders and stores
 below it, and a glob or @FILE, with one entry per line, for several.
 
-With Ray (pip install 'gld_ros[cluster]') scenes run on workers, as for `gld-ros bags`. With
-pyarrow, from the same extra, the table is also written as summary.parquet.
+With Ray (pip install ray pyarrow) scenes run on workers, as for `gld-ros bags`. With
+pyarrow the table is also written as summary.parquet.
 """
 
 EXAMPLES = """\

@@ -14,7 +14,7 @@ DESCRIPTION = """\
 Write the networks of a bundle, in float32 and at one size, to files that run without gld_ros:
 
   aoti      AOTInductor packages (.pt2) for torch alone, in Python or C++; needs a C++ compiler
-  onnx      ONNX files; needs pip install 'gld_ros[export]'
+  onnx      ONNX files; needs pip install onnx onnxscript onnxruntime
   tensorrt  ONNX files, and engines that trtexec makes of them on this machine's GPU
 
 Every file is loaded again and compared with the original network; a table shows the differences,

@@ -1,4 +1,4 @@
-"""`gld-ros fly`: a fly-through of a bag as GIF and MP4, with imagined pixels tinted."""
+"""`gld-ros fly`: a fly-through of a bag as GIF, WebM and MP4, with imagined pixels tinted."""
 
 import argparse
 from pathlib import Path
@@ -29,8 +29,8 @@ examples:
   gld-ros fly my_bag --views 120 --off-path 0.3    (longer, and further off the path)
   gld-ros fly my_bag --set depth.source=stereo     (do not use the bag's depth images)
 
-OUT holds fly.gif, fly.mp4, summary.json (time, path, share of each label per view) and, with
---frames, every frame as PNG. Exit status 0 only if every view was made.
+OUT holds fly.gif, fly.webm, fly.mp4, summary.json (time, path, share of each label per view) and,
+with --frames, every frame as PNG. Exit status 0 only if every view was made.
 """
 
 

@@ -28,10 +28,15 @@ of your own site. A scene id always gives the same scene.
 Domains: narrow (few plain objects, short paths), medium, wide (clutter, textures, shadows),
 look_around and look_around_wide (a quarter or more of every target is hidden from all references),
 furnished:FOLDER (rooms with the pieces of a folder with a furniture.csv) and meshes:WORLD.glb (any
-textured .glb, .gltf, .obj, .dae or .ply; pip install 'gld_ros[meshes]'). The last two take
-?paths=look_around, meshes also ?up=y and ?scale=METRES_PER_UNIT, joined by &.
+textured .glb, .gltf, .obj, .dae or .ply; pip install trimesh embreex numba pycollada). The last two
+take ?paths=look_around, meshes also ?up=y and ?scale=METRES_PER_UNIT, joined by &.
 The splits train, validation, test and demo have no ids in common.
 """
+
+_DOMAIN_HELP = (
+    "what is rendered: narrow, medium, wide, look_around, look_around_wide, furnished:FOLDER or "
+    "meshes:WORLD.glb; `gld-ros scenes --help` describes them (default: %(default)s)"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,20 +78,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     bag = actions.add_parser("bag", help="write a ROS 2 bag of a tour of one room")
     bag.add_argument("out", type=Path, help="bag folder to write; must not exist")
-    bag.add_argument("--domain", default="narrow", help="see above (default: %(default)s)")
+    bag.add_argument("--domain", default="narrow", help=_DOMAIN_HELP)
     bag.add_argument("--id", type=int, help="scene id (default: a held-out demo room)")
     bag.add_argument("--seconds", type=float, default=20.0, help="default: %(default)s")
     bag.add_argument(
         "--rate", type=float, default=10.0, help="images per second (default: %(default)s)"
     )
-    bag.add_argument("--size", type=size_hw, default=(240, 320), metavar=SIZE_FORM)
+    bag.add_argument(
+        "--size",
+        type=size_hw,
+        default=size_hw("320x240"),
+        metavar=SIZE_FORM,
+        help="size of the images (default: 320x240)",
+    )
     bag.add_argument("--no-depth", action="store_true", help="leave the depth topics out")
 
 
 def _add_scene_arguments(
     parser: argparse.ArgumentParser, *, split: str, count: int, views: int, size: str
 ) -> None:
-    parser.add_argument("--domain", default="narrow", help="see above (default: %(default)s)")
+    parser.add_argument("--domain", default="narrow", help=_DOMAIN_HELP)
     parser.add_argument(
         "--split", default=split, help="train, validation, test or demo (default: %(default)s)"
     )
@@ -101,7 +112,13 @@ def _add_scene_arguments(
         "--views", type=int, default=views, help="views per scene (default: %(default)s)"
     )
     parser.add_argument("--references", type=int, help="how many of the views are references")
-    parser.add_argument("--size", type=size_hw, default=size_hw(size), metavar=SIZE_FORM)
+    parser.add_argument(
+        "--size",
+        type=size_hw,
+        default=size_hw(size),
+        metavar=SIZE_FORM,
+        help=f"size of the images (default: {size})",
+    )
     parser.add_argument(
         "--antialias",
         type=int,

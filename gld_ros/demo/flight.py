@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gld_ros.bags.reader import BagReader
 from gld_ros.demo.flight_path import flight_path
-from gld_ros.demo.video import shares, video_frame, write_gif, write_mp4
+from gld_ros.demo.video import shares, video_frame, write_gif, write_video
 from gld_ros.geometry.poses import distance_m
 from gld_ros.mapping.frames import FloatArray, Keyframe, TargetCamera, shrink_to_fit
 from gld_ros.mapping.job_planner import JobOptions, JobRejection
@@ -169,18 +169,19 @@ def _flown(view: PredictedView) -> FlownView:
 
 
 def write_flight(flight: Flight, folder: Path, rate_hz: float, *, frames: bool) -> list[str]:
-    """Write fly.gif, fly.mp4, summary.json and, if wanted, every frame; returns what to tell."""
+    """Write fly.gif, .webm and .mp4, summary.json and, if wanted, frames; returns what to tell."""
     folder.mkdir(parents=True, exist_ok=True)
     images = [video_frame(view.color, view.provenance) for view in flight.views]
     write_gif(images, folder / "fly.gif", rate_hz)
-    note = write_mp4(images, folder / "fly.mp4", rate_hz)
+    films = [folder / "fly.webm", folder / "fly.mp4"]
+    notes = [write_video(images, film, rate_hz) for film in films]
     if frames:
         (folder / "frames").mkdir(exist_ok=True)
         for i, image in enumerate(images):
             cv2.imwrite(str(folder / "frames" / f"{i:03d}.png"), image[..., ::-1])
     (folder / "summary.json").write_text(json.dumps(summary(flight), indent=1) + "\n")
-    videos = [folder / "fly.gif"] + ([] if note else [folder / "fly.mp4"])
-    return [f"look at {' and '.join(map(str, videos))}", *([note] if note else [])]
+    videos = [folder / "fly.gif", *(f for f, note in zip(films, notes, strict=True) if not note)]
+    return [f"look at {', '.join(map(str, videos))}", *filter(None, notes)]
 
 
 def summary(flight: Flight) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def write_recording(rows: Sequence[GridRow], clouds: dict[str, NDArray[Any]], pa
         import rerun
         import rerun.blueprint as views
     except ImportError:
-        return "rerun-sdk is not installed (pip install 'gld_ros[demo]'): no recording"
+        return "rerun-sdk is not installed (pip install rerun-sdk): no recording"
     recording = rerun.RecordingStream("gld_ros_demo")
     recording.save(
         str(path),

@@ -1,4 +1,4 @@
-"""Videos of views: the view next to its provenance in colours, as GIF and MP4."""
+"""Videos of views: the view next to its provenance in colours, as GIF, WebM and MP4."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +21,7 @@ _SHOWN = (
     (Provenance.CONTRADICTED, "contradicted"),
     (Provenance.UNKNOWN, "no depth"),
 )
+_CODECS = {".webm": "VP80", ".mp4": "mp4v"}  # browsers play the first, not the second
 _PALETTE_FRAMES = 12  # that share the colours of a GIF
 
 RgbImage = NDArray[np.uint8]
@@ -74,14 +75,14 @@ def write_gif(frames: Sequence[RgbImage], path: Path, rate_hz: float) -> None:
     )
 
 
-def write_mp4(frames: Sequence[RgbImage], path: Path, rate_hz: float) -> str:
-    """Write frames (H, W, 3) as MPEG-4; returns a sentence when this OpenCV cannot."""
+def write_video(frames: Sequence[RgbImage], path: Path, rate_hz: float) -> str:
+    """Write frames (H, W, 3) as .webm (VP8) or .mp4 (MPEG-4); a sentence when OpenCV cannot."""
     height, width = (side - side % 2 for side in frames[0].shape[:2])
-    code = cv2.VideoWriter.fourcc(*"mp4v")
+    code = cv2.VideoWriter.fourcc(*_CODECS[path.suffix])
     writer = cv2.VideoWriter(str(path), code, rate_hz, (width, height))
     if not writer.isOpened():
         path.unlink(missing_ok=True)
-        return "this OpenCV was built without MPEG-4: no MP4"
+        return f"this OpenCV was built without the codec of {path.suffix}: no {path.name}"
     for frame in frames:
         writer.write(np.ascontiguousarray(frame[:height, :width, ::-1]))
     writer.release()

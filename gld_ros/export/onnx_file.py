@@ -21,7 +21,8 @@ def require_onnx() -> None:
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise ValueError(
-            f"ONNX needs {', '.join(missing)}, not installed here: pip install 'gld_ros[export]'"
+            f"ONNX needs {', '.join(missing)}, not installed here: "
+            "pip install onnx onnxscript onnxruntime"
         )
 
 

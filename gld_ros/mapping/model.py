@@ -68,8 +68,8 @@ def load_model(parameters: SessionParameters) -> LoadedModel:
     except ModuleNotFoundError as error:
         raise ModelUnavailable(
             f"model.bundle {name!r} needs the Python package {error.name!r}, which is not "
-            f"installed in {sys.prefix}; install the packages of gld_ros there: `make build` in a "
-            "checkout, `pip install gld_ros` elsewhere"
+            f"installed in {sys.prefix}; install the packages of gld_ros there: `make build` or "
+            "`pip install .` in a checkout"
         ) from error
     try:
         bundle = Bundle.open(name)

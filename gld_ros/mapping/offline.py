@@ -27,6 +27,7 @@ from gld_ros.mapping.parameters import FrameParameters, Mode, SessionParameters
 from gld_ros.mapping.policy_topics import policy_input
 from gld_ros.mapping.product_messages import (
     TOPICS,
+    anchor_transforms,
     job_messages,
     offered_topics,
     products_for,
@@ -237,8 +238,9 @@ def write_jobs(
 ) -> Iterator[JobResult]:
     """Write each job to a new bag as the node would publish it, and pass it on.
 
-    The bag appears under `path` once all jobs are through. Raises ValueError for views without the
-    name of the fixed frame (`bag_fixed_frame`).
+    Unlike on a robot, /tf also has the camera of each anchor, relative to the fixed frame, so that
+    every product can be placed with this bag alone. The bag appears under `path` once all jobs are
+    through. Raises ValueError for views without the name of the fixed frame (`bag_fixed_frame`).
     """
     if mode == "views" and frames.fixed == AUTO:
         raise ValueError(f"the fixed frame is {AUTO!r}; a bag of views needs the frame's own name")
@@ -247,20 +249,19 @@ def write_jobs(
         bag = stack.enter_context(BagWriter(path))
         for topic in sorted(topics):
             bag.add_topic(f"{NODE_NAMESPACE}/{topic}", TOPICS[topic][0])
-        if mode == "views":
-            bag.add_topic("/tf", "tf2_msgs/msg/TFMessage")
+        bag.add_topic("/tf", "tf2_msgs/msg/TFMessage")
         types = bag.types.__getitem__
         for job in jobs:
             stamp_ns = job.request.anchor.stamp_ns
             for topic, message in job_messages(job, frames, types, topics):
                 bag.write(f"{NODE_NAMESPACE}/{topic}", stamp_ns, message)
-            if job.request.is_depth:
-                yield job
-                continue
-            views = views_message(job, StageTimes(), frames, types)
-            bag.write(f"{NODE_NAMESPACE}/views", stamp_ns, views)
-            if frames.publish_views:
-                transforms = view_transforms(job, frames, types)
+            transforms = anchor_transforms(job.request, frames, types)
+            if not job.request.is_depth:
+                views = views_message(job, StageTimes(), frames, types)
+                bag.write(f"{NODE_NAMESPACE}/views", stamp_ns, views)
+                if frames.publish_views:
+                    transforms += view_transforms(job, frames, types)
+            if transforms:
                 bag.write("/tf", stamp_ns, types("tf2_msgs/msg/TFMessage")(transforms=transforms))
             yield job
 

@@ -233,6 +233,16 @@ def view_transforms(result: JobResult, frames: FrameParameters, types: Types) ->
     ]
 
 
+def anchor_transforms(request: JobRequest, frames: FrameParameters, types: Types) -> list[Any]:
+    """Return the TransformStamped of the camera of a job's anchor; none where TF had no pose."""
+    anchor = request.anchor
+    if not anchor.is_placed or anchor.frame_id == frames.fixed:
+        return []
+    return [
+        transform_message(anchor.T_fixed_cam, frames.fixed, anchor.frame_id, anchor.stamp_ns, types)
+    ]
+
+
 def scale_message(scale: ScaleState, types: Types) -> Any:
     """Return the ScaleEstimate of a scale state."""
     return types("gld_ros/msg/ScaleEstimate")(

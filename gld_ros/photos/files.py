@@ -57,7 +57,7 @@ def write_glb(result: PhotoReconstruction, path: Path) -> None:
         import trimesh
     except ImportError as error:
         raise ImportError(
-            "writing a GLB needs trimesh: pip install 'gld_ros[meshes]' (a PLY needs nothing more)"
+            "writing a GLB needs trimesh: pip install trimesh (a PLY needs nothing more)"
         ) from error
     R, t = result.T_gltf_world[:3, :3], result.T_gltf_world[:3, 3]
     scene = trimesh.Scene()

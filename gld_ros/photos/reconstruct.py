@@ -46,6 +46,7 @@ def reconstruct(
         their positions. Rows of the images are then taken as they are stored; without cameras they
         are turned as their EXIF orientation says.
     longest_side_px: of the images as the network sees them; None for what it was made for.
+    device: where a bundle is loaded to; a network that is given stays where it is.
 
     Without cameras, depth and positions share one unknown unit (`unit` of the result is
     "unscaled") and the first photo's camera is the world. With known cameras they are in the

@@ -41,7 +41,7 @@ def _rerun() -> Any:
         import rerun
     except ImportError as error:
         raise ImportError(
-            "the viewer needs Rerun: pip install 'gld_ros[demo]'; or .save('scene.glb') and open "
+            "the viewer needs Rerun: pip install rerun-sdk; or .save('scene.glb') and open "
             "that with any viewer of glTF files"
         ) from error
     return rerun

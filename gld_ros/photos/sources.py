@@ -42,6 +42,7 @@ def image_files(folder: Path) -> Sequence[Path]:
     """The image files directly in a folder, by name; ValueError when there are none."""
     found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
+        _require_no_heic(folder.iterdir())
         raise ValueError(
             f"{folder} holds no image files ({', '.join(IMAGE_SUFFIXES)}); give a folder of "
             "images, or the files themselves"
@@ -49,9 +50,20 @@ def image_files(folder: Path) -> Sequence[Path]:
     return found
 
 
+def _require_no_heic(paths: Iterable[Path]) -> None:
+    """Raise ValueError for the format of telephones, which Pillow does not read by itself."""
+    for path in paths:
+        if path.suffix.lower() in (".heic", ".heif"):
+            raise ValueError(
+                f"{path} is a HEIC image, which cannot be read; convert it to JPEG, for example "
+                "with `heif-convert` (apt install libheif-examples) or on the telephone"
+            )
+
+
 def _read(source: Any, index: int, upright: bool) -> Iterator[Photo]:
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
+        _require_no_heic([path])
         for file in image_files(path) if path.is_dir() else [path]:
             yield Photo(file.name, read_rgb(file, upright=upright))
     elif isinstance(source, Image.Image):

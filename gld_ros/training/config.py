@@ -163,7 +163,8 @@ def with_recordings(config: RunConfig, paths: Sequence[str], held_out: Sequence[
     if len(recorded) != 1:
         raise ConfigError(
             f"--recordings and --held-out need one part of recordings in the data; it has "
-            f"{len(recorded)}: set data.paths, data.held_out_paths or data.parts"
+            f"{len(recorded)}. To learn from bags instead of what the configuration names, add "
+            "--set data.kind=bags; else set data.paths, data.held_out_paths or data.parts"
         )
     own = data.ingredients[recorded[0]]
     chosen = tuple(paths) or own.paths, tuple(held_out) or own.held_out_paths

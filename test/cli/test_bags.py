@@ -150,7 +150,7 @@ def test_without_ray_bags_run_here_and_workers_are_refused(recordings, monkeypat
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     command = ["bags", "rec/good", "--out", "views", *OPTIONS]
     assert main([*command, "--workers", "2"]) == 1
-    assert "pip install 'gld_ros[cluster]'), and --workers" in capsys.readouterr().err
+    assert "pip install ray pyarrow), and --workers" in capsys.readouterr().err
     assert main(command) == 0
     assert "bags run in this process, one after the other" in capsys.readouterr().out
 
@@ -173,6 +173,20 @@ def test_the_summary_of_one_bag_as_json(tour, tmp_path, capsys):
     assert document["without_job"][0]["count"] == 1
     with BagReader(tmp_path / "views") as bag:
         assert bag.topics["/gld/predicted/color/image"].num_messages == document["views"]
+
+
+def test_the_table_of_many_bags_as_json(recordings, capsys):
+    assert bags("--json") == 1
+    printed = capsys.readouterr()
+    document = json.loads(printed.out)
+    assert document["out"] == str(Path("views").absolute())
+    assert "1 of 2 bags without a problem" in printed.err
+    found = {row["name"]: row for row in document["bags"]}
+    for name, row in rows().items():
+        assert found[name]["status"] == row["status"]
+        assert found[name]["problem"] == row["problem"]
+        assert found[name]["jobs"] == (int(row["jobs"]) if row["jobs"] else None)
+    assert found["good"]["notes"] == rows()["good"]["notes"].split("; ")
 
 
 def test_parquet_holds_the_rows_of_the_table_with_types_and_meanings(recordings):
@@ -201,7 +215,7 @@ def test_every_column_of_the_table_is_documented():
 def test_without_pyarrow_the_table_is_csv_alone(recordings, monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["bags", "rec/cut", "--out", "views", *OPTIONS]) == 1
-    assert "no Parquet without pyarrow: pip install 'gld_ros[cluster]'" in capsys.readouterr().out
+    assert "no Parquet without pyarrow: pip install ray pyarrow" in capsys.readouterr().out
     assert not Path("views/summary.parquet").exists()
 
 

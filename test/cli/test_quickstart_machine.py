@@ -92,7 +92,7 @@ def test_the_published_sizes_on_machines_of_all_sizes(memory_of, device, free_gb
     settings = settings_of()
     bundle = UnfetchedBundle(CATALOG["gld-da3"], dtype="bfloat16")
     if (device, free_gb) in {("cpu", 25), ("cuda", 12), ("cuda", 25)}:
-        assert asked("gld-da3", settings).startswith("mode views")
+        assert asked("gld-da3", settings)[0] == "views"
         prepare_pipeline(bundle, settings(()))
         return
     with pytest.raises(ValueError, match="while level1 runs") as caught:
@@ -130,7 +130,7 @@ def test_the_device_that_was_asked_for_is_judged(memory_of):
 
 def test_the_mode_decides_what_is_needed(small_sizes, memory_of):
     memory_of("cpu", 10**12)
-    assert asked("gld-da3", settings_of()).startswith("mode views, ")
-    assert asked("gld-da3", settings_of("mode=depth")).startswith("mode depth, ")
+    assert asked("gld-da3", settings_of())[0] == "views"
+    assert asked("gld-da3", settings_of("mode=depth"))[0] == "depth"
     with pytest.raises(ValueError, match="imagines no views"):
         asked("da3-base", settings_of("mode=views", bundle="da3-base"))

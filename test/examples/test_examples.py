@@ -41,3 +41,9 @@ def test_it_is_short_and_says_what_one_learns(name):
     assert len(lines) < 40
     assert lines[0].startswith('"""')
     assert len(lines[0]) > 40
+
+
+def test_every_script_is_on_its_page():
+    page = (EXAMPLES.parent / "docs" / "examples.md").read_text()
+    scripts = sorted(path.name for path in EXAMPLES.glob("*.py"))
+    assert [name for name in scripts if f"`python examples/{name}`" not in page] == []

@@ -262,6 +262,9 @@ def test_recordings_are_named_on_the_command_line():
     rooms_alone = load_run_config(ROOT / "config/train/tiny/level1.yaml")
     with pytest.raises(ConfigError, match="need one part of recordings in the data; it has 0"):
         with_recordings(rooms_alone, ["a"], [])
+    # As the error advises.
+    bags_instead = load_run_config(ROOT / "config/train/tiny/level1.yaml", ["data.kind=bags"])
+    assert with_recordings(bags_instead, ["a"], ["b"]).data.paths == ("a",)
 
 
 def test_yaml_settings_and_overrides(tmp_path, rooms):

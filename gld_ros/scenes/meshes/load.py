@@ -35,6 +35,9 @@ _CORNER_NORMAL_COSINE = 0.5
 _GREY = 200
 
 
+NEEDED = "meshes need more libraries: pip install trimesh embreex numba pycollada"
+
+
 class MeshError(ValueError):
     """A mesh that cannot serve as a scene; the message says why and what to do."""
 
@@ -129,7 +132,7 @@ def _read(path: Path) -> Any:
     try:
         import trimesh
     except ImportError as error:
-        raise MeshError("meshes need more libraries: pip install 'gld_ros[meshes]'") from error
+        raise MeshError(NEEDED) from error
     try:
         return trimesh.load_scene(path, process=False)
     except Exception as error:  # the readers of the many formats fail in ways of their own

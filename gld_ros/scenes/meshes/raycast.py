@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.scenes.meshes.load import MeshError
+from gld_ros.scenes.meshes.load import NEEDED, MeshError
 from gld_ros.scenes.meshes.surfaces import FloatArray
 
 
@@ -32,7 +32,7 @@ class RayCaster:
             from embreex.mesh_construction import TriangleMesh
             from embreex.rtcore_scene import EmbreeScene
         except ImportError as error:
-            raise MeshError("meshes need more libraries: pip install 'gld_ros[meshes]'") from error
+            raise MeshError(NEEDED) from error
         self._scene: Any = EmbreeScene()
         self._mesh: Any = TriangleMesh(self._scene, np.ascontiguousarray(corners, np.float32))
 

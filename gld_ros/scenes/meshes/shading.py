@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gld_ros.scenes.meshes.load import MeshError, linear_from_srgb
+from gld_ros.scenes.meshes.load import NEEDED, MeshError, linear_from_srgb
 from gld_ros.scenes.meshes.surfaces import FloatArray
 
 try:
     from numba import njit
 except ImportError as error:
-    raise MeshError("meshes need more libraries: pip install 'gld_ros[meshes]'") from error
+    raise MeshError(NEEDED) from error
 
 LINEAR_OF_BYTE = linear_from_srgb(np.arange(256) / 255).astype(np.float32)
 SHADOW_BIAS_M = 2e-3
