@@ -7,10 +7,8 @@ no room for it, does not delay the others.
 
 import os
 import secrets
-import signal
 import socket
 import sys
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +17,7 @@ from typing import Any
 
 from gld_ros import __version__
 from gld_ros.batch.one_process import run_task
+from gld_ros.batch.sigterm import exit_on_sigterm
 from gld_ros.batch.work import BatchOutcome, BatchTask, BatchWork, WorkerUnusable
 
 _FAILED_STARTS = 3  # in a row, after which workers are not replaced any more
@@ -67,27 +66,19 @@ def run_on_ray(
         _ask_for_a_token()
     import ray
 
-    _connect(options)
-    on_main_thread = threading.current_thread() is threading.main_thread()
-    if on_main_thread:
-        # Ray's own answer to SIGTERM is a trace and abort(), before anything can be put in order.
-        signal.signal(signal.SIGTERM, _end)
-    try:
-        share = _share(options)
-        if share.oversubscribed:
-            say(
-                f"{share.workers} workers of {options.threads} threads each are more than this "
-                "machine's processors; --threads 1 is usually faster"
-            )
-        yield from _Pool(tasks, work, options, share, say).outcomes()
-    finally:
-        ray.shutdown()
-        if on_main_thread:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _end(number: int, frame: Any) -> None:
-    raise SystemExit(128 + number)
+    with exit_on_sigterm():
+        _connect(options)
+        with exit_on_sigterm():  # Ray has put its own handler in place of ours
+            try:
+                share = _share(options)
+                if share.oversubscribed:
+                    say(
+                        f"{share.workers} workers of {options.threads} threads each are more than "
+                        "this machine's processors; --threads 1 is usually faster"
+                    )
+                yield from _Pool(tasks, work, options, share, say).outcomes()
+            finally:
+                ray.shutdown()
 
 
 def _reach(address: str) -> None:
