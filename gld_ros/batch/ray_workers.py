@@ -140,7 +140,14 @@ def _connect(options: RayOptions) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if options.address is not None:
         _reach(options.address)
-        ray.init(address=options.address, **quiet)
+        try:
+            ray.init(address=options.address, **quiet)
+        except ConnectionError as error:  # also where the token is missing or wrong
+            raise ConnectionError(
+                f"the Ray cluster at {options.address} does not let this process in ({error}). If "
+                "it asks for a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN unless the token "
+                "is in ~/.ray/auth_token"
+            ) from error
         return
     # Ray would run workers with a niceness of 15: beside anything else, hardly at all.
     os.environ.setdefault("RAY_worker_niceness", "0")
