@@ -10,7 +10,7 @@ MINUTES ?= 3
 
 DISTRO ?=
 
-.PHONY: help build build-demo test test-distribution test-slow soak lint format demo docs clean
+.PHONY: help build build-demo test test-distribution test-slow soak lint lint-docker format demo docs clean
 
 help:
 	@echo "make build            environment, ROS interfaces and env.sh"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-slow        the tests that take minutes"
 	@echo "make soak             the node under faults for MINUTES=3; fails when anything grows"
 	@echo "make lint             ruff, format check and mypy"
+	@echo "make lint-docker      hadolint, the compose file and the workflow against their specifications"
 	@echo "make format           let ruff rewrite what it can"
 	@echo "make demo [BAG=...]   node and player as processes; products in out/demo"
 	@echo "make docs             the documents as a site in out/site; a link that leads nowhere is an error"
@@ -33,6 +34,17 @@ build-demo:
 
 lint: build
 	$(ENTER) ruff check . && ruff format --check . && mypy
+
+# As for the documents, an environment of its own.
+out/docker_environment/ready: tools/requirements-docker.txt
+	python3 -m venv out/docker_environment
+	out/docker_environment/bin/python -m pip install --quiet --require-hashes -r $<
+	touch $@
+
+lint-docker: out/docker_environment/ready
+	out/docker_environment/bin/hadolint docker/Dockerfile
+	out/docker_environment/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+	out/docker_environment/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml
 
 format: build
 	$(ENTER) ruff check --fix . && ruff format .

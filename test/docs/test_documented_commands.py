@@ -4,13 +4,17 @@ import contextlib
 import os
 import re
 import resource
+import runpy
 import shlex
+import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from gld_ros.cli.main import build_parser, command_names
 
@@ -114,15 +118,79 @@ def test_images_are_small_enough_to_clone():
     assert sum(p.stat().st_size for p in images) < 3_000_000
 
 
-def still_running_s(group):
-    """Processor time of the processes of a group, such as a node in the background."""
-    ticks = 0
+def shown_outside_of_blocks(page):
+    """Command lines in running text, which nobody runs."""
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
+    starts = r"make |\. |pip |colcon |ros2 (launch|run) |gld-ros \S+ "
+    return [span for span in spans if re.match(starts, span)]
+
+
+@pytest.mark.parametrize("page", QUICK_STARTS, ids=lambda p: p.stem)
+def test_every_command_of_a_quick_start_is_in_a_block_that_runs_or_says_what_it_needs(page):
+    # `make build` as the name of an environment is no step
+    assert [span for span in shown_outside_of_blocks(page) if span != "make build"] == []
+
+
+PYTHON_PAGES = [page for page in PAGES if "```python\n" in page.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda p: p.stem)
+def test_python_of_a_page_runs_as_it_stands(page, tmp_path, monkeypatch, backbone_alone):
+    text = page.read_text(encoding="utf-8")
+    runs = [b for kind, b in BLOCK.findall(text) if kind == "python" and not b.startswith(NEEDS)]
+    # What the pages speak of: a folder of photos, and fetched weights.
+    (tmp_path / "photos").mkdir()
+    for name in ("kitchen.jpg", "hall.jpg"):
+        pixels = np.random.default_rng(len(name)).integers(0, 256, (6, 8, 3), np.uint8)
+        Image.fromarray(pixels).resize((160, 120)).save(tmp_path / "photos" / name)
+    shutil.copytree(backbone_alone.folder, tmp_path / "data" / "bundles" / "da3-base")
+    monkeypatch.setenv("GLD_ROS_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "typed.py").write_text("\n".join(runs))
+    runpy.run_path("typed.py")
+
+
+def commands_of(page):
+    """What a page has one type on any machine, once its environment is entered."""
+    text = page.read_text(encoding="utf-8")
+    runs = [b for kind, b in BLOCK.findall(text) if kind == "bash" and not b.startswith(NEEDS)]
+    assert runs
+    return "".join(runs)
+
+
+def type_into_a_shell(script, folder, said):
+    """Run a script to its end; its seconds, those of processors, and whom it left behind."""
+    folder.mkdir()
+    started, waited_for = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    with said.open("w") as output:
+        process = subprocess.Popen(
+            ["bash", "-ec", script],
+            cwd=folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            assert process.wait(3000) == 0, said.read_text()[-3000:]
+            ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+            processor_s = ended.ru_utime + ended.ru_stime
+            processor_s -= waited_for.ru_utime + waited_for.ru_stime
+            return time.monotonic() - started, processor_s, processes_of(process.pid)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+
+
+def processes_of(group):
+    """Command lines of what runs in a process group."""
+    found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended
-            fields = stat.read_text().rpartition(")")[2].split()
-            if int(fields[2]) == group:
-                ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+            state, _, of, *_ = stat.read_text().rpartition(")")[2].split()
+            if int(of) == group and state != "Z":
+                found.append(stat.with_name("cmdline").read_text().replace("\0", " "))
+    return found
 
 
 @pytest.mark.slow
@@ -130,31 +198,22 @@ def still_running_s(group):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("page", QUICK_STARTS, ids=lambda p: p.stem)
 def test_quick_start_runs_as_it_stands(page, tmp_path, own_domain):
-    runs = [
-        block
-        for kind, block in BLOCK.findall(page.read_text(encoding="utf-8"))
-        if kind == "bash" and not block.startswith(NEEDS)
-    ]
-    assert runs
-    script = "\n".join(["set -e", *runs])
-    said, folder = tmp_path / "said.txt", tmp_path / "typed_here"
-    folder.mkdir()
-    started, waited_for = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    with said.open("w") as output:
-        process = subprocess.Popen(
-            ["bash", "-c", script],
-            cwd=folder,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            assert process.wait(1500) == 0, said.read_text()[-3000:]
-            ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-            processor_s = ended.ru_utime + ended.ru_stime + still_running_s(process.pid)
-            processor_s -= waited_for.ru_utime + waited_for.ru_stime
-            print(f"{page.stem}: {time.monotonic() - started:.0f} s, processor {processor_s:.0f} s")
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)  # what it started in the background
+    folder = tmp_path / "typed_here"
+    seconds, processor_s, left = type_into_a_shell(commands_of(page), folder, tmp_path / "said.txt")
+    print(f"{page.stem}: {seconds:.0f} s, processor {processor_s:.0f} s")
+    assert left == []
     assert list(folder.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.ros
+@pytest.mark.timeout(3600)
+def test_quick_starts_run_one_after_the_other_in_one_shell(tmp_path, own_domain):
+    pages = {page.stem: page for page in QUICK_STARTS}
+    named = re.findall(r"\(docs/quickstart/(\w+)\.md\)", (ROOT / "README.md").read_text())
+    assert sorted(named) == sorted(pages)
+    script = "".join(commands_of(pages[name]) for name in named)  # as README lists them
+    said = tmp_path / "said.txt"
+    _, _, left = type_into_a_shell(script, tmp_path / "typed_here", said)
+    assert left == []
+    assert said.read_text().count("nothing to fix") == script.count("gld-ros check")
