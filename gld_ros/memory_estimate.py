@@ -147,9 +147,7 @@ def memory_bound(config: BundleConfig, shape: RunShape) -> int:
     pixels = shape.image_hw[0] * shape.image_hw[1]
     views = shape.num_references + shape.num_targets
     tokens = views * (pixels // backbone.patch_size**2 + SPECIAL_TOKENS)
-    numbers = TOKEN_NUMBERS * tokens * backbone.embed_dim
-    features = backbone.head_features + HEAD_HIDDEN
-    numbers += views * pixels * (HEAD_NUMBERS * features + RESULT_NUMBERS)
+    numbers = _backbone_numbers(backbone, views, shape.image_hw)
     if shape.num_targets and rgb is not None:
         denoisers = [spec.config for spec in config.denoisers.values()]
         branches = 2 if shape.guided else 1
@@ -161,6 +159,34 @@ def memory_bound(config: BundleConfig, shape: RunShape) -> int:
     parameters = sum(config.files[f"{name}.safetensors"].num_values for name in modules)
     weights = FLOAT32_BYTES * parameters
     return StageMemory(weights, FLOAT32_BYTES * numbers).total
+
+
+def forward_estimate(backbone: Any, num_views: int, image_hw: tuple[int, int]) -> int:
+    """Bytes that a call of a loaded backbone needs beside its weights, in float32.
+
+    For images (1, V, 3, H, W) without known cameras, whose tokens are few. Takes seconds.
+    """
+    with without_storage():
+        module = type(backbone)(backbone.config).eval()
+    live = LiveTensors("meta")
+    with torch.inference_mode(), META, live, _FusedKernels():
+        module(torch.zeros(1, num_views, 3, *image_hw))
+    return StageMemory(0, live.peak_bytes).total
+
+
+def forward_bound(backbone: Any, num_views: int, image_hw: tuple[int, int]) -> int:
+    """Bytes that `forward_estimate` surely does not exceed, found at once."""
+    numbers = _backbone_numbers(backbone.config, num_views, image_hw)
+    return StageMemory(0, FLOAT32_BYTES * numbers).total
+
+
+def _backbone_numbers(config: Any, num_views: int, image_hw: tuple[int, int]) -> int:
+    """Numbers that a backbone of this config keeps alive at once, by the rule of thumb."""
+    pixels = image_hw[0] * image_hw[1]
+    tokens = num_views * (pixels // config.patch_size**2 + SPECIAL_TOKENS)
+    features = config.head_features + HEAD_HIDDEN
+    per_pixel = HEAD_NUMBERS * features + RESULT_NUMBERS
+    return int(TOKEN_NUMBERS * tokens * config.embed_dim + num_views * pixels * per_pixel)
 
 
 def _to_running_precision(module: nn.Module, dtype: torch.dtype) -> int:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gld_ros.backbones.da3.model import PUBLISHED_PROCESS_RES
 from gld_ros.backbones.da3.preprocess import prepare_images
 from gld_ros.geometry.rigid import invert_rigid
 from gld_ros.pretrained import DepthAnything3, Vggt
@@ -29,12 +30,18 @@ class NetworkViews:
     T_model_cam: NDArray[np.float64]
 
 
+def own_longest_side_px(network: Backbone) -> int:
+    """The longest side of photos as the network sees them unless another is asked for."""
+    side_px = network.config.image_size
+    return side_px if isinstance(network, Vggt) else min(PUBLISHED_PROCESS_RES, side_px)
+
+
 def run_network(
     network: Backbone,
     photos: Sequence[NDArray[np.uint8]],
     K_px: NDArray[np.float64] | None,
     T_world_cam: NDArray[np.float64] | None,
-    longest_side_px: int | None,
+    longest_side_px: int,
 ) -> NetworkViews:
     """Run `network` on photos (H_i, W_i, 3), given their cameras if known.
 
@@ -62,12 +69,12 @@ def _run_vggt(
     network: Vggt,
     photos: Sequence[NDArray[np.uint8]],
     K_px: NDArray[np.float64] | None,
-    longest_side_px: int | None,
+    longest_side_px: int,
 ) -> NetworkViews:
     prepared = prepare_images(
         photos,
         K_px,
-        process_res=longest_side_px or network.config.image_size,
+        process_res=longest_side_px,
         patch_size=network.patch_size,
     )
     device = next(network.parameters()).device

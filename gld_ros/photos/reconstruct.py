@@ -1,7 +1,8 @@
 """Photos in, depth, cameras and coloured points out: the entry point `gld_ros.reconstruct`.
 
-Owns the order of the steps and what is made of known cameras. Reading is `sources`, running the
-network `network`, the scale of known cameras `known_scale`, keeping the result `result`.
+Owns the order of the steps and what is made of known cameras. Reading is `sources`, whether the
+photos fit into memory `preflight`, running the network `network`, the scale of known cameras
+`known_scale`, keeping the result `result`.
 """
 
 import math
@@ -18,7 +19,8 @@ from gld_ros.geometry.reconstruction import reconstruct as points_of_views
 from gld_ros.geometry.rigid import require_rigid
 from gld_ros.measuring.measure import search_device
 from gld_ros.photos.known_scale import scale_of_known_cameras
-from gld_ros.photos.network import Backbone, NetworkViews, run_network
+from gld_ros.photos.network import Backbone, NetworkViews, own_longest_side_px, run_network
+from gld_ros.photos.preflight import require_memory
 from gld_ros.photos.result import UNSCALED, PhotoReconstruction
 from gld_ros.photos.sources import Source, load_photos
 from gld_ros.pretrained import load_backbone
@@ -52,7 +54,8 @@ def reconstruct(
     "unscaled") and the first photo's camera is the world. With known cameras they are in the
     cameras' unit and world; where nothing tells the scale, the cameras are the network's own, and
     `notes` of the result says why. Raises ValueError for images or cameras that are not what is
-    described, and BundleError for a bundle that is not here.
+    described and for more images than fit into memory together, and BundleError for a bundle that
+    is not here.
     """
     if (K_px is None) != (T_world_cam is None):
         raise ValueError("K_px and T_world_cam go together: give both or neither")
@@ -62,7 +65,9 @@ def reconstruct(
     if K_px is not None and T_world_cam is not None:
         K, T = _checked_cameras(K_px, T_world_cam, len(rgbs))
     network = load_backbone(bundle, device=device) if isinstance(bundle, str | Path) else bundle
-    views = run_network(network, rgbs, K, T, longest_side_px)
+    side_px = own_longest_side_px(network) if longest_side_px is None else longest_side_px
+    require_memory(network, [rgb.shape[:2] for rgb in rgbs], side_px)
+    views = run_network(network, rgbs, K, T, side_px)
 
     depth, T_out, unit_out, notes = views.depth, views.T_model_cam, UNSCALED, []
     if K is not None and T is not None:

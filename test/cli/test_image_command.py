@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from gld_ros.cli.main import main
+from gld_ros.mapping import memory_preflight
 from gld_ros.scenes.folders import write_scene_folder
 from gld_ros.scenes.rooms import render_rooms
 
@@ -47,6 +48,20 @@ def test_one_photo_and_every_other(scene, tmp_path, capsys):
     assert "1 photo at" in capsys.readouterr().out
     assert main(["image", str(scene), "--every", "2", "--out", str(tmp_path / "b")]) == 0
     assert "2 photos at" in capsys.readouterr().out
+
+
+def test_photos_that_do_not_fit_into_memory_are_refused_in_one_line(
+    scene, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "meminfo").write_text("MemAvailable: 2048 kB\n", encoding="utf-8")
+    monkeypatch.setattr(memory_preflight, "MEMINFO", tmp_path / "meminfo")
+    out = tmp_path / "out"
+    arguments = ["image", str(scene / "images"), "--size", "224", "--out", str(out)]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "3 photos at 224x168 px need about" in error
+    assert len(error.splitlines()) == 1
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,17 @@ def prepare_images(
     )
 
 
+def prepared_hw(
+    sizes_hw: Sequence[tuple[int, int]], *, process_res: int, patch_size: int = 14
+) -> tuple[int, int]:
+    """Height and width that `prepare_images` gives photos of these sizes, by its default method."""
+    sizes = [
+        _whole_patches(_scaled(size_hw, process_res / max(1, *size_hw)), patch_size)
+        for size_hw in sizes_hw
+    ]
+    return min(height for height, _ in sizes), min(width for _, width in sizes)
+
+
 def resize_for_network(
     image: np.ndarray,
     K_px: np.ndarray | None,
@@ -96,16 +107,11 @@ def resize_for_network(
 
     side = max(height, width) if method.startswith("upper") else min(height, width)
     if side != process_res:
-        scale = process_res / side
-        size_hw = max(1, round(height * scale)), max(1, round(width * scale))
-        image, K_px = _resize(image, K_px, size_hw, enlarge=scale > 1)
+        size_hw = _scaled((height, width), process_res / side)
+        image, K_px = _resize(image, K_px, size_hw, enlarge=process_res > side)
     height, width = image.shape[:2]
     if method.endswith("resize"):
-        # At least one patch, whatever the aspect ratio.
-        size_hw = (
-            max(patch_size, (height + patch_size // 2) // patch_size * patch_size),
-            max(patch_size, (width + patch_size // 2) // patch_size * patch_size),
-        )
+        size_hw = _whole_patches((height, width), patch_size)
         if size_hw != (height, width):
             enlarge = size_hw[0] > height or size_hw[1] > width
             image, K_px = _resize(image, K_px, size_hw, enlarge=enlarge)
@@ -118,6 +124,16 @@ def resize_for_network(
             )
         image, K_px = _centre_crop(image, K_px, size_hw)
     return image, K_px
+
+
+def _scaled(size_hw: tuple[int, int], scale: float) -> tuple[int, int]:
+    return max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale))
+
+
+def _whole_patches(size_hw: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """The nearest whole patches; at least one, whatever the aspect ratio."""
+    height, width = ((side + patch_size // 2) // patch_size * patch_size for side in size_hw)
+    return max(patch_size, height), max(patch_size, width)
 
 
 def _resize(

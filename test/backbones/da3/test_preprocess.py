@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gld_ros.backbones.da3.preprocess import prepare_images, resize_for_network
+from gld_ros.backbones.da3.preprocess import prepare_images, prepared_hw, resize_for_network
 
 
 def photo(height, width):
@@ -76,3 +76,12 @@ def test_lists_must_match():
         prepare_images([photo(20, 20)], [np.eye(4)])
     with pytest.raises(ValueError, match="image 1: expected uint8"):
         prepare_images([photo(20, 20), photo(20, 20) / 255], None)
+
+
+@pytest.mark.parametrize("process_res", [20, 112, 504])
+def test_the_size_of_prepared_photos_is_known_before(process_res):
+    sizes = [(240, 320), (100, 333), (77, 51), (8, 500)]
+    for chosen in ([sizes[0]], sizes[:2], sizes[2:], sizes):
+        photos = [np.zeros((*size, 3), np.uint8) for size in chosen]
+        prepared = prepare_images(photos, None, process_res=process_res)
+        assert prepared_hw(chosen, process_res=process_res) == prepared.images.shape[1:3]
