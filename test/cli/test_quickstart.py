@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from gld_ros.cli.main import main
@@ -32,6 +33,8 @@ def killed(arguments, condition, what, stop_in=None):
     log = Path("child.log")
 
     def run():
+        # The threads of the parent's matrix products are not there after a fork; one needs none.
+        torch.set_num_threads(1)
         if stop_in is not None:
             module, name, mark = stop_in
 
