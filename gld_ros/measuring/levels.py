@@ -28,7 +28,7 @@ class _Size:
     """How one size of the pyramid is searched."""
 
     divisor: float  # of the finest size
-    offsets: int  # hypotheses on either side of the surface found so far; 0: all planes
+    offsets: int  # hypotheses on either side of the surface so far; 0: those of `_coarsest`
     spacing: float  # between hypotheses, in spacings of the coarsest level's planes
 
 
