@@ -194,19 +194,28 @@ class Rig:
         """Collect diagnostics, to wait for levels."""
         self.listen("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
 
-    def wait_level(self, name, level, timeout_s=60.0):
+    def wait_level(self, name, level, timeout_s=60.0, says="", values=None):
         """Return the next status of this name at this level (0 OK, 1 WARN, 2 ERROR).
 
+        One that was on its way before what the test did may come first: `says` must be part of the
+        message and `values` among the values, where they are given.
         A camera must send on to be OK: frames further along the drive are sent meanwhile.
         """
         arrays, end_s = self.received["/diagnostics"], time.monotonic() + timeout_s
         found = []
 
+        def wanted(status):
+            told = {value.key: value.value for value in status.values}
+            return (
+                status.name == name
+                and status.level == bytes([level])
+                and says in status.message
+                and all(told.get(key) == value for key, value in (values or {}).items())
+            )
+
         def seen():
             for array in list(arrays):
-                for status in array.status:
-                    if status.name == name and status.level == bytes([level]):
-                        found.append(status)
+                found.extend(status for status in array.status if wanted(status))
             return bool(found)
 
         sends, x_m = level == 0 and name.startswith("gld: input"), 2.0

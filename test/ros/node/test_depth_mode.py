@@ -73,9 +73,9 @@ def test_a_camera_without_tf_gets_relative_depth_and_a_reason(depth_rig):
     assert message.header.frame_id == "camera_optical"
     assert np.median(depth) == pytest.approx(1.0, abs=0.02)
     assert not rig.received[DEPTH]
-    assert "without metres" in rig.wait_level("gld: depth", 1).message
+    rig.wait_level("gld: depth", 1, says="without metres")
     rig.send_frame(0.6, tf=False)  # warned about in the period in which it comes, and no longer
-    assert "images without a pose" in rig.wait_level("gld: tf", 1).message
+    rig.wait_level("gld: tf", 1, says="images without a pose")
 
 
 def test_metres_are_published_for_every_image_where_their_scale_is_known(depth_rig):

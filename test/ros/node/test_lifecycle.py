@@ -79,7 +79,7 @@ def test_configure_fails_and_names_the_parameter(make_rig, plain_oracle, paramet
         assert rig.node.trigger_configure() == Result.FAILURE
         assert says in rig.node.problem
     assert rig.node.session is None
-    assert says in rig.wait_level("gld: model", 2).message
+    rig.wait_level("gld: model", 2, says=says)
 
 
 def test_configure_fails_without_the_bundle(make_rig, plain_oracle, tmp_path):

@@ -43,7 +43,7 @@ def test_damaged_weights_are_refused_with_file_and_hashes(rig_of, bundle):
     assert configured(rig) == (False, "unconfigured")
     assert str(weights) in rig.node.problem
     assert expected["sha256"][:12] in rig.node.problem
-    assert "backbone.safetensors" in rig.wait_level("gld: model", 2).message
+    rig.wait_level("gld: model", 2, says="backbone.safetensors")
     weights.write_bytes(good)
     assert configured(rig) == (True, "inactive")
 

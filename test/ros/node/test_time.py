@@ -25,7 +25,7 @@ def test_missing_clock_is_named(make_rig, plain_oracle):
     rig.watch()
     rig.listen("/gld/status", "gld_ros/msg/GldStatus")
     rig.activate()
-    assert "/clock" in rig.wait_level("gld: clock", 2).message
+    rig.wait_level("gld: clock", 2, says="/clock")
     status = rig.received["/gld/status"]
     rig.graph.wait_for(lambda: any("/clock" in s.reason for s in status), "the reason")
     assert status[-1].state == GldStatus.STATE_WAITING_INPUT
