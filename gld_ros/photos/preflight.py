@@ -1,9 +1,9 @@
-"""Whether photos fit into memory together, asked before the network sees any of them.
+"""Whether photos fit into memory together, asked before any of them is decoded.
 
 Owns the comparison and the advice. What a network needs is `gld_ros.memory_estimate`, how much is
-free `gld_ros.mapping.memory_preflight`. Not counted: the photos themselves, which are in memory by
-then, and measuring the scale of known cameras, which takes a few photos at a time. A GPU with
-memory of its own is not asked: torch raises an error there, where the kernel would end the process.
+free `gld_ros.mapping.memory_preflight`. Not counted: the photos themselves, which are decoded one
+at a time, and measuring the scale of known cameras. A GPU with memory of its own is not asked:
+torch raises an error there, where the kernel would end the process.
 """
 
 import math

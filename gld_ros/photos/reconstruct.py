@@ -22,7 +22,7 @@ from gld_ros.photos.known_scale import scale_of_known_cameras
 from gld_ros.photos.network import Backbone, NetworkViews, own_longest_side_px, run_network
 from gld_ros.photos.preflight import require_memory
 from gld_ros.photos.result import UNSCALED, PhotoReconstruction
-from gld_ros.photos.sources import Source, load_photos
+from gld_ros.photos.sources import Source, open_photos
 from gld_ros.pretrained import load_backbone
 
 ONE_PLACE = 0.03  # of the median depth: cameras no farther apart show no parallax to speak of
@@ -59,26 +59,25 @@ def reconstruct(
     """
     if (K_px is None) != (T_world_cam is None):
         raise ValueError("K_px and T_world_cam go together: give both or neither")
-    photos = load_photos(images, upright=K_px is None)
-    rgbs = [photo.rgb for photo in photos]
+    photos = open_photos(images, upright=K_px is None)
     K = T = None
     if K_px is not None and T_world_cam is not None:
-        K, T = _checked_cameras(K_px, T_world_cam, len(rgbs))
+        K, T = _checked_cameras(K_px, T_world_cam, len(photos))
     network = load_backbone(bundle, device=device) if isinstance(bundle, str | Path) else bundle
     side_px = own_longest_side_px(network) if longest_side_px is None else longest_side_px
-    require_memory(network, [rgb.shape[:2] for rgb in rgbs], side_px)
-    views = run_network(network, rgbs, K, T, side_px)
+    require_memory(network, photos.sizes_hw, side_px)
+    views = run_network(network, photos, K, T, side_px)
 
     depth, T_out, unit_out, notes = views.depth, views.T_model_cam, UNSCALED, []
     if K is not None and T is not None:
         measuring_device = search_device(next(network.parameters()).device)
-        known = scale_of_known_cameras(rgbs, K, T, views, measuring_device)
+        known = scale_of_known_cameras(photos, K, T, views, measuring_device)
         notes.append(known.reason)
         if math.isfinite(known.scale):
             depth, T_out, unit_out = depth * np.float32(known.scale), T, unit
         else:
             notes.append("cameras and points are the network's own, the known cameras are not used")
-    if len(rgbs) > 1 and T_out is views.T_model_cam and _at_one_place(views):
+    if len(photos) > 1 and T_out is views.T_model_cam and _at_one_place(views):
         notes.append(
             "the network puts all cameras at almost one place: either the camera only turned, or "
             "the network cannot tell; points of different photos then do not join"
@@ -94,7 +93,7 @@ def reconstruct(
     kept = points.kept.numpy()
     confidence = (1.0 - 1.0 / views.confidence).astype(np.float32)
     return PhotoReconstruction(
-        names=tuple(photo.name for photo in photos),
+        names=photos.names,
         images=views.images,
         depth=depth,
         confidence=confidence,

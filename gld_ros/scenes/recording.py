@@ -3,7 +3,8 @@
 Readers (folders.py, layouts.py, bags.py) make recordings; picking.py draws samples from them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,10 +61,17 @@ def read_rgb(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
 
     `upright` turns the rows as an EXIF orientation says; intrinsics refer to the stored rows.
     """
+    with readable_image(path) as image:
+        turned = ImageOps.exif_transpose(image) if upright else image
+        return np.array(turned.convert("RGB"))
+
+
+@contextmanager
+def readable_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image file, not yet decoded; whatever is wrong with it is a RecordingError."""
     try:
         with Image.open(path) as image:
-            turned = ImageOps.exif_transpose(image) if upright else image
-            return np.array(turned.convert("RGB"))
+            yield image
     except FileNotFoundError as error:
         raise RecordingError(f"{path} does not exist") from error
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:

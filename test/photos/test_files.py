@@ -10,7 +10,7 @@ from PIL import Image
 
 import gld_ros
 from gld_ros.photos.files import write_folder
-from gld_ros.photos.sources import load_photos
+from gld_ros.photos.sources import open_photos
 
 trimesh = pytest.importorskip("trimesh")
 
@@ -119,4 +119,4 @@ def test_without_a_screen_show_says_how_to_look_elsewhere(result, monkeypatch):
 def test_heic_images_are_refused_with_what_to_do(tmp_path, given):
     (tmp_path / "photo.HEIC").write_bytes(b"ftypheic")
     with pytest.raises(ValueError, match="HEIC image, which cannot be read; convert it to JPEG"):
-        load_photos(tmp_path / given)
+        open_photos(tmp_path / given)

@@ -1,9 +1,11 @@
 """Photos that do not fit into memory together are refused before the network sees them."""
 
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import gld_ros
 from gld_ros.mapping import memory_preflight
@@ -58,6 +60,29 @@ def test_too_many_photos_are_refused_unseen(kind, request, room, free_memory, se
     assert str(refusal.value).startswith("12 photos at 280x210 px need about 0.")
     assert "give at most" in str(refusal.value)
     assert seen == []
+
+
+def test_files_are_refused_before_any_is_decoded(network, room, free_memory, tmp_path):
+    for number, rgb in enumerate(room.images * 3):
+        path = tmp_path / f"{number:02}.jpg"
+        Image.fromarray(rgb).save(path)
+        path.write_bytes(path.read_bytes()[:-1500])  # decoding it would say so
+    free_memory(64 * MIB)
+    with pytest.raises(ValueError, match=r"^12 photos at 280x210 px need about 0"):
+        gld_ros.reconstruct(tmp_path, network, longest_side_px=SIDE_PX)
+
+
+def test_decoded_files_are_not_kept(network, free_memory, tmp_path):
+    for number in range(6):
+        Image.new("RGB", (4000, 3000)).save(tmp_path / f"{number}.jpg")
+    free_memory(2048 * MIB)
+    tracemalloc.start()
+    try:
+        gld_ros.reconstruct(tmp_path, network, longest_side_px=56)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3.5 * 4000 * 3000 * 3  # six would be kept; decoding one takes its size thrice
 
 
 def test_photos_that_fit_are_reconstructed(network, room, free_memory, seen):

@@ -11,7 +11,7 @@ from PIL import Image
 
 import gld_ros
 from gld_ros.geometry.intrinsics import unproject
-from gld_ros.photos.sources import load_photos
+from gld_ros.photos.sources import open_photos
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +90,28 @@ def test_files_folders_arrays_and_pil_images_give_the_same(network, room, tmp_pa
     assert gld_ros.reconstruct(files, network).names == ("0.png", "1.png")
 
 
-def test_photos_are_turned_upright_unless_their_cameras_are_known(tmp_path):
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_are_turned_upright_unless_their_cameras_are_known(tmp_path, orientation):
     image = Image.fromarray(np.zeros((20, 30, 3), np.uint8))
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held sideways
+    exif[0x0112] = orientation
     image.save(tmp_path / "turned.jpg", exif=exif)
-    assert load_photos(tmp_path / "turned.jpg")[0].rgb.shape == (30, 20, 3)
-    stored = load_photos(tmp_path / "turned.jpg", upright=False)
-    assert stored[0].rgb.shape == (20, 30, 3)
+    upright = open_photos(tmp_path / "turned.jpg")
+    sideways = orientation >= 5  # how the camera was held
+    assert upright.sizes_hw == [(30, 20) if sideways else (20, 30)]
+    assert upright[0].shape[:2] == upright.sizes_hw[0]
+    stored = open_photos(tmp_path / "turned.jpg", upright=False)
+    assert stored.sizes_hw == [(20, 30)]
+    assert stored[0].shape[:2] == (20, 30)
+
+
+def test_a_photo_cut_short_is_named(network, tmp_path, room):
+    for number, rgb in enumerate(room.images[:2]):
+        Image.fromarray(rgb).save(tmp_path / f"{number}.jpg")
+    cut = tmp_path / "1.jpg"
+    cut.write_bytes(cut.read_bytes()[:-1500])
+    with pytest.raises(ValueError, match=r"1\.jpg is not a readable image"):
+        gld_ros.reconstruct(tmp_path, network)
 
 
 def test_images_of_several_sizes_are_brought_to_one(network, room):
