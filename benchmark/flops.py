@@ -10,35 +10,13 @@ import argparse
 import torch
 
 from gld_ros.cli._arguments import SIZE_FORM, size_hw
-from gld_ros.diffusion.conditioning import (
-    CAMERA_CHANNELS,
-    DenoiserConditions,
-    concatenate_conditions,
-)
+from gld_ros.diffusion.conditioning import concatenate_conditions
 from gld_ros.diffusion.config import GLD_DA3_CASCADE, GLD_DA3_LEVEL1, DenoiserConfig
 from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.diffusion.fast_path import TimeConstants, precompute, step
-from gld_ros.mapping.expected_work import operations
+from gld_ros.mapping.expected_work import blank_conditions, operations
 
-PATCH = 14
 CALLS = 49  # network evaluations per stage of the published procedure
-
-
-def blank_conditions(
-    config: DenoiserConfig, references: int, targets: int, image_hw: tuple[int, int]
-) -> DenoiserConditions:
-    """One scene without values, on the device in force."""
-    views, grid = references + targets, (image_hw[0] // PATCH, image_hw[1] // PATCH)
-    latent = torch.zeros(1, views, config.channels, *grid)
-    return DenoiserConditions(
-        latent,
-        references,
-        torch.zeros(1, views, CAMERA_CHANNELS, *image_hw),
-        torch.zeros(1, views, 4, 4),
-        torch.zeros(1, views, 3, 3),
-        image_hw,
-        latent if config.source_conditioned else None,
-    )
 
 
 def guided_call(

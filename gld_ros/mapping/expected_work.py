@@ -17,6 +17,7 @@ from gld_ros.mapping.keyframes import GateParameters, KeyframeGate
 if TYPE_CHECKING:
     import torch
 
+    from gld_ros.diffusion.conditioning import DenoiserConditions
     from gld_ros.diffusion.config import DenoiserConfig
     from gld_ros.mapping.parameters import SamplerParameters
     from gld_ros.novel_view_stages import Sampling
@@ -76,25 +77,36 @@ def denoiser_operations(
     """Operations of one evaluation of a denoiser's network on one scene, without guidance."""
     import torch
 
-    from gld_ros.diffusion.conditioning import CAMERA_CHANNELS, DenoiserConditions
     from gld_ros.diffusion.denoiser import Denoiser
     from gld_ros.weights.without_storage import without_storage
 
-    views, patch = references + targets, config.camera_patch
     with without_storage():
         denoiser = Denoiser(config).eval()
     with torch.device("meta"):
-        latent = torch.zeros(1, views, config.channels, image_hw[0] // patch, image_hw[1] // patch)
-        conditions = DenoiserConditions(
-            latent,
-            references,
-            torch.zeros(1, views, CAMERA_CHANNELS, *image_hw),
-            torch.zeros(1, views, 4, 4),
-            torch.zeros(1, views, 3, 3),
-            image_hw,
-            latent if config.source_conditioned else None,
-        )
-        return operations(lambda: denoiser(latent, torch.ones(1), conditions))
+        conditions = blank_conditions(config, references, targets, image_hw)
+        noisy = torch.zeros_like(conditions.reference_latent)
+        return operations(lambda: denoiser(noisy, torch.ones(1), conditions))
+
+
+def blank_conditions(
+    config: DenoiserConfig, references: int, targets: int, image_hw: ImageHw
+) -> DenoiserConditions:
+    """What a denoiser reads of one scene, all zero, on torch's default device."""
+    import torch
+
+    from gld_ros.diffusion.conditioning import CAMERA_CHANNELS, DenoiserConditions
+
+    views, patch = references + targets, config.camera_patch
+    latent = torch.zeros(1, views, config.channels, image_hw[0] // patch, image_hw[1] // patch)
+    return DenoiserConditions(
+        latent,
+        references,
+        torch.zeros(1, views, CAMERA_CHANNELS, *image_hw),
+        torch.zeros(1, views, 4, 4),
+        torch.zeros(1, views, 3, 3),
+        image_hw,
+        latent if config.source_conditioned else None,
+    )
 
 
 def depth_operations(config: BundleConfig, model_hw: ImageHw) -> int:
