@@ -94,7 +94,8 @@ def _fitting(
         half = "model.precision=bf16"
         further = fits(bundle, [half])
         if further is not None:
-            options.append(f"--set {half} {_options(further)}".rstrip())
+            option = f"--set {half} {_options(further)}".rstrip()
+            options.append(f"{option}  (slower where the processor does not multiply bfloat16)")
     depth = "mode=depth"
     if bundle.config.imagines and fits(bundle, [depth]) == {}:
         options.append(f"--set {depth}  (depth of every image, no predicted views)")
