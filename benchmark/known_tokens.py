@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gld_ros.diffusion.conditioning import camera_conditions
-from gld_ros.diffusion.flow import time_grid, time_shift
+from gld_ros.diffusion.flow import time_shift
 from gld_ros.diffusion.guidance import guided_velocity
-from gld_ros.diffusion.solvers import integrate
+from gld_ros.diffusion.solvers import integrate, sampling_grid
 from gld_ros.evaluation.held_out import ViewPlan, open_held_out
 from gld_ros.evaluation.model_runs import EvaluatedModel, ImaginedViews
 from gld_ros.evaluation.run import evaluate
@@ -100,7 +100,7 @@ class HeldModel(EvaluatedModel):
         if shift is None:
             rows, columns = start.shape[-2:]
             shift = time_shift(start.shape[2], rows, columns, start.shape[1])
-        grid = time_grid(sampling.num_steps + 1, shift)
+        grid, shift = sampling_grid(sampling.num_steps, shift, sampling.solver)
         free = guided_velocity(denoiser, conditions, sampling.guidance, times=grid[:-1])
 
         def held(latent: Tensor, t: float) -> Tensor:

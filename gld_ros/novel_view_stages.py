@@ -25,10 +25,10 @@ from gld_ros.decoders.rgb import RgbDecoder
 from gld_ros.diffusion.conditioning import DenoiserConditions
 from gld_ros.diffusion.config import DenoiserConfig
 from gld_ros.diffusion.denoiser import Denoiser
-from gld_ros.diffusion.flow import time_grid, time_shift
+from gld_ros.diffusion.flow import time_shift
 from gld_ros.diffusion.guidance import Branches, Guidance, guided_velocity
 from gld_ros.diffusion.presets import PresetName, SolverSteps, solver_steps
-from gld_ros.diffusion.solvers import SamplingStep, Solver, integrate
+from gld_ros.diffusion.solvers import SamplingStep, Solver, integrate, sampling_grid
 from gld_ros.weights.bundle_config import BundleConfig, student_name
 from gld_ros.weights.statistics import LevelStatistics
 
@@ -203,7 +203,7 @@ def sample(
         patch = denoiser.config.camera_patch
         rows, columns = (side // patch for side in conditions.image_hw)
         shift = time_shift(noise.shape[2], rows, columns, noise.shape[1])
-    grid = time_grid(num_steps + 1, shift)
+    grid, shift = sampling_grid(num_steps, shift, solver)
     dtype = conditions.reference_latent.dtype
     velocity = guided_velocity(denoiser, conditions, guidance, times=grid[:-1], branches=branches)
     return integrate(

@@ -20,7 +20,7 @@ PRESET_NAMES: tuple[PresetName, ...] = get_args(PresetName)
 
 # Steps of second order that come as near to the exact solution as a bundle's Euler steps: so many,
 # and this share of Euler's. Measured for 5, 10 and 49 (`benchmark/presets.py quality`).
-FAST_FIRST, FAST_SHARE = 3, 0.27
+FAST_FIRST, FAST_SHARE = 3.5, 0.13
 
 
 @dataclass(frozen=True)

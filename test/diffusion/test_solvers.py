@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from gld_ros.diffusion.flow import time_grid, unshift_time
-from gld_ros.diffusion.solvers import UPDATE_RULES, integrate
+from gld_ros.diffusion.presets import SolverSteps, solver_steps
+from gld_ros.diffusion.solvers import UPDATE_RULES, integrate, sampling_grid
 
 NOISE = torch.tensor([1.0, -0.5])
 # dx/dt = -x, as smooth as flows get: from t = 1 to t its solution is NOISE * exp(1 - t).
@@ -42,6 +43,50 @@ def test_a_line_over_unshifted_time_is_followed_by_all_steps_after_the_first(shi
     integral = torch.trapezoid(1 + times / (shift - (shift - 1) * times), times)
     torch.testing.assert_close(last.latent, NOISE.double() + integral, atol=1e-6, rtol=0)
     assert len(asked) == 6  # corrections evaluate nothing
+
+
+@pytest.mark.parametrize("shift", [1.0, 4.2, 46.0])
+@pytest.mark.parametrize("solver", UPDATE_RULES)
+def test_every_grid_falls_from_noise_to_the_last_published_time(solver, shift):
+    for steps in (1, 2, 5, 10, 49):
+        published = time_grid(steps + 1, shift)
+        grid, line_shift = sampling_grid(steps, shift, solver)
+        assert len(grid) == len(published)
+        assert grid[0] == 1
+        assert (grid.diff() < 0).all()
+        assert float(grid[-1]) == pytest.approx(float(published[-1]), rel=1e-4)
+        if solver != "abm2":
+            assert grid.equal(published)
+            assert line_shift == shift
+
+
+@pytest.mark.parametrize("shift", [1.0, 4.2, 46.0])
+@pytest.mark.parametrize("steps", [5, 49])
+@pytest.mark.parametrize("deviation", [0.3, 1.0, 3.0])
+def test_fast_ends_nearer_than_euler_in_all_its_steps_where_data_are_gaussian(
+    shift, steps, deviation
+):
+    def spread(t):
+        return math.hypot(t, (1 - t) * deviation)
+
+    def error(how):
+        grid, line_shift = sampling_grid(how.steps, shift, how.solver)
+        times = grid.double().tolist()
+        *_, last = integrate(
+            # The expected noise - clean at x, for clean latents of this deviation.
+            lambda x, t: x * (t - (1 - t) * deviation**2) / spread(t) ** 2,
+            NOISE.double(),
+            times,
+            solver=how.solver,
+            shift=line_shift,
+        )
+        exact = NOISE.double() * spread(times[-1])
+        return float((last.latent - exact).norm() / exact.norm())
+
+    euler = SolverSteps("euler", steps)
+    fast = solver_steps("fast", euler)
+    assert fast.steps < steps
+    assert error(fast) < error(euler)
 
 
 @pytest.mark.parametrize("solver", UPDATE_RULES)
