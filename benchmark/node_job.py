@@ -23,9 +23,8 @@ import time
 from pathlib import Path
 
 
-def job_seconds(bag: Path, bundle: str, preset: str, jobs: int) -> list[float]:
+def job_seconds(bag: Path, fixed_frame: str, bundle: str, preset: str, jobs: int) -> list[float]:
     """Processor seconds of the bag's first jobs, without the first, which loads weights."""
-    from gld_ros.bags.cameras import bag_fixed_frame
     from gld_ros.bags.reader import BagReader
     from gld_ros.mapping.model import load_model
     from gld_ros.mapping.offline import OfflineRun
@@ -33,7 +32,7 @@ def job_seconds(bag: Path, bundle: str, preset: str, jobs: int) -> list[float]:
 
     with BagReader(bag) as reader:
         overrides = [
-            f"fixed_frame={bag_fixed_frame(reader)}",
+            f"fixed_frame={fixed_frame}",
             "policy.type=look_around",
             f"model.bundle={bundle}",
         ]
@@ -60,6 +59,7 @@ def job_seconds(bag: Path, bundle: str, preset: str, jobs: int) -> list[float]:
 def in_turns(arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds by tree, each run in a process of its own, in turns."""
     options = ["--bundle", arguments.bundle, "--preset", arguments.preset]
+    options += ["--fixed-frame", arguments.fixed_frame]
     options += ["--jobs", str(arguments.jobs), "--threads", str(arguments.threads), "--json"]
     found: dict[str, list[float]] = {str(tree): [] for tree in arguments.trees}
     for _ in range(arguments.rounds):
@@ -81,6 +81,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("bag", type=Path, help="with images, CameraInfo and TF")
+    parser.add_argument("--fixed-frame", default="map", help="of the bag (default: map)")
     parser.add_argument("--bundle", default="tiny", help="name or folder (default: tiny)")
     parser.add_argument("--preset", default="published", help="sampler.preset (default: published)")
     parser.add_argument("--jobs", type=int, default=4, help="timed jobs of a run (default: 4)")
@@ -96,7 +97,9 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(arguments.threads)
-    seconds = job_seconds(arguments.bag, arguments.bundle, arguments.preset, arguments.jobs)
+    seconds = job_seconds(
+        arguments.bag, arguments.fixed_frame, arguments.bundle, arguments.preset, arguments.jobs
+    )
     if arguments.json:
         print(json.dumps(seconds))
     else:

@@ -21,6 +21,7 @@ import argparse
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,7 +43,7 @@ from gld_ros.diffusion.denoiser import Denoiser
 from gld_ros.diffusion.flow import time_grid, time_shift, to_velocity
 from gld_ros.diffusion.guidance import Guidance
 from gld_ros.diffusion.presets import SolverSteps, solver_steps
-from gld_ros.diffusion.solvers import UPDATE_RULES, Solver
+from gld_ros.diffusion.solvers import UPDATE_RULES, Solver, sampling_grid
 from gld_ros.evaluation.batch import UsableSamples, collate
 from gld_ros.evaluation.held_out import ViewPlan, batches, open_held_out
 from gld_ros.evaluation.model_runs import EvaluatedModel
@@ -74,7 +75,7 @@ class Plan:
     def evaluations(self, shift: float) -> int:
         """Of the network, both branches of guidance counted."""
         count = guided = 0
-        for t in time_grid(self.num_steps + 1, shift)[:-1].tolist():
+        for t in sampling_grid(self.num_steps, shift, self.solver)[0][:-1].tolist():
             count += 1
             if self.guidance.acts_at(t):
                 count += guided % self.guidance.every == 0
@@ -225,12 +226,12 @@ def published_plainly(
     both = concatenate_conditions(conditions, free) if scale > 1 else conditions
     grid = time_grid(PUBLISHED_STEPS + 1, shift).tolist()
     latent = noise
+    dtype = conditions.reference_latent.dtype
     with torch.no_grad():
         for t, t_next in itertools.pairwise(grid):
             copies = len(both.viewmats)
-            output = denoiser(
-                latent.expand(copies, *latent.shape[1:]), torch.full((copies,), t), both
-            )
+            noisy = latent.to(dtype).expand(copies, *latent.shape[1:])
+            output = denoiser(noisy, torch.full((copies,), t), both).float()
             if scale > 1:
                 conditional, unguided = output.chunk(2)
                 output = unguided + scale * (conditional - unguided)
@@ -246,8 +247,12 @@ def speed(
     scale: float,
     repeats: int,
     clock: Callable[[], float],
+    dtypes: Sequence[torch.dtype],
 ) -> None:
-    """Print seconds of whole runs, in turns, and their ratios to the plain procedure."""
+    """Print seconds of whole runs, in turns, and their ratios to the plain procedure.
+
+    That is run in each of `dtypes` as well; the first is what all rows are compared with.
+    """
     torch.manual_seed(0)
     config = MODELS[model]
     denoiser = Denoiser(config).eval().requires_grad_(False)
@@ -257,7 +262,7 @@ def speed(
     noise = torch.randn_like(conditions.reference_latent)
     shift = time_shift(config.channels, *grid_hw, views)
 
-    def run_preset(plan: Plan) -> Tensor:
+    def run_preset(denoiser: Denoiser, conditions: DenoiserConditions, plan: Plan) -> Tensor:
         latent = noise
         for step in sample(
             denoiser,
@@ -271,30 +276,47 @@ def speed(
             latent = step.latent
         return latent
 
-    runs: dict[str, Callable[[], Tensor]] = {
-        "published, plainly": lambda: published_plainly(denoiser, conditions, noise, shift, scale)
-    }
-    for plan in (*presets(scale, PUBLISHED_STEPS), STUDENT):
-        runs[plan.name] = partial(run_preset, plan)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    results: dict[str, Tensor] = {}
+    runs: dict[tuple[str, torch.dtype], Callable[[], Tensor]] = {}
+    for dtype in dtypes:
+        network = deepcopy(denoiser).to(dtype)
+        given = sampling_conditions(
+            network,
+            conditions.reference_latent[:, : conditions.num_references],
+            conditions.camera_map,
+            conditions.viewmats,
+            conditions.K_px,
+            conditions.source,
+        )
+        runs["published, plainly", dtype] = partial(
+            published_plainly, network, given, noise, shift, scale
+        )
+        for plan in (*presets(scale, PUBLISHED_STEPS), STUDENT):
+            runs[plan.name, dtype] = partial(run_preset, network, given, plan)
+    first = next(iter(runs))
+    seconds: dict[tuple[str, torch.dtype], list[float]] = {key: [] for key in runs}
+    results: dict[tuple[str, torch.dtype], Tensor] = {}
     for _ in tqdm(range(repeats), unit="turn", disable=None):
-        for name, run in runs.items():
+        for key, run in runs.items():
             started = clock()
-            results[name] = run()
-            seconds[name].append(clock() - started)
-    plain = "published, plainly"
+            results[key] = run()
+            seconds[key].append(clock() - started)
+
+    def ratios(to: tuple[str, torch.dtype], key: tuple[str, torch.dtype]) -> str:
+        turns = [a / b for a, b in zip(seconds[to], seconds[key], strict=True)]
+        return f"{statistics.median(turns):.2f} ({min(turns):.2f} to {max(turns):.2f})"
+
+    print(f"{model}, {views} views x {grid_hw[0]} x {grid_hw[1]} patches, guidance {scale:g}")
     print(
-        f"{model}, {views} views x {grid_hw[0]} x {grid_hw[1]} patches, guidance {scale:g}, float32"
+        "| run | precision | seconds (median) | times faster than the first, by turn | "
+        "than plainly in the same precision | difference to the first, of what sampling changed |"
     )
-    print("| run | seconds (median) | times faster, by turn | largest difference to the first |")
-    print("| --- | --- | --- | --- |")
-    for name, values in seconds.items():
-        ratios = [p / v for p, v in zip(seconds[plain], values, strict=True)]
-        difference = (results[name] - results[plain]).abs().max() / results[plain].abs().max()
+    print("| --- | --- | --- | --- | --- | --- |")
+    for key, values in seconds.items():
+        name, dtype = key
+        difference = (results[key] - results[first]).norm() / (results[first] - noise).norm()
         print(
-            f"| {name} | {statistics.median(values):.2f} | "
-            f"{min(ratios):.2f} to {max(ratios):.2f} | {float(difference):.1e} |"
+            f"| {name} | {str(dtype).removeprefix('torch.')} | {statistics.median(values):.2f} | "
+            f"{ratios(first, key)} | {ratios((first[0], dtype), key)} | {float(difference):.1e} |"
         )
 
 
@@ -330,6 +352,13 @@ def main() -> None:
         help="patches per view of `speed` (default: 6 8)",
     )
     parser.add_argument("--repeats", type=int, default=3, help="turns of `speed` (default: 3)")
+    parser.add_argument(
+        "--dtypes",
+        nargs="+",
+        choices=("float32", "bfloat16"),
+        default=["float32"],
+        help="precisions of `speed`, in turns; rows are compared with the first (default: float32)",
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument(
         "--clock",
@@ -350,6 +379,7 @@ def main() -> None:
             arguments.guidance,
             arguments.repeats,
             CLOCKS[arguments.clock],
+            [getattr(torch, name) for name in arguments.dtypes],
         )
 
 

@@ -53,7 +53,8 @@ class DepthPipeline:
         """Prepare to run `bundle`; weights are read on the first request.
 
         device "auto" is CUDA where there is one. Weights are kept in float32; dtype is that of
-        autocast ("auto": none on a CPU, bfloat16 or else float16 on a GPU), heads stay in float32.
+        autocast ("auto": bfloat16 where the processor or GPU has products of it, else none on a CPU
+        and float16 on a GPU), heads stay in float32.
         Raises ValueError for unknown options.
         """
         self.bundle = bundle

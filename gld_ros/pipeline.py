@@ -81,13 +81,14 @@ class NovelViewPipeline:
         """Prepare to run `bundle`; weights are read on the first request.
 
         device "auto" is CUDA where there is one. dtype is that of denoisers and RGB decoder
-        ("auto": float32 on a CPU, bfloat16 or else float16 on a GPU); the geometry backbone and its
-        heads always run in float32. keep_weights says whether weights stay in memory between
-        stages and requests; None keeps those of small bundles, and on a GPU all that fill at most
-        half of its free memory. branches "in turn" halves the memory of guidance at the cost of
-        run time. compile_blocks has torch compile the blocks of the denoisers: the first requests
-        take up to minutes longer, later ones less time; a CPU needs a C++ compiler for it. Raises
-        ValueError for a bundle without diffusion weights and for unknown options.
+        ("auto": bfloat16 where the processor or GPU has products of it, else float32 on a CPU and
+        float16 on a GPU); the geometry backbone and its heads always run in float32. keep_weights
+        says whether weights stay in memory between stages and requests; None keeps those of small
+        bundles, and on a GPU all that fill at most half of its free memory. branches "in turn"
+        halves the memory of guidance at the cost of run time. compile_blocks has torch compile the
+        blocks of the denoisers: the first requests take up to minutes longer, later ones less time;
+        a CPU needs a C++ compiler for it. Raises ValueError for a bundle without diffusion weights
+        and for unknown options.
         """
         config = bundle.config
         if config.rgb_decoder is None or not config.imagines:

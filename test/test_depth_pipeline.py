@@ -25,7 +25,7 @@ def request(hw=(60, 90), count=1, **changes):
 
 @pytest.fixture(scope="module")
 def pipeline(backbone_alone):
-    return DepthPipeline(backbone_alone, device="cpu")
+    return DepthPipeline(backbone_alone, device="cpu", dtype="float32")
 
 
 @pytest.mark.parametrize("hw", [(60, 90), (42, 56), (480, 640), (90, 31)])

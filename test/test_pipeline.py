@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from gld_ros import pipeline_device
 from gld_ros.backbones.da3.config import Da3Config
 from gld_ros.decoders.rgb import RgbDecoderConfig
 from gld_ros.diffusion.config import DenoiserConfig
@@ -101,7 +102,7 @@ def metric_bundle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pipeline(bundle):
-    return NovelViewPipeline(bundle, device="cpu")
+    return NovelViewPipeline(bundle, device="cpu", dtype="float32")
 
 
 def _pose(x, y=0.0, z=0.0, yaw=0.0):
@@ -210,7 +211,7 @@ def test_progress_covers_every_step_in_order(pipeline):
 
 @pytest.mark.parametrize(
     ("options", "steps"),
-    [({}, 13), ({"preset": "fast"}, 7), ({"preset": "fast", "num_steps": 2}, 2)],
+    [({}, 13), ({"preset": "fast"}, 5), ({"preset": "fast", "num_steps": 2}, 2)],
 )
 def test_a_preset_decides_the_steps_unless_they_are_given(tmp_path, options, steps):
     config = replace(_config(cascade=False), num_euler_points=14)
@@ -450,7 +451,7 @@ def test_samples_share_the_encoding_and_report_their_spread(pipeline):
 @pytest.mark.parametrize("one_by_one", [False, True])
 def test_colours_of_references_may_be_left_out(bundle, pipeline, one_by_one):
     with_colours = pipeline(_request())
-    lean = NovelViewPipeline(bundle, device="cpu")
+    lean = NovelViewPipeline(bundle, device="cpu", dtype="float32")
     lean.limit_memory(chunk_decoder=one_by_one, smallest_bucket=False)
     without = lean(_request(reference_colours=False))
     _assert_same_views(without.targets, with_colours.targets, atol=1e-4)
@@ -474,6 +475,17 @@ def test_sample_k_of_a_seed_is_sample_0_of_seed_plus_k(pipeline):
     )
     later = plan_views(_request(seed=9), pipeline.bundle.config, limits, torch.device("cpu"))
     torch.testing.assert_close(plan.noises["level1"][2:], later.noises["level1"], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)], ids=["native", "none"]
+)
+def test_a_processor_that_multiplies_bfloat16_runs_in_it(bundle, monkeypatch, native, dtype):
+    monkeypatch.setattr(pipeline_device, "cpu_multiplies_bf16", lambda: native)
+    automatic = NovelViewPipeline(bundle, device="cpu")
+    assert automatic.dtype == dtype
+    chosen = NovelViewPipeline(bundle, device="cpu", dtype=dtype)
+    _assert_same_views(automatic(_request()).targets, chosen(_request()).targets, atol=0)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])

@@ -5,7 +5,7 @@ Owns what the options of both commands mean.
 
 import argparse
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gld_ros import __version__
 from gld_ros.cli._arguments import SIZE_FORM, add_preset_argument, folder_or_name, size_hw
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gld_ros.evaluation.held_out import ReferenceChoice
     from gld_ros.evaluation.model_runs import EvaluatedModel
     from gld_ros.evaluation.run import Evaluation
+    from gld_ros.pipeline_device import Dtype
 
 
 def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
@@ -81,8 +82,8 @@ def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         default="auto",
         choices=("auto", "float32", "bfloat16", "float16"),
-        help="precision of denoisers and RGB decoder (default: auto: float32 on a CPU, bfloat16 "
-        "elsewhere)",
+        help="precision of denoisers and RGB decoder (default: auto: bfloat16 where the "
+        "processor or GPU has products of it)",
     )
 
 
@@ -177,16 +178,7 @@ class Evaluator:
 
 
 def _device_and_dtype(options: EvaluationOptions) -> tuple[Any, Any]:
-    import torch
+    from gld_ros.pipeline_device import resolve_device, resolve_dtype
 
-    from gld_ros.weights.tensor_file import DTYPE_NAMES
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if options.device != "auto":
-        device = torch.device(options.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {options.device}: torch sees no CUDA device here; use cpu")
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    if options.dtype != "auto":
-        dtype = DTYPE_NAMES[options.dtype]
-    return device, dtype
+    device = resolve_device(options.device)
+    return device, resolve_dtype(cast("Dtype", options.dtype), device)

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from gld_ros.pipeline_device import cpu_multiplies_bf16
 
 log = logging.getLogger(__name__)
 
@@ -58,22 +59,13 @@ def restart_with_tuned_allocator(command: Sequence[str]) -> None:
     os.execve(sys.executable, [sys.executable, *command], environment)
 
 
-def cpu_has_fast_bf16() -> bool:
-    """Return whether this processor multiplies bfloat16 natively (AVX512-BF16 or AMX)."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return False
-    flags = cpuinfo.read_text(errors="ignore")
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
 def choose_precision(requested: str, device: torch.device) -> Precision:
     """Turn `auto`, `fp32` or `bf16` into a precision for `device`.
 
     Raises ValueError for any other name.
     """
     if requested == "auto":
-        fast = cpu_has_fast_bf16() if device.type == "cpu" else torch.cuda.is_bf16_supported()
+        fast = cpu_multiplies_bf16() if device.type == "cpu" else torch.cuda.is_bf16_supported()
         requested = "bf16" if fast else "fp32"
     if requested == "fp32":
         return Precision("fp32", None)
@@ -87,7 +79,7 @@ def log_environment(device: torch.device, precision: Precision) -> None:
     log.info(
         "allocator tuned: %s · cpu bf16: %s · precision: %s · device: %s · threads: %d",
         "yes" if allocator_is_tuned() else "no",
-        "native" if cpu_has_fast_bf16() else "absent",
+        "native" if cpu_multiplies_bf16() else "absent",
         precision.name,
         device,
         torch.get_num_threads(),

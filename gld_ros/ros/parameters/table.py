@@ -84,7 +84,9 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("model.bundle", "string", "tiny",
               "Weights: the embedded bundle `tiny`, the name of a fetched bundle, or a folder.",
               INACTIVE),
-    Parameter("model.precision", "string", "auto", "Arithmetic of the network.", INACTIVE,
+    Parameter("model.precision", "string", "auto",
+              "Arithmetic of the network; `auto` is bf16 where the processor or GPU has products "
+              "of it, else fp32 on a CPU and fp16 on a GPU.", INACTIVE,
               choices=("auto", "bf16", "fp16", "fp32")),
     Parameter("model.self_test", "bool", True,
               "Check the numerics of the loaded model at configure.", INACTIVE),
