@@ -123,7 +123,7 @@ def shares(call: Callable[[], object]) -> dict[str, float]:
         call()
     kinds = {"matrix products": 0.0, "attention": 0.0, "the rest": 0.0}
     for event in seen.key_averages():
-        if event.key in ("aten::addmm", "aten::mm", "aten::bmm"):
+        if event.key in ("aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm"):
             kinds["matrix products"] += event.self_cpu_time_total
         elif "scaled_dot_product" in event.key:
             kinds["attention"] += event.self_cpu_time_total

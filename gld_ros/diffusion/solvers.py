@@ -147,8 +147,8 @@ def _adams_bashforth(history: Sequence[Evaluation], t_next: float, order: int) -
 def adams_bashforth_2_unshifted(history: Sequence[Evaluation], goal: Goal) -> Tensor:
     """As `adams_bashforth_2`, but the line runs through the velocities over unshifted time.
 
-    Where a grid of few steps ends, shifted steps grow to several times the one before, and a line
-    over shifted time exaggerates what it extrapolates. `adams_moulton_2` corrects each result.
+    Shifted steps may grow to several times the one before, and a line over shifted time exaggerates
+    what it extrapolates then. `adams_moulton_2` corrects each result.
     """
     now = history[-1]
     if len(history) == 1:
