@@ -41,7 +41,9 @@ def carried_depth(
     surfaces: something moved, or poses are wrong. With `blank`, surfaces without texture are
     carried as well if they keep their brightness. Confidence is that of the surfaces.
     """
-    rendered = render_surfaces(surfaces, image.K_px, image.T_fixed_cam, image.image_hw, max_sources)
+    rendered = render_surfaces(
+        surfaces, image.K_px, image.T_fixed_cam, image.image_hw, max_sources, through_unseen=True
+    )
     if not rendered.covered.any():
         return nothing_measured(image.image_hw, "stereo")
     kept = _confirmed(rendered.color, image.image, rendered.covered, blank)

@@ -1,10 +1,11 @@
 """Measured surfaces of posed images, rendered into another camera.
 
 Depth first: the surfaces' points go into the target, each surface by itself, and the front-most
-depth that no camera saw through wins. Then colour: every target pixel is looked up in all
-images that see the same point, so that texture keeps the resolution of the images. Owns occlusion;
-which surfaces are used, and what of them can be kept for other views, is `sources`, colour is
-`blending`. Depth is measured elsewhere and not changed here.
+depth that no camera saw through wins, unless something that no camera has seen may hide it. Then
+colour: every target pixel is looked up in all images that see the same point, so that texture keeps
+the resolution of the images. Owns occlusion; which surfaces are used, and what of them can be kept
+for other views, is `sources`, colour is `blending`, and what may hide a point `unseen_space`. Depth
+is measured elsewhere and not changed here.
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,6 +36,7 @@ from gld_ros.measuring.surfaces import (
     projection,
     resized_K,
 )
+from gld_ros.measuring.unseen_space import behind_unseen_space
 
 LOOKED_THROUGH = 0.08  # relative depth beyond which a view contradicts a nearer point
 # Votes of all images that look through a point, per vote that agrees, beyond which it is not there.
@@ -69,12 +71,17 @@ def render_surfaces(
     T_fixed_cam: FloatArray,
     image_hw: tuple[int, int],
     max_sources: int = MAX_SOURCES,
+    *,
+    through_unseen: bool = False,
 ) -> RenderedView:
     """What a camera with K_px (3, 3) and T_fixed_cam (4, 4) sees of measured surfaces.
 
-    The order of `surfaces` affects only rounding. Raises ValueError for an empty image_hw.
+    `through_unseen` also shows what it sees through space that may be filled, for a camera whose
+    own image can tell. The order of `surfaces` affects only rounding. Raises ValueError for an
+    empty image_hw.
     """
-    return render_views(surfaces, [(K_px, T_fixed_cam)], image_hw, max_sources)[0]
+    camera = (K_px, T_fixed_cam)
+    return render_views(surfaces, [camera], image_hw, max_sources, through_unseen=through_unseen)[0]
 
 
 def render_views(
@@ -82,6 +89,8 @@ def render_views(
     cameras: Iterable[tuple[FloatArray, FloatArray]],
     image_hw: tuple[int, int],
     max_sources: int = MAX_SOURCES,
+    *,
+    through_unseen: bool = False,
 ) -> list[RenderedView]:
     """`render_surfaces` for several cameras (K_px, T_fixed_cam), which share what they can."""
     if min(image_hw) < 1:
@@ -90,7 +99,9 @@ def render_views(
     views = []
     for camera in cameras:
         used, voters = choose_surfaces(candidates, *camera, image_hw, max_sources)
-        views.append(render_chosen([source(s) for s in used], *camera, image_hw, voters))
+        sources = [source(s) for s in used]
+        view = render_chosen(sources, *camera, image_hw, voters, through_unseen=through_unseen)
+        views.append(view)
     return views
 
 
@@ -100,6 +111,8 @@ def render_chosen(
     T_fixed_cam: FloatArray,
     image_hw: tuple[int, int],
     voters: Sequence[Surface] = (),
+    *,
+    through_unseen: bool = False,
 ) -> RenderedView:
     """What a camera sees of the surfaces that `choose_surfaces` chose for it.
 
@@ -117,6 +130,12 @@ def render_chosen(
             layers.append(_into_target(source.surface, part.points_m, grid_K, T_fixed_cam, grid_hw))
             shares.append(part.share)
     depth, weight = _fused_depth(used, voters, layers, shares, grid_K, T_fixed_cam)
+    known = np.isfinite(depth)
+    if not through_unseen:
+        known &= ~behind_unseen_space(used, voters, depth, grid_K, T_fixed_cam)
+    known &= ~_speckle(known)
+    depth = np.where(known, depth, np.float32(np.nan))
+    weight = np.where(known, weight, np.float32(0.0))
     depth_m = enlarged_depth(depth, image_hw)
     color, color_weight = blended_colour(sources, depth_m, K_px, T_fixed_cam)
     covered = np.isfinite(depth_m) & (color_weight > 0)
@@ -232,12 +251,7 @@ def _fused_depth(
         behind = np.flatnonzero(~holds)
         open_pixels = open_pixels[behind]
         flat[:, open_pixels] = np.where(same, np.float32(np.inf), candidates).take(behind, axis=1)
-    known = np.isfinite(depth)
-    known &= ~_speckle(known)
-    return (
-        np.where(known, depth, np.float32(np.nan)),
-        np.where(known, weight, np.float32(0.0)),
-    )
+    return np.where(np.isfinite(depth), depth, np.float32(np.nan)), weight
 
 
 def _speckle(known: NDArray[np.bool_]) -> NDArray[np.bool_]:
