@@ -74,10 +74,10 @@ def _unseen(
     for witness in witnesses:
         ratio = _depth_ratio(witness, points.take(open_points, axis=1), K_px, T_fixed_cam)
         open_points = open_points[~(ratio < _IN_FRONT)]
-    filled = np.zeros_like(hidden)
-    filled[open_points] = True
-    filled = filled.reshape(_SAMPLES, -1)
-    runs = np.logical_and.reduce([filled[i : _SAMPLES - _RUN + 1 + i] for i in range(_RUN)])
+    may_be_filled = np.zeros((_SAMPLES, rows.size), bool)
+    may_be_filled.reshape(-1)[open_points] = True
+    starts = range(_RUN)
+    runs = np.logical_and.reduce([may_be_filled[i : _SAMPLES - _RUN + 1 + i] for i in starts])
     result[rows, columns] = runs.any(0)
     return result
 

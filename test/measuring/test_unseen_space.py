@@ -67,9 +67,7 @@ IN_FRONT = [camera_at(x) for x in (-0.3, 0.0, 0.3)]
 
 
 def test_the_wall_is_not_measured_through_a_side_that_no_camera_has_seen() -> None:
-    view = render_surfaces(
-        [surface_at(T) for T in IN_FRONT], K_PX, BESIDE, HW, through_unseen=True
-    )
+    view = render_surfaces([surface_at(T) for T in IN_FRONT], K_PX, BESIDE, HW, through_unseen=True)
     farther = view.measured & (view.depth_m > 1.1 * true_depth(BESIDE))
     assert farther.mean() > 0.1  # what would be told
     wrong, right = share_seen_through(IN_FRONT, BESIDE)
