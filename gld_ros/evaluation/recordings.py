@@ -6,7 +6,7 @@ cameras are then requested as goals. Owns the run and the images to compare; fig
 `recording_figures`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -142,6 +142,40 @@ def run_recording(
         tuple(observed.values()),
         _measured(session, recording, stamps_ns),
     )
+
+
+def keyframes_as_published(
+    recording: Recording, model: LoadedModel, parameters: SessionParameters
+) -> Iterator[tuple[ObservedDepth, NDArray[np.uint8]]]:
+    """Show a whole recording and yield the observed depth of every keyframe, and its provenance.
+
+    Keyframes without published or true depth are left out. As in `run_recording`, the recording's
+    depth is only the truth if `depth_source` is "stereo".
+    """
+    session = _session(recording, model, parameters)
+    for i in range(len(recording)):
+        _show(session, recording.load(i), parameters)
+    session.end_of_input()
+    stamps_ns = [int(stamp) for stamp in recording.stamps_ns]
+    wanted = _WANTED | {Product.OBSERVED_PROVENANCE}
+    for keyframe in session.store.snapshot():
+        options = JobOptions(
+            keyframe.K_px,
+            COMPARED_HW,
+            anchor_time_ns=keyframe.stamp_ns,
+            seed=1,
+            always_wanted=wanted,
+            publish=False,
+        )
+        planned = session.plan_goal([keyframe.T_fixed_cam], options)
+        if isinstance(planned, JobRejection):
+            raise ValueError(f"no view at keyframe {keyframe.stamp_ns}: {planned.reason}")
+        result = session.run(planned)
+        observed = result.products[-1].observed if result.products else None
+        for depth in _observed(result, recording, stamps_ns).values():
+            assert observed is not None
+            assert observed.provenance is not None  # it was wanted
+            yield depth, observed.provenance
 
 
 def _session(
@@ -317,7 +351,7 @@ def _observed(
     result: JobResult, recording: Recording, stamps_ns: Sequence[int]
 ) -> dict[int, ObservedDepth]:
     """The published depth of a result's newest reference, by its stamp, if its truth is known."""
-    observed = result.products[-1].observed
+    observed = result.products[-1].observed if result.products else None
     if observed is None or observed.depth_m is None or observed.confidence is None:
         return {}
     stamp_ns = observed.keyframe.stamp_ns

@@ -19,7 +19,7 @@ RIGHT_WITHIN = 0.1  # of the true depth
 # Probability from which measured depth is published, and from which a pixel counts as measured: it
 # may contribute its colour to a target view, and it has a vote on others. The first is where most
 # is covered while few published pixels are wrong (docs/measuring.md).
-SURE, POSSIBLE = 0.69, 0.3
+SURE, POSSIBLE = 0.73, 0.3
 
 # Margins below come from noise on plain walls and from images without parallax.
 _LEAST_MARGIN = 0.02

@@ -3,8 +3,8 @@
 All views of one run share one unit, so first comes one scale for all of them; then each view gets a
 field of log-scale on top, which follows its measurements where there are any and fades to nothing
 away from them. Where only the one scale applies, the expected error is the scatter of that scale;
-near measurements it is the residual of the field. Owns the fit and the expected error; what is
-published is the caller's decision.
+near measurements it is the residual of the field, and no less than that of what is measured
+around. Owns the fit and the expected error; what is published is the caller's decision.
 """
 
 import math
@@ -33,6 +33,8 @@ _QUARTILES_TO_SIGMA = 1.349
 _HIDDEN_CELLS = 6  # side of the blocks of measured cells that are hidden in turn
 _LEAST_UNCERTAIN = 0.3  # of 1 - influence, with which the error of hidden cells is scaled up
 _QUANTILE, _QUANTILE_SIGMAS = 0.8, 1.282  # of hidden cells' errors, which have heavy tails
+_AROUND_OF_SIDE = 0.12  # surroundings of a pixel, as a share of the longer side
+_LIKE_AROUND = 2.0  # error of a pixel that was not measured, over that of measured ones around it
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,26 @@ def aligned_depth(
     far = max(elsewhere, MIN_ERROR)
     near = influence * max(left, MIN_ERROR)
     error = np.maximum(np.sqrt(near**2 + ((1.0 - influence) * far) ** 2), anywhere)
+    error = np.maximum(error, _LIKE_AROUND * _misfit_around(offset - field, weight))
     return AlignedDepth(
         depth_m.astype(np.float32), error.astype(np.float32), influence.astype(np.float32)
     )
+
+
+def _misfit_around(residual: FloatImage, weight: FloatArray) -> FloatImage:
+    """Root mean square (H, W) of what the field leaves of measured pixels around each pixel.
+
+    0 where none is near. It is large beside jumps of depth that the model puts elsewhere.
+    """
+    known = np.isfinite(residual) & (weight > 0)
+    side = 2 * round(_AROUND_OF_SIDE * max(residual.shape) / 2) + 1
+    share, squares = (
+        cv2.blur(values.astype(np.float32), (side, side))
+        for values in (known, np.where(known, residual, 0.0) ** 2)
+    )
+    # Sums that run along rows may end a little below zero.
+    misfit: FloatImage = np.sqrt(np.maximum(squares, 0.0) / np.maximum(share, 1e-6))
+    return misfit
 
 
 def _ratios(model_depth: FloatArray, measured_m: FloatArray) -> FloatImage:

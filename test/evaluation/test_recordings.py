@@ -13,9 +13,10 @@ from gld_ros.evaluation.recording_figures import (
     recording_figures,
     write_recording_grid,
 )
-from gld_ros.evaluation.recordings import run_recording
+from gld_ros.evaluation.recordings import keyframes_as_published, run_recording
 from gld_ros.mapping.model import LoadedModel
 from gld_ros.mapping.model_fault import fault_of
+from gld_ros.mapping.provenance import Provenance
 from gld_ros.mapping.synthesizer import OracleSynthesizer
 from gld_ros.ros.parameters.files import load_snapshot
 from gld_ros.scenes.recording import Frame, Recording
@@ -113,6 +114,19 @@ def test_what_no_shown_frame_sees_counts_as_hidden(recording):
     figures = recording_figures(run)
     assert figures["psnr_db"]["composite"]["hidden"] > 30  # the model knows the wall
     assert figures["psnr_db"]["copy nearest"]["hidden"] < 20
+
+
+def test_keyframes_are_published_as_measured_and_completed(recording):
+    parameters = load_snapshot(None, ["depth.source=stereo"]).session
+    model = LoadedModel(OracleSynthesizer(wall), {}, HW, fault_of)
+    published = list(keyframes_as_published(recording, model, parameters))
+    assert len(published) > 5
+    labels = np.stack([labels for _, labels in published])
+    depth_m = np.stack([depth.depth_m for depth, _ in published])
+    measured, completed = labels == Provenance.MEASURED, labels == Provenance.COMPLETED
+    assert measured.mean() > 0.6
+    assert np.median(np.abs(depth_m[measured] / WALL_M - 1)) < 0.02
+    assert np.isfinite(depth_m[measured | completed]).all()
 
 
 def test_calibration_tells_how_often_depth_of_a_confidence_is_correct(run):

@@ -132,3 +132,16 @@ def test_a_model_of_another_shape_is_not_trusted_beside_measurements() -> None:
     bad = aligned_depth(blobs, measured, np.ones(HW, np.float32), 1.0, 0.02)
     assert good.relative_error.max() < 0.05
     assert bad.relative_error.min() > 0.1
+
+
+def test_depth_beside_a_jump_that_the_model_does_not_show_is_not_trusted() -> None:
+    model = np.full(HW, 3.0, np.float32)
+    truth = model.copy()
+    truth[:, 40:] = 1.5
+    measured = measured_at(0.5, truth)
+    aligned = aligned_depth(model, measured, np.ones(HW, np.float32), 1.0, 0.01)
+    error = np.abs(aligned.depth_m / truth - 1)
+    wrong = (error > 0.2) & ~np.isfinite(measured)
+    assert wrong.any()
+    assert (aligned.relative_error[wrong] > 0.1).all()
+    assert (aligned.relative_error[:, :30] < 0.05).all()
