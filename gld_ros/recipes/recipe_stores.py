@@ -108,7 +108,8 @@ def with_scenes(
 def why_left_out(name: str, store: StoreRecipe) -> str:
     """A line for the plan about a store that has no scenes."""
     if store.scenes:
-        missing = " ".join(f"--set places.{place}=FOLDER" for place in _PLACE.findall(store.scenes))
+        places = dict.fromkeys(_PLACE.findall(store.scenes))  # each once
+        missing = " ".join(f"--set places.{place}=FOLDER" for place in places)
         return f"store {name} is left out: {store.scenes} needs a folder ({missing})"
     return f"store {name} is left out: no scenes are given (--set stores.{name}.scenes=KIND:PLACE)"
 

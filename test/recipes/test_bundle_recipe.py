@@ -211,7 +211,7 @@ def test_the_shipped_recipes_can_be_made(tmp_path, recipe_file):
         "bundle",
         "card",
     ]
-    assert "store hospital is left out" in "\n".join(chain.notes)
+    assert "store hospital_hidden is left out" in "\n".join(chain.notes)
 
 
 def test_recordings_are_a_store_and_places_and_shares_are_set_once(tmp_path, straight):
