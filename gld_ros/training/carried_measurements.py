@@ -2,7 +2,8 @@
 
 Owns the z-buffer and the look-up of colours, in torch and for small images. What it does for a step
 of training, `measuring.rendering` does with more care for one view of a robot: depth first, the
-nearest surface wins, then colours are looked up in the images that see the same point.
+nearest surface wins, then colours are looked up in the images that see the same point. What lies
+beyond space that may be filled, which a robot's view leaves out, is carried here.
 
 Shapes: B scenes, S source views, T target views, N = H x W pixels.
 """

@@ -52,7 +52,9 @@ def test_surfaces_land_where_the_renderer_of_the_robot_puts_them(scenes):
         ]
         for t in range(2):
             K_px, T_world_cam = (scenes[k][b, 2 + t].double() for k in ("K_px", "T_world_cam"))
-            rendered = render_surfaces(surfaces, K_px.numpy(), T_world_cam.numpy(), HW)
+            rendered = render_surfaces(
+                surfaces, K_px.numpy(), T_world_cam.numpy(), HW, through_unseen=True
+            )
             known = rendered.covered & result.covered[b, t].numpy()
             depth_m = result.depth_m[b, t].numpy()
             agree += int((np.abs(depth_m / rendered.depth_m - 1)[known] < 0.05).sum())
