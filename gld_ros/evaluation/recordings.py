@@ -150,7 +150,8 @@ def keyframes_as_published(
     """Show a whole recording and yield the observed depth of every keyframe, and its provenance.
 
     Keyframes without published or true depth are left out. As in `run_recording`, the recording's
-    depth is only the truth if `depth_source` is "stereo".
+    depth is only the truth if `depth_source` is "stereo". Raises ValueError if the session rejects
+    a keyframe's own view.
     """
     session = _session(recording, model, parameters)
     for i in range(len(recording)):

@@ -61,9 +61,9 @@ def _unseen(
     """Which of the chosen pixels (H, W) look at their depth through space that may be filled."""
     result = np.zeros(chosen.shape, bool)
     rows, columns = np.nonzero(chosen & np.isfinite(depth_m))
-    pixels = np.stack([columns, rows, np.ones_like(rows)]) * depth_m[rows, columns]
+    pixels = np.stack([columns, rows, np.ones_like(rows)]).astype(np.float32)
     shares = np.linspace(_LAST / _SAMPLES, _LAST, _SAMPLES, dtype=np.float32)
-    points = (pixels[:, None] * shares[:, None]).reshape(3, -1).astype(np.float32)
+    points = ((pixels * depth_m[rows, columns])[:, None] * shares[:, None]).reshape(3, -1)
     hidden = np.zeros(points.shape[1], bool)
     looked_through = np.zeros_like(hidden)
     for surface in surfaces:
